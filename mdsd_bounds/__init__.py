@@ -1,0 +1,1 @@
+"""mdsd_bounds."""

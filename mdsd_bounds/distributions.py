@@ -1,0 +1,221 @@
+"""Logits or probabilities in, float64 laws out: temperature, top-k, top-p, and a refusal of everything doubtful."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+
+#: How far a row of given probabilities may be from summing to one, by the dtype it was given in.  Rows inside the
+#: tolerance are normalised in float64 and every interval is widened by the defect; rows outside are refused.
+SUM_TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-4,
+    torch.float16: 5e-2,
+    torch.bfloat16: 1e-1,
+}
+
+#: Largest difference of head widths that counts as padding of one vocabulary.
+MAX_PAD = 128
+
+
+def as_tensor(x: Any, name: str) -> Tensor:
+    """A floating torch tensor from a numpy array, a torch tensor or a sequence; shares memory where possible.
+
+    Raises
+    ------
+    InputError
+        If ``x`` is not numeric, or is complex.
+    """
+    if not isinstance(x, Tensor):
+        try:
+            array = np.asarray(x)
+            tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: not a numeric array ({error}); give numpy or torch floats") from None
+    else:
+        tensor = x
+    if tensor.is_complex():
+        raise InputError(f"{name}: complex numbers; give real logits or probabilities")
+    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+def as_rows(x: Any, name: str) -> tuple[Tensor, bool]:
+    """``[V]`` or ``[B, V]`` as ``[B, V]``; the flag says whether it was a single row.
+
+    Raises
+    ------
+    InputError
+        If the shape is anything else, or an axis is empty.
+    """
+    x = as_tensor(x, name)
+    if x.ndim not in (1, 2) or 0 in x.shape:
+        raise InputError(f"{name}: shape {tuple(x.shape)}; give [V] or [B, V] with at least one row and one token")
+    return (x[None], True) if x.ndim == 1 else (x, False)
+
+
+def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Check rows of probabilities and return them in float64, summing to one.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``[..., V]`` non-negative, each row summing to one within :data:`SUM_TOLERANCE` of its dtype.
+
+    Returns
+    -------
+    law : Tensor
+        ``[..., V]`` float64; each row divided by its sum.
+    defect : Tensor
+        ``[...]`` float64, ``|1 - sum|`` as given.  It bounds the total variation that the division moved, and
+        every interval computed from the row must be widened by it.
+
+    Raises
+    ------
+    InputError
+        On NaN, infinite or negative entries, or a sum outside the tolerance; the row is named.
+    """
+    tolerance = SUM_TOLERANCE.get(x.dtype, 1e-6)
+    law = x.to(torch.float64)
+    _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
+    _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
+    total = law.sum(-1)
+    defect = (1.0 - total).abs()
+    bad = defect > tolerance
+    if bool(bad.any()):
+        row = int(bad.reshape(-1).nonzero()[0])
+        raise InputError(
+            f"{name} row {row}: probabilities sum to {float(total.reshape(-1)[row]):.6g}, not 1 within {tolerance:g}; "
+            "normalise them yourself, or give logits to mdsd_bounds.to_law"
+        )
+    return law / total[..., None], defect
+
+
+def to_law(
+    logits: Any,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    name: str = "logits",
+    first_row: int = 0,
+) -> Tensor:
+    """Softmax in float64 after the warps a serving stack applies, in its order: temperature, top-k, top-p.
+
+    ``law_i = exp(l_i / T) / sum_j exp(l_j / T)``, cut to the ``top_k`` largest logits (ties with the k-th are kept,
+    as in Hugging Face transformers and vLLM), then to the smallest set of most probable tokens whose mass reaches
+    ``top_p`` (the token that crosses ``top_p`` is kept).
+
+    Parameters
+    ----------
+    logits : array
+        ``[V]`` or ``[B, V]``, any float dtype.  ``-inf`` marks a masked token and is legal.  Log-probabilities are
+        logits too.
+    temperature : float
+        At least 0; 0 is greedy decoding, a one-hot law on the largest logit (the lowest index among ties).
+    top_k, top_p : optional
+        ``top_k >= 1``; ``0 < top_p <= 1``.
+    name, first_row :
+        Used in error messages only: what the rows are, and the number of the first one.
+
+    Returns
+    -------
+    Tensor
+        Same shape, float64, on the device of the input.
+
+    Raises
+    ------
+    InputError
+        On NaN, ``+inf`` or rows that are all ``-inf``; on parameters out of range.
+    """
+    if not temperature >= 0 or temperature == float("inf"):
+        raise InputError(f"temperature={temperature!r}: give a finite number of at least 0")
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top_k={top_k!r}: give a whole number of at least 1, or leave it out")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
+    x, single = as_rows(logits, name)
+    x = x.to(torch.float64)
+    peak = x.amax(-1, keepdim=True)  # NaN propagates through amax, so tests on [B] see all
+    _refuse(torch.isnan(peak), name, "NaN logit", "log the row again", first_row)
+    _refuse(
+        peak == float("inf"),
+        name,
+        "+inf logit",
+        "log in a wider dtype (float16 overflows at 65504)",
+        first_row,
+    )
+    _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
+    if temperature == 0:
+        law = torch.zeros_like(x).scatter_(-1, _first_argmax(x), 1.0)
+        return law[0] if single else law
+    # Divide the difference, not the logits: at T = 1e-6 the quotient of the logits themselves would lose digits.
+    x = (x - peak) / temperature
+    if top_k is not None and top_k < x.shape[-1]:
+        kth = x.topk(top_k, -1).values[:, -1:]
+        x = x.masked_fill(x < kth, -float("inf"))
+    law = torch.softmax(x, -1)
+    if top_p is not None and top_p < 1:
+        law = _nucleus(law, top_p)
+    return law[0] if single else law
+
+
+def align_widths(
+    target: Tensor, draft: Tensor, name: str = "dump", max_pad: int = MAX_PAD
+) -> tuple[Tensor, Tensor, int]:
+    """Cut the wider head to the narrower one; the extra columns are padding of the embedding table.
+
+    Model families pad one vocabulary to different widths (Qwen2.5: 151936 or 152064).
+
+    Returns
+    -------
+    target, draft : Tensor
+        ``[B, V]`` with the same V.
+    removed : int
+        Columns removed; the caller reports the mass they held (:func:`pad_mass`).
+
+    Raises
+    ------
+    InputError
+        If the widths differ by more than ``max_pad`` columns: then they are different vocabularies.
+    """
+    width_t, width_d = target.shape[-1], draft.shape[-1]
+    if abs(width_t - width_d) > max_pad:
+        raise InputError(
+            f"{name}: the target has {width_t} columns and the draft {width_d}; more than {max_pad} apart is no "
+            "padding of one vocabulary: give a token map (mdsd log --token-map), or log both on one tokenizer"
+        )
+    width = min(width_t, width_d)
+    return target[..., :width], draft[..., :width], abs(width_t - width_d)
+
+
+def pad_mass(logits: Tensor, width: int) -> Tensor:
+    """Probability ``[B]`` that the columns from ``width`` on hold under the softmax of the full row."""
+    return to_law(logits)[..., width:].sum(-1)
+
+
+def _nucleus(law: Tensor, top_p: float) -> Tensor:
+    order = law.argsort(dim=-1, descending=True, stable=True)
+    ranked = law.gather(-1, order)
+    before = ranked.cumsum(-1) - ranked
+    kept = torch.where(before < top_p, ranked, torch.zeros_like(ranked))
+    kept = kept / kept.sum(-1, keepdim=True)
+    return torch.zeros_like(law).scatter_(-1, order, kept)
+
+
+def _first_argmax(x: Tensor) -> Tensor:
+    is_peak = x == x.amax(-1, keepdim=True)
+    return is_peak.to(torch.int8).argmax(-1, keepdim=True)
+
+
+def _refuse(bad: Tensor, name: str, what: str, remedy: str, first_row: int = 0) -> None:
+    if not bool(bad.any()):
+        return
+    where = bad.nonzero()[0].tolist()
+    row = first_row + where[0] if bad.ndim > 1 else first_row
+    token = f", token {where[-1]}" if bad.ndim > 1 and bad.shape[-1] > 1 else ""
+    raise InputError(f"{name} row {row}{token}: {what}; {remedy}")

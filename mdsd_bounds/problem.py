@@ -1,0 +1,173 @@
+"""The problem and its answers: frozen, batch-first records that every other module speaks in.
+
+One *position* of multi-draft speculative decoding is a pair of laws over the same V tokens, the target's ``p`` and
+the draft's ``q``.  Everything here holds B positions at once.  A result keeps the problem it answers, so that its
+certificate can be checked later without anything else at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """Bad input, said in one line that names the file or argument, the row and the remedy."""
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Target and draft laws of B positions over one vocabulary of V tokens.
+
+    Attributes
+    ----------
+    p, q : Tensor
+        ``[B, V]`` float64, each row a probability law: non-negative, summing to 1 (or to ``1 - missing``).
+    doc, position, token : Tensor or None
+        ``[B]`` int64: document a row comes from, its place in that document, the token that followed.
+    p_missing, q_missing : Tensor or None
+        ``[B]`` float64 in [0, 1]: mass that a cut row (top-k, floored) does not place on any token.
+    """
+
+    p: Tensor
+    q: Tensor
+    doc: Tensor | None = None
+    position: Tensor | None = None
+    token: Tensor | None = None
+    p_missing: Tensor | None = None
+    q_missing: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked: the best acceptance for ``p`` when ``n`` drafts come from ``q`` through a draft sampler.
+
+    Attributes
+    ----------
+    p : Tensor
+        ``[B, V]`` float64 target laws.
+    q : Tensor
+        ``[B, V]`` float64 draft laws; ``[B, n, V]`` for ``sampler="independent"``, one law per draft.
+    n_drafts : tuple of int
+        The numbers of drafts asked for, each at least 1.
+    sampler : str
+        Name in :data:`mdsd_bounds.samplers.SAMPLERS`.
+    options : mapping
+        Options of the sampler, for example ``{"m": 1}`` for ``top_m_plus``.
+    mass_error : Tensor or None
+        ``[B]``: how far the given rows were from summing to one, ``|1 - sum p| + n |1 - sum q|`` with the largest n;
+        every interval is widened by it.
+    """
+
+    p: Tensor
+    q: Tensor
+    n_drafts: tuple[int, ...]
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mass_error: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A certified interval for the optimal acceptance rate ``alpha* = 1 + min_H (P(H) - Q(H))``.
+
+    Attributes
+    ----------
+    value : Tensor
+        ``[N, B]`` (or ``[B]`` when one number of drafts was asked for, ``[]`` for a single row): best estimate.
+    low, high : Tensor
+        Same shape: ``low <= alpha* <= high`` whatever the rounding, quadrature and truncation errors were.
+    subset_size : Tensor
+        Same shape, int64: number of tokens in the minimising subset H*.
+    problem : Problem
+        The question answered.
+    method : str
+        Name in :data:`mdsd_bounds.bounds.METHODS`.
+    plan, dual : Any
+        For the linear programmes only: the transport plan and the dual solution.
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    subset_size: Tensor
+    problem: Problem
+    method: str
+    plan: Any = None
+    dual: Any = None
+    make_subset: Callable[[], Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def subset(self) -> Tensor:
+        """The minimising subset H* as a boolean mask, shape of ``value`` + ``[V]``; built when asked for."""
+        if self.make_subset is None:
+            raise InputError(f"method {self.method!r} does not record its minimising subset")
+        return self.make_subset()
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The acceptance rate of one verifier: Pr(the output token is one of the drafts).
+
+    Attributes
+    ----------
+    value : Tensor
+        ``[N, B]`` (or ``[B]``, ``[]`` as for :class:`Bound`).
+    stderr : Tensor
+        Same shape: standard error of ``value``; exactly 0 where ``exact``.
+    exact : bool
+        True where ``value`` is a closed form or a full enumeration, False for Monte Carlo.
+    verifier : str
+        Name in :data:`mdsd_bounds.verifiers.VERIFIERS`.
+    lossless : bool
+        Whether the verifier's output law is p.
+    problem : Problem
+        The question answered.
+    """
+
+    value: Tensor
+    stderr: Tensor
+    exact: bool
+    verifier: str
+    lossless: bool
+    problem: Problem
+
+
+def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
+    """Read ``n_drafts`` (an integer or a sequence) as a tuple; the flag says whether it was a single integer.
+
+    Raises
+    ------
+    InputError
+        If a value is not an integer of at least 1, or the sequence is empty.
+    """
+    single = isinstance(n_drafts, int) or (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0)
+    values = [n_drafts] if single else list(n_drafts)
+    if not values:
+        raise InputError("n_drafts is empty: give at least one number of drafts, for example n_drafts=(1, 2, 4)")
+    counts = []
+    for value in values:
+        try:
+            whole = not isinstance(value, bool) and int(value) == value
+        except (TypeError, ValueError):
+            whole = False
+        if not whole or int(value) < 1:
+            raise InputError(f"n_drafts={value!r}: the number of drafts must be a whole number of at least 1")
+        counts.append(int(value))
+    return tuple(counts), single
+
+
+def squeeze(x: Tensor, single_n: bool, single_row: bool) -> Tensor:
+    """Drop the axes of ``[N, B, ...]`` that the caller did not ask for."""
+    if single_row:
+        x = x[:, 0]
+    return x[0] if single_n else x
+
+
+def rounding_unit(dtype: torch.dtype = torch.float64) -> float:
+    """Unit roundoff of a floating dtype (half of its machine epsilon)."""
+    return torch.finfo(dtype).eps / 2

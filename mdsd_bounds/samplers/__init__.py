@@ -1,0 +1,38 @@
+"""Draft samplers: how the n drafts of a position are drawn from q.  One file and one line here for each."""
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import (
+    greedy,
+    independent,
+    joint,
+    top_k,
+    top_m_plus,
+    with_replacement,
+    without_replacement,
+)
+from mdsd_bounds.samplers.base import NO_DRAFT, Sampler
+
+SAMPLERS: dict[str, Sampler] = {
+    "with_replacement": with_replacement.SAMPLER,
+    "without_replacement": without_replacement.SAMPLER,
+    "greedy": greedy.SAMPLER,
+    "top_k": top_k.SAMPLER,
+    "top_m_plus": top_m_plus.SAMPLER,
+    "independent": independent.SAMPLER,
+    "joint": joint.SAMPLER,
+}
+
+__all__ = ["NO_DRAFT", "SAMPLERS", "Sampler", "get_sampler"]
+
+
+def get_sampler(name: str) -> Sampler:
+    """The sampler registered under ``name``.
+
+    Raises
+    ------
+    InputError
+        If there is none; the known names are listed.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]

@@ -1,0 +1,177 @@
+"""What a draft sampler is, and the family that covers most of those in use.
+
+A sampler is a law of the *next* draft given the set of tokens drafted so far.  Everything else follows: sampling,
+log-probabilities, the law of the drafted set, and ``Q(H) = Pr(every draft lies in H)``.
+
+Five of the samplers in use are one family: the ``fixed`` most probable tokens of q, always drafted, then ``random``
+draws from ``r``, which is q off the fixed tokens, renormalised; with or without replacement.  For the family the
+minimising subset of ``1 + min_H (P(H) - Q(H))`` is the fixed set plus a prefix of the other tokens in the order of
+p/r, so one prefix scan serves all (:mod:`mdsd_bounds.bounds.prefix`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+
+#: A draft slot that holds no token: the support of q ran out before n distinct drafts were found.
+NO_DRAFT = -1
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A draft sampler.
+
+    Attributes
+    ----------
+    name : str
+        Its name in :data:`mdsd_bounds.samplers.SAMPLERS`.
+    conditional : callable
+        ``(q [B, V], drawn [B, V] bool, k, n, **options) -> [B, V]``: law of draft ``k`` (from 0) of ``n`` given the
+        set drawn so far.  A row of zeros means that nothing is left to draw.
+    split : callable or None
+        ``(n, **options) -> (fixed, random)`` for members of the fixed-plus-random family, else None.
+    replacement : bool
+        Whether the random draws of the family are with replacement.
+    sample_rows : callable or None
+        A direct way to draw, ``(q, n, generator, **options) -> [B, n]``; None draws from ``conditional`` in turn.
+    """
+
+    name: str
+    conditional: Callable[..., Tensor]
+    split: Callable[..., tuple[int, int]] | None = None
+    replacement: bool = False
+    sample_rows: Callable[..., Tensor] | None = None
+
+    def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+        """Draw drafts ``[B, n]`` int64 in draw order; empty slots hold :data:`NO_DRAFT`.  Cost O(B n V)."""
+        if self.sample_rows is not None:
+            return self.sample_rows(q, n, generator, **options)
+        drafts = torch.full((q.shape[0], n), NO_DRAFT, dtype=torch.int64, device=q.device)
+        drawn = torch.zeros((q.shape[0], q.shape[-1]), dtype=torch.bool, device=q.device)
+        for k in range(n):
+            law = self.conditional(q, drawn, k, n, **options)
+            drafts[:, k] = draw(law, generator)
+            drawn = mark(drawn, drafts[:, k])
+        return drafts
+
+    def log_prob(self, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+        """Log-probability ``[B]`` of ordered drafts ``[B, n]``: ``sum_k log law_k(x_k | x_1..x_{k-1})``.
+
+        ``-inf`` where the drafts cannot occur; an empty slot has probability 1 exactly when nothing was left to draw.
+        """
+        n = drafts.shape[1]
+        total = torch.zeros(drafts.shape[0], dtype=torch.float64, device=q.device)
+        drawn = torch.zeros((drafts.shape[0], q.shape[-1]), dtype=torch.bool, device=q.device)
+        for k in range(n):
+            law = self.conditional(q, drawn, k, n, **options)
+            token = drafts[:, k]
+            chosen = law.gather(-1, token.clamp(min=0)[:, None])[:, 0]
+            exhausted = (law.sum(-1) == 0).to(law.dtype)
+            total = total + torch.where(token == NO_DRAFT, exhausted, chosen).log()
+            drawn = mark(drawn, token)
+        return total
+
+
+def draw(law: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One token ``[B]`` from each unnormalised row of ``law`` ``[B, V]``; :data:`NO_DRAFT` for rows of zeros."""
+    total = law.cumsum(-1)
+    mass = total[:, -1:]
+    # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
+    u = 1.0 - torch.rand((law.shape[0], 1), dtype=law.dtype, device=law.device, generator=generator)
+    token = torch.searchsorted(total, u * mass).clamp(max=law.shape[-1] - 1)[:, 0]
+    return torch.where(mass[:, 0] > 0, token, torch.full_like(token, NO_DRAFT))
+
+
+def mark(drawn: Tensor, token: Tensor) -> Tensor:
+    """``drawn`` ``[B, V]`` with ``token`` ``[B]`` added; empty slots add nothing."""
+    hit = torch.zeros_like(drawn).scatter_(-1, token.clamp(min=0)[:, None], (token >= 0)[:, None])
+    return drawn | hit
+
+
+def top_tokens(q: Tensor, m: int) -> Tensor:
+    """The ``m`` most probable tokens of each row ``[B, m]``, lowest index first among ties; never one with q = 0.
+
+    Slots past the support hold :data:`NO_DRAFT`.
+    """
+    m_held = min(m, q.shape[-1])
+    # A stable sort of the candidates only: topk alone breaks ties in no stated order.
+    values, index = q.topk(m_held, -1)
+    if m_held:
+        tied = (q >= values[:, -1:]).sum(-1)
+        if bool((tied > m_held).any()) or bool((values[:, 1:] == values[:, :-1]).any()):
+            index = q.argsort(dim=-1, descending=True, stable=True)[:, :m_held]
+            values = q.gather(-1, index)
+    index = torch.where(values > 0, index, torch.full_like(index, NO_DRAFT))
+    if m_held < m:
+        index = torch.nn.functional.pad(index, (0, m - m_held), value=NO_DRAFT)
+    return index
+
+
+def remainder(q: Tensor, removed: Tensor) -> Tensor:
+    """``q`` with the ``removed`` tokens set to zero, renormalised; a row of zeros where nothing is left.
+
+    The sum is taken over what remains, never as one minus what was removed: on peaked rows that would cancel.
+    """
+    left = q.masked_fill(removed, 0.0)
+    mass = left.sum(-1, keepdim=True)
+    return torch.where(mass > 0, left / mass.clamp(min=torch.finfo(q.dtype).tiny), torch.zeros_like(left))
+
+
+def fixed_mask(q: Tensor, m: int) -> Tensor:
+    """Boolean mask ``[B, V]`` of the ``m`` most probable tokens of q (fewer where the support is smaller)."""
+    mask = torch.zeros(q.shape, dtype=torch.bool, device=q.device)
+    top = top_tokens(q, m)
+    for k in range(top.shape[1]):
+        mask = mark(mask, top[:, k])
+    return mask
+
+
+def fixed_plus_random(name: str, split: Callable[..., tuple[int, int]], *, replacement: bool) -> Sampler:
+    """A member of the family: ``split(n, **options)`` fixed and random drafts, in that order."""
+
+    def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **options: Any) -> Tensor:
+        fixed, _ = split(n, **options)
+        if k < fixed:
+            token = top_tokens(q, k + 1)[:, k]
+            return mark(torch.zeros_like(drawn), token).to(q.dtype)
+        removed = fixed_mask(q, fixed) if replacement else drawn | fixed_mask(q, fixed)
+        return remainder(q, removed)
+
+    def sample_rows(q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+        fixed, random = split(n, **options)
+        head = top_tokens(q, fixed)
+        rest = remainder(q, fixed_mask(q, fixed))
+        tail = _with(rest, random, generator) if replacement else _without(rest, random, generator)
+        return torch.cat([head, tail], -1)
+
+    return Sampler(name, conditional, split, replacement, sample_rows)
+
+
+def _with(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    columns = [draw(law, generator) for _ in range(n)]
+    return torch.stack(columns, -1) if columns else law.new_zeros((law.shape[0], 0), dtype=torch.int64)
+
+
+def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.
+    uniform = torch.rand(law.shape, dtype=torch.float64, device=law.device, generator=generator)
+    clocks = -torch.log1p(-uniform) / law
+    clocks = clocks.masked_fill(law <= 0, float("inf"))
+    n_held = min(n, law.shape[-1])
+    arrival, index = clocks.topk(n_held, -1, largest=False)
+    index = torch.where(torch.isfinite(arrival), index, torch.full_like(index, NO_DRAFT))
+    return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
+
+
+def whole_option(value: Any, name: str, least: int) -> int:
+    """A whole-number option of a sampler, checked."""
+    if isinstance(value, bool) or int(value) != value or int(value) < least:
+        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
+    return int(value)

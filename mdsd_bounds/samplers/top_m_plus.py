@@ -1,0 +1,21 @@
+"""The m most probable tokens of q plus n - m draws without replacement from the rest; option ``m`` (1 unless given).
+
+``m = 0`` is without_replacement, ``m = n - 1`` is greedy, ``m >= n`` is top_k.
+
+``alpha* = 1 + P(A) + min over H' off A of (P(H') - Q'(H'))`` with Q' the race of r = q off A, k = n - m draws, and p
+off A *not* renormalised: every H that does not contain A has Q(H) = 0, so its best is the empty set, and that is never
+better than A plus all other tokens.
+"""
+
+from typing import Any
+
+from mdsd_bounds.samplers.base import fixed_plus_random, whole_option
+
+
+def split(n: int, m: Any = 1) -> tuple[int, int]:
+    """``(fixed, random)``: ``min(m, n)`` fixed tokens and the rest of the n drafts at random."""
+    fixed = min(whole_option(m, "m", 0), n)
+    return fixed, n - fixed
+
+
+SAMPLER = fixed_plus_random("top_m_plus", split, replacement=False)
