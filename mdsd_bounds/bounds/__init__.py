@@ -1,1 +1,177 @@
 """Routes to the optimal acceptance rate.  Each takes a validated problem and returns a bound of shape [N, B]."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from mdsd_bounds.distributions import as_rows, as_tensor, validate_law
+from mdsd_bounds.problem import Bound, InputError, Problem, draft_counts, squeeze
+from mdsd_bounds.samplers import get_sampler
+
+#: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
+METHODS: dict[str, tuple[str, str]] = {
+    "prefix": ("mdsd_bounds.bounds.prefix", "solve_prefix"),
+    "subsets": ("mdsd_bounds.bounds.subsets", "solve_subsets"),
+    "lp": ("mdsd_bounds.bounds.lp", "solve_lp"),
+    "cvxpy": ("mdsd_bounds.bounds.lp_cvxpy", "solve_cvxpy"),
+    "maxflow": ("mdsd_bounds.bounds.maxflow", "solve_maxflow"),
+    "product": ("mdsd_bounds.bounds.product", "solve_product"),
+}
+
+__all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve"]
+
+
+def optimal_acceptance(
+    p: Any,
+    q: Any,
+    n_drafts: Any,
+    sampler: str = "without_replacement",
+    *,
+    method: str = "auto",
+    **options: Any,
+) -> Bound:
+    """Best acceptance rate that any lossless multi-draft verifier can reach, with a certified interval.
+
+    ``alpha* = 1 + min over token sets H of (P(H) - Q(H))``, where ``P(H)`` is the target's mass on H and ``Q(H)`` the
+    probability that all n drafts lie in H.
+
+    Parameters
+    ----------
+    p, q : array
+        Target and draft probabilities, ``[V]`` or ``[B, V]``, numpy or torch, any float dtype and device; rows sum to
+        one (see :func:`mdsd_bounds.to_law` for logits).  For ``sampler="independent"`` q may be ``[n, V]`` or
+        ``[B, n, V]``, one law per drafter; for ``"joint"`` it is ``[T]`` or ``[B, T]``, one probability per tuple.
+    n_drafts : int or sequence of int
+        Numbers of drafts; a sequence is answered in one pass.
+    sampler : str
+        One of :data:`mdsd_bounds.samplers.SAMPLERS`.
+    method : str
+        One of :data:`METHODS`; ``"auto"`` takes the fastest that is exact for the sampler.
+    **options
+        Options of the sampler: ``m`` for top_m_plus, ``drafts`` ``[T, n]`` for joint.
+
+    Returns
+    -------
+    Bound
+        ``value``, ``low``, ``high``, ``subset_size``: ``[B]``, or ``[len(n_drafts), B]`` when a sequence was given; the
+        row axis is dropped when p and q are single rows.  ``low <= alpha* <= high`` always.
+
+    Raises
+    ------
+    InputError
+        On rows that are no laws, shapes that do not match, n < 1, or an unknown sampler, method or option.
+
+    Notes
+    -----
+    Cost per row: O(V log V) with replacement, greedy and top_k; O(V n G) without replacement, G about 100.
+    Source: Hu et al., "Towards optimal multi-draft speculative decoding", ICLR 2025, arXiv 2502.18779 (dual and prefix
+    theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.race`.
+    """
+    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **options)
+    bound = solve(problem, method)
+    if not (single_n or single_row):
+        return bound
+    make = bound.make_subset
+    return Bound(
+        value=squeeze(bound.value, single_n, single_row),
+        low=squeeze(bound.low, single_n, single_row),
+        high=squeeze(bound.high, single_n, single_row),
+        subset_size=squeeze(bound.subset_size, single_n, single_row),
+        problem=problem,
+        method=bound.method,
+        plan=bound.plan,
+        dual=bound.dual,
+        make_subset=None if make is None else lambda: squeeze(make(), single_n, single_row),
+    )
+
+
+def make_problem(p: Any, q: Any, n_drafts: Any, sampler: str, **options: Any) -> tuple[Problem, bool, bool]:
+    """Check p, q and ``n_drafts`` and put them in a :class:`Problem`; the flags say which axes were single.
+
+    Raises
+    ------
+    InputError
+        As :func:`optimal_acceptance`.
+    """
+    rule = get_sampler(sampler)
+    counts, single_n = draft_counts(n_drafts)
+    target, single_row = as_rows(p, "p")
+    draft = as_tensor(q, "q")
+    drafters_apart = sampler == "independent" and draft.ndim == (2 if single_row else 3)
+    draft = draft[None] if single_row and draft.ndim == (2 if drafters_apart else 1) else draft
+    if drafters_apart:
+        if draft.ndim != 3 or draft.shape[1] < max(counts):
+            raise InputError(
+                f"q: shape {tuple(as_tensor(q, 'q').shape)} gives fewer drafters than n_drafts={max(counts)}; "
+                "give q [B, n, V], one law per drafter"
+            )
+    elif draft.ndim != 2 or 0 in draft.shape:
+        raise InputError(f"q: shape {tuple(as_tensor(q, 'q').shape)}; give the same [V] or [B, V] as p")
+    if sampler != "joint" and target.shape[-1] != draft.shape[-1]:
+        raise InputError(
+            f"p has {target.shape[-1]} tokens and q {draft.shape[-1]}; "
+            "cut both to one vocabulary first (mdsd_bounds.distributions.align_widths)"
+        )
+    if target.shape[0] != draft.shape[0]:
+        raise InputError(f"p has {target.shape[0]} rows and q {draft.shape[0]}; give one draft row for each target row")
+    if target.device != draft.device:
+        raise InputError(f"p is on {target.device} and q on {draft.device}; move both to one device")
+    for n in counts:
+        if rule.split is not None:
+            try:
+                rule.split(n, **options)
+            except TypeError:
+                raise InputError(f"sampler {sampler!r} does not take the options {sorted(options)}") from None
+    law_p, defect_p = validate_law(target, "p")
+    law_q, defect_q = validate_law(draft, "q")
+    if sampler == "joint":
+        _check_table(options, counts, law_q.shape[1], law_p.shape[1])
+    defect_q = defect_q.amax(-1) if defect_q.ndim == 2 else defect_q
+    mass_error = defect_p + max(counts) * defect_q
+    return Problem(law_p, law_q, counts, sampler, options, mass_error), single_n, single_row
+
+
+def solve(problem: Problem, method: str = "auto") -> Bound:
+    """Answer a problem by the route named ``method``; all fields ``[N, B]``.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, needs a package that is absent, or cannot treat the sampler.
+    """
+    if method == "auto":
+        method = _choose(problem)
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; choose auto or one of {', '.join(METHODS)}")
+    module, name = METHODS[method]
+    try:
+        route = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"method {method!r} needs the package {error.name!r}: pip install 'mdsd-bounds[lp]'") from None
+    bound: Bound = route(problem)
+    return bound
+
+
+def _choose(problem: Problem) -> str:
+    if problem.sampler == "independent":
+        return "product"
+    if problem.sampler == "joint":
+        return "maxflow"
+    return "prefix"
+
+
+def _check_table(options: dict[str, Any], counts: tuple[int, ...], rows: int, tokens: int) -> None:
+    drafts = options.get("drafts")
+    if drafts is None:
+        raise InputError("joint: the option drafts=[T, n] (the table of draft tuples) is missing")
+    table = torch.as_tensor(drafts)
+    if table.ndim != 2 or table.shape[0] != rows or counts != (table.shape[1],):
+        raise InputError(
+            f"joint: drafts has shape {tuple(table.shape)}; with q of {rows} tuples and n_drafts={list(counts)} "
+            f"give [{rows}, n] and ask for that n alone"
+        )
+    if int(table.max()) >= tokens:
+        raise InputError(f"joint: token {int(table.max())} in the table, but p has {tokens} tokens")
