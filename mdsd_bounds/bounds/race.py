@@ -159,7 +159,7 @@ def _quadrature(
         log_t = torch.minimum(start + g * step, stop + step)[:, None]
         live = (start + g * step <= stop + step)[:, None]
         waiting = _times(c, log_t)
-        weight = step * live * waiting * torch.exp(-waiting)
+        weight = torch.where(live, step * waiting * torch.exp(-waiting), torch.zeros_like(waiting))
         light, heavy, segment = _arrivals(_times(q, log_t), largest)
         for _, n in wanted:
             inside = light[0] * heavy[n - 1].gather(-1, segment)
