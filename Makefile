@@ -1,0 +1,38 @@
+# Everything from a fresh machine with Python 3.11 or later, pip and make:
+#   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
+#   make test   every test, the linters and the type checker
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DUMP   := data/qwen2.5-coder-humaneval
+
+.PHONY: demo test check bench clean
+
+# torch first and alone: the pinned version decides which build is taken before anything else asks for it.
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e '.[plot]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.base
+	mkdir -p out
+	rm -rf out/demo.parquet out/demo.parquet.parts
+	$(BIN)/mdsd bounds $(DUMP) --sampler all --drafts 1,2,4,8 --out out/demo.parquet
+	$(BIN)/mdsd plot out/demo.parquet --figure acceptance_by_drafts --out out/demo.png
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache
