@@ -1,0 +1,223 @@
+"""Arrays that other programs write: .npz, .npy pairs, .safetensors and .pt, two matrices of logits [N, V].
+
+Names looked for inside a file or folder: ``target_logits`` and ``draft_logits``, optionally ``tokens`` (or ``token``),
+``doc`` and ``position``.  Files are memory-mapped, or read as a stream where they are compressed; no pickle is loaded.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mdsd_bounds.dumps.base import Dump, Facts, ReadRows, check_columns, check_pair, size_on_disk
+from mdsd_bounds.problem import InputError
+
+PAIR = ("target_logits", "draft_logits")
+_COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
+
+
+def open_npz(path: Path) -> Dump:
+    """A NumPy archive.  Members stored without compression are read in place, compressed ones as a stream.
+
+    A compressed member can only be read forwards: reading rows in order costs one pass, going back starts it again.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+        broken = archive.testzip() if path.stat().st_size < 1 << 28 else None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path}: truncated or corrupt .npz ({error}); write it again") from None
+    if broken is not None:
+        raise InputError(f"{path}: member {broken} is corrupt; write the file again")
+    names = {Path(member).stem: member for member in archive.namelist() if member.endswith(".npy")}
+    _need(path, names)
+    matrices = {name: _NpzMatrix(path, archive, names[name]) for name in PAIR}
+    columns = {_COLUMNS[name]: np.load(path, allow_pickle=False)[name] for name in names if name in _COLUMNS}
+    return _dump(path, "npz", matrices, columns, size_on_disk(path))
+
+
+def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
+    """Two memory-mapped ``.npy`` files, one per model (the form TensorRT-LLM's scripts write)."""
+    matrices = {name: _map_npy(file) for name, file in zip(PAIR, (target, draft), strict=True)}
+    columns = {}
+    for name, column in _COLUMNS.items():
+        file = target.parent / f"{name}.npy"
+        if target.parent == draft.parent and file.exists():
+            columns[column] = np.asarray(_map_npy(file))
+    return _dump(Path(label), "npy", matrices, columns, size_on_disk(target, draft))
+
+
+def open_safetensors(files: list[Path], label: str) -> Dump:
+    """One ``.safetensors`` file with both matrices, or two files with one matrix each (target first)."""
+    where: dict[str, tuple[Path, str]] = {}
+    for position, file in enumerate(files):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names = list(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: truncated or corrupt .safetensors ({error}); write it again") from None
+        if len(files) == 2:
+            wanted = PAIR[position]
+            inside = [wanted] if wanted in names else [name for name in names if "logits" in name]
+            if len(inside) != 1:
+                raise InputError(f"{file}: holds {', '.join(names)}; one matrix named {wanted} (or logits) is wanted")
+            where[wanted] = (file, inside[0])
+        else:
+            where |= {name: (file, name) for name in PAIR if name in names}
+        where |= {column: (file, name) for name, column in _COLUMNS.items() if name in names}
+    _need(Path(label), where)
+
+    def piece(name: str, start: int | None, stop: int | None) -> Tensor:
+        file, key = where[name]
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                part: Tensor = tensors.get_slice(key)[start:stop]
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file}: {key} cannot be read ({error}); write the file again") from None
+        return part
+
+    shapes, dtypes = {}, {}
+    for name in PAIR:
+        with safe_open(where[name][0], framework="pt") as tensors:
+            part = tensors.get_slice(where[name][1])
+            shapes[name], dtypes[name] = tuple(part.get_shape()), str(part.get_dtype())
+    columns = {name: piece(name, None, None) for name in where if name not in PAIR}
+    kind = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    for name in PAIR:
+        if dtypes[name] not in kind:
+            raise InputError(f"{where[name][0]}: {name} is {dtypes[name]}; give float16, bfloat16, float32 or float64")
+    check_pair(label, shapes[PAIR[0]], shapes[PAIR[1]])
+    rows = shapes[PAIR[0]][0]
+    held = check_columns(label, columns, rows)
+
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return piece(PAIR[0], start, stop), piece(PAIR[1], start, stop), _cut(held, start, stop)
+
+    facts = Facts(
+        label,
+        "safetensors",
+        rows,
+        shapes[PAIR[0]][1],
+        shapes[PAIR[1]][1],
+        kind[dtypes[PAIR[0]]],
+        bytes=size_on_disk(*files),
+    )
+    return Dump(facts, read_rows)
+
+
+def open_pt(path: Path) -> Dump:
+    """A ``torch.save`` file holding a dict of tensors; loaded with ``weights_only=True`` and memory-mapped."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for files that are no plain tensors
+        reason = str(error).strip().splitlines()[0][:120]
+        raise InputError(
+            f"{path}: no file of plain tensors ({reason}); save a dict of tensors with torch.save"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; save a dict with target_logits and draft_logits")
+    _need(path, content)
+    matrices = {name: content[name] for name in PAIR}
+    columns = {column: content[name] for name, column in _COLUMNS.items() if name in content}
+    return _dump(path, "pt", matrices, columns, size_on_disk(path))
+
+
+class _NpzMatrix:
+    """A matrix inside a .npz, read row range by row range."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, member: str) -> None:
+        self.path, self.member = path, member
+        with archive.open(member) as stream:
+            self.shape, fortran, self.dtype = _header(path, stream, member)
+            self.offset = stream.tell()
+        if fortran and len(self.shape) == 2 and min(self.shape) > 1:
+            raise InputError(f"{path}: {member} is stored column by column; save np.ascontiguousarray of it")
+        self._archive = archive
+        self._stream: Any = None
+        self._next = 0
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop = int(rows.start), int(rows.stop)
+        width = self.shape[1] * self.dtype.itemsize
+        if self._stream is None or (start < self._next and not self._stream.seekable()):
+            self._stream = self._archive.open(self.member)
+        # ZipExtFile.seek goes backwards by starting again and forwards by reading on; stored members seek directly.
+        self._stream.seek(self.offset + start * width)
+        data = self._stream.read((stop - start) * width)
+        self._next = stop
+        if len(data) != (stop - start) * width:
+            raise InputError(f"{self.path}: {self.member} ends before row {stop - 1}; the file is truncated")
+        return np.frombuffer(data, self.dtype).reshape(stop - start, self.shape[1])
+
+
+def _header(path: Path, stream: Any, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+    except ValueError as error:
+        raise InputError(f"{path}: {member} is no NumPy array ({error}); write it with numpy.save") from None
+    if dtype.hasobject:
+        raise InputError(f"{path}: {member} holds Python objects (a pickle), which are never loaded; save plain floats")
+    return shape, fortran, dtype
+
+
+def _map_npy(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError) as error:
+        reason = "it holds Python objects (a pickle)" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+        raise InputError(f"{path}: no readable .npy array ({reason}); write plain floats with numpy.save") from None
+    return array
+
+
+def _need(path: Path, names: Any) -> None:
+    missing = [name for name in PAIR if name not in names]
+    if missing:
+        raise InputError(f"{path}: lacks {' and '.join(missing)}; it holds {', '.join(map(str, names)) or 'nothing'}")
+
+
+def _dump(path: Path, form: str, matrices: dict[str, Any], columns: dict[str, Any], size: int) -> Dump:
+    target, draft = matrices[PAIR[0]], matrices[PAIR[1]]
+    for name, matrix in matrices.items():
+        dtype = str(matrix.dtype).removeprefix("torch.")
+        if not dtype.startswith(("float", "bfloat")):
+            raise InputError(f"{path}: {name} has dtype {dtype}; give float16, bfloat16, float32 or float64")
+    check_pair(str(path), tuple(target.shape), tuple(draft.shape))
+    held = check_columns(str(path), {name: np.array(value) for name, value in columns.items()}, target.shape[0])
+    facts = Facts(
+        str(path),
+        form,
+        target.shape[0],
+        target.shape[1],
+        draft.shape[1],
+        str(target.dtype).removeprefix("torch."),
+        bytes=size,
+    )
+    return Dump(facts, _reader(target, draft, held))
+
+
+def _reader(target: Any, draft: Any, columns: dict[str, Tensor]) -> ReadRows:
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        # A copy: the rows must not hold the whole mapped file, nor be written through to it.
+        pair = [
+            torch.tensor(matrix[start:stop])
+            if isinstance(matrix, np.ndarray | _NpzMatrix)
+            else matrix[start:stop].clone()
+            for matrix in (target, draft)
+        ]
+        return pair[0], pair[1], _cut(columns, start, stop)
+
+    return read_rows
+
+
+def _cut(columns: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+    return {name: column[start:stop] for name, column in columns.items()}

@@ -1,0 +1,152 @@
+"""What a dump is: facts about it, and rows of logits read lazily in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.distributions import align_widths
+from mdsd_bounds.problem import InputError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a dump holds, described by facts and not by its file extension.
+
+    Attributes
+    ----------
+    path : str
+        Where it is.
+    format : str
+        Name in :data:`mdsd_bounds.dumps.READERS`.
+    rows : int
+        Positions.
+    target_width, draft_width : int
+        Columns of the two heads as stored; rows are read cut to the smaller one.
+    dtype : str
+        Dtype of the stored numbers.
+    kind : str
+        ``logits``, ``logprobs`` or ``hidden``.
+    support : str
+        ``full``, ``floored``, ``top-k`` or ``mapped``.
+    shift : str
+        Which token row t is the law of: ``next`` (t + 1) or ``same`` (t).
+    stage : str
+        ``raw`` or ``processed`` (temperature or cuts already applied).
+    bytes : int
+        Size on disk.
+    notes : mapping
+        Everything else a reader knows: models, prompts, versions.
+    """
+
+    path: str
+    format: str
+    rows: int
+    target_width: int
+    draft_width: int
+    dtype: str
+    kind: str = "logits"
+    support: str = "full"
+    shift: str = "next"
+    stage: str = "raw"
+    bytes: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LogitBatch:
+    """Rows of a dump: ``target_logits``, ``draft_logits`` ``[B, V]`` in their stored dtype, and what they belong to.
+
+    ``row`` ``[B]`` int64 is the row's number in the dump.  ``doc``, ``position``, ``token`` are ``[B]`` int64 or None.
+    """
+
+    target_logits: Tensor
+    draft_logits: Tensor
+    row: Tensor
+    doc: Tensor | None = None
+    position: Tensor | None = None
+    token: Tensor | None = None
+
+
+#: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.
+ReadRows = Callable[[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Dump:
+    """An opened dump.  Nothing but its facts is in memory until rows are asked for."""
+
+    facts: Facts
+    read_rows: ReadRows = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.facts.rows
+
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[LogitBatch]:
+        """Rows ``start`` to ``stop`` in order, ``batch_size`` at a time, both heads cut to the narrower one.
+
+        Raises
+        ------
+        InputError
+            If the range is outside the dump or a row cannot be read.
+        """
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self) or batch_size < 1:
+            raise InputError(f"{self.facts.path}: rows {start} to {stop} asked for; the dump has {len(self)} rows")
+        for first in range(start, stop, batch_size):
+            last = min(first + batch_size, stop)
+            target, draft, columns = self.read_rows(first, last)
+            if target.shape[0] != last - first or draft.shape[0] != last - first:
+                raise InputError(f"{self.facts.path}: row {first} cannot be read; the file is shorter than it says")
+            target, draft, _ = align_widths(target, draft, self.facts.path)
+            yield LogitBatch(target, draft, torch.arange(first, last), **columns)
+
+
+def check_pair(path: str, target: tuple[int, ...], draft: tuple[int, ...]) -> None:
+    """Refuse a pair whose arrays are no two matrices with the same rows and alignable widths.
+
+    Raises
+    ------
+    InputError
+        With the shapes and the remedy.
+    """
+    for name, shape in (("target_logits", target), ("draft_logits", draft)):
+        if len(shape) != 2 or shape[1] == 0:
+            raise InputError(f"{path}: {name} has shape {tuple(shape)}; give [positions, vocabulary]")
+    if target[0] != draft[0]:
+        raise InputError(f"{path}: {target[0]} target rows but {draft[0]} draft rows; log both over the same positions")
+    if target[0] == 0:
+        raise InputError(f"{path}: the dump has no rows; log some positions first")
+    align_widths(torch.empty(0, target[1]), torch.empty(0, draft[1]), path)
+
+
+def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Tensor]:
+    """The columns doc, position and token as int64 tensors of the right length.
+
+    Raises
+    ------
+    InputError
+        If one has another length or is not integer.
+    """
+    checked = {}
+    for name, values in columns.items():
+        column = torch.as_tensor(values)
+        if column.ndim != 1 or column.shape[0] != rows or column.is_floating_point():
+            raise InputError(
+                f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {rows} whole numbers"
+            )
+        checked[name] = column.to(torch.int64)
+    return checked
+
+
+def size_on_disk(*paths: Path) -> int:
+    """Bytes of the files, and of all files in the folders, given."""
+    return sum(
+        sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else path.stat().st_size
+        for path in paths
+    )

@@ -1,0 +1,1 @@
+"""Logits from real model pairs.  Needs the extra ``models`` (transformers)."""

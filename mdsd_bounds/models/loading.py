@@ -1,0 +1,75 @@
+"""Load a causal language model from a Hugging Face name, a local folder or a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdsd_bounds.problem import InputError
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its tokenizer, and what identifies it in a manifest."""
+
+    model: Any
+    tokenizer: Any
+    identity: dict[str, str]
+
+
+def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
+    """Load ``source`` in evaluation mode.
+
+    Parameters
+    ----------
+    source : str
+        A folder with a GGUF file or a Hugging Face checkpoint, a ``.gguf`` file, or the name of a model on a hub.
+    dtype : str
+        ``float32``, ``bfloat16`` or ``float16``.
+    device : str
+        A torch device.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be found or loaded, in one line.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ModuleNotFoundError:
+        raise InputError("running models needs transformers: pip install 'mdsd-bounds[models]'") from None
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise InputError(f"dtype {dtype!r}: choose float32, bfloat16 or float16")
+    path = Path(source)
+    gguf = _gguf_file(path)
+    place: dict[str, Any] = {"gguf_file": gguf.name} if gguf is not None else {}
+    name = str(gguf.parent) if gguf is not None else source
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **place)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **place)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{source}: the model cannot be loaded ({reason}); give a hub name, folder or GGUF") from None
+    identity = {"source": gguf.name if gguf is not None else Path(source).name, "dtype": dtype}
+    if gguf is not None:
+        with gguf.open("rb") as stream:
+            identity["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    else:
+        identity["source"] = source
+        identity["revision"] = str(getattr(model.config, "_commit_hash", None))
+    return LoadedModel(model.to(torch.device(device)).eval(), tokenizer, identity)
+
+
+def _gguf_file(path: Path) -> Path | None:
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir() and not (path / "config.json").exists():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise InputError(f"{path}: holds {len(files)} GGUF files and no config.json; name one file")
+        return files[0]
+    return None
