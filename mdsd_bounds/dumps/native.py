@@ -1,8 +1,8 @@
 """The native dump: a folder of safetensors shards and a ``manifest.json`` that says what they are.
 
-Shards are written one by one under another name, flushed to disk and renamed, and the manifest after each of them: a run
-killed at any moment leaves a readable dump of its finished shards; :class:`DumpWriter` continues it.
-Each shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where known, ``doc``, ``position``, ``token``.
+Shards are written one by one under another name, flushed to disk and renamed, and the manifest after each of them: a
+run killed at any moment leaves a readable dump of its finished shards, and :class:`DumpWriter` continues it.  Each
+shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where known, ``doc``, ``position``, ``token``.
 """
 
 from __future__ import annotations

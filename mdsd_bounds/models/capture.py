@@ -1,8 +1,8 @@
 """Run a target and a draft over the same text and write the logits of both as a native dump.
 
-Prompts are cut into batches of fixed size; a batch is the unit of work and of resuming: the text of a batch depends
-only on the seed and the batch, so a run that was killed continues with the same command to the same bytes.  Within a batch
-the target continues its prompts (key-value cache), each token drawn from its own softmax at the given temperature; the
+Prompts are cut into batches of fixed size; a batch is the unit of work and of resuming.  Its text depends only on the
+seed and the batch, so a run that was killed continues with the same command to the same bytes.  Within a batch the
+target continues its prompts (key-value cache), each token drawn from its own softmax at the given temperature; the
 draft then reads the same text in one pass.  Row t of a document is the law of the token that follows position t.
 """
 
