@@ -47,7 +47,9 @@ def test_race_is_exact_within_its_own_bound(weights: list[int]) -> None:
     total = sum(weights)
     mass, error = race_prefix_mass(torch.tensor([[w / total for w in weights]], dtype=torch.float64), counts)
     for slot, n in enumerate(counts):
-        expected = [float(x) for x in exact_race([Fraction(w) for w in weights], n)] if n else [1.0] * (len(weights) + 1)
+        expected = (
+            [float(x) for x in exact_race([Fraction(w) for w in weights], n)] if n else [1.0] * (len(weights) + 1)
+        )
         gap = np.abs(mass[slot, 0].numpy() - expected).max()
         # The input was rounded to float64 before the race saw it: a few units beyond the bound are the input's.
         assert gap <= float(error[slot, 0]) + 1e-14, (n, gap)
@@ -163,7 +165,9 @@ def test_identities(sampler: str) -> None:
         assert torch.allclose(optimal_acceptance(p, p, counts, sampler).value, torch.ones(5, 4).double(), atol=1e-12)
     assert bool((bound.value.diff(dim=0) >= -1e-10).all())
     shuffle = torch.randperm(30, generator=generator)
-    assert torch.allclose(optimal_acceptance(p[:, shuffle], q[:, shuffle], counts, sampler).value, bound.value, atol=1e-10)
+    assert torch.allclose(
+        optimal_acceptance(p[:, shuffle], q[:, shuffle], counts, sampler).value, bound.value, atol=1e-10
+    )
     padded = [torch.nn.functional.pad(x, (2, 3)) for x in (p, q)]
     assert torch.allclose(optimal_acceptance(*padded, counts, sampler).value, bound.value, atol=1e-10)
     loop = torch.stack([optimal_acceptance(p[i], q[i], counts, sampler).value for i in range(4)], 1)

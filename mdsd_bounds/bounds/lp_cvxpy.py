@@ -1,0 +1,45 @@
+"""The same linear programme as :mod:`mdsd_bounds.bounds.lp`, written to be read, in cvxpy.
+
+cvxpy's own solver hands back the primal plan and, as multipliers of its two constraints, the dual solution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mdsd_bounds.bounds.draft_sets import DraftSets
+from mdsd_bounds.bounds.lp import SCALE, solve_by_programme
+from mdsd_bounds.problem import Bound, Problem
+
+
+def solve_cvxpy(problem: Problem) -> Bound:
+    """Optimal acceptance by cvxpy; fields and certificate as :func:`mdsd_bounds.bounds.lp.solve_lp`."""
+    duals: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def primal(sets: DraftSets, p: np.ndarray) -> np.ndarray:
+        plan, duals[id(sets)] = transport(sets, p)
+        return plan
+
+    return solve_by_programme(problem, "cvxpy", primal, lambda sets, p: duals.pop(id(sets)))
+
+
+def transport(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The plan ``[E]`` and the dual ``(u [S], v [V])`` of one position."""
+    import cvxpy
+    import scipy.sparse as sp
+
+    cp: Any = cvxpy
+
+    source, token = sets.edges()
+    edges = np.arange(len(source))
+    leaving = sp.csr_array((np.ones(len(edges)), (source, edges)), shape=(len(sets.mass), len(edges)))
+    arriving = sp.csr_array((np.ones(len(edges)), (token, edges)), shape=(len(p), len(edges)))
+
+    plan = cp.Variable(len(edges), nonneg=True)
+    from_sets = leaving @ plan <= SCALE * sets.mass
+    to_tokens = arriving @ plan <= SCALE * p
+    cp.Problem(cp.Maximize(cp.sum(plan)), [from_sets, to_tokens]).solve(solver=cp.HIGHS)
+
+    return np.asarray(plan.value) / SCALE, (np.asarray(from_sets.dual_value), np.asarray(to_tokens.dual_value))
