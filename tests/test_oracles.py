@@ -116,7 +116,7 @@ def test_joint_law_equals_the_sampler_it_tabulates() -> None:
     mass = SAMPLERS["without_replacement"].log_prob(q.expand(9, -1), drafts).exp()[None]
     expected = optimal_acceptance(p, q, 2, "without_replacement").value
     for method in ["subsets", "lp", "maxflow", "auto"]:
-        bound = optimal_acceptance(p, mass, 2, "joint", method=method, drafts=drafts)
+        bound = optimal_acceptance(p, mass, 2, "joint", method=method, table=drafts)
         assert float((bound.value - expected).abs().max()) <= 1e-9
 
 

@@ -51,7 +51,7 @@ def optimal_acceptance(
     method : str
         One of :data:`METHODS`; ``"auto"`` takes the fastest that is exact for the sampler.
     **options
-        Options of the sampler: ``m`` for top_m_plus, ``drafts`` ``[T, n]`` for joint.
+        Options of the sampler: ``m`` for top_m_plus, ``table`` ``[T, n]`` for joint.
 
     Returns
     -------
@@ -164,13 +164,13 @@ def _choose(problem: Problem) -> str:
 
 
 def _check_table(options: dict[str, Any], counts: tuple[int, ...], rows: int, tokens: int) -> None:
-    drafts = options.get("drafts")
-    if drafts is None:
-        raise InputError("joint: the option drafts=[T, n] (the table of draft tuples) is missing")
-    table = torch.as_tensor(drafts)
+    given = options.get("table")
+    if given is None:
+        raise InputError("joint: the option table=[T, n] (the draft tuples) is missing")
+    table = torch.as_tensor(given)
     if table.ndim != 2 or table.shape[0] != rows or counts != (table.shape[1],):
         raise InputError(
-            f"joint: drafts has shape {tuple(table.shape)}; with q of {rows} tuples and n_drafts={list(counts)} "
+            f"joint: table has shape {tuple(table.shape)}; with q of {rows} tuples and n_drafts={list(counts)} "
             f"give [{rows}, n] and ask for that n alone"
         )
     if int(table.max()) >= tokens:

@@ -64,7 +64,7 @@ def draft_sets(problem: Problem, row: int, n: int) -> DraftSets:
     sampler = get_sampler(problem.sampler)
     size = problem.p.shape[1]
     if problem.sampler == "joint":
-        table = np.asarray(problem.options["drafts"], dtype=np.int64)
+        table = np.asarray(problem.options["table"], dtype=np.int64)
         return _group(table, problem.q[row].cpu().numpy(), size)
     q = problem.q[row : row + 1]
     tokens, mass = np.empty((1, 0), dtype=np.int64), np.ones(1)

@@ -12,6 +12,10 @@ to a subset H that is evaluated exactly (an upper bound).
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +132,20 @@ def _solve_dual(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return solution[:count], solution[count:]
 
 
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """HiGHS greets from C on file descriptor 1 before any option can be set; stdout is data."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _highs(
     cost: np.ndarray, maximise: bool, start: np.ndarray, index: np.ndarray, limit: np.ndarray, *, upper: bool
 ) -> np.ndarray:
@@ -146,7 +164,8 @@ def _highs(
     model.a_matrix_.start_ = start.astype(np.int32)
     model.a_matrix_.index_ = index.astype(np.int32)
     model.a_matrix_.value_ = np.ones(len(index))
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    with _silent_stdout():
+        solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.passModel(model)
     solver.run()

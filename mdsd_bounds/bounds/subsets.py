@@ -59,7 +59,7 @@ def set_masses(problem: Problem, n: int) -> Tensor:
     mass = torch.zeros((rows, 1 << size), dtype=torch.float64, device=device)
     tokens = torch.arange(size, device=device)
     if problem.sampler == "joint":
-        table = torch.as_tensor(problem.options["drafts"], device=device)
+        table = torch.as_tensor(problem.options["table"], device=device)
         held = torch.zeros((len(table), size), dtype=torch.int64, device=device)
         for column in table.T:
             used = column >= 0

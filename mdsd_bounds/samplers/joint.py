@@ -1,6 +1,6 @@
 """An explicit joint law: any finite table of draft tuples with probabilities.
 
-``q`` is ``[B, T]``, the probability of each row of the option ``drafts`` ``[T, n]``.
+``q`` is ``[B, T]``, the probability of each row of the option ``table`` ``[T, n]``.
 For small V only: enumeration, LP or max-flow.
 """
 
@@ -13,21 +13,22 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, draw
 
 
-def _prefix_matches(drafts: Tensor, drawn: Tensor, k: int) -> Tensor:
+def _prefix_matches(table: Tensor, drawn: Tensor, k: int) -> Tensor:
     """``[B, T]``: rows of the table whose first k drafts are exactly the set drawn so far."""
-    table = torch.zeros((drafts.shape[0], drawn.shape[1]), dtype=torch.bool, device=drawn.device)
+    begun = torch.zeros((table.shape[0], drawn.shape[1]), dtype=torch.bool, device=drawn.device)
     for j in range(k):
-        held = drafts[:, j] >= 0
-        table[held, drafts[held, j]] = True
-    return (table[None] == drawn[:, None]).all(-1)
+        held = table[:, j] >= 0
+        begun[held, table[held, j]] = True
+    return (begun[None] == drawn[:, None]).all(-1)
 
 
-def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, drafts: Tensor, **_: Any) -> Tensor:
+def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: Any, **_: Any) -> Tensor:
     """Law of draft k given the set of the first k drafts, from the table.  O(B T V)."""
-    weight = q * _prefix_matches(drafts, drawn, k)
+    table = torch.as_tensor(table, dtype=torch.int64)
+    weight = q * _prefix_matches(table, drawn, k)
     law = torch.zeros(drawn.shape, dtype=q.dtype, device=q.device)
-    held = drafts[:, k] >= 0
-    law = law.index_add(-1, drafts[held, k], weight[:, held])
+    held = table[:, k] >= 0
+    law = law.index_add(-1, table[held, k], weight[:, held])
     mass = weight.sum(-1, keepdim=True)
     return torch.where(mass > 0, law / mass.clamp(min=torch.finfo(q.dtype).tiny), torch.zeros_like(law))
 
@@ -36,9 +37,8 @@ class _Joint(Sampler):
     """Whole tuples are drawn and scored at once; their order need not be Markov in the drafted set."""
 
     def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
-        drafts = _table(options, n)
         row = draw(q, generator)
-        return drafts[row]
+        return _table(options, n)[row]
 
     def log_prob(self, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
         table = _table(options, drafts.shape[1])
@@ -47,10 +47,10 @@ class _Joint(Sampler):
 
 
 def _table(options: dict[str, Any], n: int) -> Tensor:
-    drafts = options.get("drafts")
-    if drafts is None:
-        raise InputError("joint: the option drafts=[T, n] (the table of draft tuples) is missing")
-    table = torch.as_tensor(drafts, dtype=torch.int64)
+    given = options.get("table")
+    if given is None:
+        raise InputError("joint: the option table=[T, n] (the draft tuples) is missing")
+    table = torch.as_tensor(given, dtype=torch.int64)
     if table.ndim != 2 or table.shape[1] != n:
         raise InputError(f"joint: the table has shape {tuple(table.shape)} but {n} drafts are asked for; give [T, n]")
     if int(table.min()) < NO_DRAFT:

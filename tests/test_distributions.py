@@ -1,0 +1,141 @@
+"""Laws from logits and probabilities: warps, precision, and a refusal of everything doubtful."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdsd_bounds import InputError, optimal_acceptance, to_law
+from mdsd_bounds.distributions import align_widths, pad_mass
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_softmax_in_float64_from_any_dtype(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[1.0, 2.0, -INF, 0.5]], dtype=dtype)
+    law = to_law(logits)
+    weights = np.exp([1.0, 2.0, -INF, 0.5])
+    assert law.dtype == torch.float64
+    assert np.allclose(law[0].numpy(), weights / weights.sum(), atol=1e-15)
+
+
+def test_numpy_and_single_rows() -> None:
+    assert to_law(np.array([0.0, 0.0], dtype=np.float16)).tolist() == [0.5, 0.5]
+    assert to_law([0, 0]).shape == (2,)
+
+
+def test_temperature_zero_is_one_hot_on_the_first_peak() -> None:
+    assert to_law([1.0, 3.0, 3.0], temperature=0).tolist() == [0, 1, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-30, 30), min_size=1, max_size=12), st.floats(0.05, 5), st.integers(1, 12), st.floats(0.01, 1)
+)
+def test_warps(row: list[float], temperature: float, k: int, top_p: float) -> None:
+    plain = to_law(row, temperature=temperature)
+    assert float(plain.sum()) == pytest.approx(1, abs=1e-14)
+    cut = to_law(row, temperature=temperature, top_k=k)
+    kept = cut > 0
+    assert int(kept.sum()) >= min(k, int((plain > 0).sum()))
+    assert torch.allclose(cut[kept] * plain[kept].sum(), plain[kept], atol=1e-12)
+    nucleus = to_law(row, temperature=temperature, top_p=top_p)
+    held = plain[nucleus > 0]
+    # The smallest set of most probable tokens whose mass reaches top_p.
+    assert float(held.sum()) >= top_p - 1e-12
+    assert float(held.sum() - held.min()) < top_p + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([[0.0, 1.0], [float("nan"), 0.0]], "logits row 1: NaN"),
+        ([[0.0, INF]], r"row 0: \+inf"),
+        ([[-INF, -INF]], "every logit is -inf"),
+        ([], "shape"),
+        ([[[0.0]]], "shape"),
+        (["a"], "not a numeric array"),
+        ([1j], "complex"),
+    ],
+)
+def test_bad_logits_are_named(row: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        to_law(row)
+
+
+@pytest.mark.parametrize(
+    "warp", [{"temperature": -1.0}, {"temperature": INF}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}]
+)
+def test_bad_warps(warp: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(warp))):
+        to_law([0.0, 1.0], **warp)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "message"),
+    [
+        ([0.5, 0.6], [0.5, 0.5], "p row 0: probabilities sum to 1.1"),
+        ([0.5, 0.5], [1.5, -0.5], "q row 0, token 1: negative"),
+        ([0.5, float("nan")], [0.5, 0.5], "p row 0, token 1: NaN"),
+        ([0.5, 0.5], [0.2, 0.3, 0.5], "2 tokens and q 3"),
+        ([[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]], "1 rows and q 2"),
+        ([[0.5, 0.5]], [0.5, 0.5], "q: shape"),
+        ([], [], "p: shape"),
+    ],
+)
+def test_bad_probabilities_are_named(p: object, q: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        optimal_acceptance(p, q, 2)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "2", [], [1, 0]])
+def test_bad_numbers_of_drafts(n: object) -> None:
+    with pytest.raises(InputError, match="n_drafts"):
+        optimal_acceptance([0.5, 0.5], [0.5, 0.5], n)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match="choose one of with_replacement"):
+        optimal_acceptance([1.0], [1.0], 1, "magic")
+    with pytest.raises(InputError, match="unknown method"):
+        optimal_acceptance([1.0], [1.0], 1, method="magic")
+    with pytest.raises(InputError, match="does not take the options"):
+        optimal_acceptance([1.0], [1.0], 1, "greedy", m=3)
+    with pytest.raises(InputError, match="m=-1"):
+        optimal_acceptance([1.0], [1.0], 1, "top_m_plus", m=-1)
+    with pytest.raises(InputError, match="fewer drafters"):
+        optimal_acceptance([[0.5, 0.5]], [[[0.5, 0.5]]], 2, "independent")
+    with pytest.raises(InputError, match="64 draws"):
+        optimal_acceptance([0.5, 0.5], [0.5, 0.5], 65)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_low_precision_rows_widen_the_interval(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.softmax(torch.randn(4, 50, generator=generator, dtype=torch.float64), -1) for _ in range(2))
+    exact, rough = optimal_acceptance(p, q, 3), optimal_acceptance(p.to(dtype), q.to(dtype), 3)
+    defect = (1 - p.to(dtype).double().sum(-1)).abs() + 3 * (1 - q.to(dtype).double().sum(-1)).abs()
+    assert bool((rough.high - rough.low >= defect).all())
+    assert float((exact.value - rough.value).abs().max()) < 0.05
+
+
+def test_shapes_follow_what_was_asked() -> None:
+    p = torch.full((3, 4), 0.25, dtype=torch.float64)
+    assert optimal_acceptance(p, p, 2).value.shape == (3,)
+    assert optimal_acceptance(p, p, (1, 2)).value.shape == (2, 3)
+    assert optimal_acceptance(p[0], p[0], 2).value.shape == ()
+    assert optimal_acceptance(p[0], p[0], (1, 2)).subset.shape == (2, 4)
+    assert optimal_acceptance(p.numpy(), p.numpy(), np.int64(2)).value.shape == (3,)
+
+
+def test_pad_columns() -> None:
+    target, draft, removed = align_widths(torch.zeros(2, 100), torch.zeros(2, 228))
+    assert target.shape == draft.shape == (2, 100)
+    assert removed == 128
+    assert pad_mass(torch.zeros(1, 200), 100).tolist() == [0.5]
+    with pytest.raises(InputError, match="token map"):
+        align_widths(torch.zeros(2, 100), torch.zeros(2, 229))
