@@ -145,7 +145,7 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     InputError
         If a value is not an integer of at least 1, or the sequence is empty.
     """
-    single = isinstance(n_drafts, Tensor) and n_drafts.ndim == 0 or not hasattr(n_drafts, "__iter__")
+    single = (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0) or not hasattr(n_drafts, "__iter__")
     values = [n_drafts] if single else list(n_drafts)
     if not values:
         raise InputError("n_drafts is empty: give at least one number of drafts, for example n_drafts=(1, 2, 4)")

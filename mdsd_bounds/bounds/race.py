@@ -118,7 +118,7 @@ def race_prefix_mass(q: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
             mass[slot], error[slot] = prefix, rounding
         elif n == 2:
             mass[slot], error[slot] = _pair_mass(q, prefix, outside), 6 * rounding
-        else:
+        elif bool((support > n).any()):
             by_quadrature.append((slot, n))
         exhausted = (support <= n) & (n > 0)
         mass[slot, exhausted] = (outside[exhausted] == 0).to(q.dtype)

@@ -6,6 +6,7 @@ Names looked for inside a file or folder: ``target_logits`` and ``draft_logits``
 
 from __future__ import annotations
 
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,17 @@ def open_npz(path: Path) -> Dump:
     A compressed member can only be read forwards: reading rows in order costs one pass, going back starts it again.
     """
     try:
-        archive = zipfile.ZipFile(path)
-        broken = archive.testzip() if path.stat().st_size < 1 << 28 else None
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(member).stem: member for member in archive.namelist() if member.endswith(".npy")}
+            broken = archive.testzip() if path.stat().st_size < 1 << 28 else None
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"{path}: truncated or corrupt .npz ({error}); write it again") from None
     if broken is not None:
         raise InputError(f"{path}: member {broken} is corrupt; write the file again")
-    names = {Path(member).stem: member for member in archive.namelist() if member.endswith(".npy")}
     _need(path, names)
-    matrices = {name: _NpzMatrix(path, archive, names[name]) for name in PAIR}
-    columns = {_COLUMNS[name]: np.load(path, allow_pickle=False)[name] for name in names if name in _COLUMNS}
+    matrices = {name: _NpzMatrix(path, names[name]) for name in PAIR}
+    with np.load(path, allow_pickle=False) as members:
+        columns = {_COLUMNS[name]: members[name] for name in names if name in _COLUMNS}
     return _dump(path, "npz", matrices, columns, size_on_disk(path))
 
 
@@ -131,29 +133,34 @@ def open_pt(path: Path) -> Dump:
 class _NpzMatrix:
     """A matrix inside a .npz, read row range by row range."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile, member: str) -> None:
+    def __init__(self, path: Path, member: str) -> None:
         self.path, self.member = path, member
-        with archive.open(member) as stream:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             self.shape, fortran, self.dtype = _header(path, stream, member)
             self.offset = stream.tell()
         if fortran and len(self.shape) == 2 and min(self.shape) > 1:
             raise InputError(f"{path}: {member} is stored column by column; save np.ascontiguousarray of it")
-        self._archive = archive
         self._stream: Any = None
-        self._next = 0
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop = int(rows.start), int(rows.stop)
         width = self.shape[1] * self.dtype.itemsize
-        if self._stream is None or (start < self._next and not self._stream.seekable()):
-            self._stream = self._archive.open(self.member)
-        # ZipExtFile.seek goes backwards by starting again and forwards by reading on; stored members seek directly.
+        if self._stream is None:
+            # Kept open between reads: a compressed member would otherwise be read from its beginning each time.
+            archive = zipfile.ZipFile(self.path)
+            self._stream = archive.open(self.member)
+            weakref.finalize(self, _close, self._stream, archive)
+        # Seeking backwards in a compressed member starts it again and reads on; stored members seek directly.
         self._stream.seek(self.offset + start * width)
         data = self._stream.read((stop - start) * width)
-        self._next = stop
         if len(data) != (stop - start) * width:
             raise InputError(f"{self.path}: {self.member} ends before row {stop - 1}; the file is truncated")
         return np.frombuffer(data, self.dtype).reshape(stop - start, self.shape[1])
+
+
+def _close(*handles: Any) -> None:
+    for handle in handles:
+        handle.close()
 
 
 def _header(path: Path, stream: Any, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -192,7 +199,11 @@ def _dump(path: Path, form: str, matrices: dict[str, Any], columns: dict[str, An
         if not dtype.startswith(("float", "bfloat")):
             raise InputError(f"{path}: {name} has dtype {dtype}; give float16, bfloat16, float32 or float64")
     check_pair(str(path), tuple(target.shape), tuple(draft.shape))
-    held = check_columns(str(path), {name: np.array(value) for name, value in columns.items()}, target.shape[0])
+    held = check_columns(
+        str(path),
+        {name: value if isinstance(value, Tensor) else np.array(value) for name, value in columns.items()},
+        target.shape[0],
+    )
     facts = Facts(
         str(path),
         form,

@@ -1,0 +1,165 @@
+"""The command line as users meet it: data on stdout, one line and exit code 2 on bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mdsd_bounds import optimal_acceptance, to_law
+from mdsd_bounds.cli import main
+
+ROWS, SIZE = 70, 50
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> str:
+    generator = np.random.default_rng(0)
+    target = generator.normal(size=(ROWS, SIZE)).astype(np.float32) * 2
+    draft = target + generator.normal(size=(ROWS, SIZE)).astype(np.float32)
+    np.savez(tmp_path / "pair.npz", target_logits=target, draft_logits=draft, doc=np.arange(ROWS) // 7)
+    return str(tmp_path / "pair.npz")
+
+
+def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capsys.readouterr()
+    return int(stop.value.code or 0), output.out, output.err
+
+
+def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = str(tmp_path / "rows.parquet")
+    code, text, _ = call(
+        "bounds", dump, "--sampler", "all", "--drafts", "1,2,4,8", "--temperature", "0.5,1",
+        "--format", "json", "--out", out, capsys=capsys, monkeypatch=monkeypatch,
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads(text)
+    assert len(rows) == 6 * 4 * 2
+    assert set(rows[0]) >= {"sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"}
+    data = np.load(dump)
+    table = pd.read_parquet(out)
+    assert not Path(f"{out}.parts").exists()
+    for row in rows:
+        p, q = (to_law(data[name], temperature=row["temperature"]) for name in ("target_logits", "draft_logits"))
+        bound = optimal_acceptance(p, q, row["drafts"], row["sampler"])
+        assert row["mean"] == pytest.approx(float(bound.value.mean()), abs=1e-10)
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["positions"] == ROWS
+        assert row["stderr"] > 0
+        part = table.query(
+            "sampler == @row['sampler'] and drafts == @row['drafts'] and temperature == @row['temperature']"
+        )
+        assert np.allclose(part["value"], bound.value.numpy(), atol=1e-9)
+
+
+def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    code, text, _ = call("bounds", dump, "--drafts", "2", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0
+    assert text.splitlines()[0].split() == [
+        "sampler",
+        "drafts",
+        "temperature",
+        "positions",
+        "mean",
+        "low",
+        "high",
+        "stderr",
+    ]
+    code, text, _ = call("bounds", dump, "--drafts", "2", "--format", "csv", capsys=capsys, monkeypatch=monkeypatch)
+    assert len(text.splitlines()) == 4
+    code, text, _ = call("inspect", dump, "--format", "json", capsys=capsys, monkeypatch=monkeypatch)
+    assert json.loads(text)["positions"] == ROWS
+    code, text, _ = call("inspect", dump, capsys=capsys, monkeypatch=monkeypatch)
+    assert "vocabulary" in text
+
+
+def test_interrupted_and_sharded_runs_give_the_same_bytes(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
+    arguments = ["bounds", dump, "--drafts", "1,3", "--quiet"]
+    call(*arguments, "--out", str(whole), capsys=capsys, monkeypatch=monkeypatch)
+    code, text, note = call(*arguments, "--out", str(parts), "--shard", "1/2", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, text) == (0, "")
+    assert "every shard" in note
+    code, text, note = call(
+        "bounds", dump, "--drafts", "1", "--out", str(parts), capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert code == 2
+    assert "other settings" in note
+    call(*arguments, "--out", str(parts), "--shard", "0/2", capsys=capsys, monkeypatch=monkeypatch)
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_plot(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = str(tmp_path / "rows.parquet")
+    call("bounds", dump, "--out", out, "--quiet", capsys=capsys, monkeypatch=monkeypatch)
+    figure = str(tmp_path / "figure.png")
+    code, text, _ = call(
+        "plot", out, "--out", figure, "--figure", "acceptance_by_drafts", capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert (code, text.strip()) == (0, figure)
+    assert Path(figure).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bounds", "nothing.npz"], "nothing.npz: no such file"),
+        (["bounds", "DUMP", "--drafts", "0"], "at least 1"),
+        (["bounds", "DUMP", "--drafts", "two"], "separated by commas"),
+        (["bounds", "DUMP", "--sampler", "magic"], "unknown sampler 'magic'"),
+        (["bounds", "DUMP", "--temperature", "-1"], "temperature=-1.0"),
+        (["bounds", "DUMP", "--top-p", "2"], "top_p=2.0"),
+        (["bounds", "DUMP", "--shard", "0/2"], "--shard needs --out"),
+        (["bounds", "DUMP", "--shard", "2/2", "--out", "x"], "from 0 to N-1"),
+        (["bounds", "DUMP", "--out", "no/such/folder/x.parquet"], "does not exist"),
+        (["bounds", "DUMP", "--format", "yaml"], "yaml"),
+        (["bounds"], "Missing argument"),
+        (["plot", "nothing.parquet", "--out", "x.png"], "no such file"),
+        (["plot", "DUMP", "--out", "x.png"], "not a readable parquet"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    code, text, note = call(*[dump if a == "DUMP" else a for a in arguments], capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, text) == (2, "")
+    lines = [line for line in note.splitlines() if line.startswith("mdsd:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_a_bad_row_is_named_with_file_and_number(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    target = np.zeros((40, 5), dtype=np.float32)
+    target[37, 2] = np.nan
+    np.savez(tmp_path / "bad.npz", target_logits=target, draft_logits=np.zeros((40, 5), dtype=np.float32))
+    out = tmp_path / "out.parquet"
+    code, text, note = call(
+        "bounds", str(tmp_path / "bad.npz"), "--out", str(out), "--quiet", capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert (code, text) == (2, "")
+    assert "bad.npz target_logits row 37: NaN" in note
+    assert not out.exists()
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys\nsys.argv = ['mdsd', '--help']\ntry:\n import mdsd_bounds.cli as c; c.main()\n"
+    code += "except SystemExit: pass\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert "bounds" in done.stdout
+    assert done.stdout.strip().endswith("False")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_rows_on_a_device_stay_there() -> None:
+    p = torch.full((2, 8), 0.125, device="cuda")
+    assert optimal_acceptance(p, p, 2).value.is_cuda
