@@ -170,6 +170,35 @@ def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
 
 
+def sample_law(law: Tensor, n: int, samples: int, generator: torch.Generator | None = None) -> Tensor:
+    """``[samples, n]`` sequential draws without replacement from ONE law ``[V]``, each ``samples`` row on its own.
+
+    For Monte Carlo over a single position: one cumulative sum serves all, a draw is a binary search in it with the
+    tokens already drawn taken out.  Rows whose remaining mass has cancelled away are drawn by the race instead.
+    Cost O(V + samples n^2 log V).
+    """
+    below = torch.nn.functional.pad(law.cumsum(0), (1, 0))
+    drafts = torch.full((samples, n), NO_DRAFT, dtype=torch.int64)
+    precise = torch.ones(samples, dtype=torch.bool)
+    for k in range(n):
+        drawn = drafts[:, :k]
+        mass = torch.where(drawn >= 0, law[drawn], torch.zeros((), dtype=law.dtype))
+        left = below[-1] - mass.sum(-1)
+        precise &= left > 1e-9 * below[-1]
+        goal = left * (1.0 - torch.rand(samples, dtype=law.dtype, generator=generator))
+        low, high = torch.zeros(samples, dtype=torch.int64), torch.full((samples,), len(law) - 1)
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            reached = below[middle + 1] - (mass * (drawn <= middle[:, None])).sum(-1) >= goal
+            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+        precise &= ~(drawn == low[:, None]).any(-1) & (law[low] > 0)
+        drafts[:, k] = low
+    rough = (~precise).nonzero()[:, 0]
+    for part in rough.split(64):
+        drafts[part] = _without(law.expand(len(part), -1), n, generator)
+    return drafts
+
+
 def whole_option(value: Any, name: str, least: int) -> int:
     """A whole-number option of a sampler, checked."""
     if isinstance(value, bool) or int(value) != value or int(value) < least:
