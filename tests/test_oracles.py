@@ -9,17 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CATALOGUE, Known, pairs
+from problems import CATALOGUE, FAMILY, Known, drafters, laws, pairs, planted, set_law
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, InputError, optimal_acceptance
-from mdsd_bounds.bounds import make_problem
+from mdsd_bounds.bounds import make_problem, product, subsets
 from mdsd_bounds.bounds.draft_sets import draft_sets
 from mdsd_bounds.bounds.lp import feasible_plan
 from mdsd_bounds.bounds.subsets import set_masses
-
-FAMILY = ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"]
-ORACLES = ["subsets", "lp", "maxflow", "cvxpy"]
 
 
 def by_tuples(p: Tensor, q: Tensor, n: int, sampler: str) -> float:
@@ -36,18 +33,59 @@ def by_tuples(p: Tensor, q: Tensor, n: int, sampler: str) -> float:
     return best
 
 
-@pytest.mark.parametrize("known", CATALOGUE, ids=lambda known: known.name)
-@pytest.mark.parametrize("method", ["prefix", *ORACLES])
-def test_catalogue(known: Known, method: str) -> None:
-    bound = optimal_acceptance(known.p, known.q, known.n, known.sampler, method=method)
+def check_proof(known: Known) -> None:
+    """The plan moves no more than there is and totals alpha; the subset gives alpha.  Both from ``log_prob`` alone."""
+    size, arrived = len(known.p), [0.0] * len(known.p)
+    left = set_law(torch.tensor([known.q], dtype=torch.float64), known.n, known.sampler, size, **known.options)
+    q_inside = sum(mass for tokens, mass in left.items() if tokens <= known.subset)
+    for tokens, token, part in known.plan:
+        assert token in tokens
+        left[frozenset(tokens)] -= part
+        arrived[token] += part
+    assert min(left.values()) >= -1e-15
+    assert all(got <= p + 1e-15 for got, p in zip(arrived, known.p, strict=True))
+    assert sum(arrived) == pytest.approx(known.alpha, abs=1e-14)
+    assert 1 + sum(known.p[token] for token in known.subset) - q_inside == pytest.approx(known.alpha, abs=1e-14)
+
+
+def check_answer(known: Known, method: str) -> None:
+    bound = optimal_acceptance(known.p, known.q, known.n, known.sampler, method=method, **known.options)
     assert float(bound.value) == pytest.approx(known.alpha, abs=1e-9)
     assert float(bound.low) <= known.alpha + 1e-15
     assert float(bound.high) >= known.alpha - 1e-15
     # The subset may differ where several attain the minimum, but it must attain it.
-    problem, *_ = make_problem(known.p, known.q, known.n, known.sampler)
+    problem, *_ = make_problem(known.p, known.q, known.n, known.sampler, **known.options)
     sets = draft_sets(problem, 0, known.n)
-    for subset in (bound.subset.numpy(), np.isin(np.arange(len(known.p)), list(known.subset))):
-        assert 1 + np.array(known.p)[subset].sum() - sets.inside(subset) == pytest.approx(known.alpha, abs=1e-9)
+    subset = bound.subset.numpy()
+    assert int(bound.subset_size) == subset.sum()
+    assert 1 + np.array(known.p)[subset].sum() - sets.inside(subset) == pytest.approx(known.alpha, abs=1e-9)
+
+
+def routes(sampler: str) -> list[str]:
+    own = {"independent": ["product"], "joint": []}.get(sampler, ["prefix"])
+    return [*own, "subsets", "lp", "maxflow"]
+
+
+@pytest.mark.parametrize("known", CATALOGUE, ids=lambda known: known.name)
+def test_catalogue(known: Known) -> None:
+    check_proof(known)
+    for method in [*routes(known.sampler), "cvxpy", "auto"]:
+        check_answer(known, method)
+
+
+@settings(max_examples=150, deadline=None)
+@given(known=planted())
+def test_planted_optima_are_found(known: Known) -> None:
+    check_proof(known)
+    for method in routes(known.sampler):
+        check_answer(known, method)
+
+
+@pytest.mark.parametrize("broken", [-1, 1])
+def test_a_wrong_number_of_draws_would_be_seen(broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subsets, "set_masses", lambda problem, n: set_masses(problem, n + broken))
+    with pytest.raises(AssertionError):
+        check_answer(next(known for known in CATALOGUE if known.name == "coin, two draws"), "subsets")
 
 
 @pytest.mark.parametrize("sampler", FAMILY)
@@ -83,20 +121,53 @@ def test_subset_enumeration_against_ordered_tuples(sampler: str, pair: tuple[Ten
     assert float(bound.value[0]) == pytest.approx(by_tuples(p, q, n, sampler), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
-@given(pair=pairs(largest=6), others=st.lists(pairs(6, 6), min_size=2, max_size=2), n=st.integers(1, 3))
-def test_different_drafters(pair: tuple[Tensor, Tensor], others: list[tuple[Tensor, Tensor]], n: int) -> None:
-    p, size = pair[0], pair[0].shape[1]
-    q = torch.stack([pair[1], *(other[1][:, :size] for other in others)], 1)
-    q[..., 0] += 1e-3
-    q = q / q.sum(-1, keepdim=True)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), size=st.integers(1, 7), n=st.integers(1, 4))
+def test_different_drafters(data: st.DataObject, size: int, n: int) -> None:
+    p = torch.tensor([data.draw(laws(size))], dtype=torch.float64)
+    q = data.draw(drafters(size, n))
     bound = optimal_acceptance(p, q, n, "independent")
     reference = optimal_acceptance(p, q, n, "independent", method="subsets")
-    assert float(bound.low) <= float(reference.high)
-    assert float(bound.high) >= float(reference.low)
-    assert float(bound.high - bound.low) <= 1e-6
     flow = optimal_acceptance(p, q, n, "independent", method="maxflow")
-    assert float((flow.value - reference.value).abs().max()) <= 1e-9
+    for other in (reference, flow):
+        assert float((bound.value - other.value).abs()) <= 1e-9
+        assert float(bound.low) <= float(other.high)
+        assert float(other.low) <= float(bound.high)
+    assert float(bound.high - bound.low) <= 2e-9
+    subset = bound.subset[0]
+    attained = 1 + p[0, subset].sum() - q[0][:, subset].sum(-1).prod()
+    assert float(attained) == pytest.approx(float(bound.value), abs=1e-13)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), powers=st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_over_estimators_and_gradient(data: st.DataObject, powers: list[int]) -> None:
+    unit = st.floats(0.0, 1.0, allow_subnormal=False)
+    points = st.lists(unit, min_size=len(powers), max_size=len(powers)).map(np.array)
+    ends = data.draw(points), data.draw(points)
+    low, high, a = np.minimum(*ends), np.maximum(*ends), np.array(powers)
+    x = low + data.draw(points) * (high - low)
+    for constant, slope in product.over_estimators(low, high, a):
+        assert constant + slope @ x >= np.prod(x**a) - 1e-14
+    point = torch.tensor(x, requires_grad=True)
+    (slope,) = torch.autograd.grad((point ** torch.tensor(powers)).prod(), point)
+    assert product.gradient(x, a) == pytest.approx(slope.numpy(), abs=1e-14)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_the_bound_stands_without_a_lucky_start(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No local search: honest estimators still lead to the truth; estimators that lie under g do not."""
+    honest = product.over_estimators
+    monkeypatch.setattr(product, "over_estimators", lambda *box: [(c - shift, s) for c, s in honest(*box)])
+    monkeypatch.setattr(product._Search, "_local_search", lambda self: None)
+    generator = torch.Generator().manual_seed(1)
+    missed = 0
+    for _ in range(30):
+        rows = torch.softmax(2 * torch.randn(4, 8, generator=generator, dtype=torch.float64), -1)
+        bound = optimal_acceptance(rows[0], rows[1:], 3, "independent")
+        reference = optimal_acceptance(rows[0], rows[1:], 3, "independent", method="subsets")
+        missed += bool((bound.low > reference.high) | (bound.high < reference.low))
+    assert (missed > 0) == (shift > 0)
 
 
 def test_different_drafters_at_scale() -> None:
@@ -105,9 +176,37 @@ def test_different_drafters_at_scale() -> None:
     noise = torch.randn(3, 20_000, generator=generator, dtype=torch.float64)
     p, q = torch.softmax(logits, -1), torch.softmax(logits + 0.7 * noise, -1)
     bound = optimal_acceptance(p, q, (2, 3), "independent")
-    assert float((bound.high - bound.low).max()) <= 1e-6
+    assert float((bound.high - bound.low).max()) <= 2e-9
     same = optimal_acceptance(p, q[:1].repeat(3, 1), 3, "independent")
     assert float(same.value) == pytest.approx(float(optimal_acceptance(p, q[0], 3, "with_replacement").value), abs=1e-9)
+    # Eight drafts from three drafters; order of the drafters does not matter.
+    mixed = q[[0, 1, 2, 0, 1, 0, 1, 2]]
+    bound, shuffled = (optimal_acceptance(p, laws, 8, "independent") for laws in (mixed, mixed.flip(0)))
+    assert float(bound.high - bound.low) <= 2e-9
+    assert float((bound.value - shuffled.value).abs()) <= 2e-9
+
+
+def test_a_spent_budget_leaves_a_wider_interval_that_still_holds() -> None:
+    generator = torch.Generator().manual_seed(3)
+    widths = []
+    for _ in range(10):
+        rows = torch.softmax(3 * torch.randn(7, 12, generator=generator, dtype=torch.float64), -1)
+        reference = optimal_acceptance(rows[0], rows[1:], 6, "independent", method="subsets")
+        bound = optimal_acceptance(rows[0], rows[1:], 6, "independent", passes=1e-3)
+        assert bool((bound.low <= reference.value) & (reference.value <= bound.high))
+        widths.append(float(bound.high - bound.low))
+    assert max(widths) > 1e-3
+
+
+def test_options_of_the_search_are_checked() -> None:
+    q = torch.tensor([[0.5, 0.5], [0.2, 0.8]], dtype=torch.float64)
+    for options, message in (
+        ({"width": 1}, "unknown option"),
+        ({"tolerance": 0}, "positive"),
+        ({"passes": "9"}, "pos"),
+    ):
+        with pytest.raises(InputError, match=message):
+            optimal_acceptance(q[0], q, 2, "independent", **options)
 
 
 def test_joint_law_equals_the_sampler_it_tabulates() -> None:
@@ -172,3 +271,33 @@ def test_requests_too_large_are_refused_with_their_size() -> None:
     p = torch.full((1, 5000), 1 / 5000, dtype=torch.float64)
     with pytest.raises(InputError, match="GB"):
         optimal_acceptance(p, p, 3, method="lp")
+    p = torch.full((1, 1100), 1 / 1100, dtype=torch.float64)
+    for method in ("lp", "cvxpy"):
+        with pytest.raises(InputError, match="1208900 variables"):
+            optimal_acceptance(p, p, 2, method=method)
+
+
+def test_batches_equal_their_rows() -> None:
+    generator = torch.Generator().manual_seed(8)
+    p, q = (torch.softmax(2 * torch.randn(3, 9, generator=generator, dtype=torch.float64), -1) for _ in range(2))
+    several = torch.stack([q, q.flip(-1), q.roll(1, -1)], 1)
+    for sampler, draft in (("without_replacement", q), ("independent", several)):
+        for method in routes(sampler):
+            batch = optimal_acceptance(p, draft, (1, 3), sampler, method=method)
+            assert batch.value.shape == batch.low.shape == batch.high.shape == batch.subset_size.shape == (2, 3)
+            assert batch.subset.shape == (2, 3, 9)
+            for b in range(3):
+                one = optimal_acceptance(p[b], draft[b], 3, sampler, method=method)
+                assert float((one.value - batch.value[1, b]).abs()) <= 1e-13
+                assert bool((one.subset == batch.subset[1, b]).all())
+
+
+def test_slices_of_rows_do_not_change_an_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(9)
+    p, q = (torch.softmax(2 * torch.randn(7, 6, generator=generator, dtype=torch.float64), -1) for _ in range(2))
+    whole = optimal_acceptance(p, q, (2, 4), method="subsets")
+    monkeypatch.setattr(subsets, "_SLICE", 128)
+    monkeypatch.setattr(subsets, "_CHUNK", 100)
+    cut = optimal_acceptance(p, q, (2, 4), method="subsets")
+    assert float((whole.value - cut.value).abs().max()) <= 1e-15
+    assert bool((whole.subset == cut.subset).all())

@@ -27,6 +27,8 @@ from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
 
 #: The solver's absolute tolerance of 1e-7 becomes 1e-13 in units of probability.
 SCALE = 1e6
+#: Pairs (set, token) beyond which a linear programme is refused; at V = 60, n = 3 (100,000) it takes half a minute.
+MAX_EDGES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ def solve_by_programme(problem: Problem, method: str, primal: Any, dual: Any) ->
             plan = feasible_plan(sets, p, primal(sets, p))
             u, v = dual(sets, p)
             subset = best_threshold(problem, b, sets, v)
-            # Sums of up to E terms, none larger than one.
-            rounding = 4 * rounding_unit() * np.sqrt(len(plan.mass)) + 8 * rounding_unit()
+            rounding = _rounding(plan, n)
             low[i, b] = float(plan.mass.sum()) - rounding
             high[i, b] = subset_value(problem, b, sets, subset) + rounding
             subsets[-1].append(subset)
@@ -90,6 +91,16 @@ def solve_by_programme(problem: Problem, method: str, primal: Any, dual: Any) ->
     value = ((low + high) / 2).clamp(0.0, 1.0)
     low, high = (low - widening).clamp(0.0, 1.0), (high + widening).clamp(0.0, 1.0)
     return Bound(value, low, high, masks.sum(-1), problem, method, plans, duals, lambda: masks)
+
+
+def _rounding(plan: Plan, n: int) -> float:
+    """Bound on the rounding of the plan's total, of ``P(H)`` and of ``Q(H)``.
+
+    The flow into each limit is summed in turn (``longest`` additions); a set's mass is a product of n conditional
+    probabilities, each normalised by one sum, merged from at most n sets at each step.
+    """
+    longest = max(int(np.bincount(index).max(initial=0)) for index in (plan.source, plan.token))
+    return (longest + n * (n + 64) + 64) * rounding_unit()
 
 
 def feasible_plan(sets: DraftSets, p: np.ndarray, mass: np.ndarray) -> Plan:
@@ -111,7 +122,18 @@ def best_threshold(problem: Problem, row: int, sets: DraftSets, v: np.ndarray) -
     return min(candidates, key=lambda subset: subset_value(problem, row, sets, subset))
 
 
+def check_size(sets: DraftSets, method: str) -> None:
+    """Refuse a programme of more than :data:`MAX_EDGES` variables."""
+    edges = int((sets.tokens >= 0).sum())
+    if edges > MAX_EDGES:
+        raise InputError(
+            f"method {method!r}: a linear programme of {edges} variables, more than {MAX_EDGES} (about "
+            f"{edges * 1e-6:.1f} GB in the solver); use method='maxflow' or 'prefix', or fewer tokens"
+        )
+
+
 def _solve_primal(sets: DraftSets, p: np.ndarray) -> np.ndarray:
+    check_size(sets, "lp")
     source, token = sets.edges()
     edges = len(source)
     rows = np.column_stack([source, len(sets.mass) + token]).reshape(-1)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mdsd_bounds.bounds.draft_sets import DraftSets
-from mdsd_bounds.bounds.lp import SCALE, solve_by_programme
-from mdsd_bounds.problem import Bound, Problem
+from mdsd_bounds.bounds.lp import SCALE, check_size, solve_by_programme
+from mdsd_bounds.problem import Bound, InputError, Problem
 
 
 def solve_cvxpy(problem: Problem) -> Bound:
@@ -27,6 +27,7 @@ def solve_cvxpy(problem: Problem) -> Bound:
 
 def transport(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The plan ``[E]`` and the dual ``(u [S], v [V])`` of one position."""
+    check_size(sets, "cvxpy")
     import cvxpy
     import scipy.sparse as sp
 
@@ -40,6 +41,9 @@ def transport(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndar
     plan = cp.Variable(len(edges), nonneg=True)
     from_sets = leaving @ plan <= SCALE * sets.mass
     to_tokens = arriving @ plan <= SCALE * p
-    cp.Problem(cp.Maximize(cp.sum(plan)), [from_sets, to_tokens]).solve(solver=cp.HIGHS)
+    programme = cp.Problem(cp.Maximize(cp.sum(plan)), [from_sets, to_tokens])
+    programme.solve(solver=cp.HIGHS)
+    if programme.status != cp.OPTIMAL:
+        raise InputError(f"method 'cvxpy': the solver stopped with {programme.status}; try method='maxflow'")
 
     return np.asarray(plan.value) / SCALE, (np.asarray(from_sets.dual_value), np.asarray(to_tokens.dual_value))

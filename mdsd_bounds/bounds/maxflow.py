@@ -1,6 +1,6 @@
 """The transport problem as a maximum flow: source -> drafted sets -> their tokens -> sink, in integers.
 
-Capacities are masses times 2^50, rounded *down*, so the flow is a feasible plan (a lower bound).  Tokens on the source
+Capacities are masses times 2^60, rounded *down*, so the flow is a feasible plan (a lower bound).  Tokens on the source
 side of the minimum cut form H, evaluated in floating point (an upper bound).  The large oracle: n = 2
 at V = 1,000 has half a million sets.
 """
@@ -13,7 +13,8 @@ from mdsd_bounds.bounds.draft_sets import DraftSets
 from mdsd_bounds.bounds.lp import solve_by_programme
 from mdsd_bounds.problem import Bound, InputError, Problem
 
-CAPACITY = 2.0**50
+#: All capacities together stay under the solver's 63 bits, and a million sets lose at most 1e-12 to rounding down.
+CAPACITY = 2.0**60
 
 
 def solve_maxflow(problem: Problem) -> Bound:

@@ -2,10 +2,12 @@
 
 The law of the drafted set is pushed through the sampler's conditional laws on bit masks, then summed over all subsets
 of every H at once (the zeta transform, V passes).  Vectorised over positions and subsets; V up to 20.
-Cost O(B 2^V (V n)), memory ``16 B 2^V`` bytes.
+Cost O(B 2^V V n); rows go in slices, so memory is a few arrays of ``max(2^V, 4 million)`` numbers whatever B is.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -14,7 +16,10 @@ from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 
 MAX_TOKENS = 20
-_CHUNK = 1 << 16
+#: Entries of one ``[rows, 2^V]`` array; a batch is cut into slices of rows so that it needs half a gigabyte at most.
+_SLICE = 1 << 22
+#: Entries of one ``[rows, sets, V]`` array of conditional laws.
+_CHUNK = 1 << 22
 
 
 def solve_subsets(problem: Problem) -> Bound:
@@ -23,33 +28,43 @@ def solve_subsets(problem: Problem) -> Bound:
     Raises
     ------
     InputError
-        If V > 20; the memory that it would take is stated.
+        If V > 20; the memory that one row would take is stated.
     """
     rows, size = problem.p.shape
     if size > MAX_TOKENS:
         raise InputError(
-            f"method 'subsets': V={size} would need {16.0 * rows * 2.0**size / 1e9:.3g} GB for 2^{size} subsets; "
+            f"method 'subsets': V={size} would need {32 * 2.0**size / 1e9:.3g} GB for the 2^{size} subsets of a row; "
             f"at most V={MAX_TOKENS} (use prefix, lp or maxflow)"
         )
-    target = _subset_sums(problem.p)
-    value, subset = [], []
-    for n in problem.n_drafts:
-        best, index = (target - _inside(set_masses(problem, n))).min(-1)
-        value.append(1.0 + best)
-        subset.append(index)
-    values, indices = torch.stack(value), torch.stack(subset)
+    step = max(1, _SLICE >> size)
+    answers = [_best_subsets(_rows(problem, slice(first, first + step))) for first in range(0, rows, step)]
+    values, indices = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
     bits = (indices[..., None] >> torch.arange(size, device=indices.device)) & 1
-    error = 64 * size * rounding_unit()
-    widening = error + (0.0 if problem.mass_error is None else problem.mass_error)
+    # V additions for P(H) and V for Q(H); a set's mass is a product of n probabilities merged from up to V sets each.
+    draws = torch.tensor(problem.n_drafts, dtype=torch.float64, device=values.device)
+    error = (8.0 * size * (draws + 4) * rounding_unit())[:, None]
+    if problem.mass_error is not None:
+        error = error + problem.mass_error
     return Bound(
         values.clamp(0.0, 1.0),
-        (values - widening).clamp(0.0, 1.0),
-        (values + widening).clamp(0.0, 1.0),
+        (values - error).clamp(0.0, 1.0),
+        (values + error).clamp(0.0, 1.0),
         bits.sum(-1),
         problem,
         "subsets",
         make_subset=lambda: bits.bool(),
     )
+
+
+def _rows(problem: Problem, part: slice) -> Problem:
+    return dataclasses.replace(problem, p=problem.p[part], q=problem.q[part], mass_error=None)
+
+
+def _best_subsets(problem: Problem) -> tuple[Tensor, Tensor]:
+    """``1 + min_H (P(H) - Q(H))`` and the bit mask that attains it, ``[N, B]`` each."""
+    target = _subset_sums(problem.p)
+    best = [(target - _inside(set_masses(problem, n))).min(-1) for n in problem.n_drafts]
+    return torch.stack([1.0 + least.values for least in best]), torch.stack([least.indices for least in best])
 
 
 def set_masses(problem: Problem, n: int) -> Tensor:
@@ -70,7 +85,7 @@ def set_masses(problem: Problem, n: int) -> Tensor:
     for k in range(n):
         reached = (mass > 0).any(0).nonzero()[:, 0]
         grown = torch.zeros_like(mass)
-        for sets in torch.split(reached, _CHUNK):
+        for sets in torch.split(reached, max(1, _CHUNK // (rows * size))):
             drawn = ((sets[:, None] >> tokens) & 1).bool()
             q = problem.q[:, None].expand(rows, len(sets), *problem.q.shape[1:]).flatten(0, 1)
             law = sampler.conditional(q, drawn.repeat(rows, 1), k, n, **problem.options)
