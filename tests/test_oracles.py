@@ -301,3 +301,9 @@ def test_slices_of_rows_do_not_change_an_enumeration(monkeypatch: pytest.MonkeyP
     cut = optimal_acceptance(p, q, (2, 4), method="subsets")
     assert float((whole.value - cut.value).abs().max()) <= 1e-15
     assert bool((whole.subset == cut.subset).all())
+
+
+@pytest.mark.parametrize("method", ["lp", "cvxpy", "maxflow"])
+def test_solvers_leave_standard_output_alone(method: str, capfd: pytest.CaptureFixture[str]) -> None:
+    optimal_acceptance([0.5, 0.5], [0.75, 0.25], 2, "with_replacement", method=method)
+    assert capfd.readouterr().out == ""

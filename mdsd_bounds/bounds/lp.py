@@ -155,10 +155,16 @@ def _solve_dual(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 @contextmanager
-def _silent_stdout() -> Iterator[None]:
+def silent_stdout() -> Iterator[None]:
     """HiGHS greets from C on file descriptor 1 before any option can be set; stdout is data."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # stdout is closed: nothing to keep clean
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
         yield
@@ -186,7 +192,7 @@ def _highs(
     model.a_matrix_.start_ = start.astype(np.int32)
     model.a_matrix_.index_ = index.astype(np.int32)
     model.a_matrix_.value_ = np.ones(len(index))
-    with _silent_stdout():
+    with silent_stdout():
         solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.passModel(model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mdsd_bounds.bounds.draft_sets import DraftSets
-from mdsd_bounds.bounds.lp import SCALE, check_size, solve_by_programme
+from mdsd_bounds.bounds.lp import SCALE, check_size, silent_stdout, solve_by_programme
 from mdsd_bounds.problem import Bound, InputError, Problem
 
 
@@ -42,7 +42,8 @@ def transport(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndar
     from_sets = leaving @ plan <= SCALE * sets.mass
     to_tokens = arriving @ plan <= SCALE * p
     programme = cp.Problem(cp.Maximize(cp.sum(plan)), [from_sets, to_tokens])
-    programme.solve(solver=cp.HIGHS)
+    with silent_stdout():
+        programme.solve(solver=cp.HIGHS)
     if programme.status != cp.OPTIMAL:
         raise InputError(f"method 'cvxpy': the solver stopped with {programme.status}; try method='maxflow'")
 
