@@ -91,6 +91,37 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     return pd.concat(frames, ignore_index=True)
 
 
+def matching_verifiers(
+    names: Sequence[str] | None, samplers: Sequence[str], drafts: Sequence[int], *, lossy: bool = False
+) -> tuple[str, ...]:
+    """The verifiers to compare: all registered ones (lossless, or lossy where asked), or those named.
+
+    Raises
+    ------
+    InputError
+        If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, or is lossy while
+        others are not: lossy and lossless rules are never mixed in one table.
+    """
+    from mdsd_bounds.verifiers import VERIFIERS, get_verifier
+
+    if names is None:
+        names = [name for name, rule in VERIFIERS.items() if rule.lossless != lossy]
+        return tuple(name for name in names if set(VERIFIERS[name].samplers) & set(samplers))
+    rules = [get_verifier(name) for name in names]
+    for rule in rules:
+        if not set(rule.samplers) & set(samplers):
+            raise InputError(
+                f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
+                f"it is for {', '.join(rule.samplers)}"
+            )
+        if rule.drafts_needed is not None and rule.drafts_needed not in drafts:
+            raise InputError(f"verifier {rule.name!r} takes {rule.drafts_needed} drafts; add it to --drafts")
+    if len({rule.lossless for rule in rules}) > 1:
+        mixed = ", ".join(rule.name for rule in rules if not rule.lossless)
+        raise InputError(f"{mixed}: lossy; compare lossy verifiers in a table of their own")
+    return tuple(names)
+
+
 def run(
     dump: Any,
     settings: Settings,
@@ -202,24 +233,28 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
 
 
 def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
-    from mdsd_bounds.verifiers import VERIFIERS, acceptance_rate
+    from mdsd_bounds.verifiers import acceptance_rate, get_verifier
 
     frames = []
     problem = bound.problem
     for name in settings.verifiers:
-        if problem.sampler not in VERIFIERS[name].samplers:
+        rule = get_verifier(name)
+        counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
+        if problem.sampler not in rule.samplers or not counts:
             continue
         rate = acceptance_rate(
             problem.p,
             problem.q,
-            problem.n_drafts,
+            counts,
             sampler=problem.sampler,
             verifier=name,
             samples=settings.samples,
+            # The seed belongs to the rows, so that results do not depend on what else ran before them.
             seed=settings.seed + int(batch.row[0]),
             **problem.options,
         )
         frame = _frame(bound, batch, temperature, name)
+        frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
         frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         frames.append(frame)
