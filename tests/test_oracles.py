@@ -207,6 +207,9 @@ def test_options_of_the_search_are_checked() -> None:
     ):
         with pytest.raises(InputError, match=message):
             optimal_acceptance(q[0], q, 2, "independent", **options)
+    for sampler in FAMILY:
+        with pytest.raises(InputError, match="for the sampler 'independent'"):
+            optimal_acceptance(q[0], q[1], 2, sampler, method="product")
 
 
 def test_joint_law_equals_the_sampler_it_tabulates() -> None:

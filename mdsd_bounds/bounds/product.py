@@ -82,8 +82,12 @@ def solve_product(problem: Problem) -> Bound:
     Raises
     ------
     InputError
-        If an option is unknown or not a positive number.
+        If the sampler is another, or an option is unknown or not a positive number.
     """
+    if problem.sampler != "independent":
+        raise InputError(
+            f"method 'product' is for the sampler 'independent', not {problem.sampler!r}; use method='auto'"
+        )
     tolerance, passes = _options(problem)
     same = dataclasses.replace(problem, sampler="with_replacement", options={})
     if problem.q.ndim == 2:
