@@ -35,12 +35,10 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     temperature = table["temperature"].min()
     table = table[table["temperature"] == temperature]
     counts = sorted(table["drafts"].unique())
-    for i, (sampler, part) in enumerate(table.groupby("sampler", sort=False)):
-        # Each position stands once in the bound, however many verifiers were compared.
-        one = part.drop_duplicates(["drafts", "row"])
-        _line(ax, one, "value", f"{_title(sampler)}: bound", i, 0, counts)
-        for j, (verifier, rows) in enumerate(part[part["verifier"] != ""].groupby("verifier", sort=False)):
-            _line(ax, rows, "acceptance", f"{_title(sampler)}: {verifier}", i, j + 1, counts)
+    lines = _distinct_lines(table)
+    for i, (label, part, column, colour, style) in enumerate(lines):
+        shift = 2 ** (0.14 * (i - (len(lines) - 1) / 2) / max(len(lines) - 1, 1))
+        _line(ax, part, column, label, colour, style, counts, shift)
     ax.set_xscale("log", base=2)
     ax.set_xticks(counts, [str(n) for n in counts])
     ax.minorticks_off()
@@ -96,27 +94,54 @@ def _axes(ax: Any) -> Any:
     return ax
 
 
-def _line(ax: Any, part: pd.DataFrame, column: str, label: str, colour: int, style: int, counts: list[int]) -> None:
-    centre, low, high = [], [], []
+def _distinct_lines(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str, int, int]]:
+    """(label, rows, column, colour, style) of each curve; curves that coincide everywhere share one line and label."""
+    lines: list[tuple[str, pd.DataFrame, str, int, int]] = []
+    seen: list[pd.Series] = []
+    for colour, (sampler, part) in enumerate(table.groupby("sampler", sort=False)):
+        # Each position stands once in the bound, however many verifiers were compared.
+        bound = part.drop_duplicates(["drafts", "row"]).sort_values(["drafts", "row"])
+        values = bound["value"].reset_index(drop=True)
+        twin = next((i for i, other in enumerate(seen) if (other - values).abs().max() < 1e-9), None)
+        seen.append(values)
+        if twin is not None and not (part["verifier"] != "").any():
+            label, rows, column, hue, dash = lines[twin]
+            lines[twin] = (f"{label} = {_title(sampler)}", rows, column, hue, dash)
+            continue
+        several = (table["verifier"] != "").any()
+        lines.append((_title(sampler) + (": bound" if several else ""), bound, "value", colour, 0))
+        for style, (verifier, rows) in enumerate(part[part["verifier"] != ""].groupby("verifier", sort=False), 1):
+            lines.append((f"{_title(sampler)}: {verifier}", rows, "acceptance", colour, style))
+    return lines
+
+
+def _line(
+    ax: Any, part: pd.DataFrame, column: str, label: str, colour: int, style: int, counts: list[int], shift: float
+) -> None:
+    places, centre, below, above = [], [], [], []
     for n in counts:
         rows = part[part["drafts"] == n]
-        interval = bootstrap_interval(rows[[column]].to_numpy(), rows["doc"].to_numpy())
-        centre.append(rows[column].mean())
-        low.append(interval[0][0])
-        high.append(interval[1][0])
-    hue = COLOURS[colour % len(COLOURS)]
-    ax.plot(
-        counts,
+        if rows.empty:
+            continue
+        low, high = bootstrap_interval(rows[[column]].to_numpy(), rows["doc"].to_numpy())
+        mean = float(rows[column].mean())
+        places.append(n * shift)
+        centre.append(mean)
+        below.append(max(mean - low[0], 0.0))
+        above.append(max(high[0] - mean, 0.0))
+    ax.errorbar(
+        places,
         centre,
-        color=hue,
-        marker=MARKERS[colour % len(MARKERS)],
+        yerr=[below, above],
+        color=COLOURS[colour % len(COLOURS)],
+        marker=MARKERS[(colour + style) % len(MARKERS)],
         linestyle=DASHES[style % len(DASHES)],
         markersize=5,
         linewidth=1.6 if style == 0 else 1.0,
+        elinewidth=0.7,
+        capsize=2,
         label=label,
     )
-    if style == 0:
-        ax.fill_between(counts, low, high, color=hue, alpha=0.12, linewidth=0)
 
 
 def _title(name: Any) -> str:
