@@ -1,0 +1,232 @@
+"""What a verifier is: the exact law of the output token given the drafts.
+
+Everything else follows from that law: one step (draw from it), losslessness (sum it over all drafts,
+:mod:`mdsd_bounds.verifiers.enumeration`) and the acceptance rate (sum it over the drafted tokens).  A verifier may give
+faster routes to a step or to the rate; each is tested against the law.
+
+*Accepted* means throughout that the output token is one of the drafts, whichever branch of the rule produced it: a
+token sampled from a residual that happens to have been drafted saves its target call just the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers.base import draw
+from mdsd_bounds.verifiers.montecarlo import many_drafts
+
+#: How far an output law may be from summing to one before it is refused.
+LAW_TOLERANCE = 1e-6
+#: Entries of a block of rows ``[B, V]`` that one Monte Carlo chunk may hold (64 MB of float64).
+CHUNK_ENTRIES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A verification rule for n drafts at one position.
+
+    Attributes
+    ----------
+    name, paper : str
+        Name in :data:`mdsd_bounds.verifiers.VERIFIERS`, and where the rule was published.
+    lossless : bool
+        Whether the output law is p, whatever p and q are.
+    samplers : tuple of str
+        Draft samplers the rule is made for; :func:`require_pair` refuses the others by name.
+    output_law : callable
+        ``(p [B, V], q, drafts [B, n], *, sampler, **options) -> [B, V]``: law of the output token given the drafts.
+        q is ``[B, V]`` (``[B, n, V]`` for the sampler ``independent``); empty slots hold -1 and are ignored.
+    fast_step : callable or None
+        ``(p, q, drafts, generator, *, sampler, **options) -> token [B]``, equal in law to a draw from ``output_law``.
+    exact_rate : callable or None
+        ``(p, q, n_drafts: tuple, *, sampler, **options) -> [N, B]``: acceptance in closed form or by full enumeration;
+        NaN where that is not available.
+    estimate_rate : callable or None
+        ``(p, q, n_drafts, samples, generator, *, sampler, **options) -> (value [N, B], stderr [N, B])``: an unbiased
+        estimate better than the one made from ``output_law``.
+    options : tuple of str
+        Names of the rule's own options; all others belong to the sampler.
+    drafts_needed : int or None
+        The one number of drafts the rule is made for, None for any.
+    """
+
+    name: str
+    paper: str
+    lossless: bool
+    samplers: tuple[str, ...]
+    output_law: Callable[..., Tensor]
+    fast_step: Callable[..., Tensor] | None = None
+    exact_rate: Callable[..., Tensor] | None = None
+    estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
+    options: tuple[str, ...] = ()
+    drafts_needed: int | None = None
+
+    def law(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
+        """Checked law ``[B, V]`` of the output token given the drafts.
+
+        Raises
+        ------
+        InputError
+            If the rule returns another shape, a non-finite or negative probability, or a row that does not sum to one;
+            the verifier and the row are named.
+        """
+        law = self.output_law(p, q, drafts, sampler=sampler or self.samplers[0], **options)
+        if not isinstance(law, Tensor) or law.shape != p.shape:
+            found = tuple(law.shape) if isinstance(law, Tensor) else type(law).__name__
+            raise InputError(f"verifier {self.name!r}: output law of shape {found}; it must be {tuple(p.shape)}")
+        total = law.sum(-1)
+        bad = ~((total - 1.0).abs() <= LAW_TOLERANCE) | (law < -LAW_TOLERANCE).any(-1)
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise InputError(
+                f"verifier {self.name!r} row {row}: its output law sums to {float(total[row]):.6g} with least entry "
+                f"{float(law[row].min()):.3g}; probabilities must be finite, non-negative and sum to one"
+            )
+        return law
+
+    def step(
+        self,
+        p: Tensor,
+        q: Tensor,
+        drafts: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        sampler: str | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Verify one position of every row.
+
+        Parameters
+        ----------
+        p, q : Tensor
+            ``[B, V]`` laws (q ``[B, n, V]`` for the sampler ``independent``).
+        drafts : Tensor
+            ``[B, n]`` int64 in draw order; -1 marks an empty slot.
+        sampler : str, optional
+            The sampler that drew them; the first of :attr:`samplers` unless given.
+        **options
+            Options of the rule and of the sampler.
+
+        Returns
+        -------
+        token : Tensor
+            ``[B]`` int64 output tokens.
+        accepted : Tensor
+            ``[B]`` bool: the output is one of the drafts, whichever branch produced it.
+
+        Raises
+        ------
+        InputError
+            If the rule returns another shape or a token outside the vocabulary; the verifier and the row are named.
+        """
+        sampler = sampler or self.samplers[0]
+        if self.fast_step is not None:
+            token = self.fast_step(p, q, drafts, generator, sampler=sampler, **options)
+        else:
+            token = draw(self.law(p, q, drafts, sampler=sampler, **options), generator)
+        if not isinstance(token, Tensor) or token.shape != drafts.shape[:1]:
+            found = tuple(token.shape) if isinstance(token, Tensor) else type(token).__name__
+            raise InputError(f"verifier {self.name!r}: tokens of shape {found}; it must be {tuple(drafts.shape[:1])}")
+        outside = (token < 0) | (token >= p.shape[-1]) | (token != token)
+        if token.is_floating_point() or bool(outside.any()):
+            row = int(outside.nonzero()[0]) if bool(outside.any()) else 0
+            raise InputError(
+                f"verifier {self.name!r} row {row}: token {token[row].item()} is no index of a vocabulary of "
+                f"{p.shape[-1]}; a rule must return whole numbers from 0 to {p.shape[-1] - 1}"
+            )
+        return token, (drafts == token[:, None]).any(-1)
+
+    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+        """Exact acceptance ``[N, B]``; NaN where there is neither a closed form nor a feasible enumeration."""
+        if self.exact_rate is None:
+            return p.new_full((len(n_drafts), p.shape[0]), float("nan"))
+        return self.exact_rate(p, q, n_drafts, sampler=sampler, **options)
+
+    def estimate(
+        self,
+        p: Tensor,
+        q: Tensor,
+        n_drafts: tuple[int, ...],
+        samples: int = 1000,
+        generator: torch.Generator | None = None,
+        *,
+        sampler: str,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Unbiased Monte Carlo acceptance and its standard error, both ``[N, B]``.
+
+        Unless the rule brings its own estimate: draw the drafts, and average the probability that the output is among
+        them, given the drafts (Rao-Blackwell over the rule's own randomness).
+        """
+        if self.estimate_rate is not None:
+            return self.estimate_rate(p, q, n_drafts, samples, generator, sampler=sampler, **options)
+        value = p.new_zeros((len(n_drafts), p.shape[0]))
+        stderr = torch.zeros_like(value)
+        for i, n in enumerate(n_drafts):
+            for b in range(p.shape[0]):
+                hits = self._conditional_rates(p[b], q[b], n, samples, generator, sampler, options)
+                value[i, b] = hits.mean()
+                stderr[i, b] = hits.std() / samples**0.5
+        return value, stderr
+
+    def _conditional_rates(
+        self,
+        p: Tensor,
+        q: Tensor,
+        n: int,
+        samples: int,
+        generator: torch.Generator | None,
+        sampler: str,
+        options: dict[str, Any],
+    ) -> Tensor:
+        drafts = many_drafts(q, n, samples, generator, sampler=sampler, **sampler_options(self, options))
+        hits = []
+        for part in drafts.split(max(1, CHUNK_ENTRIES // p.shape[-1])):
+            rows = len(part)
+            law = self.law(p.expand(rows, -1), q.expand(rows, *q.shape), part, sampler=sampler, **options)
+            hits.append(drafted_mass(law, part))
+        return torch.cat(hits)
+
+
+def sampler_options(verifier: Verifier, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that belong to the sampler: those the verifier does not name as its own."""
+    return {key: value for key, value in options.items() if key not in verifier.options}
+
+
+def drafted_mass(law: Tensor, drafts: Tensor) -> Tensor:
+    """Mass ``[B]`` that ``law`` ``[B, V]`` puts on the drafts ``[B, n]``; a token drafted twice counts once."""
+    mass = law.gather(-1, drafts.clamp(min=0))
+    for k in range(drafts.shape[1]):
+        again = (drafts[:, :k] == drafts[:, k : k + 1]).any(-1) | (drafts[:, k] < 0)
+        mass[:, k] = torch.where(again, torch.zeros_like(mass[:, k]), mass[:, k])
+    return mass.sum(-1)
+
+
+def draft_law(q: Tensor, k: int) -> Tensor:
+    """Law of draft k ``[B, V]`` when drafts are independent: q itself, or its k-th drafter for ``[B, n, V]``."""
+    return q if q.ndim == 2 else q[:, k]
+
+
+def require_pair(verifier: Verifier, sampler: str, n_drafts: tuple[int, ...]) -> None:
+    """Refuse a sampler or a number of drafts that the rule is not made for.
+
+    Raises
+    ------
+    InputError
+        Naming the pair and the samplers that go with the verifier.
+    """
+    if sampler not in verifier.samplers:
+        raise InputError(
+            f"verifier {verifier.name!r} is not made for the sampler {sampler!r}; "
+            f"use one of {', '.join(verifier.samplers)}"
+        )
+    if verifier.drafts_needed is not None and set(n_drafts) != {verifier.drafts_needed}:
+        raise InputError(
+            f"verifier {verifier.name!r} is made for exactly {verifier.drafts_needed} drafts, not {list(n_drafts)}"
+        )

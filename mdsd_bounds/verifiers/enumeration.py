@@ -1,0 +1,109 @@
+"""Any verifier by full enumeration at small V: the exact output law and acceptance over all draft tuples.
+
+``law(y) = sum over draft tuples x of Pr(x) output_law(y | x)``, and the acceptance is the sum over x of ``Pr(x)`` times
+the mass of ``output_law(. | x)`` on the drafts.  Losslessness and every faster route are tested against this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import NO_DRAFT, get_sampler
+from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, drafted_mass, require_pair, sampler_options
+
+#: Draft tuples beyond which enumeration is refused.
+MAX_TUPLES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Enumerated:
+    """Exact behaviour of a verifier at one position: ``law`` ``[V]`` of the output token, and its ``acceptance``."""
+
+    law: Tensor
+    acceptance: float
+
+
+def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) -> tuple[Tensor, Tensor]:
+    """All ordered draft tuples ``[T, n]`` that can occur, with their probabilities ``[T]``.
+
+    Parameters
+    ----------
+    q : Tensor
+        One row: ``[1, V]`` (``[1, n, V]`` for ``independent``, ``[1, T]`` for ``joint``).
+    n, size : int
+        Number of drafts, and V.
+
+    Raises
+    ------
+    InputError
+        If there are more than :data:`MAX_TUPLES`; the memory that they would need is stated.
+    """
+    rule = get_sampler(sampler)
+    if sampler == "joint":
+        table = torch.as_tensor(options["table"], dtype=torch.int64)
+        return table[q[0] > 0], q[0][q[0] > 0]
+    tuples = torch.zeros((1, 0), dtype=torch.int64, device=q.device)
+    mass = torch.ones(1, dtype=torch.float64, device=q.device)
+    for k in range(n):
+        if len(tuples) * size > 8 * MAX_TUPLES:
+            raise InputError(
+                f"{sampler}: {float(size) ** n:.3g} draft tuples at n={n}, V={size} would need "
+                f"{float(size) ** n * (size + n) * 8 / 1e9:.3g} GB; enumerate a smaller vocabulary"
+            )
+        drawn = torch.zeros((len(tuples), size + 1), dtype=torch.bool, device=q.device)
+        drawn.scatter_(1, torch.where(tuples < 0, size, tuples), True)
+        law = rule.conditional(q.expand(len(tuples), *q.shape[1:]), drawn[:, :size], k, n, **options)
+        exhausted = (law.sum(-1, keepdim=True) == 0).to(law.dtype)
+        source, token = torch.cat([law, exhausted], -1).nonzero(as_tuple=True)
+        chance = torch.cat([law, exhausted], -1)[source, token]
+        token = torch.where(token == size, NO_DRAFT, token)
+        tuples = torch.cat([tuples[source], token[:, None]], -1)
+        mass = mass[source] * chance
+    if len(tuples) > MAX_TUPLES:
+        raise InputError(f"{sampler}: {len(tuples)} draft tuples, more than {MAX_TUPLES}; enumerate fewer tokens")
+    return tuples, mass
+
+
+def enumerate_verifier(
+    verifier: Verifier, p: Tensor, q: Tensor, n: int, *, sampler: str | None = None, **options: Any
+) -> Enumerated:
+    """Exact output law and acceptance of ``verifier`` at one position, by summing over all draft tuples.
+
+    Parameters
+    ----------
+    p : Tensor
+        ``[V]`` float64.
+    q : Tensor
+        ``[V]`` (``[n, V]`` for ``independent``, ``[T]`` for ``joint``).
+    n : int
+        Number of drafts.
+
+    Raises
+    ------
+    InputError
+        If the pair makes no sense, the enumeration is too large, or the rule returns what is no law.
+
+    Notes
+    -----
+    Cost O(T (V + cost of the rule)) with T the number of tuples, at most V^n.
+    """
+    sampler = sampler or verifier.samplers[0]
+    require_pair(verifier, sampler, (n,))
+    size = p.shape[-1]
+    tuples, mass = draft_tuples(q[None], n, size, sampler=sampler, **sampler_options(verifier, options))
+    law = torch.zeros(size, dtype=torch.float64, device=p.device)
+    accepted = 0.0
+    chunk = max(1, CHUNK_ENTRIES // size)
+    for first in range(0, len(tuples), chunk):
+        drafts, weight = tuples[first : first + chunk], mass[first : first + chunk]
+        given = verifier.law(
+            p.expand(len(drafts), -1), q.expand(len(drafts), *q.shape), drafts, sampler=sampler, **options
+        )
+        law += weight @ given
+        accepted += float(weight @ drafted_mass(given, drafts))
+    return Enumerated(law, accepted)

@@ -1,0 +1,82 @@
+"""The acceptance rate of a published verifier on given rows: exact where possible, else Monte Carlo with its error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mdsd_bounds.bounds import make_problem
+from mdsd_bounds.problem import Acceptance, InputError, squeeze
+from mdsd_bounds.verifiers.base import require_pair, sampler_options
+
+
+def acceptance_rate(
+    p: Any,
+    q: Any,
+    n_drafts: Any,
+    sampler: str = "without_replacement",
+    verifier: str = "rrs_without_replacement",
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    **options: Any,
+) -> Acceptance:
+    """Probability that the verifier's output is one of the n drafts (whichever branch of the rule produced it).
+
+    Parameters
+    ----------
+    p, q : array
+        Target and draft probabilities as for :func:`mdsd_bounds.optimal_acceptance`: ``[V]`` or ``[B, V]``.
+    n_drafts : int or sequence of int
+        Numbers of drafts; a sequence is answered in one pass.
+    sampler, verifier : str
+        Names in :data:`mdsd_bounds.SAMPLERS` and :data:`mdsd_bounds.VERIFIERS`.
+    samples, seed : int
+        Monte Carlo samples per position where no closed form exists, and the seed of their generator.
+    generator : torch.Generator, optional
+        Used in place of ``seed``.
+    **options
+        Options of the sampler (``m``, ``table``) and of the verifier (see its file).
+
+    Returns
+    -------
+    Acceptance
+        ``value`` and ``stderr``: ``[B]``, or ``[len(n_drafts), B]`` when a sequence was given; the row axis is dropped
+        when p and q are single rows.  ``stderr`` is 0 exactly where the value is a closed form or an enumeration.
+
+    Raises
+    ------
+    InputError
+        On rows that are no laws, shapes that do not match, unknown names or options, a pair of sampler and verifier
+        that makes no sense, or a third-party verifier that returns what is no law.
+    """
+    from mdsd_bounds.verifiers import get_verifier
+
+    rule = get_verifier(verifier)
+    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **sampler_options(rule, options))
+    require_pair(rule, sampler, problem.n_drafts)
+    if isinstance(samples, bool) or int(samples) != samples or samples < 2:
+        raise InputError(f"samples={samples!r}: give a whole number of at least 2")
+    value = rule.exact(problem.p, problem.q, problem.n_drafts, sampler=sampler, **options)
+    stderr = torch.zeros_like(value)
+    unknown = value.isnan().any(-1)
+    if bool(unknown.any()):
+        if generator is None:
+            generator = torch.Generator(device=problem.p.device).manual_seed(seed)
+        counts = tuple(n for n, missing in zip(problem.n_drafts, unknown.tolist(), strict=True) if missing)
+        mean, error = rule.estimate(problem.p, problem.q, counts, int(samples), generator, sampler=sampler, **options)
+        if not bool(torch.isfinite(mean).all()):
+            raise InputError(f"verifier {verifier!r}: its estimate of the acceptance is not finite")
+        sampled = value[unknown].isnan()
+        value[unknown] = torch.where(sampled, mean, value[unknown])
+        stderr[unknown] = torch.where(sampled, error, stderr[unknown])
+    return Acceptance(
+        squeeze(value, single_n, single_row),
+        squeeze(stderr, single_n, single_row),
+        not bool(unknown.any()),
+        verifier,
+        rule.lossless,
+        problem,
+    )

@@ -1,0 +1,159 @@
+"""Paths of rejected drafts under recursive rejection without replacement: enumerated, or drawn.
+
+State of a path: tau, ``left = E(tau)`` and the draft mass c not yet rejected.  The next draft moves tau to ``tau' = tau +
+left / c``; it is token i and rejected with probability proportional to
+
+    ``w_i = min(q_i left / c, (tau' q_i - p_i)_+)``  off the tokens already rejected
+
+(the first where the residual has no mass on i), and these weights sum to ``E(tau')``.
+
+Masses that remain are summed over what remains: on peaked rows one minus the rejected mass has no digits left.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Weights ``[paths, V]`` that one row may need in all before enumeration gives way to sampling.
+MAX_WEIGHTS = 1_000_000
+#: Tokens of largest q that the sampler treats one by one, at least the number of drafts.
+HEAVY = 16
+
+
+def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
+    """Exact acceptance (0-dim) of n drafts for one row ``[V]``; NaN where the paths are too many.
+
+    One level holds every sequence of distinct rejected tokens, V^{n-1} of them at the last; O(V log V) for n = 2.
+    """
+    size = int((q > 0).sum())
+    n = min(n, size)
+    if n > 2 and float(size) ** (n - 1) > MAX_WEIGHTS:
+        return p.new_full((), float("nan"))
+    light = _Light(p, q)
+    weight, tau, left, mass = p.new_ones(1), p.new_zeros(1), p.new_ones(1), q.sum()[None]
+    drawn = torch.zeros((1, len(q)), dtype=torch.bool, device=q.device)
+    for k in range(n):
+        scale = left / mass
+        after = tau + scale
+        if k == n - 1:
+            return (1.0 - weight @ light.excess(after)).clamp(0.0, 1.0)
+        held = torch.where(drawn, torch.zeros_like(q), q)
+        chance = torch.minimum(held * scale[:, None], torch.addcmul(-p, after[:, None], q).clamp_(min=0.0))
+        total = chance.sum(-1, keepdim=True)
+        chance = chance / torch.where(total > 0, total, torch.ones_like(total))
+        following = light.excess(after)
+        path, token = (chance > 0).nonzero(as_tuple=True)
+        # Taking the largest token away cancels; any other leaves at least as much as it took.
+        largest = held.argmax(-1)
+        rest = mass[path] - q[token]
+        top = (token == largest[path]).nonzero()[:, 0]
+        others = held.scatter(-1, largest[:, None], 0.0).sum(-1)
+        rest[top] = others[path[top]]
+        live = rest > 0
+        path, token, rest = path[live], token[live], rest[live]
+        weight, tau, left, mass = weight[path] * chance[path, token], after[path], following[path], rest
+        if k + 2 < n:
+            drawn = drawn[path].scatter(-1, token[:, None], True)
+    raise AssertionError("the loop returns at its last draft")
+
+
+class _Light:
+    """Tokens sorted by p/q with both masses cumulated: E(tau) and the rejection weights by binary search."""
+
+    def __init__(self, p: Tensor, q: Tensor) -> None:
+        self.everything = p.sum()
+        held = (q > 0).nonzero()[:, 0]
+        self.never = p.sum() - p[held].sum() if len(held) < len(q) else p.new_zeros(())
+        ratio, order = (p[held] / q[held]).sort(stable=True)
+        self.ratio, self.p, self.q = ratio, p[held][order], q[held][order]
+        zero = p.new_zeros(1)
+        self.below_p, self.below_q = torch.cat([zero, self.p.cumsum(0)]), torch.cat([zero, self.q.cumsum(0)])
+        self.above_p = torch.cat([self.p.flip(0).cumsum(0).flip(0), zero])
+        self.above_q = torch.cat([self.q.flip(0).cumsum(0).flip(0), zero])
+
+    def excess(self, tau: Tensor) -> Tensor:
+        """``E(tau)``; tokens with q = 0 always count in full."""
+        place = torch.searchsorted(self.ratio, tau.contiguous())
+        return self.never.clamp(min=0.0) + (self.above_p[place] - tau * self.above_q[place]).clamp(min=0.0)
+
+
+def sample_paths(p: Tensor, q: Tensor, n: int, samples: int, generator: torch.Generator | None) -> Tensor:
+    """``1 - E(tau_k)`` ``[n, samples]``, k = 1..n, along sampled paths of one row ``[V]``.
+
+    The tokens of largest q are held one by one, so that what remains after any n rejections is summed without
+    cancellation: while one of them remains it outweighs any light token rejected.  The others are sorted by p/q, and
+    their cumulative rejection weight is monotone, so a draw is a bisection.  O(V log V + samples n (n + log V)).
+    """
+    count = min(max(HEAVY, n + 1), len(q))
+    heavy = q.topk(count).indices
+    heavy_p, heavy_q = p[heavy], q[heavy]
+    light = _Light(p.scatter(0, heavy, 0.0), q.scatter(0, heavy, 0.0))
+    tau, left = p.new_zeros(samples), p.new_ones(samples)
+    free = (heavy_q > 0).expand(samples, -1).clone()
+    places = torch.full((samples, 0), -1, dtype=torch.int64, device=q.device)
+    light_total = light.below_q[-1]
+    answers = []
+    for k in range(n):
+        gone = torch.where(places >= 0, light.q[places.clamp(min=0)], 0.0) if len(light.q) else tau[:, None][:, :0]
+        mass = (free * heavy_q).sum(-1) + (light_total - gone.sum(-1)).clamp(min=0.0)
+        scale = torch.where(mass > 0, left / torch.where(mass > 0, mass, torch.ones_like(mass)), torch.zeros_like(mass))
+        before, tau = tau, tau + scale
+        above = torch.addcmul(heavy_p, tau[:, None], heavy_q, value=-1.0).clamp_(min=0.0).sum(-1)
+        left = torch.where(mass > 0, above + light.excess(tau), left)
+        answers.append(1.0 - left)
+        if k + 1 < n:
+            place = _draw_rejected(light, heavy_p, heavy_q, free, before, tau, scale, places, gone, generator)
+            picked = place < 0
+            free[picked, -1 - place[picked]] = False
+            places = torch.cat([places, torch.where(picked, torch.full_like(place, -1), place)[:, None]], -1)
+    return torch.stack(answers).clamp(0.0, 1.0)
+
+
+def _draw_rejected(
+    light: _Light,
+    heavy_p: Tensor,
+    heavy_q: Tensor,
+    free: Tensor,
+    before: Tensor,
+    tau: Tensor,
+    scale: Tensor,
+    places: Tensor,
+    gone: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """A rejected token for each sample ``[S]``: its place among the light ones, or ``-1 - i`` for heavy token i."""
+    single = torch.minimum(heavy_q * scale[:, None], torch.addcmul(-heavy_p, tau[:, None], heavy_q).clamp_(min=0.0))
+    table = (single * free).cumsum(-1)
+    cut = torch.searchsorted(light.ratio, before.contiguous(), right=True)
+    end = torch.searchsorted(light.ratio, tau.contiguous())
+
+    def cumulative(place: Tensor) -> Tensor:
+        inner = torch.minimum(place, cut)
+        missing = (gone * (places < inner[:, None])).sum(-1)
+        full = scale * (light.below_q[inner] - missing).clamp(min=0.0)
+        partial = tau * (light.below_q[place] - light.below_q[inner]) - (light.below_p[place] - light.below_p[inner])
+        return full + partial.clamp(min=0.0)
+
+    heavy_weight = table[:, -1]
+    total = heavy_weight + cumulative(end)
+    answer = torch.full_like(end, -1)
+    waiting = torch.ones_like(free[:, 0])
+    # A token already rejected carries no weight; should rounding hit one, the draw is made again.
+    for _ in range(20):
+        goal = total * (1.0 - torch.rand(total.shape, dtype=total.dtype, device=total.device, generator=generator))
+        from_heavy = (goal <= heavy_weight) & (heavy_weight > 0)
+        among = torch.searchsorted(table, goal[:, None].contiguous())[:, 0].clamp(max=table.shape[1] - 1)
+        low, high = torch.zeros_like(end), (end - 1).clamp(min=0)
+        rest = goal - heavy_weight
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            reached = cumulative(middle + 1) >= rest
+            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+        found = torch.where(from_heavy | (end == 0), -1 - among, low)
+        clash = (found[:, None] == places).any(-1) & (found >= 0)
+        answer = torch.where(waiting & ~clash, found, answer)
+        waiting = waiting & clash
+        if not bool(waiting.any()):
+            break
+    return answer
