@@ -187,9 +187,10 @@ class Verifier:
     ) -> Tensor:
         drafts = many_drafts(q, n, samples, generator, sampler=sampler, **sampler_options(self, options))
         hits = []
-        for part in drafts.split(max(1, CHUNK_ENTRIES // p.shape[-1])):
-            rows = len(part)
-            law = self.law(p.expand(rows, -1), q.expand(rows, *q.shape), part, sampler=sampler, **options)
+        rows = max(1, CHUNK_ENTRIES // p.shape[-1])
+        for first in range(0, samples, rows):
+            part = drafts[first : first + rows]
+            law = self.law(p.expand(len(part), -1), q.expand(len(part), *q.shape), part, sampler=sampler, **options)
             hits.append(drafted_mass(law, part))
         return torch.cat(hits)
 

@@ -1,7 +1,7 @@
 """Paths of rejected drafts under recursive rejection without replacement: enumerated, or drawn.
 
-State of a path: tau, ``left = E(tau)`` and the draft mass c not yet rejected.  The next draft moves tau to ``tau' = tau +
-left / c``; it is token i and rejected with probability proportional to
+State of a path: tau, ``left = E(tau)`` and the draft mass c not yet rejected.  The next draft moves tau to ``tau' =
+tau + left / c``; it is token i and rejected with probability proportional to
 
     ``w_i = min(q_i left / c, (tau' q_i - p_i)_+)``  off the tokens already rejected
 
@@ -62,7 +62,6 @@ class _Light:
     """Tokens sorted by p/q with both masses cumulated: E(tau) and the rejection weights by binary search."""
 
     def __init__(self, p: Tensor, q: Tensor) -> None:
-        self.everything = p.sum()
         held = (q > 0).nonzero()[:, 0]
         self.never = p.sum() - p[held].sum() if len(held) < len(q) else p.new_zeros(())
         ratio, order = (p[held] / q[held]).sort(stable=True)

@@ -40,8 +40,8 @@ def first_accepted(
 ) -> Tensor:
     """One step ``[B]`` of recursive rejection by the excess function: only rows that reject look at all of V.
 
-    The k-th draft is kept with ``(p_x - tau_{k-1} q_x)_+ / (s_k E(tau_{k-1}) q_x)``.  ``replacement=False`` removes each
-    rejected draft from the draft law.  O(B n), and O(V) per rejection.
+    The k-th draft is kept with ``(p_x - tau_{k-1} q_x)_+ / (s_k E(tau_{k-1}) q_x)``.  ``replacement=False`` removes
+    each rejected draft from the draft law.  O(B n), and O(V) per rejection.
     """
     token = torch.full_like(drafts[:, 0], -1)
     rows = torch.arange(p.shape[0], device=p.device)

@@ -1,9 +1,9 @@
 """Acceptance within a budget of total variation (mentored decoding).  LOSSY by at most ``budget`` in total variation.
 
 The target is moved towards the draft as far as the budget allows, ``p' = p + s (q - p)`` with
-``s = min(1, budget / TV(p, q))``, and p' is verified losslessly by recursive rejection, with or without replacement.  So
-``TV(output, p) = min(budget, TV(p, q))`` exactly, and a single draft is accepted with ``min(1, 1 - TV(p, q) + budget)``, the most that any
-rule within the budget can reach.  Option ``budget`` (0.1).
+``s = min(1, budget / TV(p, q))``, and p' is verified losslessly by recursive rejection, with or without replacement.
+So ``TV(output, p) = min(budget, TV(p, q))`` exactly, and a single draft is accepted with
+``min(1, 1 - TV(p, q) + budget)``, the most that any rule within the budget can reach.  Option ``budget`` (0.1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdsd_bounds.verifiers import rrs, rrs_without_replacement
 from mdsd_bounds.verifiers.base import Verifier
 
 BUDGET = 0.1
-_RULES = {"with_replacement": rrs, "without_replacement": rrs_without_replacement}
+_RULES = {"with_replacement": rrs.VERIFIER, "without_replacement": rrs_without_replacement.VERIFIER}
 
 
 def moved_target(p: Tensor, q: Tensor, budget: float) -> Tensor:
@@ -46,14 +46,14 @@ def fast_step(
     **options: Any,
 ) -> Tensor:
     """One step of recursive rejection against the moved target."""
-    return _RULES[sampler].fast_step(moved_target(p, q, budget), q, drafts, generator, sampler=sampler)
+    return _RULES[sampler].step(moved_target(p, q, budget), q, drafts, generator, sampler=sampler)[0]
 
 
 def exact_rate(
     p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
 ) -> Tensor:
     """Acceptance ``[N, B]`` of recursive rejection against the moved target."""
-    return _RULES[sampler].exact_rate(moved_target(p, q, budget), q, n_drafts, sampler=sampler)
+    return _RULES[sampler].exact(moved_target(p, q, budget), q, n_drafts, sampler=sampler)
 
 
 def estimate_rate(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import draw
-from mdsd_bounds.verifiers.base import Verifier, drafted_mass
+from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
 from mdsd_bounds.verifiers.montecarlo import many_drafts
 from mdsd_bounds.verifiers.speculative import add_at, at
 
@@ -79,18 +79,21 @@ def exact_rate(
     delta: float = DELTA,
     **options: Any,
 ) -> Tensor:
-    """Closed form ``[N, B]`` for independent draws of one law; NaN otherwise.
+    """Closed form ``[N, B]`` for independent draws; NaN otherwise.
 
-    With T the typical tokens and c = 1 - q(T): ``1 - c^n + sum off T of p_i (c^n - (c - q_i)^n)``.
+    With T the typical tokens and c_k = 1 - q_k(T): ``1 - prod c_k + sum off T of p_i (prod c_k - prod (c_k - q_ki))``.
     """
     value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
-    if sampler != "with_replacement":
+    if sampler not in ("with_replacement", "independent"):
         return value
-    others = torch.where(p > threshold(p, epsilon, delta)[:, None], torch.zeros_like(q), q)
-    c = others.sum(-1, keepdim=True)
+    typical = p > threshold(p, epsilon, delta)[:, None]
     for i, n in enumerate(n_drafts):
-        found = c.pow(n) - (c - others).clamp(min=0.0).pow(n)
-        value[i] = 1.0 - c[:, 0].pow(n) + (p * found).sum(-1)
+        none, missed = torch.ones_like(p[:, :1]), torch.ones_like(p)
+        for k in range(n):
+            others = draft_law(q, k).masked_fill(typical, 0.0)
+            c = others.sum(-1, keepdim=True)
+            none, missed = none * c, missed * (c - others).clamp(min=0.0)
+        value[i] = 1.0 - none[:, 0] + (p * (none - missed)).masked_fill(typical, 0.0).sum(-1)
     return value.clamp(0.0, 1.0)
 
 
