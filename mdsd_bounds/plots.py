@@ -49,7 +49,155 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     return ax
 
 
-FIGURES: dict[str, Callable[..., Any]] = {"acceptance_by_drafts": acceptance_by_drafts}
+def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
+    """Bound minus acceptance of each verifier against temperature, at the largest number of drafts all share."""
+    _need_verifiers(table, "gap_by_temperature")
+    ax = _axes(ax)
+    n = max(table["drafts"])
+    part = table[table["drafts"] == n]
+    temperatures = sorted(part["temperature"].unique())
+    for i, ((sampler, verifier), rows) in enumerate(part.groupby(["sampler", "verifier"], sort=False)):
+        means, below, above = [], [], []
+        for temperature in temperatures:
+            cell = rows[rows["temperature"] == temperature]
+            gap = (cell["value"] - cell["acceptance"]).to_numpy()
+            low, high = bootstrap_interval(gap[:, None], cell["doc"].to_numpy())
+            means.append(float(gap.mean()))
+            below.append(max(means[-1] - low[0], 0.0))
+            above.append(max(high[0] - means[-1], 0.0))
+        ax.errorbar(
+            temperatures,
+            means,
+            yerr=[below, above],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=DASHES[i % len(DASHES)],
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=2,
+            label=f"{_title(sampler)}: {_title(verifier)}",
+        )
+    ax.set_xlabel("temperature")
+    ax.set_ylabel("bound minus acceptance")
+    ax.set_title(f"What a better verifier could still add, n = {n}")
+    ax.axhline(0, color="#999999", linewidth=0.8)
+    ax.legend(fontsize=7)
+    return ax
+
+
+def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
+    """Every position as a point: acceptance of each verifier against its bound; the diagonal is optimal."""
+    _need_verifiers(table, "acceptance_against_bound")
+    ax = _axes(ax)
+    n, temperature = max(table["drafts"]), min(table["temperature"])
+    part = table[(table["drafts"] == n) & (table["temperature"] == temperature)]
+    for i, ((sampler, verifier), rows) in enumerate(part.groupby(["sampler", "verifier"], sort=False)):
+        ax.scatter(
+            rows["value"],
+            rows["acceptance"],
+            s=9,
+            alpha=0.6,
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linewidths=0,
+            label=f"{_title(sampler)}: {_title(verifier)}",
+        )
+    ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    ax.set_xlabel("bound (optimal acceptance of the sampler)")
+    ax.set_ylabel("acceptance")
+    ax.set_title(f"Each position against its bound, n = {n}, temperature {temperature:g}")
+    ax.legend(fontsize=7, loc="upper left")
+    return ax
+
+
+def sampler_wins(table: pd.DataFrame, ax: Any = None) -> Any:
+    """Share of positions on which each sampler has the highest bound (ties within 1e-9 are shared), against n."""
+    ax = _axes(ax)
+    temperature = min(table["temperature"])
+    part = table[table["temperature"] == temperature].drop_duplicates(["sampler", "drafts", "row"])
+    wide = part.pivot_table(index=["drafts", "row"], columns="sampler", values="value")
+    best = wide.ge(wide.max(axis=1) - 1e-9, axis=0)
+    share = best.div(best.sum(axis=1), axis=0).groupby("drafts").mean()[list(dict.fromkeys(part["sampler"]))]
+    bottom = 0.0
+    places = range(len(share))
+    for i, name in enumerate(share.columns):
+        # Hatching tells the bars apart where colour cannot.
+        ax.bar(
+            places,
+            share[name],
+            bottom=bottom,
+            color=COLOURS[i % len(COLOURS)],
+            hatch=["", "//", "..", "xx", "\\\\", "++"][i % 6],
+            edgecolor="white",
+            linewidth=0.5,
+            label=_title(name),
+        )
+        bottom = bottom + share[name].to_numpy()
+    ax.set_xticks(list(places), [str(n) for n in share.index])
+    ax.set_xlabel("number of drafts n")
+    ax.set_ylabel("share of positions")
+    ax.set_title(f"Sampler with the highest bound, temperature {temperature:g}")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_replacement", ax: Any = None) -> Any:
+    """One position: the curve ``P(H) - Q(H)`` over prefixes of the q/p order, its minimum marked.
+
+    Parameters
+    ----------
+    p, q : array
+        ``[V]`` laws.
+    n_drafts, sampler :
+        As :func:`mdsd_bounds.optimal_acceptance`; a sampler of the fixed-plus-random family.
+    """
+    import numpy as np
+
+    from mdsd_bounds.bounds import make_problem
+    from mdsd_bounds.bounds.prefix import prefix_curves
+    from mdsd_bounds.samplers import get_sampler
+
+    problem, *_ = make_problem(p, q, n_drafts, sampler)
+    rule = get_sampler(sampler)
+    if rule.split is None:
+        raise InputError(f"subset_curve: the sampler {sampler!r} has no prefix order")
+    fixed, random = rule.split(problem.n_drafts[0])
+    target, mass, _, order = prefix_curves(problem.p[:1], problem.q[:1], fixed, [random], rule.replacement)
+    curve = (target[0] - mass[0, 0]).cpu().numpy()
+    held = np.append(0.0, problem.q[0][order[0]].cumsum(0).cpu().numpy())
+    ax = _axes(ax)
+    best = int(curve.argmin())
+    ax.step(held, curve, where="post", color=COLOURS[0], linewidth=1.4)
+    ax.plot(held[best], curve[best], marker="o", color=COLOURS[3])
+    ax.annotate(
+        f"H* holds {best} tokens\nalpha* = {1 + curve[best]:.4f}",
+        (held[best], curve[best]),
+        xytext=(-12, 24),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+    )
+    ax.axhline(0, color="#999999", linewidth=0.8)
+    ax.set_xlabel("draft mass q(H) of the prefix H")
+    ax.set_ylabel("P(H) - Q(H)")
+    ax.set_title(f"{_title(sampler)}, n = {problem.n_drafts[0]}")
+    return ax
+
+
+#: Figures of a per-position table, by name.
+FIGURES: dict[str, Callable[..., Any]] = {
+    "acceptance_by_drafts": acceptance_by_drafts,
+    "gap_by_temperature": gap_by_temperature,
+    "acceptance_against_bound": acceptance_against_bound,
+    "sampler_wins": sampler_wins,
+}
+#: Those that need a table of mdsd compare.
+NEED_VERIFIERS = ("gap_by_temperature", "acceptance_against_bound")
+
+
+def _need_verifiers(table: pd.DataFrame, name: str) -> None:
+    if not (table["verifier"] != "").any():
+        raise InputError(f"figure {name}: the table holds bounds only; make it with mdsd compare --out")
 
 
 def save_figures(table: pd.DataFrame, out: str, figure: str = "all") -> list[str]:
@@ -67,7 +215,8 @@ def save_figures(table: pd.DataFrame, out: str, figure: str = "all") -> list[str
 
     if figure != "all" and figure not in FIGURES:
         raise InputError(f"--figure {figure}: choose all or one of {', '.join(FIGURES)}")
-    chosen = list(FIGURES) if figure == "all" else [figure]
+    compared = bool((table["verifier"] != "").any())
+    chosen = [name for name in FIGURES if compared or name not in NEED_VERIFIERS] if figure == "all" else [figure]
     path = Path(out)
     written = []
     for name in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ METHODS: dict[str, tuple[str, str]] = {
     "maxflow": ("mdsd_bounds.bounds.maxflow", "solve_maxflow"),
     "product": ("mdsd_bounds.bounds.product", "solve_product"),
 }
+
+#: Options of the samplers outside the fixed-plus-random family, whose options are those of their ``split``.
+OPTIONS = {"independent": {"tolerance", "passes"}, "joint": {"table"}}
 
 __all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve"]
 
@@ -51,7 +55,8 @@ def optimal_acceptance(
     method : str
         One of :data:`METHODS`; ``"auto"`` takes the fastest that is exact for the sampler.
     **options
-        Options of the sampler: ``m`` for top_m_plus, ``table`` ``[T, n]`` for joint.
+        Options of the sampler: ``m`` for top_m_plus, ``table`` ``[T, n]`` for joint, ``tolerance`` and ``passes`` (the
+        work allowed per row) for independent.
 
     Returns
     -------
@@ -119,6 +124,9 @@ def make_problem(p: Any, q: Any, n_drafts: Any, sampler: str, **options: Any) ->
         raise InputError(f"p has {target.shape[0]} rows and q {draft.shape[0]}; give one draft row for each target row")
     if target.device != draft.device:
         raise InputError(f"p is on {target.device} and q on {draft.device}; move both to one device")
+    unknown = set(options) - OPTIONS.get(sampler, set())
+    if unknown and rule.split is None:
+        raise InputError(f"sampler {sampler!r} does not take the options {sorted(unknown)}")
     for n in counts:
         if rule.split is not None:
             try:
@@ -159,7 +167,7 @@ def _choose(problem: Problem) -> str:
     if problem.sampler == "independent":
         return "product"
     if problem.sampler == "joint":
-        return "maxflow"
+        return "maxflow" if importlib.util.find_spec("ortools") else "lp"
     return "prefix"
 
 
