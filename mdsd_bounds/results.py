@@ -228,4 +228,5 @@ def _cell(name: str, value: Any) -> str:
         return str(value)
     if value != value:
         return "-"
-    return f"{value:g}" if name == "temperature" else f"{value:.5f}"
+    # Adding zero turns a rounded minus zero into zero.
+    return f"{value:g}" if name == "temperature" else f"{round(value, 5) + 0.0:.5f}"

@@ -201,7 +201,7 @@ def test_a_spent_budget_leaves_a_wider_interval_that_still_holds() -> None:
 def test_options_of_the_search_are_checked() -> None:
     q = torch.tensor([[0.5, 0.5], [0.2, 0.8]], dtype=torch.float64)
     for options, message in (
-        ({"width": 1}, "unknown option"),
+        ({"width": 1}, "does not take the options"),
         ({"tolerance": 0}, "positive"),
         ({"passes": "9"}, "pos"),
     ):
