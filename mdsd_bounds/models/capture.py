@@ -1,18 +1,20 @@
 """Run a target and a draft over the same text and write the logits of both as a native dump.
 
 Prompts are cut into batches of fixed size; a batch is the unit of work and of resuming.  Its text depends only on the
-seed and the batch, so a run that was killed continues with the same command to the same bytes.  Within a batch the
-target continues its prompts (key-value cache), each token drawn from its own softmax at the given temperature; the
-draft then reads the same text in one pass.  Row t of a document is the law of the token that follows position t.
+seed, the batch's number and its prompts, so a run that was killed continues with the same command to the same bytes
+(on the same machine, library versions and number of threads).  In mode ``sampled`` the target continues its prompts
+with a key-value cache, each token drawn from its own softmax; the draft then reads the same text in one pass.  A row is
+the law of the token recorded beside it, whose place in the document is ``position``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import align_widths
 from mdsd_bounds.dumps.native import DumpWriter
+from mdsd_bounds.models.drafts import Draft, make_draft
+from mdsd_bounds.models.forward import forward, left_pad, read_rows, to_store
 from mdsd_bounds.models.loading import LoadedModel, load_model
+from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
 
 Report = Callable[[str], None]
@@ -35,11 +40,12 @@ class CaptureSettings:
     Attributes
     ----------
     new_tokens : int
-        Positions logged per prompt.
+        Positions logged per prompt (at most, in mode ``teacher_forced``).
     temperature : float
-        Of the sampling that makes the text (mode ``sampled``).
+        Of the sampling that makes the text (mode ``sampled``); 0 is greedy.
     mode : str
-        ``sampled``: the target continues each prompt.  ``teacher_forced``: the prompt itself is the text.
+        ``sampled``: the target continues each prompt, beyond an end-of-text token too.  ``teacher_forced``: the
+        prompt itself is the text.
     seed : int
         With the number of the batch, determines every draw.
     batch_size : int
@@ -62,13 +68,14 @@ class CaptureSettings:
 def log_pair(
     target: str,
     draft: str,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | str | Path,
     out: str | Path,
     settings: CaptureSettings | None = None,
     *,
     dtype: str = "float32",
     device: str = "cpu",
     max_positions: int | None = None,
+    token_map: str | None = None,
     notes: dict[str, Any] | None = None,
     report: Report | None = None,
 ) -> Path:
@@ -76,10 +83,14 @@ def log_pair(
 
     Parameters
     ----------
-    target, draft : str
+    target : str
         As :func:`mdsd_bounds.models.loading.load_model`.
-    prompts : sequence of str
-        One document each; document numbers are their places in the sequence.
+    draft : str
+        As :func:`mdsd_bounds.models.drafts.make_draft`: a model, or ``early-exit:K``, ``skip-layers:4-9``,
+        ``prompt-lookup`` for a draft made from the target alone.
+    prompts : sequence of str, or str or Path
+        One document each, numbered by place in the sequence; or a file as
+        :func:`mdsd_bounds.models.prompts.read_prompts`.
     out : str or Path
         Folder of the native dump.
     settings : CaptureSettings
@@ -87,7 +98,9 @@ def log_pair(
     dtype, device : str
         Of the computation.
     max_positions : int or None
-        Stop after the batch that reaches this number; the rest is cut.
+        Stop after this many rows.
+    token_map : str or None
+        For pairs of different vocabularies: ``intersection`` or a file, see ``make_draft``.
     notes : dict
         Kept in the manifest beside models, versions and settings.
     report : callable
@@ -101,42 +114,64 @@ def log_pair(
     Raises
     ------
     InputError
-        On prompts that are empty or too long, tokenizers that differ, or models that cannot be loaded.
+        On settings out of range, prompts that are empty or too long, tokenizers that differ, models that cannot be
+        loaded, a full disk, or a folder that holds another run's dump.
     """
     settings = settings or CaptureSettings()
+    _check(settings, max_positions)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-    if settings.mode not in ("sampled", "teacher_forced"):
-        raise InputError(f"mode {settings.mode!r}: choose sampled or teacher_forced")
+    texts = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     first = load_model(target, dtype, device)
-    second = load_model(draft, dtype, device)
-    refuse_other_tokenizer(first, second)
-    documents = encode(first.tokenizer, prompts, settings)
+    second = make_draft(draft, first, dtype, device, token_map)
+    documents = encode(first.tokenizer, texts, settings)
     facts = {
         "target": first.identity,
         "draft": second.identity,
-        "settings": settings.__dict__,
+        "settings": asdict(settings),
         "versions": {name: version(name) for name in ("torch", "transformers")},
+        "prompts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        **({"max_positions": max_positions} if max_positions is not None else {}),
         **(notes or {}),
     }
-    store = getattr(torch, settings.store_dtype)
-    with DumpWriter(out, shard_rows=settings.new_tokens * settings.batch_size, notes=facts) as writer:
+    shard_rows = settings.new_tokens * settings.batch_size
+    with DumpWriter(out, shard_rows=shard_rows, notes=facts, support=second.support) as writer:
         if writer.complete:
             report(f"{out}: already complete, {writer.rows} positions")
             return Path(out)
-        begun, skipped = time.monotonic(), writer.rows
-        total = _total(documents, settings, max_positions)
-        for number, rows in _batches(documents, settings, writer.rows, max_positions):
-            part = documents[number * settings.batch_size : (number + 1) * settings.batch_size]
-            text, laws = _target_pass(first, part, settings, number)
-            draft_laws = _read(second.model, text, [len(document) for document in part], settings)
-            a, b, _ = align_widths(laws, draft_laws, str(out))
-            columns = _columns(text, part, number, settings)
-            writer.append(a.to(store)[:rows], b.to(store)[:rows], **{k: v[:rows] for k, v in columns.items()})
-            done, spent = writer.rows, time.monotonic() - begun
-            rate = (done - skipped) / spent if done > skipped else float("nan")
-            left = (total - done) / rate if rate > 0 else float("nan")
-            report(f"{done} of {total} positions, {rate:.1f} a second, {left:.0f} s left")
+        _write(first, second, documents, settings, max_positions, writer, report)
     return Path(out)
+
+
+def _write(
+    target: LoadedModel,
+    draft: Draft,
+    documents: list[list[int]],
+    settings: CaptureSettings,
+    limit: int | None,
+    writer: DumpWriter,
+    report: Report,
+) -> None:
+    begun = time.monotonic()
+    total = sum(_rows(document, settings) for document in documents)
+    total = total if limit is None else min(total, limit)
+    store, name = getattr(torch, settings.store_dtype), str(writer.path)
+    done = already = writer.rows
+    if done:
+        report(f"{name}: goes on after {done} of {total} positions")
+    for number, cut in _batches(documents, settings, done, limit):
+        part = documents[number * settings.batch_size : (number + 1) * settings.batch_size]
+        text, starts, laws = _target_pass(target, part, settings, number)
+        draft_laws = draft.read(text, starts)
+        columns = _columns(text, starts, number * settings.batch_size)
+        rows = [to_store(logits, store, name)[cut] for logits in (laws, draft_laws)]
+        writer.append(rows[0], rows[1], **{column: values[cut] for column, values in columns.items()})
+        done += rows[0].shape[0]
+        rate = (done - already) / (time.monotonic() - begun)
+        line = f"{done} of {total} positions, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
+        if draft.support == "mapped":
+            outside = mass_outside(draft_laws[cut])
+            line += f"; draft mass outside the target's vocabulary: mean {outside.mean():.3g}, max {outside.max():.3g}"
+        report(line)
 
 
 def encode(tokenizer: Any, prompts: Sequence[str], settings: CaptureSettings) -> list[list[int]]:
@@ -149,39 +184,30 @@ def encode(tokenizer: Any, prompts: Sequence[str], settings: CaptureSettings) ->
     """
     documents = []
     for number, prompt in enumerate(prompts):
-        ids = list(tokenizer(prompt)["input_ids"])
+        # Warnings of a length the model does not reach are the tokenizer's; the limit below is ours.
+        ids = list(tokenizer(prompt, verbose=False)["input_ids"])
         if len(ids) < (2 if settings.mode == "teacher_forced" else 1):
-            raise InputError(f"prompt {number}: empty; remove it or give it text")
+            raise InputError(f"prompt {number}: empty or a single token; remove it or give it text")
         if len(ids) > settings.max_prompt_tokens:
             limit = settings.max_prompt_tokens
             raise InputError(f"prompt {number}: {len(ids)} tokens, more than {limit}; shorten it or raise the limit")
         documents.append(ids)
     if not documents:
-        raise InputError("no prompts: the prompt file is empty")
+        raise InputError("no prompts: give at least one")
     return documents
 
 
-def refuse_other_tokenizer(first: LoadedModel, second: LoadedModel) -> None:
-    """Refuse pairs whose tokenizers give different ids for the same text.
-
-    Raises
-    ------
-    InputError
-        Naming the first token that differs.
-    """
-    a, b = first.tokenizer.get_vocab(), second.tokenizer.get_vocab()
-    different = next((token for token, index in a.items() if b.get(token, index) != index), None)
-    if different is not None or abs(len(a) - len(b)) > 128:
-        raise InputError(
-            f"{second.identity['source']}: its tokenizer differs from the target's "
-            f"({f'token {different!r}' if different else f'{len(b)} against {len(a)} tokens'}); "
-            "use a draft of the same family, or map the vocabularies"
-        )
-
-
-def _total(documents: list[list[int]], settings: CaptureSettings, limit: int | None) -> int:
-    rows = sum(_rows(document, settings) for document in documents)
-    return rows if limit is None else min(rows, limit)
+def _check(settings: CaptureSettings, max_positions: int | None) -> None:
+    if settings.mode not in ("sampled", "teacher_forced"):
+        raise InputError(f"mode {settings.mode!r}: choose sampled or teacher_forced")
+    if settings.store_dtype not in ("float16", "bfloat16", "float32"):
+        raise InputError(f"store_dtype {settings.store_dtype!r}: choose float16, bfloat16 or float32")
+    if not 0 <= settings.temperature < float("inf"):
+        raise InputError(f"temperature {settings.temperature!r}: give a finite number of at least 0")
+    counts = {"new_tokens": settings.new_tokens, "batch_size": settings.batch_size, "max_positions": max_positions}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value!r}: give a whole number of at least 1")
 
 
 def _rows(document: list[int], settings: CaptureSettings) -> int:
@@ -190,40 +216,39 @@ def _rows(document: list[int], settings: CaptureSettings) -> int:
 
 def _batches(
     documents: list[list[int]], settings: CaptureSettings, written: int, limit: int | None
-) -> Iterator[tuple[int, int]]:
-    """``(batch, rows to keep)`` for every batch that is not on disk yet."""
-    start = 0
+) -> Iterator[tuple[int, slice]]:
+    """``(batch, rows of it that are wanted and not yet on disk)``; shards need not end where batches do."""
+    first = 0
     for number in range(-(-len(documents) // settings.batch_size)):
         part = documents[number * settings.batch_size : (number + 1) * settings.batch_size]
         size = sum(_rows(document, settings) for document in part)
-        keep = size if limit is None else min(size, limit - start)
-        if keep > 0 and start + keep > written:
-            yield number, keep
-        start += size
+        low = max(written - first, 0)
+        high = size if limit is None else min(size, limit - first)
+        if low < high:
+            yield number, slice(low, high)
+        first += size
 
 
 def _target_pass(
     loaded: LoadedModel, part: list[list[int]], settings: CaptureSettings, number: int
-) -> tuple[list[list[int]], Tensor]:
-    """The text of a batch and the target's logits over it ``[rows, V]``, document by document."""
+) -> tuple[list[list[int]], list[int], Tensor]:
+    """The text of a batch, where its wanted places start, and the target's logits there, document by document."""
     if settings.mode == "teacher_forced":
-        text = [document[: settings.new_tokens + 1] for document in part]
-        return text, _read(loaded.model, text, [1] * len(text), settings)
+        text, starts = [document[: settings.new_tokens + 1] for document in part], [1] * len(part)
+        return text, starts, read_rows(loaded.model, text, starts)
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
-    ids, mask = _left_pad(part)
-    ids, mask = ids.to(loaded.model.device), mask.to(loaded.model.device)
+    ids, mask = (x.to(loaded.model.device) for x in left_pad(part))
     text, steps, cache = [list(document) for document in part], [], None
-    for step in range(settings.new_tokens):
-        output = _forward(loaded.model, ids if step == 0 else ids[:, -1:], mask, cache, 1)
-        cache = output.past_key_values
-        logits = output.logits[:, -1].float().cpu()
-        steps.append(logits.to(getattr(torch, settings.store_dtype)))
+    for _ in range(settings.new_tokens):
+        output, cache = forward(loaded.model, ids, mask, cache)
+        logits = output[:, -1].float().cpu()
+        steps.append(logits)
         token = _draw(logits, settings.temperature, generator)
         for document, choice in zip(text, token.tolist(), strict=True):
             document.append(choice)
-        ids = torch.cat([ids, token[:, None].to(ids.device)], -1)
+        ids = token[:, None].to(mask.device)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-    return text, torch.stack(steps, 1).flatten(0, 1)
+    return text, [len(document) for document in part], torch.stack(steps, 1).flatten(0, 1)
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -233,44 +258,10 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
     return torch.multinomial(law, 1, generator=generator)[:, 0]
 
 
-def _read(model: Any, text: list[list[int]], starts: list[int], settings: CaptureSettings) -> Tensor:
-    """Logits ``[rows, V]`` of the laws of tokens ``starts[d]``.. of each document, in one pass."""
-    # The last token's own law is not wanted: nothing follows it.
-    ids, mask = _left_pad([document[:-1] for document in text])
-    kept = max(len(document) - start for document, start in zip(text, starts, strict=True))
-    logits = _forward(model, ids.to(model.device), mask.to(model.device), None, kept).logits
-    rows = [logits[i, -(len(document) - starts[i]) :] for i, document in enumerate(text)]
-    return torch.cat(rows).float().cpu().to(getattr(torch, settings.store_dtype))
-
-
-def _left_pad(documents: list[list[int]]) -> tuple[Tensor, Tensor]:
-    width = max(len(document) for document in documents)
-    ids = torch.tensor([[0] * (width - len(document)) + document for document in documents])
-    mask = torch.tensor([[0] * (width - len(document)) + [1] * len(document) for document in documents])
-    return ids, mask
-
-
-def _forward(model: Any, ids: Tensor, mask: Tensor, cache: Any, kept: int) -> Any:
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    with torch.inference_mode(), warnings.catch_warnings():
-        # The name of the cache argument changed between releases of transformers; both are accepted for now.
-        warnings.simplefilter("ignore", FutureWarning)
-        return model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=kept,
-        )
-
-
-def _columns(text: list[list[int]], part: list[list[int]], number: int, settings: CaptureSettings) -> dict[str, Tensor]:
-    documents, positions, tokens = [], [], []
-    for i, (whole, prompt) in enumerate(zip(text, part, strict=True)):
-        start = 1 if settings.mode == "teacher_forced" else len(prompt)
-        for place in range(start, len(whole)):
-            documents.append(number * settings.batch_size + i)
-            positions.append(place)
-            tokens.append(whole[place])
-    return {"doc": torch.tensor(documents), "position": torch.tensor(positions), "token": torch.tensor(tokens)}
+def _columns(text: list[list[int]], starts: list[int], first: int) -> dict[str, Tensor]:
+    places = [(first + i, place) for i, start in enumerate(starts) for place in range(start, len(text[i]))]
+    return {
+        "doc": torch.tensor([doc for doc, _ in places]),
+        "position": torch.tensor([place for _, place in places]),
+        "token": torch.tensor([text[doc - first][place] for doc, place in places]),
+    }

@@ -44,6 +44,12 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
         raise InputError("running models needs transformers: pip install 'mdsd-bounds[models]'") from None
     if dtype not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype {dtype!r}: choose float32, bfloat16 or float16")
+    try:
+        place_on = torch.device(device)
+        torch.empty(0, device=place_on)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r}: not usable here ({reason}); try cpu") from None
     path = Path(source)
     gguf = _gguf_file(path)
     place: dict[str, Any] = {"gguf_file": gguf.name} if gguf is not None else {}
@@ -54,14 +60,22 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the model cannot be loaded ({reason}); give a hub name, folder or GGUF") from None
-    identity = {"source": gguf.name if gguf is not None else Path(source).name, "dtype": dtype}
+    return LoadedModel(model.to(place_on).eval(), tokenizer, _identity(source, gguf, model) | {"dtype": dtype})
+
+
+def _identity(source: str, gguf: Path | None, model: Any) -> dict[str, str]:
+    """Name and digest of the weights; of a model from a hub, name and commit.  No path of this machine is kept."""
+    folder = Path(source)
     if gguf is not None:
         with gguf.open("rb") as stream:
-            identity["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
-    else:
-        identity["source"] = source
-        identity["revision"] = str(getattr(model.config, "_commit_hash", None))
-    return LoadedModel(model.to(torch.device(device)).eval(), tokenizer, identity)
+            return {"source": gguf.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(folder.glob("*.safetensors")):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return {"source": folder.resolve().name, "sha256": digest.hexdigest()}
+    return {"source": source, "revision": str(getattr(model.config, "_commit_hash", None))}
 
 
 def _gguf_file(path: Path) -> Path | None:

