@@ -37,9 +37,9 @@ _LEFT, _RIGHT = -34.0, 3.65
 _NODES_AT_ONCE = 2_000_000
 
 
-def _nodes(step: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Times t ``[G]`` and weights ``step * t``."""
-    t = torch.arange(_LEFT, _RIGHT, step, dtype=like.dtype, device=like.device).exp()
+def _nodes(step: float, like: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Times t ``[G]`` and weights ``step * t``; the first time is lower by the factor ``e^shift``."""
+    t = torch.arange(_LEFT + shift, _RIGHT, step, dtype=like.dtype, device=like.device).exp()
     return t, step * t
 
 
@@ -58,49 +58,51 @@ class _Races:
         self.q = q[self.token]
         self.slope = self.q.cumsum(0)
         # c is built of positive steps: its value at one breakpoint plus slope times distance.
-        zero = ratio.new_zeros(1)
-        self.c = torch.cat([zero, (self.slope[:-1] * ratio.diff()).cumsum(0)])
+        self.rise = torch.cat([self.slope[:-1] * ratio.diff(), ratio.new_full((1,), float("inf"))])
+        self.c = torch.cat([ratio.new_zeros(1), self.rise[:-1].cumsum(0)])
 
     def curves(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``e^{-t c(r)}`` and ``G(t, r)`` at the sorted tokens, both ``[len(t), tokens]``."""
+        """``e^{-t c(r)}`` and ``G(t, r)`` at the sorted tokens, both ``[len(t), tokens]``.
+
+        A segment of slope s from c to c' adds ``(e^{-tc} - e^{-tc'}) / s``, taken without cancellation.
+        """
         stay = torch.exp(-t[:, None] * self.c)
-        pieces = stay.clone()
-        pieces[:, :-1] -= stay[:, 1:]
-        pieces /= self.slope
+        pieces = torch.expm1(-t[:, None] * self.rise).mul_(stay).div_(-self.slope)
         return stay, pieces.flip(-1).cumsum(-1).flip(-1)
 
 
 def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts, by the integral above.  O(G n V) per row, G about 190."""
-    shared = p.shape[0] > 1 and p.stride(0) == 0 and q.stride(0) == 0
-    rows = []
-    races = None
-    for b in range(p.shape[0]):
-        if races is None or not shared:
-            races = _Races(p[b], q[b])
-        rows.append(_law_given(races, p[b], q[b], drafts[b]))
-    return torch.stack(rows)
+    """Law of the output given the drafts, by the integral above.  O(G n V) per row, G at least 190.
+
+    Rows that are one row expanded share their curves.
+    """
+    if p.shape[0] > 1 and p.stride(0) == 0 and q.stride(0) == 0:
+        return _laws_given(p[0], q[0], drafts)
+    return torch.cat([_laws_given(p[b], q[b], drafts[b : b + 1]) for b in range(p.shape[0])])
 
 
-def _law_given(races: _Races, p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
-    n = len(drafts)
-    t, weight = _nodes(FINE, p)
-    law = torch.zeros_like(p)
-    place = torch.empty_like(races.token.new_empty(len(p))).fill_(-1)
+def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
+    """Laws ``[R, V]`` of the output of one row ``[V]`` given each of the drafts ``[R, n]``."""
+    rows, n = drafts.shape
+    races = _Races(p, q)
+    place = torch.full((len(p),), -1, dtype=torch.int64, device=p.device)
     place[races.token] = torch.arange(len(races.token), device=p.device)
     drawn = place[drafts]
-    for part in _chunks(len(t), len(p)):
+    # Given a draft of probability q_x the times that matter are of the order of q_x.
+    t, weight = _nodes(FINE, p, float(q[drafts].min().log()))
+    law = p.new_zeros((rows, len(p)))
+    for part in _chunks(len(t), len(p) * n * rows):
         stay, g = races.curves(t[part])
         # Tokens that cannot be drafted never win a race of drafts: r = infinity, G = 0.
-        late = torch.zeros((len(stay), len(p)), dtype=p.dtype, device=p.device)
+        late = p.new_zeros((len(stay), len(p)))
         late[:, races.token] = g
-        here = g[:, drawn]
+        here, certain = g[:, drawn], stay[:, drawn] / q[drafts]
         for k in range(n):
-            others = torch.cat([here[:, :k], here[:, k + 1 :]], -1).prod(-1)
-            own = (here[:, k : k + 1] - late).clamp(min=0.0)
-            own[:, drafts[k]] = stay[:, drawn[k]] / q[drafts[k]]
-            law += p * ((weight[part] * torch.exp(-n * t[part]) * others)[:, None] * own).sum(0)
-    return law
+            others = torch.cat([here[..., :k], here[..., k + 1 :]], -1).prod(-1)
+            own = (here[..., k, None] - late[:, None]).clamp(min=0.0)
+            own.scatter_(-1, drafts[:, k].expand(len(stay), -1)[..., None], certain[..., k, None])
+            law += torch.einsum("g,gr,grv->rv", weight[part] * torch.exp(-n * t[part]), others, own)
+    return law * p
 
 
 def fast_step(

@@ -3,9 +3,9 @@
 Two drafts of laws a and b: from the pair {i, j} token i is selected with probability w_ij = 1 - w_ji, so the selected
 law r is known exactly, and speculative sampling of p against it is lossless for any w.  The weights that maximise
 ``sum min(p, r)`` solve a linear programme over pairs: each pair's mass is shared between its tokens, token i can use
-at most p_i.  At most ``tokens`` tokens take part in it (all of them up to 32, which is the full programme; else the 16
-with the largest max(p, q): the truncated one); every other pair goes to the token with the larger p/q.  More drafts: a
-tournament, the winner so far against the next draft, each match with its own programme.
+at most p_i.  Up to 32 tokens (:data:`FULL`) that is the full programme.  The truncated one treats ``tokens`` of the
+largest max(p, q) one by one, and the others in classes of like p/q; within a class both drafts are as good.  More
+drafts: a tournament, the winner so far against the next draft, each match with its own programme.
 
 The acceptance is ``sum min(p, r)`` plus the chance that the winner is refused and the residual gives a draft that had
 lost; that chance is averaged over sampled drafts.
@@ -29,9 +29,11 @@ from mdsd_bounds.verifiers.speculative import residual, speculative_law
 
 #: Vocabularies up to this size get the full programme.
 FULL = 32
-#: Tokens of the truncated programme.
+#: Tokens that the truncated programme treats one by one.
 TRUNCATED = 16
-#: Tokens beyond which the programme is refused: it has tokens^2 variables in each match.
+#: Edges of p/q between the classes of the other tokens.
+EDGES = (0.25, 0.5, 0.75, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0)
+#: Tokens beyond which the programme is refused: it has about tokens^2 variables in each match.
 MOST = 400
 
 
@@ -41,28 +43,25 @@ class Match:
 
     Attributes
     ----------
-    rank, place : Tensor
-        ``[V]``: rank of each token in the order of p/q, and its row in ``weight`` (-1 outside the programme).
+    unit : Tensor
+        ``[V]``: the token's row in ``weight``, its own or that of its class.
     weight : Tensor
-        ``[s, s]``: probability that the first token is selected against the second.
+        ``[U, U]``: probability that a token of the first unit is selected against one of the second; 1/2 within one.
     law : Tensor
         ``[V]`` law of the winner.
     """
 
-    rank: Tensor
-    place: Tensor
+    unit: Tensor
     weight: Tensor
     law: Tensor
 
     def stays(self, incumbent: Tensor, newcomer: Tensor) -> Tensor:
         """Probability that ``incumbent`` is selected against ``newcomer``, token indices of one shape."""
-        by_rank = (self.rank[incumbent] >= self.rank[newcomer]).to(self.weight.dtype)
-        s, t = self.place[incumbent], self.place[newcomer]
-        return torch.where((s >= 0) & (t >= 0), self.weight[s, t], by_rank)
+        return self.weight[self.unit[incumbent], self.unit[newcomer]]
 
 
 def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Match]:
-    """The n - 1 matches of the tournament for one row; q is ``[V]`` or ``[n, V]``.  One sort, then O(V) a match."""
+    """The n - 1 matches of the tournament for one row; q is ``[V]`` or ``[n, V]``.  O(V) a match and the programmes."""
     size = len(p)
     count = (size if size <= FULL else TRUNCATED) if tokens is None else min(whole_option(tokens, "tokens", 1), size)
     if count > MOST:
@@ -71,47 +70,33 @@ def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Mat
             f"(about {count * count * 200 / 1e9:.2g} GB); at most {MOST}"
         )
     laws = q if q.ndim == 2 else q[None].expand(n, -1)
+    mean = q if q.ndim == 1 else q[:n].mean(0)
+    chosen = torch.maximum(p, mean).topk(count).indices
+    ratio = torch.where(mean > 0, p / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.zeros_like(p))
+    unit = count + torch.bucketize(ratio, torch.tensor(EDGES, dtype=p.dtype, device=p.device))
+    unit[chosen] = torch.arange(count, device=p.device)
+    units = count if count == size else count + len(EDGES) + 1
+    needed = _by_unit(p, unit, units)
     matches: list[Match] = []
     winner = laws[0]
-    order = chosen = torch.empty(0, dtype=torch.int64)
     for k in range(1, n):
-        if k == 1 or q.ndim == 2:
-            order = (
-                torch.where(laws[k] > 0, p / laws[k].clamp(min=1e-300), p * float("inf"))
-                .nan_to_num(0.0)
-                .argsort(stable=True)
-            )
-            chosen = torch.maximum(p, laws[k]).topk(count).indices
-        matches.append(_match(p, winner, laws[k], order, chosen))
-        winner = matches[-1].law
+        # Masses of the units under both laws; a pair within one unit selects either draft with probability 1/2.
+        a, b = _by_unit(winner, unit, units), _by_unit(laws[k], unit, units)
+        pair = torch.outer(a, b)
+        weight = _programme((needed - a * b).clamp(min=0.0).cpu().numpy(), (pair + pair.T).cpu().numpy()).to(p)
+        winner = winner * (weight @ b)[unit] + laws[k] * (weight @ a)[unit]
+        matches.append(Match(unit, weight, winner))
     return matches
 
 
-def _match(p: Tensor, a: Tensor, b: Tensor, order: Tensor, chosen: Tensor) -> Match:
-    size = len(p)
-    rank, place = torch.empty_like(order), torch.full_like(order, -1)
-    rank[order] = torch.arange(size, device=p.device)
-    place[chosen] = torch.arange(len(chosen), device=p.device)
-    # Strict priority among all pairs: an equal or lower newcomer loses, a lower incumbent loses.
-    zero = p.new_zeros(1)
-    lower_a, lower_b = (torch.cat([zero, law[order].cumsum(0)]) for law in (a, b))
-    law = a * lower_b[rank + 1] + b * lower_a[rank]
-    # The programme's own pairs are taken out and shared anew; a pair of equal tokens selects that token anyway.
-    joint = torch.outer(a[chosen], b[chosen])
-    pair = (joint + joint.T).fill_diagonal_(0.0)
-    ahead = (rank[chosen][:, None] > rank[chosen][None]).to(p.dtype)
-    base = (law[chosen] - (pair * ahead).sum(1)).clamp(min=0.0)
-    weight = _programme((p[chosen] - base).clamp(min=0.0).cpu().numpy(), pair.cpu().numpy()).to(p)
-    law[chosen] = base + (pair * weight).sum(1)
-    return Match(rank, place, weight, law)
+def _by_unit(law: Tensor, unit: Tensor, units: int) -> Tensor:
+    return torch.bincount(unit, weights=law, minlength=units)
 
 
 def _programme(need: np.ndarray, pair: np.ndarray) -> Tensor:
-    """Shares ``[s, s]`` of each pair's mass that use as much of ``need`` as possible; what is not needed is halved."""
-    count = len(need)
+    """Shares ``[U, U]`` of each pair's mass that use as much of ``need`` as possible; what is not needed is halved."""
     first, second = np.nonzero(np.triu(pair, 1) > 0)
-    weight = np.full((count, count), 0.5)
-    np.fill_diagonal(weight, 1.0)
+    weight = np.full(pair.shape, 0.5)
     if len(first):
         edges = len(first)
         rows = np.column_stack([np.repeat(np.arange(edges), 2), edges + np.column_stack([first, second]).reshape(-1)])

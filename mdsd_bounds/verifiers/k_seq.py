@@ -19,6 +19,7 @@ from mdsd_bounds.verifiers.speculative import accept_probability, add_at, residu
 
 #: Newton steps, halved where they leave the bracket; a handful is enough.
 _STEPS = 80
+_WIDE = 4096
 
 
 def solve_rho(p: Tensor, q: Tensor, n: int) -> Tensor:
@@ -80,15 +81,17 @@ def fast_step(
 ) -> Tensor:
     """Solve for rho, try the drafts in turn, and form the residual only for rows that reject all of them."""
     n = drafts.shape[1]
-    rho = torch.cat([solve_rho(p[b : b + 1], q[b : b + 1], n) for b in range(p.shape[0])])
+    # Wide rows one by one: each looks only at its own tokens with p > q.
+    rows = list(range(p.shape[0])) if p.shape[1] > _WIDE else []
+    rho = torch.cat([solve_rho(p[b : b + 1], q[b : b + 1], n) for b in rows]) if rows else solve_rho(p, q, n)
     uniform = torch.rand(drafts.shape, dtype=p.dtype, device=p.device, generator=generator)
     index = drafts.clamp(min=0)
     kept = (uniform * rho[:, None] * q.gather(-1, index) < p.gather(-1, index)) & (drafts >= 0)
     first = kept.to(torch.int8).argmax(-1, keepdim=True)
     token = drafts.gather(-1, first)[:, 0]
-    rows = (~kept.any(-1)).nonzero()[:, 0]
-    if len(rows):
-        token[rows] = draw(_residual(p[rows], q[rows], rho[rows], n), generator)
+    lost = (~kept.any(-1)).nonzero()[:, 0]
+    if len(lost):
+        token[lost] = draw(_residual(p[lost], q[lost], rho[lost], n), generator)
     return token
 
 

@@ -94,7 +94,9 @@ def sample_paths(p: Tensor, q: Tensor, n: int, samples: int, generator: torch.Ge
     light_total = light.below_q[-1]
     answers = []
     for k in range(n):
-        gone = torch.where(places >= 0, light.q[places.clamp(min=0)], 0.0) if len(light.q) else tau[:, None][:, :0]
+        gone = places.new_zeros(places.shape, dtype=p.dtype)
+        if len(light.q):
+            gone = torch.where(places >= 0, light.q[places.clamp(min=0)], gone)
         mass = (free * heavy_q).sum(-1) + (light_total - gone.sum(-1)).clamp(min=0.0)
         scale = torch.where(mass > 0, left / torch.where(mass > 0, mass, torch.ones_like(mass)), torch.zeros_like(mass))
         before, tau = tau, tau + scale
