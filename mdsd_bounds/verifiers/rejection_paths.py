@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mdsd_bounds.verifiers.montecarlo import HEAVY, draw_heavy_or_light
+
 #: Weights ``[paths, V]`` that one row may need in all before enumeration gives way to sampling.
 MAX_WEIGHTS = 1_000_000
-#: Tokens of largest q that the sampler treats one by one, at least the number of drafts.
-HEAVY = 16
 
 
 def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
@@ -136,25 +136,4 @@ def _draw_rejected(
         partial = tau * (light.below_q[place] - light.below_q[inner]) - (light.below_p[place] - light.below_p[inner])
         return full + partial.clamp(min=0.0)
 
-    heavy_weight = table[:, -1]
-    total = heavy_weight + cumulative(end)
-    answer = torch.full_like(end, -1)
-    waiting = torch.ones_like(free[:, 0])
-    # A token already rejected carries no weight; should rounding hit one, the draw is made again.
-    for _ in range(20):
-        goal = total * (1.0 - torch.rand(total.shape, dtype=total.dtype, device=total.device, generator=generator))
-        from_heavy = (goal <= heavy_weight) & (heavy_weight > 0)
-        among = torch.searchsorted(table, goal[:, None].contiguous())[:, 0].clamp(max=table.shape[1] - 1)
-        low, high = torch.zeros_like(end), (end - 1).clamp(min=0)
-        rest = goal - heavy_weight
-        while bool((low < high).any()):
-            middle = (low + high) // 2
-            reached = cumulative(middle + 1) >= rest
-            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
-        found = torch.where(from_heavy | (end == 0), -1 - among, low)
-        clash = (found[:, None] == places).any(-1) & (found >= 0)
-        answer = torch.where(waiting & ~clash, found, answer)
-        waiting = waiting & clash
-        if not bool(waiting.any()):
-            break
-    return answer
+    return draw_heavy_or_light(table, cumulative, end, places, generator)
