@@ -93,7 +93,7 @@ def cut_law(
     x = logprobs.to(torch.float64)
     kept = x > -float("inf")
     cut = cut.to(torch.float64)
-    cap, slack = cut[:, CAP].clamp(max=0.0), cut[:, SLACK]
+    cap, slack = cut[:, CAP].clamp(-700.0, 0.0), cut[:, SLACK]
     # Where every token is stored nothing can be missing, whatever rounding left over.
     least, most = (cut[:, i].clamp(0.0, 1.0) * (~kept).any(-1) for i in (MISSING_LOW, MISSING_HIGH))
     exact = most <= 0

@@ -40,7 +40,8 @@ with replacement this is the familiar ``|d alpha*| <= TV(p, p') + n TV(q, q')``.
 
 **Fixed tokens.**  ``greedy``, ``top_k`` and ``top_m_plus`` draft the m most probable tokens A of q and draw k others
 from ``r = q off A``: ``alpha* = 1 + P(A) + min over H off A of (P(H) - Q_{r,k}(H))``, and everything above applies to
-r.  A is certain if the m-th kept token outranks the next one and every unknown one; rows where that is open get [0, 1].
+r.  A is certain if the m-th kept token outranks the next one and every unknown one.  Where that is open, the first j
+tokens may still be certain: they are drafted, so ``[P(first j), 1]`` is the interval.
 """
 
 from __future__ import annotations
@@ -263,8 +264,9 @@ def _with_fixed(
 
     widen = torch.tanh(p.slack) + torch.tanh(count * q.slack)
     low, high = (low - widen).clamp(0.0, 1.0), (high + widen).clamp(0.0, 1.0)
-    open_rows = _open(q, m)
-    return low.masked_fill(open_rows, 0.0), high.masked_fill(open_rows, 1.0), size
+    open_rows, sure = _open(q, m)
+    floor = ((lean * sure).sum(-1) - torch.tanh(p.slack)).clamp(0.0, 1.0)
+    return torch.where(open_rows, floor, low), high.masked_fill(open_rows, 1.0), size
 
 
 def _off(q: CutLaw, fixed: Tensor) -> CutLaw:
@@ -276,16 +278,25 @@ def _off(q: CutLaw, fixed: Tensor) -> CutLaw:
     return CutLaw(left / safe[:, None], q.kept | fixed, low, high, q.cap / safe, q.slack)
 
 
-def _open(q: CutLaw, m: int) -> Tensor:
-    """Rows whose m most probable tokens cannot be told for sure."""
+def _open(q: CutLaw, m: int) -> tuple[Tensor, Tensor]:
+    """Rows whose m most probable tokens cannot be told for sure, and those of the m that can ``[B, V]``."""
+    none = torch.zeros_like(q.kept)
     if m == 0:
-        return torch.zeros(q.law.shape[0], dtype=torch.bool, device=q.law.device)
+        return none[:, 0], none
+    size = min(m + 1, q.law.shape[1])
+    top, index = q.law.topk(size, -1)
+    top = torch.nn.functional.pad(top, (0, m + 1 - size))
+    index = torch.nn.functional.pad(index, (0, m + 1 - size))
+    margin = torch.exp(2 * q.slack)[:, None]
+    outranks = (top[:, :m] >= q.cap[:, None] * margin) | (q.high <= 0)[:, None]
+    clear = (top[:, :m] >= top[:, 1:] * margin) & outranks & (top[:, :m] > 0)
+    # The first j tokens are sure if the j-th is clear of the next, whatever the order among them.
+    rank = torch.arange(1, m + 1, device=top.device)
+    count = (clear * rank).amax(-1)
+    some = min(m, q.law.shape[1])
+    sure = none.scatter(-1, index[:, :some], ((rank <= count[:, None]) & (top[:, :m] > 0))[:, :some])
     exact = (q.high <= 0) & (q.slack <= 0)
-    top = q.law.topk(min(m + 1, q.law.shape[1]), -1).values
-    top = torch.nn.functional.pad(top, (0, m + 1 - top.shape[1]))
-    margin = torch.exp(2 * q.slack)
-    clear = (top[:, m - 1] >= top[:, m] * margin) & ((top[:, m - 1] >= q.cap * margin) | (q.high <= 0))
-    return ~exact & ~(clear & (top[:, m - 1] > 0))
+    return ~exact & (count < m), sure
 
 
 def _solve(target: Tensor, rates: Tensor, draws: list[int], replacement: bool, solver: Solver) -> Bound:

@@ -11,11 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds.dumps.arrays import open_npy_pair, open_npz, open_pt, open_safetensors
-from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch
+from mdsd_bounds.dumps.base import CUTS, Dump, Facts, LogitBatch
+from mdsd_bounds.dumps.distillkit import is_distillkit, open_distillkit
+from mdsd_bounds.dumps.llama_cpp import MAGIC, open_llama_cpp
+from mdsd_bounds.dumps.named import has_pair, open_named
 from mdsd_bounds.dumps.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.sides import Side, pair_sides
+from mdsd_bounds.dumps.step_log import is_step_log, open_step_log
+from mdsd_bounds.dumps.stores import open_store
+from mdsd_bounds.dumps.vllm import is_vllm, open_vllm
 from mdsd_bounds.problem import InputError
 
-__all__ = ["READERS", "Dump", "DumpWriter", "Facts", "LogitBatch", "inspect_dump", "open_dump"]
+__all__ = [
+    "READERS",
+    "SIDES",
+    "Dump",
+    "DumpWriter",
+    "Facts",
+    "LogitBatch",
+    "Side",
+    "inspect_dump",
+    "open_dump",
+    "open_pair",
+    "open_side",
+]
 
 
 def _is_native(paths: list[Path]) -> bool:
@@ -60,23 +79,104 @@ def _zip_of(path: Path, inside: str) -> bool:
     return is_torch == (inside == ".pt")
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether a file of arrays is one matrix of logits and nothing that says how its rows are to be read."""
+    arrays = open_store(path)
+    told = {"input_ids", "sequences", "hidden_states", "ids", "token_ids", "top_ids", "indices", "d2t"}
+    return not told & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
+
+
+def _is_named(path: Path) -> bool:
+    if path.is_dir():
+        return not (path / MANIFEST).exists() and any(path.glob("*.safetensors"))
+    head = _head(path) if path.is_file() else b""
+    return head.startswith((b"\x93NUMPY", b"PK\x03\x04")) or head[8:9] == b"{"
+
+
+def _is_named_pair(paths: list[Path]) -> bool:
+    if len(paths) != 1 or not _is_named(paths[0]) or _pair_in_folder(paths, ".safetensors") != paths:
+        return False
+    return has_pair(paths[0]) and not {"target_logits", "draft_logits"} <= set(open_store(paths[0]))
+
+
 Recognise = Callable[[list[Path]], bool]
 Open = Callable[[list[Path], str], Dump]
 
-#: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft.
+#: One-model formats: name -> (does the content look like it, how to open it as target or draft).
+SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
+    "llama.cpp": (
+        lambda path: path.is_file() and _head(path).startswith(MAGIC),
+        lambda path, role: open_llama_cpp(path),
+    ),
+    "vllm": (is_vllm, lambda path, role: open_vllm(path)),
+    "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
+    "arrays": (_is_named, open_named),
+}
+
+
+def _join(paths: list[Path], label: str) -> Dump:
+    return pair_sides(open_side(paths[0], "target"), open_side(paths[1], "draft"), label)
+
+
+#: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft; two
+#: one-model files of any formats of :data:`SIDES` are joined.
 READERS: dict[str, tuple[Recognise, Open]] = {
     "native": (_is_native, lambda paths, label: open_native(paths[0])),
+    "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
+    "arrays": (_is_named_pair, lambda paths, label: _join([paths[0], paths[0]], label)),
     "npz": (lambda paths: len(paths) == 1 and _zip_of(paths[0], ".npz"), lambda paths, label: open_npz(paths[0])),
     "npy": (
-        lambda paths: len(pair := _pair_in_folder(paths, ".npy")) == 2 and _starts(pair, b"\x93NUMPY"),
+        lambda paths: (
+            len(pair := _pair_in_folder(paths, ".npy")) == 2
+            and _starts(pair, b"\x93NUMPY")
+            and all(_is_plain(path) for path in pair)
+        ),
         _open_npy,
     ),
     "safetensors": (
-        lambda paths: _is_safetensors(_pair_in_folder(paths, ".safetensors")),
+        lambda paths: (
+            _is_safetensors(files := _pair_in_folder(paths, ".safetensors"))
+            and (len(files) == 1 or all(_is_plain(path) for path in files))
+        ),
         lambda paths, label: open_safetensors(_pair_in_folder(paths, ".safetensors"), label),
     ),
     "pt": (lambda paths: len(paths) == 1 and _zip_of(paths[0], ".pt"), lambda paths, label: open_pt(paths[0])),
+    "joined": (lambda paths: len(paths) == 2 and all(_side_format(path) for path in paths), _join),
 }
+
+
+def _side_format(path: Path) -> str:
+    return next((name for name, (recognise, _) in SIDES.items() if recognise(path)), "")
+
+
+def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
+    """Open one model's file in any format of :data:`SIDES`.
+
+    Raises
+    ------
+    InputError
+        If it does not exist, the format is unknown, or the content is damaged.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise InputError(f"{file}: no such file or folder; give a one-model file")
+    name = _side_format(file)
+    if not name:
+        raise InputError(
+            f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
+        )
+    return SIDES[name][1](file, role)
+
+
+def open_pair(target: str | os.PathLike[str], draft: str | os.PathLike[str]) -> Dump:
+    """Open the target's and the draft's one-model files, of any formats, as one dump.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_dump`.
+    """
+    return _open([Path(target), Path(draft)], f"{os.fspath(target)},{os.fspath(draft)}")
 
 
 def open_dump(path: str | os.PathLike[str]) -> Dump:
@@ -99,7 +199,10 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
         If the path does not exist, the format is unknown, or the content is damaged.
     """
     label = os.fspath(path)
-    paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
+    return _open([Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")], label)
+
+
+def _open(paths: list[Path], label: str) -> Dump:
     for part in paths:
         if not part.exists():
             raise InputError(f"{part}: no such file or folder; give a dump (see mdsd inspect --help)")
@@ -108,20 +211,29 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     for recognise, opener in READERS.values():
         if recognise(paths):
             return opener(paths, label)
-    raise InputError(f"{label}: not recognised as any of {', '.join(READERS)}; wrong magic bytes or an incomplete file")
+    one_model = next((name for part in paths if (name := _side_format(part))), "")
+    if len(paths) == 1 and one_model:
+        raise InputError(
+            f"{label}: a {one_model} file holds one model; give target and draft, {label},DRAFT, or join them with "
+            "mdsd convert TARGET DRAFT OUT"
+        )
+    known = ", ".join(sorted({*READERS, *SIDES}))
+    raise InputError(f"{label}: not recognised as any of {known}; wrong magic bytes or an incomplete file")
+
+
+#: Tokens kept in the top-k form whose size ``inspect_dump`` states.
+_TOP_K = 64
 
 
 def inspect_dump(path: str) -> dict[str, Any]:
-    """Facts of a dump as a flat mapping, for people and for JSON; the first row is read to state the pad mass."""
+    """Facts of a dump as a flat mapping, for people and for JSON; the first row is read for its pad or missing mass."""
     from mdsd_bounds.distributions import pad_mass
 
     dump = open_dump(path)
     facts = dump.facts
     width = min(facts.target_width, facts.draft_width)
     target, draft, columns = dump.read_rows(0, 1)
-    item = target.element_size()
     pads = [float(pad_mass(rows, width)[0]) for rows in (target, draft)]
-    row_bytes = item * (facts.target_width + facts.draft_width)
     lines: dict[str, Any] = {
         "path": facts.path,
         "format": facts.format,
@@ -133,12 +245,22 @@ def inspect_dump(path: str) -> dict[str, Any]:
         "pad mass, first row": f"target {pads[0]:.3g}, draft {pads[1]:.3g}",
         "kind": facts.kind,
         "support": facts.support,
-        "row t is the law of": "token t + 1" if facts.shift == "next" else "token t",
+        "row t is the law of": {"next": "token t + 1", "same": "token t"}.get(facts.shift, facts.shift),
         "stage": facts.stage,
         "dtype": facts.dtype,
-        "columns": ", ".join(columns) or "none",
-        "size": f"{facts.bytes / 1e6:.1f} MB, {row_bytes / 1e3:.0f} kB a position",
+        "columns": ", ".join(name for name in columns if name not in CUTS) or "none",
     }
+    for name, rows in (("target", target), ("draft", draft)):
+        if (cut := columns.get(f"{name}_cut")) is not None:
+            stored = int((rows[0] > -float("inf")).sum())
+            lines[f"{name}, first row"] = (
+                f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
+                "bounds are intervals"
+            )
+    lines["size"] = f"{facts.bytes / 1e6:.1f} MB, {facts.bytes / facts.rows / 1e3:.1f} kB a position"
+    full, top = 2 * (facts.target_width + facts.draft_width), 2 * (12 * _TOP_K + 32)
+    lines["as full float16 logits"] = f"{full * facts.rows / 1e6:.1f} MB, {full / 1e3:.1f} kB a position"
+    lines[f"as top-{_TOP_K} with tail mass"] = f"{top * facts.rows / 1e6:.1f} MB, {top / 1e3:.1f} kB a position"
     return lines | {str(name): value for name, value in facts.notes.items()}
 
 

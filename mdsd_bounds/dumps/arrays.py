@@ -29,6 +29,22 @@ def open_npz(path: Path) -> Dump:
 
     A compressed member can only be read forwards: reading rows in order costs one pass, going back starts it again.
     """
+    names = npz_members(path)
+    _need(path, names)
+    matrices = {name: _NpzMatrix(path, names[name]) for name in PAIR}
+    with np.load(path, allow_pickle=False) as members:
+        columns = {_COLUMNS[name]: members[name] for name in names if name in _COLUMNS}
+    return _dump(path, "npz", matrices, columns, size_on_disk(path))
+
+
+def npz_members(path: Path) -> dict[str, str]:
+    """Array name -> member of the archive; archives up to 256 MB are checked whole.
+
+    Raises
+    ------
+    InputError
+        If the archive is truncated or a member is corrupt.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = {Path(member).stem: member for member in archive.namelist() if member.endswith(".npy")}
@@ -37,21 +53,23 @@ def open_npz(path: Path) -> Dump:
         raise InputError(f"{path}: truncated or corrupt .npz ({error}); write it again") from None
     if broken is not None:
         raise InputError(f"{path}: member {broken} is corrupt; write the file again")
-    _need(path, names)
-    matrices = {name: _NpzMatrix(path, names[name]) for name in PAIR}
-    with np.load(path, allow_pickle=False) as members:
-        columns = {_COLUMNS[name]: members[name] for name in names if name in _COLUMNS}
-    return _dump(path, "npz", matrices, columns, size_on_disk(path))
+    return names
+
+
+def npz_matrices(path: Path) -> dict[str, Any]:
+    """All arrays of an archive, each with ``shape``, ``dtype`` and row slices; leading axes count as rows."""
+    matrices = {name: _NpzMatrix(path, member) for name, member in npz_members(path).items()}
+    return {name: matrix for name, matrix in matrices.items() if matrix.shape}
 
 
 def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
     """Two memory-mapped ``.npy`` files, one per model (the form TensorRT-LLM's scripts write)."""
-    matrices = {name: _map_npy(file) for name, file in zip(PAIR, (target, draft), strict=True)}
+    matrices = {name: map_npy(file) for name, file in zip(PAIR, (target, draft), strict=True)}
     columns = {}
     for name, column in _COLUMNS.items():
         file = target.parent / f"{name}.npy"
         if target.parent == draft.parent and file.exists():
-            columns[column] = np.asarray(_map_npy(file))
+            columns[column] = np.asarray(map_npy(file))
     return _dump(Path(label), "npy", matrices, columns, size_on_disk(target, draft))
 
 
@@ -115,6 +133,21 @@ def open_safetensors(files: list[Path], label: str) -> Dump:
 
 def open_pt(path: Path) -> Dump:
     """A ``torch.save`` file holding a dict of tensors; loaded with ``weights_only=True`` and memory-mapped."""
+    content = load_pt(path)
+    _need(path, content)
+    matrices = {name: content[name] for name in PAIR}
+    columns = {column: content[name] for name, column in _COLUMNS.items() if name in content}
+    return _dump(path, "pt", matrices, columns, size_on_disk(path))
+
+
+def load_pt(path: Path) -> dict[str, Any]:
+    """The dict in a ``torch.save`` file, memory-mapped, with ``weights_only=True``.
+
+    Raises
+    ------
+    InputError
+        If it holds anything but plain tensors and containers.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for files that are no plain tensors
@@ -124,10 +157,7 @@ def open_pt(path: Path) -> Dump:
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; save a dict with target_logits and draft_logits")
-    _need(path, content)
-    matrices = {name: content[name] for name in PAIR}
-    columns = {column: content[name] for name, column in _COLUMNS.items() if name in content}
-    return _dump(path, "pt", matrices, columns, size_on_disk(path))
+    return content
 
 
 class _NpzMatrix:
@@ -138,13 +168,13 @@ class _NpzMatrix:
         with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             self.shape, fortran, self.dtype = _header(path, stream, member)
             self.offset = stream.tell()
-        if fortran and len(self.shape) == 2 and min(self.shape) > 1:
+        if fortran and len(self.shape) > 1 and min(self.shape) > 1:
             raise InputError(f"{path}: {member} is stored column by column; save np.ascontiguousarray of it")
         self._stream: Any = None
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop = int(rows.start), int(rows.stop)
-        width = self.shape[1] * self.dtype.itemsize
+        width = self.shape[-1] * self.dtype.itemsize
         if self._stream is None:
             # Kept open between reads: a compressed member would otherwise be read from its beginning each time.
             archive = zipfile.ZipFile(self.path)
@@ -155,7 +185,7 @@ class _NpzMatrix:
         data = self._stream.read((stop - start) * width)
         if len(data) != (stop - start) * width:
             raise InputError(f"{self.path}: {self.member} ends before row {stop - 1}; the file is truncated")
-        return np.frombuffer(data, self.dtype).reshape(stop - start, self.shape[1])
+        return np.frombuffer(data, self.dtype).reshape(stop - start, self.shape[-1])
 
 
 def _close(*handles: Any) -> None:
@@ -175,7 +205,8 @@ def _header(path: Path, stream: Any, member: str) -> tuple[tuple[int, ...], bool
     return shape, fortran, dtype
 
 
-def _map_npy(path: Path) -> np.ndarray:
+def map_npy(path: Path) -> np.ndarray:
+    """A memory-mapped ``.npy`` array; one that holds a pickle is refused."""
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -63,6 +63,11 @@ class LogitBatch:
     """Rows of a dump: ``target_logits``, ``draft_logits`` ``[B, V]`` in their stored dtype, and what they belong to.
 
     ``row`` ``[B]`` int64 is the row's number in the dump.  ``doc``, ``position``, ``token`` are ``[B]`` int64 or None.
+
+    ``target_cut`` and ``draft_cut`` are None where rows are full.  Where tokens are missing (top-k, floored) the logits
+    are natural-log probabilities at temperature 1, ``-inf`` for tokens that were not stored, and the cut is ``[B, 4]``
+    float64: least and greatest mass of those tokens, the largest log-probability one of them may have, and the error
+    bound of the stored logarithms (:mod:`mdsd_bounds.bounds.cut` turns them into laws).
     """
 
     target_logits: Tensor
@@ -71,7 +76,12 @@ class LogitBatch:
     doc: Tensor | None = None
     position: Tensor | None = None
     token: Tensor | None = None
+    target_cut: Tensor | None = None
+    draft_cut: Tensor | None = None
 
+
+#: Names of the columns that say what cut rows leave open.
+CUTS = ("target_cut", "draft_cut")
 
 #: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.
 ReadRows = Callable[[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -126,7 +136,7 @@ def check_pair(path: str, target: tuple[int, ...], draft: tuple[int, ...]) -> No
 
 
 def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Tensor]:
-    """The columns doc, position and token as int64 tensors of the right length.
+    """The columns doc, position and token as int64 tensors of the right length, cuts as float64 ``[rows, 4]``.
 
     Raises
     ------
@@ -136,6 +146,11 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
     checked = {}
     for name, values in columns.items():
         column = torch.as_tensor(values)
+        if name in CUTS:
+            if column.shape != (rows, 4) or column.dtype != torch.float64:
+                raise InputError(f"{path}: {name} has shape {tuple(column.shape)}; give float64 [{rows}, 4]")
+            checked[name] = column
+            continue
         if column.ndim != 1 or column.shape[0] != rows or column.is_floating_point():
             raise InputError(
                 f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {rows} whole numbers"

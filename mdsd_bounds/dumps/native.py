@@ -2,7 +2,8 @@
 
 Shards are written one by one under another name, flushed to disk and renamed, and the manifest after each of them: a
 run killed at any moment leaves a readable dump of its finished shards, and :class:`DumpWriter` continues it.  Each
-shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where known, ``doc``, ``position``, ``token``.
+shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where known, ``doc``, ``position``, ``token``;
+``target_cut`` and ``draft_cut`` ``[rows, 4]`` where rows are cut (:class:`mdsd_bounds.dumps.LogitBatch`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.problem import InputError
 
 MANIFEST = "manifest.json"
-_COLUMNS = ("doc", "position", "token")
+_COLUMNS = ("doc", "position", "token", *CUTS)
 
 
 class Shard(BaseModel):
@@ -47,10 +48,10 @@ class Manifest(BaseModel):
     draft_width: int = Field(ge=1)
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
     kind: Literal["logits", "logprobs"] = "logits"
-    support: Literal["full", "mapped"] = "full"
+    support: Literal["full", "mapped", "floored", "top-k"] = "full"
     shift: Literal["next", "same"] = "next"
     stage: Literal["raw", "processed"] = "raw"
-    columns: list[Literal["doc", "position", "token"]] = []
+    columns: list[Literal["doc", "position", "token", "target_cut", "draft_cut"]] = []
     notes: dict[str, Any] = {}
     shards: list[Shard] = []
 
@@ -101,7 +102,7 @@ class DumpWriter:
         return self._manifest is not None and self._manifest.complete
 
     def append(self, target_logits: Tensor, draft_logits: Tensor, **columns: Tensor) -> None:
-        """Add rows: ``[B, V_t]`` and ``[B, V_d]`` of one dtype, and any of doc, position, token ``[B]`` int64.
+        """Add rows ``[B, V_t]``, ``[B, V_d]`` of one dtype; doc, position, token ``[B]`` int64, the cuts ``[B, 4]``.
 
         Raises
         ------
@@ -112,7 +113,7 @@ class DumpWriter:
         unknown = set(columns) - set(_COLUMNS)
         if unknown:
             raise InputError(
-                f"{self.path}: unknown column {sorted(unknown)[0]!r}; a dump may have doc, position, token"
+                f"{self.path}: unknown column {sorted(unknown)[0]!r}; a dump may have {', '.join(_COLUMNS)}"
             )
         if target_logits.dtype != draft_logits.dtype:
             raise InputError(
@@ -263,7 +264,7 @@ def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
         "draft_logits": (_DTYPES[manifest.dtype], [shard.rows, manifest.draft_width]),
     }
     for column in manifest.columns:
-        expected[column] = ("I64", [shard.rows])
+        expected[column] = ("F64", [shard.rows, 4]) if column in CUTS else ("I64", [shard.rows])
     found: dict[str, tuple[str, list[int]]] = {}
     try:
         with safe_open(file, framework="pt") as tensors:

@@ -1,0 +1,354 @@
+"""From any dump, or two one-model files, to any format that can hold what the rows say."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdsd_bounds.distributions import to_law
+from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
+from mdsd_bounds.dumps.distillkit import write_distillkit
+from mdsd_bounds.dumps.llama_cpp import encode, write_header
+from mdsd_bounds.dumps.native import DumpWriter
+from mdsd_bounds.problem import InputError, rounding_unit
+
+_BLOCK = 32
+_ROLES = ("target", "draft")
+_SAFETENSORS = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+}
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    draft_src: str | os.PathLike[str] | None = None,
+    *,
+    top_k: int | None = None,
+    shard_rows: int = 64,
+) -> Path:
+    """Write a dump in another format.
+
+    Parameters
+    ----------
+    src, draft_src :
+        A dump, or the target's and the draft's one-model files in any known formats.
+    dst :
+        By its ending: a folder (no ending) is a native dump; ``.safetensors``, ``.npz`` and ``.pt`` hold a pair;
+        two paths joined by a comma give one file a model: ``.npy``, ``.kld`` (llama.cpp), ``.json`` (vLLM) and
+        ``.parquet`` (DistillKit).
+    top_k : int or None
+        Store only the k most probable tokens of each row with the mass of the rest; required for ``.json`` and
+        ``.parquet``, which hold nothing else.
+    shard_rows : int
+        Of a native dump.
+
+    Returns
+    -------
+    Path
+        What was written (the target's file of two).
+
+    Raises
+    ------
+    InputError
+        If the format cannot hold the rows (cut rows in a format of full logits, no recorded tokens for formats that
+        are built around them), the destination exists, or the disk is full; no half-written file stays behind.
+
+    Notes
+    -----
+    Native, .safetensors, .npy and .kld are written block by block, .npz in one pass a model; the others hold k numbers
+    a row in memory, .pt everything.
+    """
+    from mdsd_bounds.dumps import open_dump, open_pair
+
+    dump = open_dump(src) if draft_src is None else open_pair(src, draft_src)
+    parts = [Path(part) for part in os.fspath(dst).split(",")]
+    kinds = {part.suffix.lower() for part in parts}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    pairs = {".npy", ".kld", ".json", ".parquet"}
+    if (len(parts) == 2) != (kind in pairs) or (kind not in pairs and kind not in ("", ".safetensors", ".npz", ".pt")):
+        raise InputError(
+            f"{dst}: give a folder, .safetensors, .npz or .pt, or two files joined by a comma: .npy, .kld, .json, "
+            ".parquet"
+        )
+    for part in parts:
+        if part.exists() and not (kind == "" and part.is_dir() and not any(part.iterdir())):
+            raise InputError(f"{part}: exists already; delete it or write elsewhere")
+        if not part.absolute().parent.is_dir():
+            raise InputError(f"{part}: its folder does not exist; make it first")
+    if top_k is not None and (kind in ("", ".npy", ".kld") or top_k < 1):
+        raise InputError(f"{dst}: top_k={top_k} cannot be stored so; use .safetensors, .npz, .pt, .json or .parquet")
+    if kind == "":
+        return _native(dump, parts[0], shard_rows)
+    first = next(dump.batches(1))
+    cut = first.target_cut is not None or first.draft_cut is not None
+    if kind in (".json", ".parquet") and (top_k is None or first.token is None):
+        raise InputError(f"{dst}: give top_k, and a dump that records its tokens; the format is built around both")
+    if cut and top_k is None:
+        raise InputError(
+            f"{dst}: rows of {dump.facts.path} are cut ({dump.facts.support}); give top_k, or write a native folder"
+        )
+    if kind in (".json", ".parquet"):
+        assert top_k is not None
+        writer: Callable[..., None] = _write_vllm if kind == ".json" else _write_texts
+        tables = _top_k_arrays(dump, top_k)
+        for part, role in zip(parts, _ROLES, strict=True):
+            _whole(part, partial(writer, tables=tables, role=role))
+    elif top_k is not None:
+        tables = _top_k_arrays(dump, top_k)
+        _whole(parts[0], lambda path: _write_arrays(path, tables, kind))
+    elif len(parts) == 2:
+        for part, role in zip(parts, _ROLES, strict=True):
+            _whole(part, partial(_npy if kind == ".npy" else _kld, dump=dump, role=role))
+    else:
+        _whole(parts[0], lambda path: _full(path, dump, kind))
+    return parts[0]
+
+
+def _whole(path: Path, write: Callable[[Path], None]) -> None:
+    # The temporary name keeps the ending, by which NumPy goes.
+    temporary = path.with_name(f".{os.getpid()}.tmp-{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror}); free space and convert again") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
+    facts = dump.facts
+    support = next((name for name in ("floored", "top-k", "mapped") if name in facts.support), "full")
+    notes = {"converted from": facts.format, **{str(name): str(value) for name, value in facts.notes.items()}}
+    kind = "logprobs" if "logprobs" in facts.kind else "logits"
+    shift = "same" if facts.shift == "same" else "next"
+    stage = "processed" if "processed" in facts.stage else "raw"
+    writer = DumpWriter(path, shard_rows=shard_rows, kind=kind, support=support, shift=shift, stage=stage, notes=notes)
+    with writer:
+        for batch in dump.batches(_BLOCK):
+            columns = {
+                name: value for name in ("doc", "position", "token") if (value := getattr(batch, name)) is not None
+            }
+            rows = []
+            for role in _ROLES:
+                logits, cut = _role(batch, role)
+                if cut is not None:
+                    logits, cut = _to_float32(logits, cut)
+                    columns[f"{role}_cut"] = cut
+                rows.append(logits)
+            dtype = torch.promote_types(rows[0].dtype, rows[1].dtype)
+            writer.append(rows[0].to(dtype), rows[1].to(dtype), **columns)
+    return path
+
+
+def _role(batch: LogitBatch, role: str) -> tuple[Tensor, Tensor | None]:
+    return getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut")
+
+
+def _to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut rows in float32; what that rounds off is added to the error bound, and to the cap."""
+    largest = torch.where(torch.isfinite(logprobs), logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
+    rounding = rounding_unit(torch.float32) * (largest + 1.0)
+    cut = cut.clone()
+    cut[:, 2] += rounding
+    cut[:, 3] += rounding
+    return logprobs.to(torch.float32), cut
+
+
+def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k most probable tokens of full or cut rows ``[B, V]``: ids ``[B, k]``, log-probabilities float32, cut.
+
+    Empty slots (rows with fewer known tokens) have id -1.  What is dropped joins the missing mass.
+    """
+    if cut is None:
+        law = to_law(logits)
+        logprobs = law.log()
+        cut = torch.zeros((logits.shape[0], 4), dtype=torch.float64)
+        cut[:, 2] = -float("inf")
+    else:
+        logprobs, cut = logits.to(torch.float64), cut.clone()
+    k = min(k, logprobs.shape[1])
+    value, ids = logprobs.topk(k, -1)
+    dropped = (logprobs.exp().scatter(-1, ids, 0.0)).sum(-1)
+    slack = cut[:, 3].clone()
+    held = torch.isfinite(value)
+    cut[:, 0] += dropped * (-slack).exp()
+    cut[:, 1] += dropped * slack.exp()
+    cut[:, 2] = torch.maximum(cut[:, 2], torch.where(held, value, torch.zeros_like(value)).amin(-1) + slack)
+    value, cut = _to_float32(value, cut)
+    return torch.where(held, ids, torch.full_like(ids, -1)), value, cut
+
+
+def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
+    pieces: dict[str, list[Tensor]] = {}
+    for batch in dump.batches(_BLOCK):
+        for role in _ROLES:
+            ids, value, cut = top_k_rows(*_role(batch, role), k)
+            for name, part in (("ids", ids), ("logprobs", value), ("cut", cut)):
+                pieces.setdefault(f"{role}_{name}", []).append(part)
+        for name in ("doc", "position", "token"):
+            if getattr(batch, name) is not None:
+                pieces.setdefault(name, []).append(getattr(batch, name))
+    arrays = {name: torch.cat(parts) for name, parts in pieces.items()}
+    return arrays | {"vocabulary": torch.tensor(min(dump.facts.target_width, dump.facts.draft_width))}
+
+
+def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
+    if kind == ".npz":
+        np.savez(path, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+    elif kind == ".pt":
+        torch.save(arrays, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(arrays, path)
+
+
+def _columns(dump: Dump) -> dict[str, Tensor]:
+    pieces: dict[str, list[Tensor]] = {}
+    for start in range(0, len(dump), _BLOCK):
+        _, _, held = dump.read_rows(start, min(start + _BLOCK, len(dump)))
+        for name, value in held.items():
+            if name not in CUTS:
+                pieces.setdefault(name, []).append(value)
+    return {name: torch.cat(parts) for name, parts in pieces.items()}
+
+
+def _rows(dump: Dump, role: str) -> Iterator[Tensor]:
+    for batch in dump.batches(_BLOCK):
+        yield _role(batch, role)[0]
+
+
+def _full(path: Path, dump: Dump, kind: str) -> None:
+    width = min(dump.facts.target_width, dump.facts.draft_width)
+    shape = (len(dump), width)
+    columns = _columns(dump)
+    dtypes = {role: next(_rows(dump, role)).dtype for role in _ROLES}
+    if kind == ".pt":
+        rows = {f"{role}_logits": torch.cat(list(_rows(dump, role))) for role in _ROLES}
+        torch.save(rows | columns, path)
+    elif kind == ".npz":
+        _npz(path, dump, shape, dtypes, columns)
+    else:
+        _safetensors(path, dump, shape, dtypes, columns)
+
+
+def _safetensors(
+    path: Path, dump: Dump, shape: tuple[int, int], dtypes: dict[str, torch.dtype], columns: dict[str, Tensor]
+) -> None:
+    # The format is a length, a JSON header and the bytes, so that it can be written block by block.
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, (dtype, size) in {
+        **{f"{role}_logits": (dtypes[role], shape) for role in _ROLES},
+        **{name: (value.dtype, tuple(value.shape)) for name, value in columns.items()},
+    }.items():
+        end = offset + int(np.prod(size)) * dtype.itemsize
+        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(size), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for role in _ROLES:
+            for rows in _rows(dump, role):
+                stream.write(_bytes(rows))
+        for value in columns.values():
+            stream.write(_bytes(value))
+
+
+def _bytes(rows: Tensor) -> bytes:
+    return rows.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _numpy(rows: Tensor) -> np.ndarray:
+    # NumPy has no bfloat16; float32 holds every value of it.
+    return (rows.to(torch.float32) if rows.dtype == torch.bfloat16 else rows).numpy()
+
+
+def _npz(
+    path: Path, dump: Dump, shape: tuple[int, int], dtypes: dict[str, torch.dtype], columns: dict[str, Tensor]
+) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for role in _ROLES:
+            descr = np.lib.format.dtype_to_descr(_numpy(torch.empty(0, dtype=dtypes[role])).dtype)
+            with archive.open(f"{role}_logits.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+                for rows in _rows(dump, role):
+                    stream.write(np.ascontiguousarray(_numpy(rows)).tobytes())
+        for name, value in columns.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, value.numpy())
+
+
+def _npy(path: Path, dump: Dump, role: str) -> None:
+    width = min(dump.facts.target_width, dump.facts.draft_width)
+    first = _numpy(next(_rows(dump, role)))
+    with path.open("wb") as stream:
+        descr = np.lib.format.dtype_to_descr(first.dtype)
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": descr, "fortran_order": False, "shape": (len(dump), width)}
+        )
+        for rows in _rows(dump, role):
+            stream.write(np.ascontiguousarray(_numpy(rows)).tobytes())
+
+
+def _kld(path: Path, dump: Dump, role: str) -> None:
+    """One chunk: of n_ctx tokens llama.cpp keeps n_ctx - 1 - n_ctx/2 rows, so 2 N + 2 tokens hold N rows."""
+    width = min(dump.facts.target_width, dump.facts.draft_width)
+    count = len(dump)
+    ids = np.zeros((1, 2 * count + 2), "<i4")
+    columns = _columns(dump)
+    if "token" in columns:
+        ids[0, count + 2 :] = columns["token"].numpy()
+    with path.open("wb") as stream:
+        write_header(stream, ids, width)
+        for rows in _rows(dump, role):
+            stream.write(encode(rows).tobytes())
+
+
+def _texts(tables: dict[str, Tensor], role: str) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    docs = tables.get("doc", torch.zeros_like(tables["token"]))
+    edges = [0, *((docs[1:] != docs[:-1]).nonzero()[:, 0] + 1).tolist(), len(docs)]
+    for a, b in pairwise(edges):
+        yield tables["token"][a:b].tolist(), tables[f"{role}_ids"][a:b], tables[f"{role}_logprobs"][a:b]
+
+
+def _write_texts(path: Path, tables: dict[str, Tensor], role: str) -> None:
+    # The token before the first row is not recorded; a text begins with token 0 in its place.
+    write_distillkit(path, [([0, *tokens], ids, values) for tokens, ids, values in _texts(tables, role)])
+
+
+def _write_vllm(path: Path, tables: dict[str, Tensor], role: str) -> None:
+    answers = []
+    for tokens, ids, values in _texts(tables, role):
+        positions: list[Any] = [None]
+        for row in range(len(tokens)):
+            ranked = zip(ids[row].tolist(), values[row].tolist(), strict=True)
+            positions.append(
+                {
+                    str(token): {"logprob": value, "rank": rank}
+                    for rank, (token, value) in enumerate(ranked, 1)
+                    if token >= 0
+                }
+            )
+        answers.append({"prompt_token_ids": [0, *tokens], "prompt_logprobs": positions})
+    path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
