@@ -16,9 +16,16 @@ from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
 from mdsd_bounds.bounds.intervals import batch_bound
-from mdsd_bounds.dumps import inspect_dump, open_pair, open_side
+from mdsd_bounds.dumps import inspect_dump, open_pair, open_side, sides
 from mdsd_bounds.dumps.distillkit import write_distillkit
 from mdsd_bounds.dumps.llama_cpp import write_llama_cpp
+
+
+@pytest.fixture(autouse=True)
+def _small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files that do not state their vocabulary are taken to have the largest in use, which costs time, not rightness.
+    monkeypatch.setattr(sides, "UNSTATED_WIDTH", 64)
+
 
 COUNTS = (1, 2, 4)
 SAMPLERS = ("with_replacement", "without_replacement", "greedy")

@@ -58,8 +58,13 @@ def npz_members(path: Path) -> dict[str, str]:
 
 def npz_matrices(path: Path) -> dict[str, Any]:
     """All arrays of an archive, each with ``shape``, ``dtype`` and row slices; leading axes count as rows."""
-    matrices = {name: _NpzMatrix(path, member) for name, member in npz_members(path).items()}
-    return {name: matrix for name, matrix in matrices.items() if matrix.shape}
+    arrays: dict[str, Any] = {}
+    for name, member in npz_members(path).items():
+        arrays[name] = _NpzMatrix(path, member)
+        if not arrays[name].shape:  # a single number has no rows
+            with np.load(path, allow_pickle=False) as members:
+                arrays[name] = members[name]
+    return arrays
 
 
 def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:

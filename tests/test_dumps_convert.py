@@ -1,0 +1,149 @@
+"""Conversions keep what the rows say: full rows stay as they are, and cut rows give intervals that hold the bounds."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
+from mdsd_bounds.bounds.intervals import batch_bound
+from mdsd_bounds.dumps import convert as module
+from mdsd_bounds.dumps import sides
+from mdsd_bounds.dumps.convert import convert
+from mdsd_bounds.dumps.native import DumpWriter
+
+
+@pytest.fixture(autouse=True)
+def _small_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files that do not state their vocabulary are taken to have the largest in use, which costs time, not rightness.
+    monkeypatch.setattr(sides, "UNSTATED_WIDTH", 64)
+
+
+ROWS, WIDTH = 40, 30
+COUNTS = (1, 3)
+FULL = ["native", "x.safetensors", "x.npz", "x.pt", "t.npy,d.npy", "t.kld,d.kld"]
+CUT = ["k.safetensors", "k.npz", "k.pt", "t.json,d.json", "t.parquet,d.parquet"]
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = 2 * torch.randn(ROWS, WIDTH, generator=generator)
+    return target, target + torch.randn(ROWS, WIDTH, generator=generator)
+
+
+def source(folder: Path, dtype: torch.dtype = torch.float32) -> str:
+    target, draft = pair()
+    columns = {
+        "doc": torch.arange(ROWS) // 15,
+        "position": torch.arange(ROWS) % 15,
+        "token": torch.arange(ROWS) % WIDTH,
+    }
+    with DumpWriter(folder / "src", shard_rows=16, notes={"who": "test"}) as writer:
+        writer.append(target.to(dtype), draft.to(dtype), **columns)
+    return str(folder / "src")
+
+
+def place(folder: Path, name: str) -> str:
+    return ",".join(str(folder / part) for part in name.split(","))
+
+
+def check(path: str, width: float) -> None:
+    target, draft = pair()
+    for sampler in ("with_replacement", "without_replacement"):
+        full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, sampler)
+        found = [batch_bound(batch, COUNTS, sampler) for batch in open_dump(path).batches(16)]
+        low, high = (torch.cat([getattr(bound, end) for bound in found], -1) for end in ("low", "high"))
+        assert (low <= full.low + 1e-9).all()
+        assert (full.high <= high + 1e-9).all()
+        assert (high - low).max() < width
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_formats(name: str, tmp_path: Path) -> None:
+    out = place(tmp_path, name)
+    convert(source(tmp_path), out)
+    dump = open_dump(out)
+    target, draft = pair()
+    (batch,) = dump.batches(ROWS)
+    if "kld" in name:
+        check(out, 5e-3)
+    else:
+        assert torch.equal(batch.target_logits, target)
+        assert torch.equal(batch.draft_logits, draft)
+    if "npy" not in name:
+        assert batch.token is not None
+        assert torch.equal(batch.token, torch.arange(ROWS) % WIDTH)
+    # And back again, through the native form.
+    convert(out, tmp_path / "back")
+    check(str(tmp_path / "back"), 5e-3)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_cut_formats(name: str, tmp_path: Path) -> None:
+    out = place(tmp_path, name)
+    convert(source(tmp_path), out, top_k=12)
+    check(out, 0.5)
+    (batch,) = open_dump(out).batches(ROWS)
+    assert batch.token is not None
+    assert torch.equal(batch.token, torch.arange(ROWS) % WIDTH)
+    convert(out, tmp_path / "back")
+    check(str(tmp_path / "back"), 0.5)
+    # A cut of a cut is wider, and still right.
+    convert(out, tmp_path / "narrow.safetensors", top_k=6)
+    check(str(tmp_path / "narrow.safetensors"), 1.0)
+
+
+def test_two_files_of_different_formats_are_joined(tmp_path: Path) -> None:
+    src = source(tmp_path)
+    convert(src, place(tmp_path, "t.kld,d.kld"))
+    convert(src, place(tmp_path, "t.npy,d.npy"))
+    convert(tmp_path / "t.kld", tmp_path / "out", tmp_path / "d.npy")
+    dump = open_dump(tmp_path / "out")
+    assert (dump.facts.format, dump.facts.support) == ("native", "floored")
+    check(str(tmp_path / "out"), 5e-3)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz", "t.npy,d.npy"])
+def test_half_precision_is_kept(name: str, tmp_path: Path) -> None:
+    out = place(tmp_path, name)
+    convert(source(tmp_path, torch.bfloat16), out)
+    (batch,) = open_dump(out).batches(ROWS)
+    assert torch.equal(batch.target_logits.float(), pair()[0].bfloat16().float())
+
+
+def test_refusals(tmp_path: Path) -> None:
+    src = source(tmp_path)
+    for out, options, message in [
+        ("x.txt", {}, "give a folder"),
+        ("t.npz,d.npz", {}, "give a folder"),
+        ("x.kld", {}, "give a folder"),
+        ("nowhere/x.npz", {}, "its folder does not exist"),
+        ("src", {}, "exists already"),
+        ("native", {"top_k": 3}, "cannot be stored so"),
+        ("t.json,d.json", {}, "give top_k"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            convert(src, place(tmp_path, out), **options)
+    convert(src, tmp_path / "k.safetensors", top_k=3)
+    with pytest.raises(InputError, match="are cut"):
+        convert(tmp_path / "k.safetensors", tmp_path / "x.npz")
+    np.savez(tmp_path / "bare.npz", target_logits=np.zeros((2, 3)), draft_logits=np.zeros((2, 3)))
+    with pytest.raises(InputError, match="records its tokens"):
+        convert(tmp_path / "bare.npz", place(tmp_path, "t.json,d.json"), top_k=2)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = source(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "_bytes", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        convert(src, tmp_path / "x.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
