@@ -1,0 +1,1 @@
+"""Draft trees: builders, verification, bounds, speed, and running them on real models."""

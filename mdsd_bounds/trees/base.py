@@ -1,0 +1,185 @@
+"""What a draft tree is, and how one is grown level by level over an abstract language model.
+
+A language model here is a function ``laws(paths) -> [B, V]``: the law of the next token after the prefix followed by
+each path (a tuple of tokens; the empty path is the prefix itself).  Node 0 of a tree is the root, the prefix; every
+other node is one drafted token.  Nodes stand in level order, and below one parent in draw order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.base import NO_DRAFT
+
+Path = tuple[int, ...]
+#: ``paths -> [B, V]`` float64: the law of the token after each path.
+Laws = Callable[[Sequence[Path]], Tensor]
+#: ``(q [V], n, sampler, options) -> n drafts in draw order``, :data:`NO_DRAFT` in empty slots.
+Draw = Callable[[Tensor, int, str, Mapping[str, Any]], Path]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Drafted tokens as a tree of N nodes, root included, with the laws they were drawn from.
+
+    Attributes
+    ----------
+    parents, tokens, depths : tuple of int
+        ``[N]`` each; the root has parent -1, token -1 and depth 0.
+    drafts : tuple of tuple of int
+        ``[N]``: the drafts below each node in draw order, repeats and empty slots (-1) included; empty at leaves.
+        Equal drafts below one parent share one node.
+    laws : Tensor
+        ``[I, V]`` float64 draft laws of the I nodes that were expanded.
+    law_row : tuple of int
+        ``[N]``: row of ``laws``, -1 at leaves.
+    sampler : str
+        How the drafts below a node were drawn, a name in :data:`mdsd_bounds.samplers.SAMPLERS`.
+    options : mapping
+        Options of that sampler.
+    stop : frozenset of int
+        Tokens that end the text: nothing is drafted below them and nothing is emitted after them.
+    calls : int
+        Sequential calls of the draft model.
+    """
+
+    parents: tuple[int, ...]
+    tokens: tuple[int, ...]
+    depths: tuple[int, ...]
+    drafts: tuple[Path, ...]
+    laws: Tensor
+    law_row: tuple[int, ...]
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stop: frozenset[int] = frozenset()
+    calls: int = 0
+
+    @property
+    def size(self) -> int:
+        """Drafted nodes, the root not counted: what the target's budget counts."""
+        return len(self.tokens) - 1
+
+    @property
+    def length(self) -> int:
+        """Depth of the deepest node."""
+        return max(self.depths)
+
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """The tokens from the root to each node, ``[N]``."""
+        paths: list[Path] = [()]
+        for parent, token in zip(self.parents[1:], self.tokens[1:], strict=True):
+            paths.append((*paths[parent], token))
+        return tuple(paths)
+
+    @cached_property
+    def children(self) -> tuple[dict[int, int], ...]:
+        """Of each node, token -> child node, in draw order."""
+        below: tuple[dict[int, int], ...] = tuple({} for _ in self.tokens)
+        for node in range(1, len(self.tokens)):
+            below[self.parents[node]][self.tokens[node]] = node
+        return below
+
+    def ends(self, node: int) -> bool:
+        """Whether the text ends at the node."""
+        return node > 0 and self.tokens[node] in self.stop
+
+
+def grow(
+    laws: Laws,
+    length: int,
+    wanted: Callable[[Path], int],
+    pick: Callable[[Sequence[Path], Tensor], Sequence[Path]],
+    sampler: str,
+    options: Mapping[str, Any] | None = None,
+    stop: Sequence[int] | frozenset[int] = (),
+) -> Tree:
+    """Grow a tree: at each level one draft call for the nodes that want children, then their drafts.
+
+    Parameters
+    ----------
+    laws : callable
+        The draft model.
+    length : int
+        Levels, at least 0; 0 is the root alone.
+    wanted : callable
+        Path -> number of drafts below it; 0 makes it a leaf, and its law is never asked for.
+    pick : callable
+        ``(paths, q [B, V]) -> drafts of each path``.
+    sampler, options, stop :
+        As in :class:`Tree`.
+    """
+    parents, tokens, depths = [-1], [-1], [0]
+    paths: list[Path] = [()]
+    drafts: list[Path] = [()]
+    law_row = [-1]
+    rows: list[Tensor] = []
+    ends = frozenset(stop)
+    level, calls = [0], 0
+    for depth in range(1, length + 1):
+        open_nodes = [v for v in level if tokens[v] not in ends and wanted(paths[v]) > 0]
+        if not open_nodes:
+            break
+        q = laws([paths[v] for v in open_nodes])
+        calls += 1
+        level = []
+        for v, law, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
+            if not any(token != NO_DRAFT for token in chosen):
+                continue
+            law_row[v], drafts[v] = len(rows), tuple(chosen)
+            rows.append(law)
+            for token in dict.fromkeys(token for token in chosen if token != NO_DRAFT):
+                level.append(len(tokens))
+                parents.append(v)
+                tokens.append(token)
+                depths.append(depth)
+                paths.append((*paths[v], token))
+                drafts.append(())
+                law_row.append(-1)
+    held = torch.stack(rows) if rows else torch.zeros((0, 0), dtype=torch.float64)
+    return Tree(
+        tuple(parents),
+        tuple(tokens),
+        tuple(depths),
+        tuple(drafts),
+        held,
+        tuple(law_row),
+        sampler,
+        dict(options or {}),
+        ends,
+        calls,
+    )
+
+
+def sampling(generator: torch.Generator | None = None) -> Draw:
+    """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k."""
+
+    def draw(q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+        return tuple(get_sampler(sampler).sample(q[None], n, generator, **options)[0].tolist())
+
+    return draw
+
+
+def whole_numbers(values: Sequence[int], name: str, least: int = 1) -> tuple[int, ...]:
+    """A shape given by the user, checked.
+
+    Raises
+    ------
+    InputError
+        If it is empty or holds anything but whole numbers of at least ``least``.
+    """
+    found = tuple(values)
+    if not found:
+        raise InputError(f"{name} is empty: give at least one number, for example 2,2,1")
+    for value in found:
+        if isinstance(value, bool) or int(value) != value or value < least:
+            raise InputError(f"{name}={','.join(map(str, found))}: every entry must be a whole number >= {least}")
+    return tuple(int(value) for value in found)

@@ -1,0 +1,81 @@
+"""RSD-S: stochastic beam search, sequences drawn without replacement and cut early.
+
+Every sequence s has an exponential clock of rate q(s); a prefix's clock is the minimum over its continuations, and so
+again exponential, of rate q(prefix).  Going down one level, a node's children race with fresh clocks shifted so that
+the winner arrives exactly when the parent did; by memorylessness the others arrive later by fresh exponentials:
+
+    ``t_c = t_parent + E_c - min E,   E_c ~ Exp(q(path) q(c | path))``
+
+and each level keeps the ``width`` first arrivals.  With scores ``-log t`` this is Gumbel top-down sampling.  Below one
+parent the kept children are the first arrivals of a race with law q(. | parent), whose winners do not depend on the
+times, so verification without replacement stays exact however many were kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.trees.base import Laws, Path, Tree, grow, whole_numbers
+
+
+def rsd_s(
+    laws: Laws,
+    generator: torch.Generator | None,
+    width: int,
+    length: int,
+    stop: Sequence[int] | frozenset[int] = (),
+) -> Tree:
+    """Stochastic beam search of ``width`` sequences over ``length`` levels, at most ``width * length`` nodes.
+
+    Nodes all of whose children were cut stay as leaves.  O(width V) per level.
+
+    Sources: Jeon et al. 2024, arXiv 2402.14160 (RSD-S); Kool et al. 2019 (stochastic beam search).
+
+    Raises
+    ------
+    InputError
+        If ``width`` or ``length`` is below 1.
+    """
+    (width,) = whole_numbers((width,), "width")
+    (length,) = whole_numbers((length,), "length")
+    time: dict[Path, float] = {(): 0.0}
+    log_q: dict[Path, float] = {(): 0.0}
+
+    def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
+        candidates: list[tuple[float, float, int, int]] = []
+        for entry, (path, law) in enumerate(zip(paths, q, strict=True)):
+            uniform = torch.rand(law.shape, dtype=torch.float64, generator=generator)
+            arrival, token = child_arrivals(law, uniform, log_q[path], time[path], width)
+            shares = law[token].log()
+            candidates.extend(zip(arrival.tolist(), shares.tolist(), [entry] * len(token), token.tolist(), strict=True))
+        chosen: list[list[int]] = [[] for _ in paths]
+        for arrives, share, entry, token_id in sorted(candidates)[:width]:
+            chosen[entry].append(token_id)
+            child = (*paths[entry], token_id)
+            time[child], log_q[child] = arrives, log_q[paths[entry]] + share
+        return [tuple(tokens) for tokens in chosen]
+
+    return grow(laws, length, lambda path: 1, pick, "without_replacement", stop=stop)
+
+
+def child_arrivals(law: Tensor, uniform: Tensor, log_q: float, time: float, most: int) -> tuple[Tensor, Tensor]:
+    """The ``most`` first arrivals among a node's children: times ``[K]`` ascending and tokens ``[K]``.
+
+    Parameters
+    ----------
+    law, uniform : Tensor
+        ``[V]``: the node's law and one uniform number per token.
+    log_q, time : float
+        The node's log-probability under the draft and its own arrival.
+    """
+    clock = -torch.log1p(-uniform) / law
+    clock = clock.masked_fill(law <= 0, float("inf"))
+    first, token = clock.topk(min(most, len(law)), largest=False)
+    held = torch.isfinite(first)
+    first, token = first[held], token[held]
+    # The common factor 1/q(path) is taken out of the race: differences are scaled, never subtracted from large times.
+    delay = (first - first[:1]) * torch.exp(torch.tensor(-log_q, dtype=torch.float64))
+    return time + delay, token

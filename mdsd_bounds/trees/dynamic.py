@@ -1,0 +1,72 @@
+"""Dynamic draft trees (EAGLE-2): expand where the draft is confident, keep the most probable nodes.  No randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.samplers.base import NO_DRAFT, top_tokens
+from mdsd_bounds.trees.base import Laws, Path, Tree, grow, whole_numbers
+
+
+def dynamic_top_k(laws: Laws, budget: int, top_k: int, length: int, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
+    """The ``budget`` most probable nodes of a beam of ``top_k`` nodes with ``top_k`` children each.
+
+    A node is worth the draft's probability of its path.  Each level expands the ``top_k`` worthiest nodes of the level
+    above into their ``top_k`` tokens; at the end the ``budget`` worthiest nodes of all levels stay (shallower first
+    among equals, so that parents stay with their children).  Children are the most probable tokens of their law,
+    deterministic given the prefix: the ``top_k`` draft sampler.
+    Source: Li et al. 2024, arXiv 2406.16858 (EAGLE-2), sections 4.1 and 4.2.
+
+    Raises
+    ------
+    InputError
+        If a number is below 1.
+    """
+    (budget, top_k, length) = whole_numbers((budget, top_k, length), "budget, top_k, length")
+    worth: dict[Path, float] = {(): 1.0}
+    held: dict[Path, Tensor] = {}
+    ends = frozenset(stop)
+
+    calls = 0
+    level: list[Path] = [()]
+    for _ in range(length):
+        front = sorted(level, key=lambda path: -worth[path])[:top_k]
+        if not front:
+            break
+        q = laws(front)
+        calls += 1
+        level = []
+        for path, law, tokens in zip(front, q, top_tokens(q, top_k).tolist(), strict=True):
+            held[path] = law
+            for token in tokens:
+                if token != NO_DRAFT:
+                    child = (*path, token)
+                    worth[child] = worth[path] * float(law[token])
+                    if token not in ends:
+                        level.append(child)
+    order = sorted((path for path in worth if path), key=lambda path: (-worth[path], len(path)))
+    kept: dict[Path, list[int]] = {}
+    for path in order[:budget]:
+        kept.setdefault(path[:-1], []).append(path[-1])
+
+    def again(paths: Sequence[Path]) -> Tensor:
+        return torch.stack([held[path] for path in paths])
+
+    tree = grow(
+        again,
+        length,
+        lambda path: len(kept.get(path, ())),
+        lambda paths, q: [tuple(kept[path]) for path in paths],
+        "top_k",
+        stop=ends,
+    )
+    return _with_calls(tree, calls)
+
+
+def _with_calls(tree: Tree, calls: int) -> Tree:
+    from dataclasses import replace
+
+    return replace(tree, calls=calls)

@@ -1,0 +1,139 @@
+"""Every outcome of a random procedure with its probability: how the trees' laws are shown exactly.
+
+A procedure takes its random choices from a function ``choose(law) -> index``.  Run once it samples; run by
+:func:`outcomes` it is replayed for every sequence of choices of positive probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.base import NO_DRAFT
+from mdsd_bounds.trees.base import Draw, Laws, Path, Tree, grow
+
+#: ``law [K], unnormalised -> index``.
+Choose = Callable[[Tensor], int]
+Result = TypeVar("Result")
+
+
+def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]]:
+    """All results of ``procedure`` with their probabilities, which sum to one.
+
+    The cost is one run of the procedure for each sequence of choices: for toy models only.
+    """
+    found: list[tuple[Result, float]] = []
+    waiting: list[tuple[int, ...]] = [()]
+    while waiting:
+        begun = waiting.pop()
+        made: list[int] = []
+        weight = 1.0
+
+        def choose(law: Tensor, begun: tuple[int, ...] = begun, made: list[int] = made) -> int:
+            nonlocal weight
+            support = law.nonzero()[:, 0].tolist()
+            place = len(made)
+            if place < len(begun):
+                pick = begun[place]
+            else:
+                pick = support[0]
+                waiting.extend((*made, other) for other in support[1:])
+            made.append(pick)
+            weight *= float(law[pick] / law.sum())
+            return pick
+
+        result = procedure(choose)
+        found.append((result, weight))
+    return found
+
+
+def choosing(choose: Choose) -> Draw:
+    """Draw drafts one after the other from the sampler's conditional laws by ``choose``."""
+
+    def draw(q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+        drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
+        drafts = []
+        for k in range(n):
+            law = get_sampler(sampler).conditional(q[None], drawn, k, n, **options)[0]
+            token = choose(law) if float(law.sum()) > 0 else NO_DRAFT
+            drafts.append(token)
+            if token != NO_DRAFT:
+                drawn[0, token] = True
+        return tuple(drafts)
+
+    return draw
+
+
+def tree_law(build: Callable[[Laws, Draw], Tree], laws: Laws) -> list[tuple[Tree, float]]:
+    """Every tree that ``build(laws, draw)`` can make, with its probability."""
+    return outcomes(lambda choose: build(laws, choosing(choose)))
+
+
+def beam_by_arrivals(
+    laws: Laws, width: int, length: int, choose: Choose, stop: Sequence[int] | frozenset[int] = ()
+) -> Tree:
+    """RSD-S through its discrete twin: whole sequences arrive one by one, drawn without replacement.
+
+    Give every sequence of ``length`` tokens (shorter where it ends in a stop token) an exponential clock of rate
+    q(sequence); a prefix arrives with the first of its sequences.  Each level keeps the ``width`` first arrivals among
+    the children of the kept nodes above it.  Stochastic beam search does this without visiting the whole tree; here
+    the order of arrivals is drawn sequence by sequence, so that it can be enumerated.  O(V^length) per arrival.
+    """
+    ends = frozenset(stop)
+    leaves = _all_sequences(laws, length, ends)
+    names = list(leaves)
+    rate = torch.tensor([leaves[name] for name in names], dtype=torch.float64)
+    arrived: list[Path] = []
+    while True:
+        levels = _first_arrivals(arrived, width, length, ends, set(names))
+        if levels is not None:
+            break
+        place = choose(rate)
+        arrived.append(names[place])
+        rate = rate.clone()
+        rate[place] = 0.0
+    kept: dict[Path, list[int]] = {}
+    for level in levels:
+        for path in level:
+            kept.setdefault(path[:-1], []).append(path[-1])
+    return grow(
+        laws,
+        length,
+        lambda path: 1,
+        lambda paths, q: [tuple(kept.get(path, ())) for path in paths],
+        "without_replacement",
+        stop=ends,
+    )
+
+
+def _all_sequences(laws: Laws, length: int, ends: frozenset[int]) -> dict[Path, float]:
+    done: dict[Path, float] = {}
+    front: dict[Path, float] = {(): 1.0}
+    for _ in range(length):
+        following: dict[Path, float] = {}
+        for path, weight in front.items():
+            for token, value in enumerate(laws([path])[0].tolist()):
+                if value > 0:
+                    (done if token in ends else following)[(*path, token)] = weight * value
+        front = following
+    return done | front
+
+
+def _first_arrivals(
+    arrived: list[Path], width: int, length: int, ends: frozenset[int], names: set[Path]
+) -> list[list[Path]] | None:
+    """Kept prefixes of each level in order of arrival; None while a level could still change."""
+    parents: set[Path] = {()}
+    levels = []
+    for depth in range(1, length + 1):
+        possible = {name[:depth] for name in names if len(name) >= depth and name[: depth - 1] in parents}
+        order = list(dict.fromkeys(name[:depth] for name in arrived if name[:depth] in possible))[:width]
+        if len(order) < min(width, len(possible)):
+            return None
+        levels.append(order)
+        parents = {path for path in order if path[-1] not in ends}
+    return levels

@@ -1,0 +1,301 @@
+"""Verification of a draft tree: where it stops and what it emits there.
+
+Given the tree and the target's law at every node, each rule is a list of *stops*: it ends at node v with some
+probability, having accepted the path to v, and then emits one more token from a law.  That is the rule's whole
+conditional law, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
+
+Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
+against the sampler's own conditional laws), ``block`` (one path) and ``traversal`` (leaf to root).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
+from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.verifiers import Verifier, get_verifier
+from mdsd_bounds.verifiers.base import require_pair
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Verification ends at ``node`` with ``probability`` and emits a token of ``law`` [V]; no token if it is None."""
+
+    node: int
+    probability: float
+    law: Tensor | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One verification: accepted path of nodes (root left out), and the tokens emitted: the path's and one more.
+
+    After a stop token nothing more is emitted: then ``tokens`` is the accepted path alone.
+    """
+
+    nodes: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+Rule = Callable[[Tree, Tensor], list[Stop]]
+
+
+def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
+    """The conditional law of a verification given the tree.
+
+    Parameters
+    ----------
+    tree : Tree
+        N nodes.
+    target : Tensor
+        ``[N, V]`` float64: the target's law after each node.
+    rule : str or Verifier
+        A name in :data:`RULES`, or a verifier (by name or as a record) to stand at every node.
+
+    Returns
+    -------
+    list of Stop
+        Probabilities sum to one.
+
+    Raises
+    ------
+    InputError
+        If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no law given the drafts).
+    """
+    if target.ndim != 2 or target.shape[0] != len(tree.tokens):
+        raise InputError(f"target has shape {tuple(target.shape)}; give one law for each of {len(tree.tokens)} nodes")
+    if isinstance(rule, str) and rule in RULES:
+        return RULES[rule](tree, target)
+    verifier = get_verifier(rule) if isinstance(rule, str) else rule
+    return node_stops(tree, target, verifier)
+
+
+def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
+    """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
+    require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
+    if verifier.output_law is None:
+        raise InputError(f"verifier {verifier.name!r} is coupled to its drafts and has no law given them; use verify")
+
+    def law(node: int, q: Tensor) -> Tensor:
+        drafts = torch.tensor([tree.drafts[node]])
+        return verifier.law(target[node][None], q[None], drafts, sampler=tree.sampler, **tree.options)[0]
+
+    return _downward(tree, target, law)
+
+
+def recursive_stops(tree: Tree, target: Tensor) -> list[Stop]:
+    """Recursive rejection at every node (Jeon et al. 2024, arXiv 2402.14160).
+
+    r = p at first; the k-th draft x of law d is accepted with ``min(1, r_x / d_x)``; on rejection
+    ``r <- norm((r - d)_+)`` and d becomes the law of the next draft given those before.  Without replacement this is
+    RSD's rule; deterministic drafts have one-hot laws.
+    """
+    sampler = get_sampler(tree.sampler)
+
+    def law(node: int, q: Tensor) -> Tensor:
+        drafts = tree.drafts[node]
+        drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
+        r, left = target[node], 1.0
+        output = torch.zeros_like(r)
+        for k, token in enumerate(drafts):
+            if token == NO_DRAFT:
+                continue
+            d = sampler.conditional(q[None], drawn, k, len(drafts), **tree.options)[0]
+            accepted = left * min(1.0, float(r[token] / d[token]))
+            output[token] += accepted
+            left -= accepted
+            r = _surplus_law(1.0, r, d)
+            drawn[0, token] = True
+        return output + left * r
+
+    return _downward(tree, target, law)
+
+
+def _downward(tree: Tree, target: Tensor, law_at: Callable[[int, Tensor], Tensor]) -> list[Stop]:
+    """Stops of a rule that decides node by node by an output law given the node's drafts."""
+    reach = [0.0] * len(tree.tokens)
+    reach[0] = 1.0
+    found = []
+    for node, weight in enumerate(reach):
+        if weight == 0.0:
+            continue
+        if tree.ends(node):
+            found.append(Stop(node, weight, None))
+            continue
+        if tree.law_row[node] < 0:
+            found.append(Stop(node, weight, target[node]))
+            continue
+        law = law_at(node, tree.laws[tree.law_row[node]]).clone()
+        law = law / law.sum()
+        for token, child in tree.children[node].items():
+            reach[child] = weight * float(law[token])
+            law[token] = 0.0
+        left = float(law.sum())
+        if left > 0:
+            found.append(Stop(node, weight * left, law / left))
+    return found
+
+
+def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
+    """Block verification of one path (Sun et al. 2024, arXiv 2403.10444, algorithm 2).
+
+    ``w_i = min(1, w_{i-1} p(x_i)/q(x_i))``, ``h_i = S_i / (S_i + 1 - w_i)`` with
+    ``S_i = sum (w_i p - q)_+`` after x_i, and ``h_L = w_L``; the longest prefix whose test h_i succeeds is accepted,
+    and the next token comes from ``norm((w_i p - q)_+)``, or from p after the whole path.
+
+    Raises
+    ------
+    InputError
+        If a node has more than one draft.
+    """
+    if any(len(drafts) > 1 for drafts in tree.drafts):
+        raise InputError("rule 'block' verifies one path; use 'traversal' for trees")
+    weights = [1.0]
+    for node in range(1, len(tree.tokens)):
+        q = tree.laws[tree.law_row[node - 1]]
+        token = tree.tokens[node]
+        weights.append(min(1.0, weights[-1] * float(target[node - 1, token] / q[token])))
+    last = len(weights) - 1
+    found = []
+    remaining = 1.0
+    for node in range(last, -1, -1):
+        if node == last:
+            test = weights[node]
+            law = None if tree.ends(node) else target[node]
+        else:
+            q = tree.laws[tree.law_row[node]]
+            surplus = float((weights[node] * target[node] - q).clamp(min=0.0).sum())
+            below = surplus + 1.0 - weights[node]
+            # Both vanish only where the longer prefix has been accepted for certain.
+            test = surplus / below if below > 0 else 1.0
+            law = _surplus_law(weights[node], target[node], q)
+        probability = remaining * (1.0 if node == 0 else test)
+        if probability > 0:
+            found.append(Stop(node, probability, law))
+        remaining -= probability
+        if remaining <= 0:
+            break
+    return found
+
+
+def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
+    """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
+
+    A node v carries a weight w (1 at the root), a residual law r (at first p) and the law d of its next draft.  Its
+    first child x has weight ``min(1, w r_x / d_x)``.  A node without (remaining) children is accepted with its weight;
+    if it is rejected its parent loses it:
+
+        ``S = sum (w r - d)_+,   r <- norm((w r - d)_+),   w <- S / (S + 1 - w),   d <- law of the next draft``.
+
+    By induction the subtree of v is accepted with probability w exactly and continues with law r, whatever the order
+    and number of later proposals.  On one path this is block verification.
+
+    Raises
+    ------
+    InputError
+        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one.
+    """
+    sampler = get_sampler(tree.sampler)
+    if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.split is None:
+        raise InputError(f"rule 'traversal' needs sequential draft laws; sampler {tree.sampler!r} has none")
+    if sampler.replacement and any(len(drafts) > 1 for drafts in tree.drafts):
+        raise InputError(
+            f"rule 'traversal' rejects one child at a time, but {tree.sampler!r} lets children share a node; "
+            "draw without replacement"
+        )
+    found: list[Stop] = []
+    rejected = 1.0
+
+    def visit(node: int, weight: float) -> None:
+        """Try the subtree of ``node``; what is not accepted in it leaves ``rejected``."""
+        nonlocal rejected
+        r = target[node]
+        if tree.law_row[node] >= 0:
+            q = tree.laws[tree.law_row[node]][None]
+            drawn = torch.zeros(q.shape, dtype=torch.bool)
+            drafts = tree.drafts[node]
+            for k, token in enumerate(drafts):
+                if token == NO_DRAFT:
+                    continue
+                d = sampler.conditional(q, drawn, k, len(drafts), **tree.options)[0]
+                visit(tree.children[node][token], min(1.0, weight * float(r[token] / d[token])))
+                if rejected <= 0:
+                    return
+                surplus = float((weight * r - d).clamp(min=0.0).sum())
+                r = _surplus_law(weight, r, d)
+                below = surplus + 1.0 - weight
+                weight = surplus / below if below > 0 else 1.0
+                drawn = mark(drawn, torch.tensor([token]))
+        accepted = rejected * (1.0 if node == 0 else weight)
+        if accepted > 0:
+            found.append(Stop(node, accepted, None if tree.ends(node) else r))
+        rejected -= accepted
+
+    visit(0, 1.0)
+    return found
+
+
+def _surplus_law(weight: float, r: Tensor, d: Tensor) -> Tensor:
+    """``norm((w r - d)_+)``; r where nothing is left, a branch of probability zero."""
+    left = (weight * r - d).clamp(min=0.0)
+    mass = float(left.sum())
+    return left / mass if mass > 0 else r
+
+
+def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
+    """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
+    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    if isinstance(verifier, Verifier) and verifier.output_law is None:
+        return _step_down(tree, target, verifier, generator)
+    ways = stops(tree, target, rule)
+    chance = torch.tensor([[way.probability for way in ways]], dtype=torch.float64)
+    way = ways[int(draw(chance, generator)[0])]
+    path = tree.paths[way.node]
+    last = () if way.law is None else (int(draw(way.law[None], generator)[0]),)
+    return Verified(_ancestors(tree, way.node), path + last)
+
+
+def _step_down(tree: Tree, target: Tensor, verifier: Verifier, generator: torch.Generator | None) -> Verified:
+    require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
+    node = 0
+    while not tree.ends(node):
+        if tree.law_row[node] < 0:
+            token = int(draw(target[node][None], generator)[0])
+        else:
+            q = tree.laws[tree.law_row[node]][None]
+            drafts = torch.tensor([tree.drafts[node]])
+            output, _ = verifier.step(target[node][None], q, drafts, generator, sampler=tree.sampler, **tree.options)
+            token = int(output[0])
+        if token not in tree.children[node]:
+            return Verified(_ancestors(tree, node), (*tree.paths[node], token))
+        node = tree.children[node][token]
+    return Verified(_ancestors(tree, node), tree.paths[node])
+
+
+def _ancestors(tree: Tree, node: int) -> tuple[int, ...]:
+    path: list[int] = []
+    while node > 0:
+        path.append(node)
+        node = tree.parents[node]
+    return tuple(reversed(path))
+
+
+def expected_accepted(tree: Tree, ways: list[Stop]) -> float:
+    """Accepted tokens expected given the tree, ``sum of probability * depth``."""
+    return sum(way.probability * tree.depths[way.node] for way in ways)
+
+
+def expected_emitted(tree: Tree, ways: list[Stop]) -> float:
+    """Tokens emitted per target call expected given the tree: accepted, and one more unless the text ended."""
+    return sum(way.probability * (tree.depths[way.node] + (way.law is not None)) for way in ways)
+
+
+#: Rules beside the registered verifiers.
+RULES: dict[str, Rule] = {"recursive": recursive_stops, "block": block_stops, "traversal": traversal_stops}

@@ -1,0 +1,248 @@
+"""Sequence-level losslessness of every builder x verifier that makes sense, exactly; broken rules must fail."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+import torch
+from toy_models import emitted_law, sequence_law, toy, worst_difference
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.base import sampling
+from mdsd_bounds.trees.beam import rsd_s
+from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
+from mdsd_bounds.trees.dynamic import dynamic_top_k
+from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_law
+from mdsd_bounds.trees.sequoia import shaped
+from mdsd_bounds.trees.verify import Stop, expected_emitted, stops, verify
+from mdsd_bounds.verifiers import VERIFIERS
+from mdsd_bounds.verifiers.base import Verifier
+
+STOP = frozenset({1})
+LENGTH = 3
+
+
+def builders(q, stop=()):
+    """Name -> (sampler, every tree with its probability); depth 2, vocabulary 3."""
+    return {
+        "chain": ("without_replacement", lambda: tree_law(lambda m, d: chain(m, d, 2, stop), q)),
+        "paths": ("with_replacement", lambda: tree_law(lambda m, d: independent_paths(m, d, 2, 2, stop), q)),
+        "paths3": ("with_replacement", lambda: tree_law(lambda m, d: independent_paths(m, d, 3, 2, stop), q)),
+        "rsd_c": ("without_replacement", lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop), q)),
+        "rsd_c_wide": ("without_replacement", lambda: tree_law(lambda m, d: rsd_c(m, d, (3, 1), stop), q)),
+        "rsd_c_iid": (
+            "with_replacement",
+            lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="with_replacement"), q),
+        ),
+        "rsd_c_greedy": ("greedy", lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="greedy"), q)),
+        "top_m_plus": (
+            "top_m_plus",
+            lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="top_m_plus", m=1), q),
+        ),
+        "rsd_s": ("without_replacement", lambda: outcomes(lambda c: beam_by_arrivals(q, 2, 2, c, stop))),
+        "sequoia": ("without_replacement", lambda: tree_law(lambda m, d: shaped(m, d, (((), ()), ()), stop), q)),
+        "dynamic": ("top_k", lambda: [(dynamic_top_k(q, 4, 2, 2, stop), 1.0)]),
+    }
+
+
+@cache
+def case(builder, zeros, ending):
+    q = toy(5, zeros=zeros)
+    sampler, make = builders(q, STOP if ending else ())[builder]
+    return sampler, make()
+
+
+def fits_two_drafts(verifier, builder):
+    return verifier.drafts_needed is None or builder == "rsd_c_greedy"
+
+
+def rules_for(sampler, builder):
+    names = [
+        name
+        for name, v in VERIFIERS.items()
+        if sampler in v.samplers and v.lossless and v.output_law is not None and fits_two_drafts(v, builder)
+    ]
+    names.append("recursive")
+    if builder == "chain":
+        names.append("block")
+    if sampler != "with_replacement":
+        names.append("traversal")
+    return names
+
+
+PAIRS = [(name, rule) for name, (sampler, _) in builders(toy(5)).items() for rule in rules_for(sampler, name)]
+
+
+@pytest.mark.parametrize(("builder", "rule"), PAIRS)
+@pytest.mark.parametrize(("zeros", "ending"), [(False, False), (True, False), (False, True)])
+def test_every_builder_and_rule_is_lossless_over_whole_sequences(builder, rule, zeros, ending):
+    stop = STOP if ending else frozenset()
+    sampler, trees = case(builder, zeros, ending)
+    assert sum(chance for _, chance in trees) == pytest.approx(1, abs=1e-12)
+    p = toy(11, zeros=zeros, sharp=2)
+    found = emitted_law(trees, p, lambda tree, laws: stops(tree, laws, rule), LENGTH, stop)
+    # importance_sampling takes its weights from a linear programme; the law is exact whatever they are.
+    assert worst_difference(found, sequence_law(p, LENGTH, stop)) < 1e-12, sampler
+
+
+@pytest.mark.parametrize("rule", ["recursive", "traversal"])
+def test_deeper_and_shaped_trees_are_lossless(rule):
+    q, p = toy(2, 2), toy(3, 2)
+    trees = tree_law(lambda m, d: rsd_c(m, d, (2, 1, 2)), q)
+    assert worst_difference(emitted_law(trees, p, lambda t, x: stops(t, x, rule), 4), sequence_law(p, 4)) < 1e-12
+    beams = outcomes(lambda c: beam_by_arrivals(q, 2, 3, c))
+    assert worst_difference(emitted_law(beams, p, lambda t, x: stops(t, x, rule), 4), sequence_law(p, 4)) < 1e-12
+
+
+def test_block_and_traversal_agree_on_a_path():
+    q, p = toy(8), toy(9)
+    for tree, _ in tree_law(lambda m, d: chain(m, d, 3), q):
+        laws = p(tree.paths)
+        block = {way.node: way for way in stops(tree, laws, "block")}
+        for way in stops(tree, laws, "traversal"):
+            assert way.probability == pytest.approx(block[way.node].probability, abs=1e-12)
+            assert torch.allclose(way.law, block[way.node].law, atol=1e-12)
+
+
+def test_block_verification_toy_of_the_paper():
+    # p = (1/3, 2/3), q = (2/3, 1/3), length 2: token level 10/9 accepted tokens, block 11/9.
+    q, p = (lambda paths: torch.tensor([[2 / 3, 1 / 3]] * len(paths), dtype=torch.float64)), None
+    p = lambda paths: torch.tensor([[1 / 3, 2 / 3]] * len(paths), dtype=torch.float64)  # noqa: E731
+    trees = tree_law(lambda m, d: chain(m, d, 2), q)
+
+    def emitted(rule):
+        return sum(chance * expected_emitted(tree, stops(tree, p(tree.paths), rule)) for tree, chance in trees)
+
+    assert emitted("recursive") == pytest.approx(1 + 10 / 9, abs=1e-12)
+    assert emitted("block") == pytest.approx(1 + 11 / 9, abs=1e-12)
+    assert emitted("traversal") == pytest.approx(1 + 11 / 9, abs=1e-12)
+
+
+def forget_to_remove(p, q, drafts, *, sampler, **options):
+    # The rejected token stays in the draft law: right with replacement only.
+    r, left, law = p, torch.ones(1, dtype=p.dtype), torch.zeros_like(p)
+    for k in range(drafts.shape[1]):
+        accept = left * (r.gather(-1, drafts[:, k : k + 1]) / q.gather(-1, drafts[:, k : k + 1])).clamp(max=1)[:, 0]
+        law = law.scatter_add(-1, drafts[:, k : k + 1], accept[:, None])
+        left, r = left - accept, (r - q).clamp(min=0)
+        r = r / r.sum()
+    return law + left[:, None] * r
+
+
+def emit_from_p(p, q, drafts, *, sampler, **options):
+    # After a rejection the last token is drawn from p, not from the residual.
+    accept = (p.gather(-1, drafts[:, :1]) / q.gather(-1, drafts[:, :1])).clamp(max=1)
+    return torch.zeros_like(p).scatter_add(-1, drafts[:, :1], accept) + (1 - accept) * p
+
+
+BROKEN = {
+    law.__name__: Verifier(law.__name__, "none", True, ("without_replacement",), law)
+    for law in (forget_to_remove, emit_from_p)
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_broken_verifiers_are_found_out(name):
+    _, trees = case("rsd_c", False, False)
+    p = toy(11, sharp=2)
+    found = emitted_law(trees, p, lambda tree, laws: stops(tree, laws, BROKEN[name]), LENGTH)
+    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+
+
+def test_block_verification_with_token_level_residual_is_found_out():
+    _, trees = case("chain", False, False)
+    # A target whose residual holds two tokens behind a weight below one: elsewhere both residuals are the same law.
+    p = toy(17, sharp=2)
+
+    def broken(tree, laws):
+        ways = []
+        for way in stops(tree, laws, "block"):
+            q = tree.laws[tree.law_row[way.node]] if tree.law_row[way.node] >= 0 else None
+            left = way.law if q is None else (laws[way.node] - q).clamp(min=0)
+            ways.append(Stop(way.node, way.probability, left / left.sum()))
+        return ways
+
+    assert worst_difference(emitted_law(trees, p, broken, LENGTH), sequence_law(p, LENGTH)) > 1e-4
+
+
+def test_children_sorted_by_score_are_found_out():
+    # Draw order matters: verifying the drafts in order of probability breaks losslessness.
+    _, trees = case("rsd_c", False, False)
+    p = toy(11, sharp=2)
+    resorted = [
+        (
+            dataclasses.replace(
+                tree,
+                drafts=tuple(
+                    tuple(sorted(d, key=lambda x, row=tree.law_row[v]: -float(tree.laws[row, x])))
+                    for v, d in enumerate(tree.drafts)
+                ),
+            ),
+            chance,
+        )
+        for tree, chance in trees
+    ]
+    found = emitted_law(resorted, p, lambda t, x: stops(t, x, "recursive"), LENGTH)
+    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+
+
+def test_sampled_verification_follows_the_stops():
+    q, p = toy(5), toy(11)
+    generator = torch.Generator().manual_seed(0)
+    tree = rsd_c(q, sampling(generator), (2, 2))
+    laws = p(tree.paths)
+    for rule in ("recursive", "traversal"):
+        ways = {way.node: way.probability for way in stops(tree, laws, rule)}
+        drawn = [verify(tree, laws, rule, generator) for _ in range(1500)]
+        for node, probability in ways.items():
+            share = sum((v.nodes[-1] if v.nodes else 0) == node for v in drawn) / len(drawn)
+            assert abs(share - probability) < 5 * (probability * (1 - probability) / len(drawn)) ** 0.5 + 1e-9
+        assert all(v.tokens[: len(v.nodes)] == tree.paths[v.nodes[-1] if v.nodes else 0] for v in drawn)
+
+
+def test_rules_coupled_to_their_drafts_are_stepped_and_refused_where_a_law_is_needed():
+    def step(p, q, drafts, generator, *, sampler, **options):
+        return torch.multinomial(p, 1, generator=generator)[:, 0]
+
+    coupled = Verifier("coupled", "none", True, ("with_replacement",), None, fast_step=step)
+    q, p = toy(5), toy(11)
+    generator = torch.Generator().manual_seed(1)
+    count, samples = torch.zeros(3), 2000
+    for _ in range(samples):
+        tree = independent_paths(q, sampling(generator), 2, 1)
+        count[verify(tree, p(tree.paths), coupled, generator).tokens[0]] += 1
+    assert (count / samples - p([()])[0]).abs().max() < 5 * 0.5 / samples**0.5
+    with pytest.raises(InputError, match="coupled"):
+        stops(tree, p(tree.paths), coupled)
+
+
+def test_rules_that_do_not_fit_are_refused():
+    q, p = toy(5), toy(11)
+    draw = sampling(torch.Generator().manual_seed(0))
+    tree = rsd_c(q, draw, (2, 2))
+    with pytest.raises(InputError, match="one path"):
+        stops(tree, p(tree.paths), "block")
+    with pytest.raises(InputError, match="sampler"):
+        stops(tree, p(tree.paths), "k_seq")
+    with pytest.raises(InputError, match="one law for each"):
+        stops(tree, p(tree.paths)[:2], "recursive")
+    iid = independent_paths(q, draw, 3, 2)
+    with pytest.raises(InputError, match="draw without replacement"):
+        stops(iid, p(iid.paths), "traversal")
+    with pytest.raises(InputError, match="unknown verifier"):
+        stops(tree, p(tree.paths), "nonesuch")
+
+
+def test_a_stop_token_inside_the_tree_ends_the_text():
+    q, p = toy(5), toy(11)
+    generator = torch.Generator().manual_seed(3)
+    ended = 0
+    for _ in range(200):
+        tree = rsd_s(q, generator, 2, 3, STOP)
+        assert all(not tree.drafts[v] for v in range(len(tree.tokens)) if tree.ends(v))
+        result = verify(tree, p(tree.paths), "recursive", generator)
+        assert 1 not in result.tokens[:-1]
+        ended += bool(result.nodes) and tree.ends(result.nodes[-1])
+    assert ended > 0
