@@ -16,8 +16,12 @@ rejection probabilities.  With replacement the path does not matter and this is 
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
+
+from mdsd_bounds.verifiers.kernels import compiled_for
 
 
 def excess(p: Tensor, q: Tensor, tau: Tensor) -> Tensor:
@@ -33,6 +37,14 @@ def above_draft(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def rejection_taus(p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """``tau_n`` and ``E(tau_n)`` ``[most, B]`` of recursive rejection with replacement, n = 1..most.  O(V most)."""
+    compiled = compiled_for(p)
+    if compiled is not None:
+        return _compiled_taus(compiled, p, q, most)
+    return torch_taus(p, q, most)
+
+
+def torch_taus(p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """:func:`rejection_taus` in plain torch."""
     above, below = above_draft(p, q)
     tau, left = torch.zeros_like(p[:, 0]), torch.ones_like(p[:, 0])
     taus, lefts = [], []
@@ -42,3 +54,12 @@ def rejection_taus(p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
         taus.append(tau)
         lefts.append(left)
     return torch.stack(taus), torch.stack(lefts)
+
+
+def _compiled_taus(compiled: ModuleType, p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    taus, lefts = p.new_empty((p.shape[0], most)), p.new_empty((p.shape[0], most))
+    space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
+    for b in range(p.shape[0]):
+        count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
+        compiled.rejection(*space[:, :count], taus[b].numpy(), lefts[b].numpy())
+    return taus.T, lefts.T

@@ -7,6 +7,7 @@ theorem 2).
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from torch import Tensor
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.excess import above_draft, excess
+from mdsd_bounds.verifiers.kernels import compiled_for
 from mdsd_bounds.verifiers.speculative import accept_probability, add_at, residual
 
 #: Newton steps, halved where they leave the bracket; a handful is enough.
 _STEPS = 80
-_WIDE = 4096
 
 
 def solve_rho(p: Tensor, q: Tensor, n: int) -> Tensor:
@@ -28,7 +29,36 @@ def solve_rho(p: Tensor, q: Tensor, n: int) -> Tensor:
     ``F(rho) = E(rho) - (1 - (1-E(rho))/rho)^n`` is at least 0 at rho = 1, at most 0 at rho = n (Sun et al., lemma
     3); the root is found by Newton steps inside a bracket.  O(V) per step.
     """
-    return _solve(*above_draft(p, q), n, torch.ones_like(p[:, 0]))
+    return solve_all(p, q, (n,))[0][0]
+
+
+def solve_all(p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """rho* and ``E(rho*)`` ``[N, B]``; in order of n, each root starts from the one before."""
+    compiled = compiled_for(p)
+    return torch_roots(p, q, n_drafts) if compiled is None else _compiled_roots(compiled, p, q, n_drafts)
+
+
+def torch_roots(p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """:func:`solve_all` in plain torch."""
+    above, below = above_draft(p, q)
+    rho, roots = torch.ones_like(p[:, 0]), {}
+    for n in sorted(set(n_drafts)):
+        rho = _solve(above, below, n, rho)
+        roots[n] = rho, excess(above, below, rho)
+    return torch.stack([roots[n][0] for n in n_drafts]), torch.stack([roots[n][1] for n in n_drafts])
+
+
+def _compiled_roots(compiled: ModuleType, p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    roots, left = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))
+    space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
+    for b in range(p.shape[0]):
+        count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
+        above, below = space[:, :count]
+        rho = 1.0
+        for i in sorted(range(len(n_drafts)), key=n_drafts.__getitem__):
+            rho = compiled.k_seq_rho(above, below, n_drafts[i], rho)
+            roots[i, b], left[i, b] = rho, compiled.excess(above, below, rho)
+    return roots, left
 
 
 def _solve(above: Tensor, below: Tensor, n: int, start: Tensor) -> Tensor:
@@ -81,9 +111,7 @@ def fast_step(
 ) -> Tensor:
     """Solve for rho, try the drafts in turn, and form the residual only for rows that reject all of them."""
     n = drafts.shape[1]
-    # Wide rows one by one: each looks only at its own tokens with p > q.
-    rows = list(range(p.shape[0])) if p.shape[1] > _WIDE else []
-    rho = torch.cat([solve_rho(p[b : b + 1], q[b : b + 1], n) for b in rows]) if rows else solve_rho(p, q, n)
+    rho = solve_rho(p, q, n)
     uniform = torch.rand(drafts.shape, dtype=p.dtype, device=p.device, generator=generator)
     index = drafts.clamp(min=0)
     kept = (uniform * rho[:, None] * q.gather(-1, index) < p.gather(-1, index)) & (drafts >= 0)
@@ -96,16 +124,8 @@ def fast_step(
 
 
 def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
-    """``1 - E(rho*)`` ``[N, B]``; each n starts from the rho of the one before."""
-    values = p.new_empty((len(n_drafts), p.shape[0]))
-    for b in range(p.shape[0]):
-        above, below = above_draft(p[b : b + 1], q[b : b + 1])
-        rho, solved = p.new_ones(1), {}
-        for n in sorted(set(n_drafts)):
-            rho = _solve(above, below, n, rho)
-            solved[n] = 1.0 - excess(above, below, rho)[0]
-        values[:, b] = torch.stack([solved[n] for n in n_drafts])
-    return values.clamp(min=0.0)
+    """``1 - E(rho*)`` ``[N, B]``."""
+    return (1.0 - solve_all(p, q, n_drafts)[1]).clamp(min=0.0)
 
 
 VERIFIER = Verifier(
