@@ -35,11 +35,17 @@ class Draft:
         What identifies it in a manifest.
     support : str
         ``full``, or ``mapped`` where some target tokens have no column and get an exact zero.
+    read_hidden : callable or None
+        As ``read``, giving what enters the head of ``head_of`` instead; None where there is no such head.
+    head_of : model or None
+        The model whose head turns these states into logits.
     """
 
     read: Read = field(repr=False)
     identity: dict[str, Any]
     support: str = "full"
+    read_hidden: Read | None = field(default=None, repr=False)
+    head_of: Any = field(default=None, repr=False)
 
 
 def make_draft(source: str, target: LoadedModel, dtype: str, device: str, token_map: str | None = None) -> Draft:
@@ -93,12 +99,17 @@ def _early_exit(rest: str, target: LoadedModel) -> Draft:
     if not rest.isdecimal() or not 1 <= int(rest) < depth:
         raise InputError(f"early-exit:{rest}: the model has {depth} layers; give 1 to {depth - 1} of them")
     layers = range(int(rest), depth)
-    return Draft(partial(read_with_layers_skipped, target.model, layers), {"source": f"target, first {rest} layers"})
+    return _some_layers(target, layers, f"target, first {rest} layers")
 
 
 def _skip_layers(rest: str, target: LoadedModel) -> Draft:
     layers = parse_layers(rest, len(decoder_layers(target.model)))
-    return Draft(partial(read_with_layers_skipped, target.model, layers), {"source": f"target without layers {rest}"})
+    return _some_layers(target, layers, f"target without layers {rest}")
+
+
+def _some_layers(target: LoadedModel, skipped: Sequence[int], source: str) -> Draft:
+    read = partial(read_with_layers_skipped, target.model, skipped)
+    return Draft(read, {"source": source}, read_hidden=partial(read, hidden=True), head_of=target.model)
 
 
 def _prompt_lookup(rest: str, target: LoadedModel) -> Draft:
@@ -121,7 +132,8 @@ def _one_vocabulary(draft: LoadedModel, target: LoadedModel) -> Draft:
             f"{draft.identity['source']}: its tokenizer differs from the target's ({difference}); use a draft of the "
             "same family, or join them with --token-map intersection"
         )
-    return Draft(partial(read_rows, draft.model), draft.identity)
+    read = partial(read_rows, draft.model)
+    return Draft(read, draft.identity, read_hidden=partial(read, hidden=True), head_of=draft.model)
 
 
 def _mapped(draft: LoadedModel, tokens: TokenMap, source: str) -> Draft:

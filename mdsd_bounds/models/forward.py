@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +15,16 @@ from mdsd_bounds.problem import InputError
 #: Logits computed in one pass (numbers, not bytes): 1 GB in float32.
 MAX_LOGITS = 1 << 28
 
-#: Reads texts: token ids of each document, and for each the place of the first token whose law is wanted.  Returns the
-#: laws' logits ``[rows, V]``, document by document, for places ``start`` to the end of the text.
-Read = Callable[[Sequence[Sequence[int]], Sequence[int]], Tensor]
+
+class Read(Protocol):
+    """Reads texts: token ids of each document, and for each the place of the first token whose law is wanted.
+
+    Returns the laws' logits ``[rows, V]``, document by document, for places ``start`` to the end of the text.
+    """
+
+    def __call__(self, text: Sequence[Sequence[int]], starts: Sequence[int], /) -> Tensor:
+        """``[rows, V]``."""
+        ...
 
 
 def left_pad(documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -55,7 +63,7 @@ def forward(model: Any, ids: Tensor, mask: Tensor, cache: Any = None, *, kept: i
     return output.logits, None if cache is False else output[name]
 
 
-def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int], *, hidden: bool = False) -> Tensor:
     """Logits ``[rows, V]`` float32 of the laws of tokens ``starts[d]``, ``starts[d] + 1``, ... of each document.
 
     The law of token t is read after tokens 0 .. t - 1; the law after the last token is not wanted, since no token of
@@ -68,15 +76,29 @@ def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int]) 
         Token ids of each document.
     starts : sequence of int
         ``1 <= starts[d] < len(text[d])``.
+    hidden : bool
+        Give what enters the head instead, ``[rows, H]`` in the model's dtype: the state after the final norm.
     """
     parts: list[Tensor] = []
     for group in _groups(text, starts, int(model.config.get_text_config().vocab_size)):
         documents = [list(text[d])[:-1] for d in group]
         counts = [len(text[d]) - starts[d] for d in group]
         ids, mask = left_pad(documents)
-        logits, _ = forward(model, ids.to(model.device), mask.to(model.device), False, kept=max(counts))
-        parts.extend(logits[i, -count:].float().cpu() for i, count in enumerate(counts))
+        with _head_inputs(model) as states:
+            logits, _ = forward(model, ids.to(model.device), mask.to(model.device), False, kept=max(counts))
+        wanted = states[-1] if hidden else logits.float()
+        parts.extend(wanted[i, -count:].cpu() for i, count in enumerate(counts))
     return torch.cat(parts)
+
+
+@contextmanager
+def _head_inputs(model: Any) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _groups(text: Sequence[Sequence[int]], starts: Sequence[int], width: int) -> Iterator[list[int]]:

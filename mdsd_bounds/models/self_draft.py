@@ -53,11 +53,11 @@ def decoder_layers(model: Any) -> Any:
 
 
 def read_with_layers_skipped(
-    model: Any, layers: Sequence[int], text: Sequence[Sequence[int]], starts: Sequence[int]
+    model: Any, layers: Sequence[int], text: Sequence[Sequence[int]], starts: Sequence[int], *, hidden: bool = False
 ) -> Tensor:
-    """Logits as :func:`mdsd_bounds.models.forward.read_rows`, with layers left out."""
+    """As :func:`mdsd_bounds.models.forward.read_rows`, with layers left out."""
     with skipping(model, layers):
-        return read_rows(model, text, starts)
+        return read_rows(model, text, starts, hidden=hidden)
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:

@@ -1,0 +1,157 @@
+"""Write named arrays row by row: the small forms of a dump (hidden states, top-k), as ``mdsd_bounds.dumps`` reads them.
+
+A folder holds ``rows.safetensors`` (arrays that grow with the rows), files of arrays that do not (the heads), and
+``facts.json``.  Until the run is complete the rows lie in numbered parts, each written whole and renamed: a run killed
+at any moment goes on after its last part, and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+
+_NAMES = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+}
+
+
+class ArrayWriter:
+    """Appends rows of named arrays to a folder; opened on an unfinished one it continues.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder, made if absent.
+    facts : mapping
+        Kept in ``facts.json``; a folder with other facts is refused.
+
+    Attributes
+    ----------
+    rows : int
+        Rows on disk.
+    complete : bool
+        Whether the folder was closed as whole before.
+    """
+
+    def __init__(self, path: str | Path, facts: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = self.path / "facts.json"
+            if held.exists() and held.read_text() != text:
+                raise InputError(
+                    f"{path}: holds a dump of another run (facts.json differs); delete it or write elsewhere"
+                )
+            if not held.exists() and any(self.path.iterdir()):
+                raise InputError(f"{path}: is not empty and holds no facts.json; write to a folder of its own")
+        except OSError as error:
+            raise InputError(f"{path}: cannot make the dump's folder ({error.strerror})") from None
+        for leftover in self.path.glob("*.tmp"):
+            leftover.unlink()
+        write_whole(held, lambda stream: stream.write(text.encode()))
+        self.complete = (self.path / "rows.safetensors").exists()
+        if self.complete:
+            for part in self._parts():
+                part.unlink()
+        files = [self.path / "rows.safetensors"] if self.complete else self._parts()
+        self.rows = sum(_length(file) for file in files)
+
+    def append(self, arrays: Mapping[str, Tensor]) -> None:
+        """Add rows; every array has the same first axis, and every call the same names."""
+        data = save({name: value.contiguous() for name, value in arrays.items()})
+        write_whole(self.path / f"rows-{len(self._parts()):06d}.part", lambda stream: stream.write(data))
+        self.rows += next(iter(arrays.values())).shape[0]
+
+    def put(self, name: str, arrays: Mapping[str, Tensor]) -> None:
+        """Write arrays that are stored once, in a file of their own; nothing happens where it is there."""
+        file = self.path / f"{name}.safetensors"
+        if not file.exists():
+            data = save({key: value.detach().cpu().contiguous() for key, value in arrays.items()})
+            write_whole(file, lambda stream: stream.write(data))
+
+    def close(self) -> None:
+        """Put the parts together, array by array, and delete them.
+
+        Raises
+        ------
+        InputError
+            If there are no rows, or the disk is full; the parts stay.
+        """
+        parts = self._parts()
+        if not parts:
+            raise InputError(f"{self.path}: nothing was written; append rows before closing")
+        write_whole(self.path / "rows.safetensors", lambda stream: _join(parts, stream))
+        for part in parts:
+            part.unlink()
+        self.complete = True
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob("rows-*.part"))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file under another name, flush it to disk, and rename it.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder cannot be written; nothing half-written stays.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: could not be written ({error.strerror}); finished parts are intact") from None
+
+
+def _length(file: Path) -> int:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return int(tensors.get_slice(next(iter(tensors.keys()))).get_shape()[0])
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: truncated or corrupt ({error}); delete it and run again") from None
+
+
+def _join(parts: list[Path], stream: BinaryIO) -> None:
+    """One safetensors file from many, with one array of one part in memory at a time."""
+    rows = sum(_length(part) for part in parts)
+    header: dict[str, Any] = {}
+    end = 0
+    with safe_open(parts[0], framework="pt") as tensors:
+        # The format wants the widest elements first, so that every array is aligned.
+        first = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    names = sorted(first, key=lambda name: (-first[name].element_size(), name))
+    for name in names:
+        shape = [rows, *first[name].shape[1:]]
+        size = first[name].element_size() * int(torch.tensor(shape).prod())
+        header[name] = {"dtype": _NAMES[first[name].dtype], "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        for part in parts:
+            with safe_open(part, framework="pt") as tensors:
+                piece = tensors.get_tensor(name).contiguous()
+            stream.write(piece.view(torch.uint8).numpy().tobytes())
