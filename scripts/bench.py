@@ -3,7 +3,7 @@
     python scripts/bench.py [--out out/bench.json] [--quick]
 
 Two tables: the production route for each sampler at three vocabularies, and the independent solvers on problems small
-enough for them (HiGHS, cvxpy, OR-tools max-flow and min-cost flow, POT's emd; a solver that would not finish is left out
+enough for them (HiGHS, cvxpy, OR-tools max-flow and min-cost flow, POT's emd; one that would not finish is left out
 at that size).  Every figure is a median; runs of the reference and of the subject alternate, so that a change in the
 machine's speed meets both.  Rows are those of the shipped dump at V = 151,936, and drawn to look like them elsewhere.
 """

@@ -194,7 +194,7 @@ def sample_law(law: Tensor, n: int, samples: int, generator: torch.Generator | N
         precise &= ~(drawn == low[:, None]).any(-1) & (law[low] > 0)
         drafts[:, k] = low
     rough = (~precise).nonzero()[:, 0]
-    for part in rough.split(64):
+    for part in torch.split(rough, 64):
         drafts[part] = _without(law.expand(len(part), -1), n, generator)
     return drafts
 
