@@ -1,0 +1,56 @@
+"""The command line ``mdsd``: reads options, calls the library, prints.  No mathematics.
+
+One command per file, and one line in :data:`COMMANDS`.  stdout is data; progress and notes go to stderr; bad input is
+one line and exit code 2.  Heavy modules are imported inside the commands, so that ``mdsd --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mdsd_bounds.cli.bounds import bounds
+from mdsd_bounds.cli.compare import compare
+from mdsd_bounds.cli.inspect import inspect
+from mdsd_bounds.cli.plot import plot
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Exact optimal acceptance rates for multi-draft speculative decoding, from the logits of your own model pair.",
+)
+
+#: In the order of ``mdsd --help``.
+COMMANDS = (bounds, compare, inspect, plot)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: one clear line and exit code 2 for anything the user can mend."""
+    arguments = sys.argv[1:] or ["--help"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        print("mdsd: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        message = _usage_or_input_error(error)
+        if message is None:
+            raise
+        print("mdsd: " + " ".join(message.split()), file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_or_input_error(error: Exception) -> str | None:
+    # Usage errors are recognised by what they can do: typer may carry its own copy of click.
+    if hasattr(error, "format_message"):
+        return str(error.format_message()) + " (see mdsd --help)"
+    from mdsd_bounds.problem import InputError
+
+    return str(error) if isinstance(error, InputError) else None

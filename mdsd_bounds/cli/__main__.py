@@ -1,0 +1,5 @@
+"""``python -m mdsd_bounds.cli``."""
+
+from mdsd_bounds.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""``mdsd bounds``."""
+
+from __future__ import annotations
+
+from mdsd_bounds.cli.options import (
+    Drafts,
+    DraftTemperature,
+    Dump,
+    Fixed,
+    Format,
+    Limit,
+    Out,
+    Quiet,
+    Samplers,
+    Shard,
+    Style,
+    Temperatures,
+    TopK,
+    TopP,
+    names_in,
+    numbers_in,
+)
+from mdsd_bounds.cli.table import run_and_print
+
+
+def bounds(
+    dump: Dump,
+    sampler: Samplers = "with_replacement,without_replacement,greedy",
+    drafts: Drafts = "1,2,4,8",
+    temperature: Temperatures = "1.0",
+    draft_temperature: DraftTemperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    m: Fixed = 1,
+    format: Style = Format.table,
+    out: Out = None,
+    limit: Limit = None,
+    shard: Shard = "0/1",
+    quiet: Quiet = False,
+) -> None:
+    """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""
+    from mdsd_bounds.results import render, summarise
+    from mdsd_bounds.run import Settings
+
+    settings = Settings(
+        samplers=names_in(sampler),
+        drafts=numbers_in(drafts, "--drafts", int),
+        temperatures=numbers_in(temperature, "--temperature", float),
+        draft_temperature=draft_temperature,
+        top_k=top_k,
+        top_p=top_p,
+        options={"m": m},
+    )
+    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, quiet)

@@ -1,0 +1,72 @@
+"""``mdsd compare``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mdsd_bounds.cli.options import (
+    Drafts,
+    DraftTemperature,
+    Dump,
+    Fixed,
+    Format,
+    Limit,
+    Out,
+    Quiet,
+    Samplers,
+    Shard,
+    Style,
+    Temperatures,
+    TopK,
+    TopP,
+    names_in,
+    numbers_in,
+)
+from mdsd_bounds.cli.table import run_and_print
+
+
+def compare(
+    dump: Dump,
+    sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
+    verifier: Annotated[str, typer.Option("--verifier", help="Verifiers, comma-separated, or 'all'.")] = "all",
+    drafts: Drafts = "1,2,4,8",
+    temperature: Temperatures = "1.0",
+    draft_temperature: DraftTemperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    m: Fixed = 1,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the Monte Carlo samples.")] = 0,
+    lossy: Annotated[bool, typer.Option("--lossy", help="With 'all': the lossy verifiers instead, flagged.")] = False,
+    format: Style = Format.table,
+    out: Out = None,
+    limit: Limit = None,
+    shard: Shard = "0/1",
+    quiet: Quiet = False,
+) -> None:
+    """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
+    from mdsd_bounds.results import render, summarise_comparison
+    from mdsd_bounds.run import Settings, matching_verifiers
+
+    samplers = names_in(sampler)
+    counts = numbers_in(drafts, "--drafts", int)
+    names = None if verifier == "all" else names_in(verifier)
+    settings = Settings(
+        samplers=samplers,
+        drafts=counts,
+        temperatures=numbers_in(temperature, "--temperature", float),
+        verifiers=matching_verifiers(names, samplers, counts, lossy=lossy),
+        draft_temperature=draft_temperature,
+        top_k=top_k,
+        top_p=top_p,
+        samples=samples,
+        seed=seed,
+        options={"m": m},
+    )
+    shown = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+    if lossy:
+        print("note: these verifiers are LOSSY: their output law is not the target's", file=sys.stderr)
+    run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, quiet)

@@ -1,0 +1,88 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
+
+
+class Format(StrEnum):
+    """Output formats of tables."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+Dump = Annotated[str, typer.Argument(metavar="DUMP", help="A dump in any known format (see mdsd inspect).")]
+Samplers = Annotated[str, typer.Option("--sampler", help="Draft samplers, comma-separated, or 'all'.")]
+Drafts = Annotated[str, typer.Option("--drafts", help="Numbers of drafts, comma-separated.")]
+Temperatures = Annotated[str, typer.Option("--temperature", help="Temperatures, comma-separated.")]
+DraftTemperature = Annotated[
+    float | None, typer.Option("--draft-temperature", help="Temperature of the draft where it differs.")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens of both models.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the smallest set of tokens with this mass.")]
+Fixed = Annotated[int, typer.Option("--m", help="Fixed tokens of top_m_plus.")]
+Style = Annotated[Format, typer.Option("--format", help="How to print the summary.")]
+Out = Annotated[str | None, typer.Option("--out", help="Per-position results (parquet); resumes where it stopped.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of the dump.")]
+Shard = Annotated[str, typer.Option("--shard", help="i/N: compute part i (from 0) of N; needs --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names separated by commas, in order, each once; ``all`` is every sampler."""
+    names = ALL_SAMPLERS if text == "all" else text
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
+def numbers_in(text: str, option: str, kind: type) -> tuple[Any, ...]:
+    """Numbers separated by commas, in order, each once."""
+    try:
+        return tuple(dict.fromkeys(kind(part) for part in text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r}: give numbers separated by commas, for example 1,2,4") from None
+
+
+def shard_in(text: str, out: str | None) -> tuple[int, int]:
+    """``i/N`` as two numbers."""
+    try:
+        index, number = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise typer.BadParameter(f"--shard {text!r}: give i/N, for example 0/4") from None
+    if not 0 <= index < number:
+        raise typer.BadParameter(f"--shard {text!r}: i counts from 0 to N-1")
+    if number > 1 and out is None:
+        raise typer.BadParameter("--shard needs --out: the parts are joined there")
+    return index, number
+
+
+@contextmanager
+def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Progress with time left on stderr; None where it is not wanted."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    name = Path(label).name or label
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,42 @@
+"""Run a dump through the loop and print the summary: what ``bounds`` and ``compare`` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mdsd_bounds.cli.options import Format, progress_bar, shard_in
+
+if TYPE_CHECKING:
+    from mdsd_bounds.run import Settings
+
+
+def run_and_print(
+    dump: str,
+    settings: Settings,
+    summarise: Callable[..., Any],
+    render: Callable[..., str],
+    columns: list[str] | None,
+    format: Format,
+    out: str | None,
+    limit: int | None,
+    shard: str,
+    quiet: bool,
+) -> None:
+    """Compute, write per-position results where asked, and print the summary."""
+    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.problem import draft_counts
+    from mdsd_bounds.run import run
+    from mdsd_bounds.samplers import get_sampler
+
+    draft_counts(settings.drafts)
+    for name in settings.samplers:
+        get_sampler(name)
+    index, number = shard_in(shard, out)
+    with progress_bar(dump, quiet) as progress:
+        table = run(open_dump(dump), settings, out=out, shard=(index, number), limit=limit, progress=progress)
+    if table is None:
+        print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
+        return
+    print(render(summarise(table), format.value, columns))

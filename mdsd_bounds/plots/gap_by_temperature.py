@@ -1,0 +1,46 @@
+"""Figure: gap by temperature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, need_verifiers, title
+from mdsd_bounds.results import bootstrap_interval
+
+
+def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
+    """Bound minus acceptance of each verifier against temperature, at the largest number of drafts all share."""
+    need_verifiers(table, "gap_by_temperature")
+    ax = axes(ax)
+    n = max(table["drafts"])
+    part = table[table["drafts"] == n]
+    temperatures = sorted(part["temperature"].unique())
+    for i, ((sampler, verifier), rows) in enumerate(part.groupby(["sampler", "verifier"], sort=False)):
+        means, below, above = [], [], []
+        for temperature in temperatures:
+            cell = rows[rows["temperature"] == temperature]
+            gap = (cell["value"] - cell["acceptance"]).to_numpy()
+            low, high = bootstrap_interval(gap[:, None], cell["doc"].to_numpy())
+            means.append(float(gap.mean()))
+            below.append(max(means[-1] - low[0], 0.0))
+            above.append(max(high[0] - means[-1], 0.0))
+        ax.errorbar(
+            temperatures,
+            means,
+            yerr=[below, above],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=DASHES[i % len(DASHES)],
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=2,
+            label=f"{title(sampler)}: {title(verifier)}",
+        )
+    ax.set_xlabel("temperature")
+    ax.set_ylabel("bound minus acceptance")
+    ax.set_title(f"What a better verifier could still add, n = {n}")
+    ax.axhline(0, color="#999999", linewidth=0.8)
+    ax.legend(fontsize=7)
+    return ax

@@ -1,0 +1,51 @@
+"""Figure: subset curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mdsd_bounds.plots.style import COLOURS, axes, title
+from mdsd_bounds.problem import InputError
+
+
+def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_replacement", ax: Any = None) -> Any:
+    """One position: the curve ``P(H) - Q(H)`` over prefixes of the q/p order, its minimum marked.
+
+    Parameters
+    ----------
+    p, q : array
+        ``[V]`` laws.
+    n_drafts, sampler :
+        As :func:`mdsd_bounds.optimal_acceptance`; a sampler of the fixed-plus-random family.
+    """
+    import numpy as np
+
+    from mdsd_bounds.bounds import make_problem
+    from mdsd_bounds.bounds.prefix import prefix_curves
+    from mdsd_bounds.samplers import get_sampler
+
+    problem, *_ = make_problem(p, q, n_drafts, sampler)
+    rule = get_sampler(sampler)
+    if rule.split is None:
+        raise InputError(f"subset_curve: the sampler {sampler!r} has no prefix order")
+    fixed, random = rule.split(problem.n_drafts[0])
+    target, mass, _, order = prefix_curves(problem.p[:1], problem.q[:1], fixed, [random], rule.replacement)
+    curve = (target[0] - mass[0, 0]).cpu().numpy()
+    held = np.append(0.0, problem.q[0][order[0]].cumsum(0).cpu().numpy())
+    ax = axes(ax)
+    best = int(curve.argmin())
+    ax.step(held, curve, where="post", color=COLOURS[0], linewidth=1.4)
+    ax.plot(held[best], curve[best], marker="o", color=COLOURS[3])
+    ax.annotate(
+        f"H* holds {best} tokens\nalpha* = {1 + curve[best]:.4f}",
+        (held[best], curve[best]),
+        xytext=(-12, 24),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+    )
+    ax.axhline(0, color="#999999", linewidth=0.8)
+    ax.set_xlabel("draft mass q(H) of the prefix H")
+    ax.set_ylabel("P(H) - Q(H)")
+    ax.set_title(f"{title(sampler)}, n = {problem.n_drafts[0]}")
+    return ax
