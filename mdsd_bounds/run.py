@@ -7,119 +7,19 @@ interrupted.  The next block is read while the present one is computed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from mdsd_bounds.bounds import make_problem, solve
-from mdsd_bounds.distributions import to_law
-from mdsd_bounds.problem import Bound, InputError
-from mdsd_bounds.results import COLUMNS
-
-#: Rows of a block: 32 rows of 151,936 tokens are 39 MB of float64 for each of p and q.
-BLOCK_ROWS = 32
+from mdsd_bounds.evaluate import BLOCK_ROWS, Settings, evaluate_block
+from mdsd_bounds.problem import InputError
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is computed at every position.
-
-    Attributes
-    ----------
-    samplers, drafts, temperatures :
-        Every combination is computed.
-    verifiers : tuple of str
-        Names of verifiers to set against the bound; empty for bounds alone.
-    draft_temperature : float or None
-        Temperature of the draft where it differs from the target's.
-    top_k, top_p :
-        Warps of both models, as a serving stack applies them.
-    samples, seed : int
-        Monte Carlo samples of verifiers without a closed form, and their seed.
-    options : dict
-        Sampler options (``m``).
-    method : str
-        Route to the bound.
-    """
-
-    samplers: tuple[str, ...]
-    drafts: tuple[int, ...]
-    temperatures: tuple[float, ...] = (1.0,)
-    verifiers: tuple[str, ...] = ()
-    draft_temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    samples: int = 1000
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    method: str = "auto"
-
-    def key(self, dump: Any) -> str:
-        """Digest of the settings and the dump's identity; parts of another run are never mixed in."""
-        identity = {"settings": asdict(self), "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
-    """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.results.COLUMNS`."""
-    first = int(batch.row[0])
-    frames = []
-    for temperature in settings.temperatures:
-        warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": first}
-        draft_temperature = temperature if settings.draft_temperature is None else settings.draft_temperature
-        p = to_law(batch.target_logits, temperature=temperature, name=f"{name} target_logits", **warp)
-        q = to_law(batch.draft_logits, temperature=draft_temperature, name=f"{name} draft_logits", **warp)
-        for sampler in settings.samplers:
-            options = settings.options if sampler == "top_m_plus" else {}
-            problem, _, _ = make_problem(p, q, settings.drafts, sampler, **options)
-            bound = solve(problem, settings.method)
-            if settings.verifiers:
-                frames.extend(_against_bound(bound, batch, temperature, settings))
-            else:
-                frames.append(_frame(bound, batch, temperature, ""))
-    return pd.concat(frames, ignore_index=True)
-
-
-def matching_verifiers(
-    names: Sequence[str] | None, samplers: Sequence[str], drafts: Sequence[int], *, lossy: bool = False
-) -> tuple[str, ...]:
-    """The verifiers to compare: all registered ones (lossless, or lossy where asked), or those named.
-
-    Raises
-    ------
-    InputError
-        If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, or is lossy while
-        others are not: lossy and lossless rules are never mixed in one table.
-    """
-    from mdsd_bounds.verifiers import VERIFIERS, get_verifier
-
-    if names is None:
-        names = [name for name, rule in VERIFIERS.items() if rule.lossless != lossy]
-        return tuple(name for name in names if set(VERIFIERS[name].samplers) & set(samplers))
-    rules = [get_verifier(name) for name in names]
-    for rule in rules:
-        if not set(rule.samplers) & set(samplers):
-            raise InputError(
-                f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
-                f"it is for {', '.join(rule.samplers)}"
-            )
-        if rule.drafts_needed is not None and rule.drafts_needed not in drafts:
-            raise InputError(f"verifier {rule.name!r} takes {rule.drafts_needed} drafts; add it to --drafts")
-    if len({rule.lossless for rule in rules}) > 1:
-        mixed = ", ".join(rule.name for rule in rules if not rule.lossless)
-        raise InputError(f"{mixed}: lossy; compare lossy verifiers in a table of their own")
-    return tuple(names)
 
 
 def run(
@@ -203,62 +103,6 @@ def _prefetch(dump: Any, spans: Sequence[tuple[int, int, int]]) -> Iterator[tupl
             batch = ahead.result()
             ahead = reader.submit(read, spans[i + 1]) if i + 1 < len(spans) else None
             yield span[0], batch
-
-
-def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.DataFrame:
-    counts = bound.problem.n_drafts
-    rows = np.asarray(batch.row)
-    # Rows of a dump that names no documents stand for themselves.
-    documents = rows if batch.doc is None else np.asarray(batch.doc)
-    positions = rows if batch.position is None else np.asarray(batch.position)
-    size = len(rows)
-    return pd.DataFrame(
-        {
-            "temperature": float(temperature),
-            "sampler": bound.problem.sampler,
-            "drafts": np.repeat(np.asarray(counts, dtype=np.int64), size),
-            "verifier": verifier,
-            "row": np.tile(rows, len(counts)),
-            "doc": np.tile(documents, len(counts)),
-            "position": np.tile(positions, len(counts)),
-            "acceptance": np.nan,
-            "acceptance_stderr": np.nan,
-            "value": bound.value.reshape(-1).cpu().numpy(),
-            "low": bound.low.reshape(-1).cpu().numpy(),
-            "high": bound.high.reshape(-1).cpu().numpy(),
-            "subset_size": bound.subset_size.reshape(-1).cpu().numpy(),
-        },
-        columns=COLUMNS,
-    )
-
-
-def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
-    from mdsd_bounds.verifiers import acceptance_rate, get_verifier
-
-    frames = []
-    problem = bound.problem
-    for name in settings.verifiers:
-        rule = get_verifier(name)
-        counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
-        if problem.sampler not in rule.samplers or not counts:
-            continue
-        rate = acceptance_rate(
-            problem.p,
-            problem.q,
-            counts,
-            sampler=problem.sampler,
-            verifier=name,
-            samples=settings.samples,
-            # The seed belongs to the rows, so that results do not depend on what else ran before them.
-            seed=settings.seed + int(batch.row[0]),
-            **problem.options,
-        )
-        frame = _frame(bound, batch, temperature, name)
-        frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
-        frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
-        frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
-        frames.append(frame)
-    return frames
 
 
 class _Parts:

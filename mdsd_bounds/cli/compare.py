@@ -48,8 +48,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
+    from mdsd_bounds.evaluate import Settings, matching_verifiers
     from mdsd_bounds.results import render, summarise_comparison
-    from mdsd_bounds.run import Settings, matching_verifiers
 
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
 
 if TYPE_CHECKING:
-    from mdsd_bounds.run import Settings
+    from mdsd_bounds.evaluate import Settings
 
 
 def run_and_print(
