@@ -19,6 +19,8 @@ _HOME = {
     "Problem": "mdsd_bounds.problem",
     "METHODS": "mdsd_bounds.bounds",
     "optimal_acceptance": "mdsd_bounds.bounds",
+    "draft_mass": "mdsd_bounds.bounds.certificate",
+    "subset_bound": "mdsd_bounds.bounds.certificate",
     "READERS": "mdsd_bounds.dumps",
     "open_dump": "mdsd_bounds.dumps",
     "SAMPLERS": "mdsd_bounds.samplers",

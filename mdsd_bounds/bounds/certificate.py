@@ -1,0 +1,118 @@
+"""Check a certificate with nothing but the laws and the subset: ``alpha* <= 1 + P(H) - Q(H)`` for every H.
+
+Independent of how the subset was found: no order of tokens is used, and the tokens outside H enter only through their
+total mass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.bounds.race import race_prefix_mass
+from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.base import NO_DRAFT, fixed_mask, remainder
+
+
+def subset_bound(bound: Bound) -> Tensor:
+    """``1 + P(H) - Q(H)`` of a bound's own subset, computed afresh: shape of ``bound.value``.
+
+    Parameters
+    ----------
+    bound : Bound
+        Answer of any method that records its subset.
+
+    Returns
+    -------
+    Tensor
+        An upper bound on alpha* whatever the subset is; equal to ``bound.high`` up to ``bound.high - bound.low`` where
+        the subset is optimal.
+
+    Raises
+    ------
+    InputError
+        If the method records no subset.
+
+    Notes
+    -----
+    Cost per row: O(V), and O(|H| n G) without replacement for n > 2, G quadrature nodes.
+    Source: weak duality, Hu et al., ICLR 2025, arXiv 2502.18779.
+    """
+    problem = bound.problem
+    counts, rows, size = len(problem.n_drafts), problem.p.shape[0], problem.p.shape[1]
+    subset = bound.subset.reshape(counts, rows, size)
+    values = [
+        1.0 + (problem.p * held).sum(-1) - draft_mass(problem.q, held, n, problem.sampler, problem.options)
+        for held, n in zip(subset, problem.n_drafts, strict=True)
+    ]
+    return torch.stack(values).reshape(bound.value.shape)
+
+
+def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping[str, Any] | None = None) -> Tensor:
+    """``Q(H) = Pr(every one of n drafts lies in H)``, ``[B]``, for any subset H and any registered sampler.
+
+    Parameters
+    ----------
+    q : Tensor
+        ``[B, V]`` float64 laws (``[B, n, V]`` for ``independent``, ``[B, T]`` for ``joint``).
+    subset : Tensor
+        ``[B, V]`` bool.
+    n : int
+        Number of drafts, at least 1.
+    sampler : str
+        Name in :data:`mdsd_bounds.samplers.SAMPLERS`.
+    options : mapping, optional
+        Options of the sampler.
+
+    Raises
+    ------
+    InputError
+        If the sampler is unknown or is neither of the fixed-plus-random family nor ``independent`` nor ``joint``.
+
+    Notes
+    -----
+    Without replacement the tokens outside H are one exponential clock of rate ``1 - q(H)``: only its first arrival
+    matters (:mod:`mdsd_bounds.bounds.race`).
+    """
+    rule, options = get_sampler(sampler), dict(options or {})
+    if sampler == "independent":
+        laws = q[:, None].expand(-1, n, -1) if q.ndim == 2 else q[:, :n]
+        return (laws * subset[:, None]).sum(-1).prod(-1)
+    if sampler == "joint":
+        table = torch.as_tensor(options["table"], dtype=torch.int64)
+        empty = table == NO_DRAFT
+        return (q * (subset[:, table.clamp(min=0)] | empty).all(-1)).sum(-1)
+    if rule.split is None:
+        raise InputError(f"sampler {sampler!r}: its Q(H) is not known to draft_mass")
+    m, draws = rule.split(n, **options)
+    fixed = fixed_mask(q, m)
+    rest = remainder(q, fixed)
+    holds_fixed = (subset | ~fixed).all(-1)
+    inside = rest * subset
+    if rule.replacement:
+        return holds_fixed * _share(inside, rest).pow(draws)
+    mass = [
+        _race_mass(row[held], float(all_[~held].sum()), draws)
+        for row, all_, held in zip(inside, rest, subset, strict=True)
+    ]
+    return holds_fixed * torch.stack(mass)
+
+
+def _share(inside: Tensor, law: Tensor) -> Tensor:
+    """Mass of H under the law; 1 where the law is empty, for then nothing is drawn outside H."""
+    total = law.sum(-1)
+    return torch.where(total > 0, inside.sum(-1), torch.ones_like(total)).clamp(max=1.0)
+
+
+def _race_mass(rates: Tensor, outside: float, draws: int) -> Tensor:
+    """``Q`` of the tokens with the given rates against one clock of rate ``outside``."""
+    rates = rates[rates > 0]
+    if outside == 0.0:
+        return torch.ones((), dtype=rates.dtype, device=rates.device)
+    merged = torch.cat([rates, rates.new_tensor([outside])])
+    mass, _ = race_prefix_mass(merged[None], [draws])
+    return mass[0, 0, len(rates)]
