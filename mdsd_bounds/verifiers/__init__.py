@@ -16,6 +16,7 @@ from mdsd_bounds.verifiers import (
     k_seq,
     naive_tree,
     nss,
+    optimal,
     rrs,
     rrs_without_replacement,
     spechub,
@@ -39,6 +40,7 @@ VERIFIERS: dict[str, Verifier] = {
     "greedy": greedy.VERIFIER,
     "importance_sampling": importance_sampling.VERIFIER,
     "gumbel_list": gumbel_list.VERIFIER,
+    "optimal": optimal.VERIFIER,
     "typical_acceptance": typical_acceptance.VERIFIER,
     "tv_budget": tv_budget.VERIFIER,
 }

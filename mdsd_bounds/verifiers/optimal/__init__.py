@@ -1,0 +1,110 @@
+"""A verifier that attains the optimum: selection rules whose picks have the laws that alpha* asks for (new; no paper).
+
+alpha* = 1 + min over H of (P(H) - Q(H)) is the best acceptance of any lossless verifier.  For each sampler a
+*selection rule* picks one of the drafts, so that the law r of the pick has ``sum min(p, r) = alpha*``; the pick is then
+accepted against r as in speculative sampling, which is lossless whatever r is (:mod:`.prepared`).  The theory, with
+proofs, is in ``docs/optimal_verifier.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.optimal.prepared import Prepared
+
+#: Sampler -> (module of this package, function ``(p [V], q [V], n, **options) -> Prepared``).
+RULES: dict[str, tuple[str, str]] = {
+    "greedy": ("deterministic", "prepare_greedy"),
+    "top_k": ("deterministic", "prepare_top_k"),
+}
+
+__all__ = ["RULES", "VERIFIER", "Prepared", "prepare"]
+
+
+def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", **options: Any) -> Prepared:
+    """The optimal selection rule of one position.
+
+    Parameters
+    ----------
+    p, q : Tensor
+        ``[V]`` float64 laws, each summing to one.
+    n : int
+        Number of drafts, at least 1.
+    sampler : str
+        A key of :data:`RULES`.
+    **options
+        Options of the sampler (``m`` for top_m_plus).
+
+    Raises
+    ------
+    InputError
+        If the sampler has no optimal rule here.
+
+    Notes
+    -----
+    Cost O(V) for greedy and top_k, O(V) after a radix sort with replacement.
+    """
+    if sampler not in RULES:
+        raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
+    module, name = RULES[sampler]
+    rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
+    return prepared
+
+
+def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Law of the output given the drafts; equal neighbouring rows share one preparation."""
+    law = torch.empty_like(p)
+    for rows, prepared in _prepared_rows(p, q, drafts.shape[1], sampler, options):
+        law[rows] = prepared.output_law(drafts[rows]).to(p.device)
+    return law
+
+
+def fast_step(
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+) -> Tensor:
+    """Prepare and step; equal neighbouring rows share one preparation."""
+    token = torch.empty_like(drafts[:, 0])
+    for rows, prepared in _prepared_rows(p, q, drafts.shape[1], sampler, options):
+        token[rows] = prepared.step(drafts[rows], generator).to(token.device)
+    return token
+
+
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+    """``sum min(p, r)`` ``[N, B]`` of the prepared rules."""
+    rates = [[prepare(p[b], q[b], n, sampler, **options).acceptance for b in range(p.shape[0])] for n in n_drafts]
+    return p.new_tensor(rates)
+
+
+def _prepared_rows(
+    p: Tensor, q: Tensor, n: int, sampler: str, options: dict[str, Any]
+) -> Iterator[tuple[slice, Prepared]]:
+    """Runs of equal rows, each with its rule."""
+    if p.shape[0] == 0:
+        return
+    if p.stride(0) == 0 and q.stride(0) == 0:
+        edges = [0, p.shape[0]]
+    else:
+        same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).all(-1)
+        edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
+    for first, end in itertools.pairwise(edges):
+        yield slice(first, end), prepare(p[first], q[first], n, sampler, **options)
+
+
+VERIFIER = Verifier(
+    name="optimal",
+    paper="new: key rule and swaps with replacement, weighted race without; docs/optimal_verifier.md",
+    lossless=True,
+    samplers=tuple(RULES),
+    output_law=output_law,
+    fast_step=fast_step,
+    exact_rate=exact_rate,
+)

@@ -1,0 +1,93 @@
+"""A selection rule made ready for one position: which draft it picks, and the exact law of the pick.
+
+Every rule of this package is of one form.  A *selection rule* picks one of the drafts; let r be the law of the pick
+over the drafts' own randomness and the rule's.  The pick y is put out with probability ``min(1, p_y / r_y)``, else the
+output is drawn from ``norm((p - r)_+)``.
+
+**Lossless.**  ``Pr(output = y) = r_y min(1, p_y/r_y) + R (p_y - r_y)_+ / sum_z (p_z - r_z)_+`` with R the probability
+of rejection, ``R = 1 - sum_z min(p_z, r_z) = sum_z (p_z - r_z)_+`` since p and r both sum to one; so it is
+``min(p_y, r_y) + (p_y - r_y)_+ = p_y``.  Nothing is asked of r but that it is the law of the rule that runs.
+
+**Certificate.**  The output is a draft with probability at least ``sum_y min(p_y, r_y)``, so r bounds alpha* from
+below; a token set H bounds it from above, ``alpha* <= 1 + P(H) - Q(H)``.  The difference is the field ``gap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A selection rule for one position, with everything that its steps need.
+
+    Attributes
+    ----------
+    p : Tensor
+        ``[V]`` float64 target law, on the CPU.
+    r : Tensor
+        ``[V]`` float64: exact law of the pick of the rule that runs, up to rounding of float64.
+    gap : float
+        At least 0: a certified upper bound on alpha* minus :attr:`acceptance`.
+    pick_law : callable
+        ``drafts [T, n] -> [T, n]``: probability that each slot is the pick, given the drafts.  Empty slots hold -1 and
+        are never picked.  Averaged over the drafts it is r.
+    pick : callable
+        ``(drafts [T, n], generator) -> slot [T]``: a draw from ``pick_law``.
+    """
+
+    p: Tensor
+    r: Tensor
+    gap: float
+    pick_law: Callable[[Tensor], Tensor]
+    pick: Callable[[Tensor, torch.Generator | None], Tensor]
+
+    @cached_property
+    def acceptance(self) -> float:
+        """``sum_y min(p_y, r_y)``: the probability that the pick is put out."""
+        return min(1.0, float(torch.minimum(self.p, self.r).sum()))
+
+    @cached_property
+    def excess(self) -> Tensor:
+        """Cumulative sum ``[V]`` of ``(p - r)_+``, from which a rejected position is drawn."""
+        return (self.p - self.r).clamp_(min=0.0).cumsum(0)
+
+    def output_law(self, drafts: Tensor) -> Tensor:
+        """Law of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of the pick law))."""
+        drafts = drafts.cpu()
+        chance = self.pick_law(drafts)
+        token = drafts.clamp(min=0)
+        accepted = chance * self._accept_probability(token)
+        law = torch.zeros((len(drafts), len(self.p)), dtype=self.p.dtype)
+        law.scatter_add_(-1, token, accepted)
+        left = (self.p - self.r).clamp(min=0.0)
+        mass = left.sum()
+        # Nothing left over: a rejection is then an event of rounding alone, and p itself keeps the output law at p.
+        residual = left / mass if bool(mass > 0) else self.p
+        return torch.addcmul(law, (chance - accepted).sum(-1, keepdim=True), residual[None])
+
+    def step(self, drafts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Output tokens ``[T]`` for drafts ``[T, n]``, each row on its own.  Cost O(pick + log V) a row."""
+        drafts = drafts.cpu()
+        slot = self.pick(drafts, generator)
+        token = drafts.gather(-1, slot[:, None])[:, 0]
+        uniform = torch.rand((2, len(token)), dtype=self.p.dtype, generator=generator)
+        rejected = uniform[0] >= self._accept_probability(token)
+        if bool(rejected.any()):
+            table = self.excess if bool(self.excess[-1] > 0) else self.p.cumsum(0)
+            # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
+            goal = table[-1] * (1.0 - uniform[1, rejected])
+            token[rejected] = torch.searchsorted(table, goal).clamp_(max=len(table) - 1)
+        return token
+
+    def _accept_probability(self, token: Tensor) -> Tensor:
+        target, picked = self.p[token], self.r[token]
+        held = picked > 0
+        ratio = (target / torch.where(held, picked, 1.0)).clamp_(max=1.0)
+        # A pick whose law underflowed to zero.
+        return torch.where(held, ratio, (target > 0).to(target.dtype))
