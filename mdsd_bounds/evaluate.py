@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.bounds.cut import CutLaw, cut_law
+from mdsd_bounds.bounds.intervals import solve_cut
 from mdsd_bounds.distributions import to_law
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.results import COLUMNS
@@ -61,23 +64,73 @@ class Settings:
 
 
 def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
-    """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.results.COLUMNS`."""
-    first = int(batch.row[0])
+    """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.results.COLUMNS`.
+
+    Rows of which some tokens are missing (``target_cut``, ``draft_cut``) get certified intervals
+    (:mod:`mdsd_bounds.bounds.intervals`): ``low <= alpha* <= high`` however the missing mass lies, and ``value`` is the
+    middle of the two.
+
+    Raises
+    ------
+    InputError
+        On rows that are no laws; where verifiers are asked for and a row misses mass.
+    """
     frames = []
     for temperature in settings.temperatures:
-        warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": first}
-        draft_temperature = temperature if settings.draft_temperature is None else settings.draft_temperature
-        p = to_law(batch.target_logits, temperature=temperature, name=f"{name} target_logits", **warp)
-        q = to_law(batch.draft_logits, temperature=draft_temperature, name=f"{name} draft_logits", **warp)
-        for sampler in settings.samplers:
-            options = settings.options if sampler == "top_m_plus" else {}
-            problem, _, _ = make_problem(p, q, settings.drafts, sampler, **options)
-            bound = solve(problem, settings.method)
+        bounds = _cut_bounds if batch.target_cut is not None or batch.draft_cut is not None else _full_bounds
+        for bound in bounds(batch, settings, temperature, name):
             if settings.verifiers:
                 frames.extend(_against_bound(bound, batch, temperature, settings))
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
     return pd.concat(frames, ignore_index=True)
+
+
+def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    target, draft = to_law(p, **p_warp), to_law(q, **q_warp)
+    for sampler, options in _asked(settings):
+        problem, _, _ = make_problem(target, draft, settings.drafts, sampler, **options)
+        yield solve(problem, settings.method)
+
+
+def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    if settings.method != "auto":
+        raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
+    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    target, draft = cut_law(p, batch.target_cut, **p_warp), cut_law(q, batch.draft_cut, **q_warp)
+    if settings.verifiers:
+        for role, law in (("target", target), ("draft", draft)):
+            _refuse_missing(law, role, int(batch.row[0]), name)
+    for sampler, options in _asked(settings):
+        yield solve_cut(target, draft, settings.drafts, sampler, options)
+
+
+def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((sampler, settings.options if sampler == "top_m_plus" else {}) for sampler in settings.samplers)
+
+
+def _warped(
+    batch: Any, settings: Settings, temperature: float, name: str
+) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
+    """Target and draft rows, each with the warps that make a law of them."""
+    warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
+    second = temperature if settings.draft_temperature is None else settings.draft_temperature
+    target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
+    draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
+    return (batch.target_logits, target), (batch.draft_logits, draft)
+
+
+def _refuse_missing(law: CutLaw, role: str, first_row: int, name: str) -> None:
+    """A verifier's acceptance needs the whole law; a cut inside the stored tokens leaves one."""
+    missing = law.high > 0
+    if bool(missing.any()):
+        row = int(missing.nonzero()[0])
+        raise InputError(
+            f"{name} {role} row {first_row + row}: up to {float(law.high[row]):.3g} of the mass is missing, and the "
+            "acceptance of a verifier is not known; use mdsd bounds, which gives intervals, or cut inside the stored "
+            "tokens (--top-k, --top-p)"
+        )
 
 
 def matching_verifiers(
