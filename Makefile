@@ -1,6 +1,7 @@
 # Everything from a fresh machine with Python 3.11 or later, pip and make:
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
+#   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -20,6 +21,10 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.base
+	$(PIP) -e '.[bench]'
+	touch $@
+
 demo: $(VENV)/.base
 	mkdir -p out
 	rm -rf out/demo.parquet out/demo.parquet.parts
@@ -33,6 +38,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python scripts/bench.py --out out/bench.json
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache
