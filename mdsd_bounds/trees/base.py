@@ -7,6 +7,7 @@ other node is one drafted token.  Nodes stand in level order, and below one pare
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,8 +23,10 @@ from mdsd_bounds.samplers.base import NO_DRAFT
 Path = tuple[int, ...]
 #: ``paths -> [B, V]`` float64: the law of the token after each path.
 Laws = Callable[[Sequence[Path]], Tensor]
-#: ``(q [V], n, sampler, options) -> n drafts in draw order``, :data:`NO_DRAFT` in empty slots.
-Draw = Callable[[Tensor, int, str, Mapping[str, Any]], Path]
+#: ``(path, q [V], n, sampler, options) -> n drafts below the path in draw order``, :data:`NO_DRAFT` in empty slots.
+Draw = Callable[[Path, Tensor, int, str, Mapping[str, Any]], Path]
+#: Where random numbers come from: one generator for all, or one for each path (:func:`common_randomness`).
+Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,33 @@ def grow(
     )
 
 
-def sampling(generator: torch.Generator | None = None) -> Draw:
+def sampling(source: Source = None) -> Draw:
     """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k."""
 
-    def draw(q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
-        return tuple(get_sampler(sampler).sample(q[None], n, generator, **options)[0].tolist())
+    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+        return tuple(get_sampler(sampler).sample(q[None], n, generator_at(source, path), **options)[0].tolist())
 
     return draw
+
+
+def generator_at(source: Source, path: Path) -> torch.Generator | None:
+    """The generator that draws below ``path``."""
+    return source(path) if callable(source) else source
+
+
+def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
+    """A generator for each path, always begun anew: common random numbers for all trees below one prefix.
+
+    Within a tree each node is drawn once, so its law is the builder's; between trees the drafts below one path come
+    from the same clocks.  Trees then share most of their nodes, and differences between them have less variance.
+    """
+
+    def at(path: Path) -> torch.Generator:
+        # A digest, not hash(): the same numbers in every run.
+        digest = hashlib.sha256(repr((seed, path)).encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    return at
 
 
 def whole_numbers(values: Sequence[int], name: str, least: int = 1) -> tuple[int, ...]:

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mdsd_bounds.trees.base import Laws, Path, Tree, grow, whole_numbers
+from mdsd_bounds.trees.base import Laws, Path, Source, Tree, generator_at, grow, whole_numbers
 
 
 def rsd_s(
     laws: Laws,
-    generator: torch.Generator | None,
+    source: Source,
     width: int,
     length: int,
     stop: Sequence[int] | frozenset[int] = (),
@@ -47,7 +47,7 @@ def rsd_s(
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         candidates: list[tuple[float, float, int, int]] = []
         for entry, (path, law) in enumerate(zip(paths, q, strict=True)):
-            uniform = torch.rand(law.shape, dtype=torch.float64, generator=generator)
+            uniform = torch.rand(law.shape, dtype=torch.float64, generator=generator_at(source, path))
             arrival, token = child_arrivals(law, uniform, log_q[path], time[path], width)
             shares = law[token].log()
             candidates.extend(zip(arrival.tolist(), shares.tolist(), [entry] * len(token), token.tolist(), strict=True))

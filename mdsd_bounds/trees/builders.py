@@ -39,7 +39,7 @@ def rsd_c(
     vector = whole_numbers(branching, "branching")
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
-        return [draw(law, vector[len(path)], sampler, options) for path, law in zip(paths, q, strict=True)]
+        return [draw(path, law, vector[len(path)], sampler, options) for path, law in zip(paths, q, strict=True)]
 
     return grow(laws, len(vector), lambda path: vector[len(path)], pick, sampler, options, stop)
 
@@ -59,7 +59,7 @@ def independent_paths(
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         chosen = []
         for path, law in zip(paths, q, strict=True):
-            drafts = draw(law, through[path], "with_replacement", {})
+            drafts = draw(path, law, through[path], "with_replacement", {})
             through.update((*path, token) for token in drafts)
             chosen.append(drafts)
         return chosen

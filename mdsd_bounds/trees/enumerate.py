@@ -54,7 +54,7 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
 def choosing(choose: Choose) -> Draw:
     """Draw drafts one after the other from the sampler's conditional laws by ``choose``."""
 
-    def draw(q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
         drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
         drafts = []
         for k in range(n):

@@ -193,7 +193,8 @@ def _forward(model: Any, ids: list[int], sees: Tensor, places: list[int], cache:
             use_cache=True,
             **{name: cache},
         )
-    return output.logits[0].cpu().clone()
+    logits: Tensor = output.logits[0].cpu()
+    return logits.clone()
 
 
 def _select(cache: Any, keep: list[int]) -> None:

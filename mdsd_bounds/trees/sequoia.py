@@ -85,7 +85,7 @@ def shaped(laws: Laws, draw: Draw, shape: Shape, stop: Sequence[int] | frozenset
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         chosen = []
         for path, law in zip(paths, q, strict=True):
-            drafts = draw(law, len(place[path]), "without_replacement", {})
+            drafts = draw(path, law, len(place[path]), "without_replacement", {})
             place.update({(*path, token): below for token, below in zip(drafts, place[path], strict=True)})
             chosen.append(drafts)
         return chosen
