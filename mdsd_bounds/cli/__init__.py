@@ -12,7 +12,9 @@ import typer
 
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
+from mdsd_bounds.cli.convert import convert
 from mdsd_bounds.cli.inspect import inspect
+from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
 
 app = typer.Typer(
@@ -23,7 +25,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, inspect, plot)
+COMMANDS = (bounds, compare, log, convert, inspect, plot)
 for command in COMMANDS:
     app.command()(command)
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mdsd_bounds.dumps.arrays import open_npy_pair, open_npz, open_pt, open_safetensors
-from mdsd_bounds.dumps.base import CUTS, Dump, Facts, LogitBatch
+from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
 from mdsd_bounds.dumps.distillkit import is_distillkit, open_distillkit
+from mdsd_bounds.dumps.hidden import is_head
 from mdsd_bounds.dumps.llama_cpp import MAGIC, open_llama_cpp
-from mdsd_bounds.dumps.named import has_pair, open_named
+from mdsd_bounds.dumps.named import FACTS, has_pair, open_named, read_facts, refuse_unfinished
 from mdsd_bounds.dumps.native import MANIFEST, DumpWriter, open_native
 from mdsd_bounds.dumps.sides import Side, pair_sides
 from mdsd_bounds.dumps.step_log import is_step_log, open_step_log
@@ -118,12 +120,22 @@ def _join(paths: list[Path], label: str) -> Dump:
     return pair_sides(open_side(paths[0], "target"), open_side(paths[1], "draft"), label)
 
 
+def _open_named_pair(path: Path, label: str) -> Dump:
+    """Both models in one file or folder; ``facts.json``, where a capture left it, says what they are."""
+    dump = _join([path, path], label)
+    once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
+    notes = dict(dump.facts.notes)
+    if (path / FACTS).is_file():
+        notes |= read_facts(path)
+    return replace(dump, facts=replace(dump.facts, bytes=size_on_disk(path), once=once, notes=notes))
+
+
 #: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft; two
 #: one-model files of any formats of :data:`SIDES` are joined.
 READERS: dict[str, tuple[Recognise, Open]] = {
     "native": (_is_native, lambda paths, label: open_native(paths[0])),
     "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
-    "arrays": (_is_named_pair, lambda paths, label: _join([paths[0], paths[0]], label)),
+    "arrays": (_is_named_pair, lambda paths, label: _open_named_pair(paths[0], label)),
     "npz": (lambda paths: len(paths) == 1 and _zip_of(paths[0], ".npz"), lambda paths, label: open_npz(paths[0])),
     "npy": (
         lambda paths: (
@@ -208,6 +220,8 @@ def _open(paths: list[Path], label: str) -> Dump:
             raise InputError(f"{part}: no such file or folder; give a dump (see mdsd inspect --help)")
     if len(paths) > 2:
         raise InputError(f"{label}: {len(paths)} paths; give one dump, or target and draft joined by a comma")
+    for part in paths:
+        refuse_unfinished(part)
     for recognise, opener in READERS.values():
         if recognise(paths):
             return opener(paths, label)
@@ -221,52 +235,8 @@ def _open(paths: list[Path], label: str) -> Dump:
     raise InputError(f"{label}: not recognised as any of {known}; wrong magic bytes or an incomplete file")
 
 
-#: Tokens kept in the top-k form whose size ``inspect_dump`` states.
-_TOP_K = 64
-
-
 def inspect_dump(path: str) -> dict[str, Any]:
-    """Facts of a dump as a flat mapping, for people and for JSON; the first row is read for its pad or missing mass."""
-    from mdsd_bounds.distributions import pad_mass
+    """Facts of a dump as a flat mapping, for people and for JSON (:mod:`mdsd_bounds.dumps.inspect`)."""
+    from mdsd_bounds.dumps.inspect import inspect
 
-    dump = open_dump(path)
-    facts = dump.facts
-    width = min(facts.target_width, facts.draft_width)
-    target, draft, columns = dump.read_rows(0, 1)
-    pads = [float(pad_mass(rows, width)[0]) for rows in (target, draft)]
-    lines: dict[str, Any] = {
-        "path": facts.path,
-        "format": facts.format,
-        "positions": facts.rows,
-        "documents": _documents(dump) if "doc" in columns else "not recorded",
-        "vocabulary": width,
-        "target width": facts.target_width,
-        "draft width": facts.draft_width,
-        "pad mass, first row": f"target {pads[0]:.3g}, draft {pads[1]:.3g}",
-        "kind": facts.kind,
-        "support": facts.support,
-        "row t is the law of": {"next": "token t + 1", "same": "token t"}.get(facts.shift, facts.shift),
-        "stage": facts.stage,
-        "dtype": facts.dtype,
-        "columns": ", ".join(name for name in columns if name not in CUTS) or "none",
-    }
-    for name, rows in (("target", target), ("draft", draft)):
-        if (cut := columns.get(f"{name}_cut")) is not None:
-            stored = int((rows[0] > -float("inf")).sum())
-            lines[f"{name}, first row"] = (
-                f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
-                "bounds are intervals"
-            )
-    lines["size"] = f"{facts.bytes / 1e6:.1f} MB, {facts.bytes / facts.rows / 1e3:.1f} kB a position"
-    full, top = 2 * (facts.target_width + facts.draft_width), 2 * (12 * _TOP_K + 32)
-    lines["as full float16 logits"] = f"{full * facts.rows / 1e6:.1f} MB, {full / 1e3:.1f} kB a position"
-    lines[f"as top-{_TOP_K} with tail mass"] = f"{top * facts.rows / 1e6:.1f} MB, {top / 1e3:.1f} kB a position"
-    return lines | {str(name): value for name, value in facts.notes.items()}
-
-
-def _documents(dump: Dump) -> int:
-    seen: set[int] = set()
-    for start in range(0, len(dump), 256):
-        _, _, columns = dump.read_rows(start, min(start + 256, len(dump)))
-        seen.update(columns["doc"].tolist())
-    return len(seen)
+    return inspect(open_dump(path))

@@ -40,6 +40,10 @@ class Facts:
         ``raw`` or ``processed`` (temperature or cuts already applied).
     bytes : int
         Size on disk.
+    once : int
+        Of these, bytes that do not grow with the rows (the heads of hidden states).
+    hidden_sizes : (int, int) or None
+        Widths of the target's and the draft's hidden states, where known.
     notes : mapping
         Everything else a reader knows: models, prompts, versions.
     """
@@ -55,6 +59,8 @@ class Facts:
     shift: str = "next"
     stage: str = "raw"
     bytes: int = 0
+    once: int = 0
+    hidden_sizes: tuple[int, int] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 

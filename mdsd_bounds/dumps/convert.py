@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,8 @@ def convert(
     *,
     top_k: int | None = None,
     shard_rows: int = 64,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a dump in another format.
 
@@ -57,6 +60,10 @@ def convert(
         ``.parquet``, which hold nothing else.
     shard_rows : int
         Of a native dump.
+    limit : int or None
+        Convert only the first rows.
+    progress : callable or None
+        Called with (rows read, rows in all); formats with a file a model read the dump once for each.
 
     Returns
     -------
@@ -76,7 +83,7 @@ def convert(
     """
     from mdsd_bounds.dumps import open_dump, open_pair
 
-    dump = open_dump(src) if draft_src is None else open_pair(src, draft_src)
+    dump = _watched(open_dump(src) if draft_src is None else open_pair(src, draft_src), limit, progress)
     parts = [Path(part) for part in os.fspath(dst).split(",")]
     kinds = {part.suffix.lower() for part in parts}
     kind = kinds.pop() if len(kinds) == 1 else ""
@@ -118,6 +125,20 @@ def convert(
     else:
         _whole(parts[0], lambda path: _full(path, dump, kind))
     return parts[0]
+
+
+def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None] | None) -> Dump:
+    """The first rows of a dump, and word of each block that is read."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit}: give a whole number of at least 1")
+    rows = len(dump) if limit is None else min(limit, len(dump))
+
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        if progress is not None:
+            progress(start, rows)
+        return dump.read_rows(start, stop)
+
+    return Dump(replace(dump.facts, rows=rows), read_rows)
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -172,9 +193,11 @@ def _to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k most probable tokens of full or cut rows ``[B, V]``: ids ``[B, k]``, log-probabilities float32, cut.
+    """The k most probable tokens of full or cut rows ``[B, V]``: ids ``[B, k]``, log-probabilities float64, cut.
 
-    Empty slots (rows with fewer known tokens) have id -1.  What is dropped joins the missing mass.
+    Empty slots (rows with fewer known tokens) have id -1.  What is dropped joins the missing mass.  The logarithms of
+    full rows are kept in float64: then equal logits stay equal and the order among tokens stays certain, on which the
+    samplers with fixed tokens depend.
     """
     if cut is None:
         law = to_law(logits)
@@ -191,7 +214,6 @@ def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tens
     cut[:, 0] += dropped * (-slack).exp()
     cut[:, 1] += dropped * slack.exp()
     cut[:, 2] = torch.maximum(cut[:, 2], torch.where(held, value, torch.zeros_like(value)).amin(-1) + slack)
-    value, cut = _to_float32(value, cut)
     return torch.where(held, ids, torch.full_like(ids, -1)), value, cut
 
 
@@ -200,7 +222,7 @@ def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
     for batch in dump.batches(_BLOCK):
         for role in _ROLES:
             ids, value, cut = top_k_rows(*_role(batch, role), k)
-            for name, part in (("ids", ids), ("logprobs", value), ("cut", cut)):
+            for name, part in (("ids", ids.to(torch.int32)), ("logprobs", value), ("cut", cut)):
                 pieces.setdefault(f"{role}_{name}", []).append(part)
         for name in ("doc", "position", "token"):
             if getattr(batch, name) is not None:
@@ -329,7 +351,9 @@ def _texts(tables: dict[str, Tensor], role: str) -> Iterator[tuple[list[int], Te
     docs = tables.get("doc", torch.zeros_like(tables["token"]))
     edges = [0, *((docs[1:] != docs[:-1]).nonzero()[:, 0] + 1).tolist(), len(docs)]
     for a, b in pairwise(edges):
-        yield tables["token"][a:b].tolist(), tables[f"{role}_ids"][a:b], tables[f"{role}_logprobs"][a:b]
+        # Both formats hold float32, and their readers count on no more.
+        values = tables[f"{role}_logprobs"][a:b].to(torch.float32)
+        yield tables["token"][a:b].tolist(), tables[f"{role}_ids"][a:b].to(torch.int64), values
 
 
 def _write_texts(path: Path, tables: dict[str, Tensor], role: str) -> None:

@@ -18,6 +18,14 @@ from torch import Tensor
 from mdsd_bounds.dumps.stores import Array
 from mdsd_bounds.problem import InputError
 
+#: Names of the arrays beside the hidden states.
+HEAD = ("lm_head", "lm_head_bias", "soft_cap", "norm_weight", "norm_bias", "norm_eps", "norm_offset")
+
+
+def is_head(name: str) -> bool:
+    """Whether an array, with or without the name of a model before it, is part of a head."""
+    return name.removeprefix("target_").removeprefix("draft_") in HEAD
+
 
 @dataclass(frozen=True)
 class Head:

@@ -9,7 +9,8 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
 * ``ids`` and ``logprobs`` ``[N, k]`` (``top_ids``/``token_ids``/``indices`` and ``top_logprobs``/``top_values`` are
   known too), natural logarithms at temperature 1, ids of -1 for empty slots; optionally ``missing`` ``[N]``, the mass
   of the rest, ``cap`` ``[N]``, or both and more as ``cut`` ``[N, 4]`` float64, and ``vocabulary``.
-* ``hidden_states`` ``[N, H]`` and ``lm_head`` ``[V, H]`` (:mod:`mdsd_bounds.dumps.hidden`).
+* ``hidden_states`` ``[N, H]`` and ``lm_head`` ``[V, H]`` (:mod:`mdsd_bounds.dumps.hidden`); a head without prefix
+  serves both models.
 
 A draft over fewer tokens (EAGLE-3) carries ``d2t`` ``[V_draft]``, the target token less the draft token, and
 ``vocabulary``, the target's size; tokens outside the map have probability zero.
@@ -19,14 +20,16 @@ A draft over fewer tokens (EAGLE-3) carries ``d2t`` ``[V_draft]``, the target to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.dumps.hidden import head_of, hidden_rows
+from mdsd_bounds.dumps.hidden import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.sides import ReadSide, Side, cut_columns, file_size, fill, runs
 from mdsd_bounds.dumps.stores import Array, open_store
 from mdsd_bounds.problem import InputError, rounding_unit
@@ -35,6 +38,9 @@ _LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "sc
 _IDS = ("ids", "top_ids", "token_ids", "indices")
 _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
 _COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
+#: Beside the arrays of a capture: models, settings, versions.
+FACTS = "facts.json"
+_SHARED = {*_COLUMNS, "vocabulary", *HEAD}
 
 
 def open_named(path: Path, role: str = "") -> Side:
@@ -56,7 +62,7 @@ def open_named(path: Path, role: str = "") -> Side:
     prefix = f"{role}_" if role and any(name.startswith(f"{role}_") for name in store) else ""
     mine = {name.removeprefix(prefix): array for name, array in store.items() if name.startswith(prefix)}
     # Columns and a head that both models share carry no prefix.
-    mine = {name: array for name, array in store.items() if name in (*_COLUMNS, "vocabulary")} | mine
+    mine = {name: array for name, array in store.items() if name in _SHARED} | mine
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
     if "hidden_states" in mine:
@@ -71,6 +77,36 @@ def open_named(path: Path, role: str = "") -> Side:
         f"{path}: holds {', '.join(store) or 'nothing'}; wanted logits, or ids and logprobs, or hidden_states and "
         "lm_head, with target_ or draft_ before them in a file for a pair"
     )
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Name a folder whose capture has not ended; its parts are no dump yet.
+
+    Raises
+    ------
+    InputError
+        With the remedy.
+    """
+    if path.is_dir() and (path / FACTS).is_file() and not (path / "rows.safetensors").exists():
+        parts = len(list(path.glob("rows-*.part")))
+        raise InputError(f"{path}: unfinished, {parts} parts written; run the same mdsd log command again")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a capture says of itself in the folder ``path``.
+
+    Raises
+    ------
+    InputError
+        If ``facts.json`` is no JSON object.
+    """
+    try:
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / FACTS}: cannot be read ({' '.join(str(error).split())}); log again") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path / FACTS}: holds no JSON object; log again")
+    return facts
 
 
 def has_pair(path: Path) -> bool:
@@ -241,5 +277,7 @@ def _hidden(path: Path, arrays: Mapping[str, Array], size: int) -> Side:
         _columns(path, arrays, hidden.shape[0]),
         kind="hidden",
         bytes=size,
+        hidden=hidden.shape[1],
+        once=sum(arrays[name].bytes for name in HEAD if name in arrays),
         notes={"hidden size": hidden.shape[1]},
     )

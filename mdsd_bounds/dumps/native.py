@@ -52,6 +52,7 @@ class Manifest(BaseModel):
     shift: Literal["next", "same"] = "next"
     stage: Literal["raw", "processed"] = "raw"
     columns: list[Literal["doc", "position", "token", "target_cut", "draft_cut"]] = []
+    hidden_sizes: tuple[int, int] | None = None
     notes: dict[str, Any] = {}
     shards: list[Shard] = []
 
@@ -65,6 +66,8 @@ class DumpWriter:
         Folder of the dump; made if absent.
     shard_rows : int
         Rows of a shard.  Rows are kept in memory until a shard is full.
+    hidden_sizes : (int, int) or None
+        Widths of the models' hidden states, where known: what the rows would take in that form.
     **facts
         Fields of :class:`Manifest` (``kind``, ``stage``, ``notes``, ...).  Reopening a dump whose manifest says
         otherwise is refused.
@@ -75,9 +78,12 @@ class DumpWriter:
         Rows safely on disk; a resumed run goes on from here.
     """
 
-    def __init__(self, path: str | Path, *, shard_rows: int = 64, **facts: Any) -> None:
+    def __init__(
+        self, path: str | Path, *, shard_rows: int = 64, hidden_sizes: tuple[int, int] | None = None, **facts: Any
+    ) -> None:
         self.path = Path(path)
         self.shard_rows = shard_rows
+        self._hidden_sizes = hidden_sizes
         self._facts = facts
         self._pending: list[dict[str, Tensor]] = []
         self._manifest: Manifest | None = None
@@ -125,6 +131,7 @@ class DumpWriter:
                 draft_width=draft_logits.shape[1],
                 dtype=_dtype_name(target_logits.dtype, self.path),
                 columns=[name for name in _COLUMNS if name in columns],  # type: ignore[misc]
+                hidden_sizes=self._hidden_sizes,
                 **self._facts,
             )
         manifest = self._manifest
@@ -173,7 +180,8 @@ class DumpWriter:
         self._pending = [rest] if rest["target_logits"].shape[0] else []
 
     def _save_manifest(self, manifest: Manifest) -> None:
-        text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+        stated = manifest.model_dump(mode="json", exclude={"hidden_sizes"} if manifest.hidden_sizes is None else None)
+        text = json.dumps(stated, indent=1, sort_keys=True) + "\n"
         _write_whole(self.path / MANIFEST, text.encode())
         self._manifest = manifest
 
@@ -216,6 +224,7 @@ def open_native(path: Path) -> Dump:
         shift=manifest.shift,
         stage=manifest.stage,
         bytes=size_on_disk(path),
+        hidden_sizes=manifest.hidden_sizes,
         notes=notes,
     )
 

@@ -31,7 +31,8 @@ class Side:
     """Rows of one model.  ``width`` is None where the file does not say how large the vocabulary is.
 
     ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the law of, and its place.
-    ``largest`` is the largest token a file of unstated width mentions.
+    ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0 where
+    unknown, and ``once`` the bytes of the head beside them.
     """
 
     path: str
@@ -47,6 +48,8 @@ class Side:
     stage: str = "raw"
     bytes: int = 0
     largest: int = -1
+    hidden: int = 0
+    once: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -118,6 +121,8 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         of_both("shift"),
         of_both("stage"),
         target.bytes + draft.bytes,
+        target.once + draft.once,
+        (target.hidden, draft.hidden) if target.hidden and draft.hidden else None,
         notes,
     )
     return Dump(facts, read_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,12 @@ class Array:
     dtype: str
     rows: Callable[[int, int], Tensor] = field(repr=False)
     whole: Callable[[], Tensor] = field(repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the whole array."""
+        item = getattr(torch, self.dtype).itemsize if hasattr(torch, self.dtype) else np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * int(item)
 
 
 def open_store(path: Path) -> Mapping[str, Array]:

@@ -1,4 +1,4 @@
-"""Run a target and a draft over the same text and write the logits of both as a native dump.
+"""Run a target and a draft over the same text and write the laws of both: logits, hidden states or top-k.
 
 Prompts are cut into batches of fixed size; a batch is the unit of work and of resuming.  Its text depends only on the
 seed, the batch's number and its prompts, so a run that was killed continues with the same command to the same bytes
@@ -22,15 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.dumps.native import DumpWriter
 from mdsd_bounds.models.drafts import Draft, make_draft
-from mdsd_bounds.models.forward import forward, left_pad, read_rows, to_store
+from mdsd_bounds.models.forward import forward, head_inputs, left_pad, read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model
 from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.models.stores import STORES, Store, open_store
 from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
 
 Report = Callable[[str], None]
+
+#: Within a batch, progress is said this often.
+QUIET_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class CaptureSettings:
     batch_size : int
         Prompts of a batch.
     store_dtype : str
-        Dtype of the stored logits.
+        Dtype of the stored logits (``store="logits"`` only).
+    store : str
+        ``logits``, ``hidden`` or ``top-k`` (:mod:`mdsd_bounds.models.stores`).
+    top_k : int
+        Tokens kept of each row with ``store="top-k"``.
     max_prompt_tokens : int
         Longer prompts are refused, never cut.
     """
@@ -63,6 +70,8 @@ class CaptureSettings:
     batch_size: int = 16
     store_dtype: str = "float16"
     max_prompt_tokens: int = 2048
+    store: str = "logits"
+    top_k: int = 64
 
 
 def log_pair(
@@ -92,7 +101,7 @@ def log_pair(
         One document each, numbered by place in the sequence; or a file as
         :func:`mdsd_bounds.models.prompts.read_prompts`.
     out : str or Path
-        Folder of the native dump.
+        Folder of the dump: native for full logits, named arrays for the small forms.
     settings : CaptureSettings
         See there.
     dtype, device : str
@@ -115,7 +124,8 @@ def log_pair(
     ------
     InputError
         On settings out of range, prompts that are empty or too long, tokenizers that differ, models that cannot be
-        loaded, a full disk, or a folder that holds another run's dump.
+        loaded, a draft without hidden states where these are to be stored, a full disk, or a folder that holds another
+        run's dump.
     """
     settings = settings or CaptureSettings()
     _check(settings, max_positions)
@@ -127,19 +137,36 @@ def log_pair(
     facts = {
         "target": first.identity,
         "draft": second.identity,
-        "settings": asdict(settings),
+        "settings": _stated(settings),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "prompts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         **({"max_positions": max_positions} if max_positions is not None else {}),
         **(notes or {}),
     }
-    shard_rows = settings.new_tokens * settings.batch_size
-    with DumpWriter(out, shard_rows=shard_rows, notes=facts, support=second.support) as writer:
-        if writer.complete:
-            report(f"{out}: already complete, {writer.rows} positions")
-            return Path(out)
-        _write(first, second, documents, settings, max_positions, writer, report)
+    store = open_store(
+        settings.store,
+        out,
+        facts,
+        first,
+        second,
+        documents[0],
+        shard_rows=settings.new_tokens * settings.batch_size,
+        dtype=settings.store_dtype,
+        top_k=settings.top_k,
+    )
+    if store.complete:
+        report(f"{out}: already complete, {store.rows} positions")
+        return Path(out)
+    _write(first, second, documents, settings, max_positions, store, report)
+    store.close()
     return Path(out)
+
+
+def _stated(settings: CaptureSettings) -> dict[str, Any]:
+    """The settings that matter to the rows: of the small forms the manifest says the rest."""
+    stated = asdict(settings)
+    unused = ("store", "top_k") if settings.store == "logits" else ("store", "top_k", "store_dtype")
+    return {name: value for name, value in stated.items() if name not in unused}
 
 
 def _write(
@@ -148,28 +175,29 @@ def _write(
     documents: list[list[int]],
     settings: CaptureSettings,
     limit: int | None,
-    writer: DumpWriter,
+    store: Store,
     report: Report,
 ) -> None:
     begun = time.monotonic()
     total = sum(_rows(document, settings) for document in documents)
     total = total if limit is None else min(total, limit)
-    store, name = getattr(torch, settings.store_dtype), str(writer.path)
-    done = already = writer.rows
+    hidden = settings.store == "hidden"
+    read = draft.read_hidden if hidden else draft.read
+    assert read is not None
+    done = already = store.rows
     if done:
-        report(f"{name}: goes on after {done} of {total} positions")
+        report(f"{store.path}: goes on after {done} of {total} positions")
     for number, cut in _batches(documents, settings, done, limit):
         part = documents[number * settings.batch_size : (number + 1) * settings.batch_size]
-        text, starts, laws = _target_pass(target, part, settings, number)
-        draft_laws = draft.read(text, starts)
+        text, starts, rows = _target_pass(target, part, settings, number, report)
+        draft_rows = read(text, starts)[cut]
         columns = _columns(text, starts, number * settings.batch_size)
-        rows = [to_store(logits, store, name)[cut] for logits in (laws, draft_laws)]
-        writer.append(rows[0], rows[1], **{column: values[cut] for column, values in columns.items()})
-        done += rows[0].shape[0]
+        store.append(rows[cut], draft_rows, {column: values[cut] for column, values in columns.items()})
+        done += draft_rows.shape[0]
         rate = (done - already) / (time.monotonic() - begun)
         line = f"{done} of {total} positions, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
-        if draft.support == "mapped":
-            outside = mass_outside(draft_laws[cut])
+        if draft.support == "mapped" and not hidden:
+            outside = mass_outside(draft_rows)
             line += f"; draft mass outside the target's vocabulary: mean {outside.mean():.3g}, max {outside.max():.3g}"
         report(line)
 
@@ -202,9 +230,12 @@ def _check(settings: CaptureSettings, max_positions: int | None) -> None:
         raise InputError(f"mode {settings.mode!r}: choose sampled or teacher_forced")
     if settings.store_dtype not in ("float16", "bfloat16", "float32"):
         raise InputError(f"store_dtype {settings.store_dtype!r}: choose float16, bfloat16 or float32")
+    if settings.store not in STORES:
+        raise InputError(f"store {settings.store!r}: choose {', '.join(STORES)}")
     if not 0 <= settings.temperature < float("inf"):
         raise InputError(f"temperature {settings.temperature!r}: give a finite number of at least 0")
-    counts = {"new_tokens": settings.new_tokens, "batch_size": settings.batch_size, "max_positions": max_positions}
+    counts = {name: getattr(settings, name) for name in ("new_tokens", "batch_size", "top_k", "max_prompt_tokens")}
+    counts["max_positions"] = max_positions
     for name, value in counts.items():
         if value is not None and value < 1:
             raise InputError(f"{name} {value!r}: give a whole number of at least 1")
@@ -230,24 +261,33 @@ def _batches(
 
 
 def _target_pass(
-    loaded: LoadedModel, part: list[list[int]], settings: CaptureSettings, number: int
+    loaded: LoadedModel, part: list[list[int]], settings: CaptureSettings, number: int, report: Report
 ) -> tuple[list[list[int]], list[int], Tensor]:
-    """The text of a batch, where its wanted places start, and the target's logits there, document by document."""
+    """The text of a batch, where its wanted places start, and the target's rows there, document by document.
+
+    Rows are logits, or hidden states where these are stored.
+    """
+    hidden = settings.store == "hidden"
     if settings.mode == "teacher_forced":
         text, starts = [document[: settings.new_tokens + 1] for document in part], [1] * len(part)
-        return text, starts, read_rows(loaded.model, text, starts)
+        return text, starts, read_rows(loaded.model, text, starts, hidden=hidden)
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
     ids, mask = (x.to(loaded.model.device) for x in left_pad(part))
     text, steps, cache = [list(document) for document in part], [], None
-    for _ in range(settings.new_tokens):
-        output, cache = forward(loaded.model, ids, mask, cache)
+    said = time.monotonic()
+    for step in range(settings.new_tokens):
+        with head_inputs(loaded.model) as states:
+            output, cache = forward(loaded.model, ids, mask, cache)
         logits = output[:, -1].float().cpu()
-        steps.append(logits)
+        steps.append(states[-1][:, -1].cpu() if hidden else logits)
         token = _draw(logits, settings.temperature, generator)
         for document, choice in zip(text, token.tolist(), strict=True):
             document.append(choice)
         ids = token[:, None].to(mask.device)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        if time.monotonic() - said > QUIET_SECONDS:
+            said = time.monotonic()
+            report(f"batch {number}: {step + 1} of {settings.new_tokens} tokens drawn for {len(part)} prompts")
     return text, [len(document) for document in part], torch.stack(steps, 1).flatten(0, 1)
 
 

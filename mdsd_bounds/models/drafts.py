@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class Draft:
         As ``read``, giving what enters the head of ``head_of`` instead; None where there is no such head.
     head_of : model or None
         The model whose head turns these states into logits.
+    mapping : dict
+        Arrays that send the head's columns to the target's tokens (``d2t``, ``vocabulary``); empty for one vocabulary.
     """
 
     read: Read = field(repr=False)
@@ -46,6 +49,7 @@ class Draft:
     support: str = "full"
     read_hidden: Read | None = field(default=None, repr=False)
     head_of: Any = field(default=None, repr=False)
+    mapping: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def make_draft(source: str, target: LoadedModel, dtype: str, device: str, token_map: str | None = None) -> Draft:
@@ -144,13 +148,18 @@ def _mapped(draft: LoadedModel, tokens: TokenMap, source: str) -> Draft:
         )
     rows = int(draft.model.get_input_embeddings().weight.shape[0])
 
-    def read(text: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+    def read_hidden(text: Sequence[Sequence[int]], starts: Sequence[int], *, hidden: bool = True) -> Tensor:
         largest = max(max(document) for document in text)
         if largest >= rows:
             raise InputError(f"{source}: the draft embeds {rows} tokens and cannot read the target's token {largest}")
-        return tokens.scatter(read_rows(draft.model, text, starts))
+        return read_rows(draft.model, text, starts, hidden=hidden)
 
-    return Draft(read, draft.identity | {"token_map": source, "mapped_tokens": tokens.tokens.numel()}, "mapped")
+    def read(text: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        return tokens.scatter(read_hidden(text, starts, hidden=False))
+
+    facts = {"token_map": Path(source).name, "mapped_tokens": tokens.tokens.numel()}
+    offsets = {"d2t": tokens.tokens - torch.arange(tokens.draft_width), "vocabulary": torch.tensor(tokens.width)}
+    return Draft(read, draft.identity | facts, "mapped", read_hidden, draft.model, offsets)
 
 
 def _intersection(draft: LoadedModel, target: LoadedModel) -> Draft:

@@ -84,7 +84,7 @@ def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int], 
         documents = [list(text[d])[:-1] for d in group]
         counts = [len(text[d]) - starts[d] for d in group]
         ids, mask = left_pad(documents)
-        with _head_inputs(model) as states:
+        with head_inputs(model) as states:
             logits, _ = forward(model, ids.to(model.device), mask.to(model.device), False, kept=max(counts))
         wanted = states[-1] if hidden else logits.float()
         parts.extend(wanted[i, -count:].cpu() for i, count in enumerate(counts))
@@ -92,7 +92,8 @@ def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int], 
 
 
 @contextmanager
-def _head_inputs(model: Any) -> Iterator[list[Tensor]]:
+def head_inputs(model: Any) -> Iterator[list[Tensor]]:
+    """Within the block, what enters the model's head is appended to the list given, pass by pass."""
     seen: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     try:

@@ -12,6 +12,17 @@ import torch
 from mdsd_bounds.problem import InputError
 
 
+def hush() -> None:
+    """No bars and warnings of transformers on stderr, which a command line keeps for its own lines."""
+    try:
+        from transformers.utils import logging
+    except ModuleNotFoundError:
+        return
+    quiet: Any = logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready to run, its tokenizer, and what identifies it in a manifest."""

@@ -1,0 +1,37 @@
+"""``mdsd convert``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mdsd_bounds.cli.options import Limit, Quiet, progress_bar
+
+
+def convert(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC [DRAFT_SRC] DST",
+            help="A dump, or the files of target and draft; then where to write: a folder (native), .safetensors, .npz "
+            "or .pt, or two files joined by a comma: .npy, .kld, .json or .parquet.",
+            show_default=False,
+        ),
+    ],
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", help="Store each row's k most probable tokens and the mass of the rest."),
+    ] = None,
+    shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows of a shard of a native dump.")] = 64,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a dump in another format, or join two one-model files into a pair; prints what was written."""
+    from mdsd_bounds.dumps.convert import convert as write
+
+    if len(paths) not in (2, 3):
+        raise typer.BadParameter(f"{len(paths)} paths; give SRC DST, or TARGET_SRC DRAFT_SRC DST")
+    draft = paths[1] if len(paths) == 3 else None
+    with progress_bar(paths[-1], quiet) as progress:
+        print(write(paths[0], paths[-1], draft, top_k=top_k, shard_rows=shard_rows, limit=limit, progress=progress))

@@ -1,0 +1,97 @@
+"""Facts of a dump for people and for JSON: what it holds, what to beware of, and what each form of it takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.distributions import pad_mass
+from mdsd_bounds.dumps.base import CUTS, Dump, Facts
+
+#: Tokens kept in the top-k form whose size is stated.
+TOP_K = 64
+_BLOCK = 32
+
+
+def inspect(dump: Dump) -> dict[str, Any]:
+    """Facts as a flat mapping; the first rows are read for their pad or missing mass and for the recorded tokens."""
+    facts = dump.facts
+    width = min(facts.target_width, facts.draft_width)
+    target, draft, columns = dump.read_rows(0, min(_BLOCK, facts.rows))
+    roles = (("target", target), ("draft", draft))
+    pads = [float(pad_mass(rows[:1], width)[0]) for _, rows in roles]
+    lines: dict[str, Any] = {
+        "path": facts.path,
+        "format": facts.format,
+        "positions": facts.rows,
+        "documents": _documents(dump) if "doc" in columns else "not recorded",
+        "vocabulary": width,
+        "target width": facts.target_width,
+        "draft width": facts.draft_width,
+        "pad mass, first row": f"target {pads[0]:.3g}, draft {pads[1]:.3g}",
+        "kind": facts.kind,
+        "support": facts.support,
+        "row t is the law of": {"next": "token t + 1", "same": "token t"}.get(facts.shift, facts.shift),
+        "stage": facts.stage,
+        "dtype": facts.dtype,
+        "columns": ", ".join(name for name in columns if name not in CUTS) or "none",
+    }
+    for name, rows in roles:
+        if (cut := columns.get(f"{name}_cut")) is not None:
+            stored = int((rows[0] > -float("inf")).sum())
+            lines[f"{name}, first row"] = (
+                f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
+                "bounds are intervals"
+            )
+    if "token" in columns:
+        lines["log p of the recorded tokens"] = _likelihood(target, draft, columns, width)
+    return lines | sizes(facts) | {str(name): value for name, value in facts.notes.items()}
+
+
+def sizes(facts: Facts) -> dict[str, str]:
+    """Bytes a position and in all: as stored, and in the other forms that :mod:`mdsd_bounds.models.stores` lists."""
+    full, top = 2 * (facts.target_width + facts.draft_width), 2 * (12 * TOP_K + 32)
+    lines = {
+        "size": _size(facts.rows, (facts.bytes - facts.once) / facts.rows, facts.once),
+        "as full float16 logits": _size(facts.rows, full),
+        f"as top-{TOP_K} with tail mass": _size(facts.rows, top),
+    }
+    if facts.hidden_sizes is None:
+        lines["as hidden states"] = "4 bytes a position for each of the models' hidden units (not recorded), heads once"
+    else:
+        target, draft = facts.hidden_sizes
+        once = 4 * (facts.target_width * target + facts.draft_width * draft)
+        lines["as float32 hidden states"] = _size(facts.rows, 4 * (target + draft), once)
+    return lines
+
+
+def _size(rows: int, each: float, once: float = 0) -> str:
+    apart = f", of which the heads, once, {once / 1e6:.1f} MB" if once else ""
+    return f"{(each * rows + once) / 1e6:.1f} MB, {each / 1e3:.1f} kB a position{apart}"
+
+
+def _likelihood(target: Tensor, draft: Tensor, columns: dict[str, Tensor], width: int) -> str:
+    """Mean log-probability of the recorded tokens: low where rows and tokens do not belong together."""
+    token = columns["token"]
+    known = (token >= 0) & (token < width)
+    means = []
+    for rows in (target, draft):
+        law = torch.log_softmax(rows[:, :width].to(torch.float64), -1)
+        found = law.gather(-1, token.clamp(0, width - 1)[:, None])[:, 0]
+        found = found[known & torch.isfinite(found)]
+        means.append(float(found.mean()) if len(found) else float("nan"))
+    line = f"target {means[0]:.2f}, draft {means[1]:.2f} nats in the first {len(token)} rows"
+    if means[0] < -math.log(width):
+        line += "; BEWARE, less than a uniform law: rows shifted by one, or tokens of another tokenizer"
+    return line
+
+
+def _documents(dump: Dump) -> int:
+    seen: set[int] = set()
+    for start in range(0, len(dump), 256):
+        _, _, columns = dump.read_rows(start, min(start + 256, len(dump)))
+        seen.update(columns["doc"].tolist())
+    return len(seen)
