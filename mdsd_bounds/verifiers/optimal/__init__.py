@@ -22,6 +22,7 @@ from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 #: Sampler -> (module of this package, function ``(p [V], q [V], n, **options) -> Prepared``).
 RULES: dict[str, tuple[str, str]] = {
+    "with_replacement": ("with_replacement", "prepare_with_replacement"),
     "greedy": ("deterministic", "prepare_greedy"),
     "top_k": ("deterministic", "prepare_top_k"),
 }

@@ -1,0 +1,149 @@
+"""The swap construction: slots by priority, and which tokens exchange slots, so that the pick has the optimal law.
+
+Tokens with q > 0 in the order of p/q ascending; ``a_i`` is the cumulative sum of q and token i owns the *slot*
+``[a_{i-1}, a_i]`` of the unit interval.  A draft takes the slot of its token or of a partner's; the highest slot wins.
+Were every draft to keep its own slot, the pick would have the law ``r0_i = a_i^n - a_{i-1}^n = q_i G_i`` with
+
+    ``G_i = sum over k < n of a_i^{n-1-k} a_{i-1}^k``   (increasing in i).
+
+If tokens i < j exchange the mass x of their slots, i gains ``x (G_j - G_i)`` and j loses it.  With ``d = p - r0`` and
+h the first place where the cumulative sum of d is least (0 for the empty prefix), ``alpha* = 1 + min(0, least)``.
+Right of h every surplus (d < 0) is given to deficits (d > 0) before it, left of h every deficit is filled from
+surpluses after it; both first in, first out from h outwards.  Proof of validity and optimality:
+``docs/optimal_verifier.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdsd_bounds.bounds.race import sum_rounding
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Slots and exchanges of one position; M tokens have q > 0, S pairs exchange.
+
+    Attributes
+    ----------
+    order : array
+        ``[M]`` int32: tokens, lowest slot first.
+    q, r : array
+        ``[M]`` float64 by slot: the width of the slot, and the law of the pick.
+    first, end : array
+        ``[M]`` int32: the pairs of a slot are those from ``first`` to ``end``.
+    low, high : array
+        ``[S]`` int32: slots that exchange.
+    low_sum, high_sum : array
+        ``[S]`` float64: mass exchanged, cumulated over the pairs of the lower and of the higher slot.
+    held : int
+        h: the first h slots are the token set that proves the upper bound.
+    bound : float
+        ``1 + P(H) - q(H)^n`` of that set.
+    """
+
+    order: np.ndarray
+    q: np.ndarray
+    r: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    low_sum: np.ndarray
+    high_sum: np.ndarray
+    held: int
+    bound: float
+
+
+def rounding(n: int, size: int) -> float:
+    """Bound on the rounding of ``1 + P(H) - q(H)^n`` and of ``sum min(p, r)``: sums run by blocks or pairwise."""
+    return (n + 2) * sum_rounding(size)
+
+
+def slot_worth(edge: np.ndarray, n: int) -> np.ndarray:
+    """``G_i`` from the upper edges of the slots, without cancellation.  ``[M]``."""
+    below = np.concatenate([[0.0], edge[:-1]])
+    worth, power = np.zeros_like(edge), np.ones_like(edge)
+    for _ in range(n):
+        worth = worth * edge + power
+        power = power * below
+    return worth
+
+
+def solve_swaps(p: np.ndarray, q: np.ndarray, n: int) -> Swaps:
+    """The construction in plain numpy.  O(V log V).
+
+    Parameters
+    ----------
+    p, q : array
+        ``[V]`` float64 laws.
+    n : int
+        Number of drafts.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        tokens = np.flatnonzero(q > 0)
+        order = tokens[np.argsort(p[tokens] / q[tokens], kind="stable")].astype(np.int32)
+        target, draft = p[order], q[order] / q.sum()
+        edge = np.cumsum(draft)
+        edge = np.minimum(edge / edge[-1], 1.0)
+        worth = slot_worth(edge, n)
+        plain = draft * worth
+        spare = np.concatenate([[0.0], np.cumsum(target - plain)])
+        held = int(spare[:-1].argmin()) if spare.min() < spare[-1] else len(spare) - 1
+        right = _match(target[held:], plain[held:], draft[held:], worth[held:])
+        left = _match(-target[:held][::-1], -plain[:held][::-1], draft[:held][::-1], -worth[:held][::-1])
+        # Reversed, surpluses are deficits: the pair (i, j) comes back as slots (h-1-j, h-1-i), still in order.
+        low = np.concatenate([held + right[0], held - 1 - left[1]])
+        high = np.concatenate([held + right[1], held - 1 - left[0]])
+        mass = np.concatenate([right[2], left[2]])
+        gain = mass * (worth[high] - worth[low])
+        r = plain + np.bincount(low, gain, len(order)) - np.bincount(high, gain, len(order))
+    pairs = np.arange(len(mass), dtype=np.int32)
+    first, end = np.zeros(len(order), np.int32), np.zeros(len(order), np.int32)
+    for side in (low, high):
+        first[side[::-1]] = pairs[::-1]
+        end[side] = pairs + 1
+    return Swaps(
+        order, draft, np.maximum(r, 0.0), first, end, low.astype(np.int32), high.astype(np.int32),
+        _cumulate(mass, low), _cumulate(mass, high), held,
+        float(1.0 + target[:held].sum() - (edge[held - 1] ** n if held else 0.0)),
+    )  # fmt: skip
+
+
+def _match(
+    target: np.ndarray, plain: np.ndarray, draft: np.ndarray, worth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs ``(i, j, x)``, i < j: surpluses ``plain - target`` given to deficits before them, first in, first out."""
+    spare = target - plain
+    deficit, surplus = np.cumsum(np.maximum(spare, 0.0)), np.cumsum(np.maximum(-spare, 0.0))
+    empty = np.zeros(0, np.int64)
+    if len(spare) == 0 or surplus[-1] <= 0.0 or deficit[-1] <= 0.0:
+        return empty, empty, np.zeros(0)
+    most = min(deficit[-1], surplus[-1])
+    knots = np.unique(np.concatenate([deficit, surplus]))
+    knots = np.concatenate([[0.0], knots[(knots > 0.0) & (knots <= most)]])
+    amount, middle = np.diff(knots), (knots[1:] + knots[:-1]) / 2
+    i, j = np.searchsorted(deficit, middle), np.searchsorted(surplus, middle)
+    step = worth[np.minimum(j, len(worth) - 1)] - worth[np.minimum(i, len(worth) - 1)]
+    # Pairs that only rounding makes: nothing can be exchanged upwards.
+    sound = (i < j) & (step > 0.0)
+    i, j, x = i[sound], j[sound], amount[sound] / step[sound]
+    # Cumulative sums round against the largest token: cut what a small one cannot hold.
+    room = []
+    for side in (i, j):
+        used = np.bincount(side, x, len(draft))
+        room.append(np.where(used > draft, draft / np.where(used > 0, used, 1.0), 1.0)[side])
+    return i, j, x * np.minimum(*room)
+
+
+def _cumulate(mass: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """Cumulative sums of ``mass`` that start afresh where ``slot`` changes."""
+    if len(mass) == 0:
+        return mass
+    starts = np.flatnonzero(np.concatenate([[True], slot[1:] != slot[:-1]]))
+    total = np.empty_like(mass)
+    for begin, stop in zip(starts, [*starts[1:], len(mass)], strict=True):
+        total[begin:stop] = np.cumsum(mass[begin:stop])
+    return total
