@@ -39,10 +39,12 @@ def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_repl
     ax.annotate(
         f"H* holds {best} tokens\nalpha* = {1 + curve[best]:.4f}",
         (held[best], curve[best]),
-        xytext=(-12, 24),
-        textcoords="offset points",
-        ha="right",
+        xytext=(0.05, 0.08),
+        textcoords="axes fraction",
+        va="bottom",
         fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+        arrowprops={"arrowstyle": "-", "color": COLOURS[7], "linewidth": 0.8},
     )
     ax.axhline(0, color="#999999", linewidth=0.8)
     ax.set_xlabel("draft mass q(H) of the prefix H")
