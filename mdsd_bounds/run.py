@@ -1,22 +1,25 @@
 """The only loop: dump -> blocks of rows -> per-position results.
 
-A dump is cut into *blocks* of a fixed number of rows.  A block is the unit of reading, computing, writing and
-resuming, so that results do not depend on batch sizes, on how blocks are shared among workers, or on where a run was
-interrupted.  The next block is read while the present one is computed.
+The rows are cut into *blocks*, what is computed at once, and *parts*, what is written and resumed
+(:mod:`mdsd_bounds.engines.job`), by the number of rows alone, so that results do not depend on batch sizes, on how
+parts are shared among workers, or on where a run was interrupted.  Who computes them is an engine
+(:data:`mdsd_bounds.engines.ENGINES`); the local one reads the next rows while the present ones are computed.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from mdsd_bounds.evaluate import BLOCK_ROWS, Settings, evaluate_block
+from mdsd_bounds.engines import Job, Store, get_engine
+from mdsd_bounds.engines.job import MAX_PARTS
+from mdsd_bounds.engines.store import claim, joining, open_store
+from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
+from mdsd_bounds.paths import split
 from mdsd_bounds.problem import InputError
 
 Progress = Callable[[int, int], None]
@@ -31,6 +34,9 @@ def run(
     limit: int | None = None,
     progress: Progress | None = None,
     keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    engine: str = "local",
+    batch_rows: int = BLOCK_ROWS,
+    max_parts: int = MAX_PARTS,
 ) -> pd.DataFrame | None:
     """Run ``settings`` over a dump and return the per-position table.
 
@@ -39,16 +45,22 @@ def run(
     dump :
         An opened dump (:func:`mdsd_bounds.open_dump`).
     out : str or None
-        Parquet file for the per-position table.  Each finished block is kept beside it, in ``OUT.parts``, until the
-        file is whole; the same command run again after an interruption continues there.
+        Parquet file for the per-position table, on any path that fsspec knows.  Each finished part is kept beside it,
+        in ``OUT.parts``, until the file is whole; the same command run again after an interruption continues there.
     shard : (i, N)
-        Compute only blocks i, i + N, ...  With ``out``, the table is put together by whichever run finishes last.
+        Compute only parts i, i + N, ...  With ``out``, the table is put together by whichever run finishes last.
     limit : int or None
         Use only the first ``limit`` rows.
     progress : callable or None
         Called with (rows done, rows in all).
     keep : callable or None
-        Applied to each block's table, for callers that need only some columns.
+        Applied to each part's table where there is no ``out``, for callers that need only some columns.
+    engine : str
+        Name in :data:`mdsd_bounds.engines.ENGINES`.
+    batch_rows : int
+        Rows read at once.  The results are the same bytes for every value, as for every engine and number of shards.
+    max_parts : int
+        Parts at most.
 
     Returns
     -------
@@ -58,92 +70,72 @@ def run(
     Raises
     ------
     InputError
-        If the dump has no rows, ``out`` cannot be written, or ``OUT.parts`` belongs to other settings.
+        If the dump has no rows or cannot be read whole, memory or disk space does not suffice, another run writes to
+        ``out``, or ``OUT.parts`` belongs to other settings.  Finished parts stay.
     """
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:
         raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
-    blocks = [(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
-    mine = [b for b in range(len(blocks)) if b % shard[1] == shard[0]]
-    parts = _Parts(out, settings.key(dump) + f"-{rows}") if out is not None else None
-    todo = [b for b in mine if parts is None or not parts.has(b)]
-    done = sum(blocks[b][1] - blocks[b][0] for b in mine if b not in set(todo))
-    total = sum(blocks[b][1] - blocks[b][0] for b in mine)
-    frames = []
+    job = Job(dump, settings, rows, batch_rows, max_parts)
+    mine = list(range(shard[0], len(job.parts), shard[1]))
+    if out is None:
+        tables = dict(_compute(job, mine, mine, None, engine, progress, keep))
+        return _frame(pa.concat_tables([tables.pop(part) for part in mine]))
+    store = open_store(out, f"{settings.key(dump)}-{rows}-{len(job.parts)}")
+    before = _version(store)
+    try:
+        with claim(store, shard):
+            there = store.finished()
+            todo = [part for part in mine if part not in there]
+            for _ in _compute(job, mine, todo, store, engine, progress, None):
+                pass
+            if len(store.finished()) < len(job.parts):
+                return None
+            with joining(store):
+                if len(store.finished()) == len(job.parts):
+                    store.join(len(job.parts))
+    except FileNotFoundError:
+        # The folder of parts is gone.  Where ``out`` is new, another run has put the same bytes together.
+        if _version(store) in (None, before):
+            raise InputError(f"{out}.parts: removed while it was written; run again") from None
+    fs, path = split(out)
+    with fs.open(path, "rb") as stream:
+        return _frame(pq.read_table(stream))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    # The Arrow columns are given back as they are turned into pandas ones: the table is never held twice.
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def _compute(
+    job: Job,
+    mine: list[int],
+    todo: list[int],
+    store: Store | None,
+    engine: str,
+    progress: Progress | None,
+    keep: Callable[[pd.DataFrame], pd.DataFrame] | None,
+) -> Any:
+    """The parts still to do, with progress over all parts of this shard."""
+    sizes = [part[-1][1] - part[0][0] for part in job.parts]
+    total = sum(sizes[part] for part in mine)
+    done = total - sum(sizes[part] for part in todo)
     if progress is not None:
         progress(done, total)
-    for block, batch in _prefetch(dump, [(b, *blocks[b]) for b in todo]):
-        frame = evaluate_block(batch, settings, str(dump.facts.path))
-        if parts is not None:
-            parts.write(block, frame)
-        else:
-            frames.append(frame if keep is None else keep(frame))
-        done += blocks[block][1] - blocks[block][0]
+    for part, table in get_engine(engine)(job, todo, store):
+        done += sizes[part]
         if progress is not None:
             progress(done, total)
-    if parts is None:
-        return pd.concat(frames, ignore_index=True)
-    return parts.join(len(blocks))
+        yield part, table if keep is None or table is None else pa.Table.from_pandas(keep(table.to_pandas()))
 
 
-def _prefetch(dump: Any, spans: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, Any]]:
-    """Blocks in order, the next one read by a thread while the caller computes."""
-
-    def read(span: tuple[int, int, int]) -> Any:
-        _, start, stop = span
-        batches = list(dump.batches(stop - start, start=start, stop=stop))
-        if len(batches) != 1 or len(batches[0].row) != stop - start:
-            raise InputError(f"{dump.facts.path}: rows {start} to {stop - 1} could not be read whole; did it shrink?")
-        return batches[0]
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, spans[0]) if spans else None
-        for i, span in enumerate(spans):
-            assert ahead is not None
-            batch = ahead.result()
-            ahead = reader.submit(read, spans[i + 1]) if i + 1 < len(spans) else None
-            yield span[0], batch
-
-
-class _Parts:
-    """Finished blocks beside the output file; each is written under another name and renamed when whole."""
-
-    def __init__(self, out: str, key: str) -> None:
-        self.out = Path(out)
-        self.folder = Path(f"{out}.parts")
-        if not self.out.parent.is_dir():
-            raise InputError(f"{out}: the folder {self.out.parent} does not exist; make it first")
-        self.folder.mkdir(exist_ok=True)
-        mark = self.folder / "key"
-        if mark.exists() and mark.read_text() != key:
-            raise InputError(
-                f"{self.folder}: parts of a run with other settings or another dump; delete it or change --out"
-            )
-        mark.write_text(key)
-
-    def _path(self, block: int) -> Path:
-        return self.folder / f"block-{block:09d}.parquet"
-
-    def has(self, block: int) -> bool:
-        return self._path(block).exists()
-
-    def write(self, block: int, frame: pd.DataFrame) -> None:
-        _write_whole(frame, self._path(block))
-
-    def join(self, blocks: int) -> pd.DataFrame | None:
-        if not all(self.has(block) for block in range(blocks)):
-            return None
-        table = pd.concat([pd.read_parquet(self._path(block)) for block in range(blocks)], ignore_index=True)
-        _write_whole(table, self.out)
-        shutil.rmtree(self.folder)
-        return table
-
-
-def _write_whole(frame: pd.DataFrame, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _version(store: Store) -> str | None:
+    """What tells one state of ``out`` from another; None where it does not exist."""
+    fs, path = split(store.out)
     try:
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error.strerror}); finished parts are intact") from None
+        version: str = fs.ukey(path)
+    except (FileNotFoundError, NotImplementedError):
+        return None
+    return version

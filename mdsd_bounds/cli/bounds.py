@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from mdsd_bounds.cli.options import (
+    Batch,
     Drafts,
     DraftTemperature,
     Dump,
+    Engine,
     Fixed,
     Format,
     Limit,
@@ -36,6 +38,8 @@ def bounds(
     out: Out = None,
     limit: Limit = None,
     shard: Shard = "0/1",
+    engine: Engine = "local",
+    batch: Batch = 32,
     quiet: Quiet = False,
 ) -> None:
     """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""
@@ -51,4 +55,4 @@ def bounds(
         top_p=top_p,
         options={"m": m},
     )
-    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, quiet)
+    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, quiet)

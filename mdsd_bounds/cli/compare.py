@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds.cli.options import (
+    Batch,
     Drafts,
     DraftTemperature,
     Dump,
+    Engine,
     Fixed,
     Format,
     Limit,
@@ -45,6 +47,8 @@ def compare(
     out: Out = None,
     limit: Limit = None,
     shard: Shard = "0/1",
+    engine: Engine = "local",
+    batch: Batch = 32,
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
@@ -69,4 +73,4 @@ def compare(
     shown = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
     if lossy:
         print("note: these verifiers are LOSSY: their output law is not the target's", file=sys.stderr)
-    run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, quiet)
+    run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, quiet)

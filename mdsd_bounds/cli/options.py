@@ -35,6 +35,12 @@ Style = Annotated[Format, typer.Option("--format", help="How to print the summar
 Out = Annotated[str | None, typer.Option("--out", help="Per-position results (parquet); resumes where it stopped.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of the dump.")]
 Shard = Annotated[str, typer.Option("--shard", help="i/N: compute part i (from 0) of N; needs --out.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="Who computes: local, or ray (a Ray cluster; RAY_ADDRESS names a running one).")
+]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, help="Rows read at once; memory grows with it, results stay the same.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 

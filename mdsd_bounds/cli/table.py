@@ -22,6 +22,8 @@ def run_and_print(
     out: str | None,
     limit: int | None,
     shard: str,
+    engine: str,
+    batch: int,
     quiet: bool,
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
@@ -35,7 +37,16 @@ def run_and_print(
         get_sampler(name)
     index, number = shard_in(shard, out)
     with progress_bar(dump, quiet) as progress:
-        table = run(open_dump(dump), settings, out=out, shard=(index, number), limit=limit, progress=progress)
+        table = run(
+            open_dump(dump),
+            settings,
+            out=out,
+            shard=(index, number),
+            limit=limit,
+            progress=progress,
+            engine=engine,
+            batch_rows=batch,
+        )
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
         return

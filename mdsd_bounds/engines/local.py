@@ -1,0 +1,62 @@
+"""This process alone: one thread reads ahead, the caller's computes, one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mdsd_bounds.dumps.base import LogitBatch
+from mdsd_bounds.engines.job import Job, as_table, compute, pieces, read, reads
+from mdsd_bounds.engines.store import Store
+
+
+def run_local(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tuple[int, pa.Table | None]]:
+    """Compute the parts in order.
+
+    At any time at most two reads of ``job.batch_rows`` rows are in memory, the present one and the next, and the tables
+    of two parts, the present one and the one being written.
+    """
+    plan = job.parts
+    batches = _read_ahead(job, [reads(job, plan[part]) for part in parts])
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        written = -1
+        for part in parts:
+            frames: list[pd.DataFrame] = []
+            for _ in reads(job, plan[part]):
+                group, batch = next(batches)
+                frames.extend(compute(job, block) for block in pieces(batch, group))
+                del batch
+            table = as_table(frames)
+            if store is None:
+                yield part, table
+                continue
+            if writing is not None:
+                writing.result()
+                yield written, None
+            writing, written = writer.submit(store.write, part, table), part
+        if writing is not None:
+            writing.result()
+            yield written, None
+
+
+def _read_ahead(
+    job: Job, plan: Sequence[Sequence[list[tuple[int, int]]]]
+) -> Iterator[tuple[list[tuple[int, int]], LogitBatch]]:
+    """What is read for every part in order, the next one by a thread while the caller computes."""
+    groups = [group for part in plan for group in part]
+
+    def fetch(group: list[tuple[int, int]]) -> LogitBatch:
+        return read(job.dump, group[0][0], group[-1][1])
+
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Any = reader.submit(fetch, groups[0]) if groups else None
+        for i, group in enumerate(groups):
+            batch = ahead.result()
+            ahead = reader.submit(fetch, groups[i + 1]) if i + 1 < len(groups) else None
+            yield group, batch
+            del batch
