@@ -10,6 +10,7 @@ priority between blocks is forced, inside a block there is freedom.  Proof: ``do
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
 
     Notes
     -----
-    O(V log V) besides the points themselves.  Tokens with p = 0 share their block's mass in proportion to q.
+    O(V log V) besides the points themselves.  Tokens with p = 0, where the slope is infinite, keep strict priority.
     """
     rule = get_sampler(sampler)
     if rule.split is None:
@@ -79,12 +80,12 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
     points = target[0].numpy(), np.maximum.accumulate(mass[0, 0].numpy())
     corner = upper_hull(*points)
     tokens = order[0].numpy()
-    law, draft = p.numpy()[tokens], q.numpy()[tokens]
+    law, plain = p.numpy()[tokens], np.diff(points[1])
     r = np.zeros(len(law))
-    for begin, end in zip(corner[:-1], corner[1:], strict=True):
-        share = law[begin:end] if law[begin:end].sum() > 0 else draft[begin:end]
-        if share.sum() > 0:
-            r[begin:end] = (points[1][end] - points[1][begin]) * share / share.sum()
+    for begin, end in itertools.pairwise(corner):
+        share, whole = law[begin:end], points[0][end] - points[0][begin]
+        rise = points[1][end] - points[1][begin]
+        r[begin:end] = rise * share / share.sum() if whole > 0 else plain[begin:end]
     by_token = np.empty_like(r)
     by_token[tokens] = r
     return Majorant(tokens, *points, corner, by_token)
@@ -94,11 +95,10 @@ def upper_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Places of the corners of the least concave majorant of points with x and y not decreasing.  O(number)."""
     kept: list[int] = []
     for k in range(len(x)):
-        if kept and x[k] == x[kept[-1]] and y[k] == y[kept[-1]]:
-            # A token without mass: it ends the block before it.
-            if len(kept) > 1:
-                kept[-1] = k
-                continue
+        if len(kept) > 1 and x[k] == x[kept[-1]] and y[k] == y[kept[-1]]:
+            # A token without mass goes to the block before it.
+            kept[-1] = k
+            continue
         while len(kept) > 1:
             i, j = kept[-2], kept[-1]
             if (y[j] - y[i]) * (x[k] - x[j]) > (y[k] - y[j]) * (x[j] - x[i]):
