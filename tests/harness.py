@@ -61,14 +61,14 @@ def step_p_value(
     if not torch.equal(accepted, (token[:, None] == drafts).any(-1)):
         return 0.0
     exact = enumerate_verifier(rule, p, q, n, sampler=sampler, **options)
-    by_token = _chi_square(torch.bincount(token, minlength=len(p)).double(), rows * exact.law)
+    by_token = chi_square(torch.bincount(token, minlength=len(p)).double(), rows * exact.law)
     hits = float(accepted.double().sum())
     rate = exact.acceptance
-    by_flag = _chi_square(torch.tensor([hits, rows - hits]), rows * torch.tensor([rate, 1.0 - rate]))
+    by_flag = chi_square(torch.tensor([hits, rows - hits]), rows * torch.tensor([rate, 1.0 - rate]))
     return min(by_token, by_flag)
 
 
-def _chi_square(observed: Tensor, expected: Tensor) -> float:
+def chi_square(observed: Tensor, expected: Tensor) -> float:
     impossible = expected < 1e-9
     if bool((observed[impossible] > 0).any()):
         return 0.0

@@ -7,6 +7,8 @@ from numba import njit
 
 #: Sums may be reordered (that is what lets them run in vector registers); NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
+#: Bins of p/q in [1, n] that bracket the roots of K-SEQ.
+BINS = 1024
 
 
 @njit(cache=True, nogil=True)
@@ -50,18 +52,29 @@ def rejection(above: np.ndarray, below: np.ndarray, taus: np.ndarray, lefts: np.
 
 
 @njit(cache=True, nogil=True)
-def k_seq_rho(above: np.ndarray, below: np.ndarray, n: int, start: float) -> float:
-    """Root in [1, n] of ``E(rho) = (1 - (1 - E(rho)) / rho)^n``: Newton steps inside a bracket."""
-    low, high = 1.0, float(n)
-    rho = min(max(start, low), high)
+def _gap(value: float, rho: float, n: int) -> float:
+    """``E(rho) - (1 - (1 - E(rho)) / rho)^n``: not negative below the root, not positive above it."""
+    return value - max(1.0 - (1.0 - value) / rho, 0.0) ** n
+
+
+@njit(cache=True, nogil=True)
+def _root(
+    above: np.ndarray, below: np.ndarray, more: float, slope: float, n: int, low: float, high: float
+) -> tuple[float, float]:
+    """Root in [low, high] and ``E`` there: Newton steps inside a bracket.
+
+    ``E(rho) = more - slope rho`` plus the excess of the given tokens.
+    """
+    rho = low
     for _ in range(80):
         value, mass = _excess_and_mass(above, below, rho)
-        miss = max(1.0 - (1.0 - value) / rho, 0.0)
-        gap = value - miss**n
+        value, mass = value + more - slope * rho, mass + slope
+        gap = _gap(value, rho, n)
         if gap > 0.0:
             low = rho
         else:
             high = rho
+        miss = max(1.0 - (1.0 - value) / rho, 0.0)
         rate = -mass - n * miss ** (n - 1) * ((1.0 - value) / rho - mass) / rho
         following = rho - gap / rate if rate < 0.0 else low
         if not low < following < high:
@@ -69,7 +82,77 @@ def k_seq_rho(above: np.ndarray, below: np.ndarray, n: int, start: float) -> flo
         if high - low <= 4e-16 * high or abs(following - rho) <= 2e-16 * rho:
             break
         rho = following
-    return min(rho * (1.0 + 4e-16), float(n))
+    rho = min(rho * (1.0 + 4e-16), float(n))
+    return rho, excess(above, below, rho) + more - slope * rho
+
+
+@njit(cache=True, nogil=True)
+def k_seq_roots(above: np.ndarray, below: np.ndarray, counts: np.ndarray, rhos: np.ndarray, lefts: np.ndarray) -> None:
+    """rho* and ``E(rho*)`` for every number of drafts in ``counts``, from the tokens with p > q.
+
+    The ratios p/q are binned over [1, n] once: at the edges of the bins E is known from sums over bins, so each root
+    is bracketed by one bin, and only the tokens of these bins are looked at again.
+    """
+    most = float(counts.max())
+    edge = max(most - 1.0, 1e-300) / BINS
+    held_p, held_q = np.zeros(BINS + 2), np.zeros(BINS + 2)
+    place = np.empty(above.shape[0], np.int32)
+    for i in range(above.shape[0]):
+        steps = BINS if above[i] >= most * below[i] else int((above[i] / below[i] - 1.0) / edge)
+        place[i] = min(steps, BINS)
+        held_p[place[i]] += above[i]
+        held_q[place[i]] += below[i]
+    for j in range(BINS, -1, -1):
+        held_p[j] += held_p[j + 1]
+        held_q[j] += held_q[j + 1]
+    wanted = np.zeros(BINS + 1, np.bool_)
+    bins = np.empty(counts.shape[0], np.int64)
+    for c in range(counts.shape[0]):
+        low, high = 0, BINS
+        while high - low > 1:
+            middle = (low + high) // 2
+            rho = 1.0 + middle * edge
+            if _gap(held_p[middle] - rho * held_q[middle], rho, counts[c]) > 0.0:
+                low = middle
+            else:
+                high = middle
+        bins[c] = low
+        # A ratio beside an edge may have been rounded across it.
+        wanted[max(low - 1, 0) : low + 2] = True
+    kept = 0
+    few_p, few_q, few_place = np.empty_like(above), np.empty_like(above), np.empty_like(place)
+    for i in range(above.shape[0]):
+        few_p[kept], few_q[kept], few_place[kept] = above[i], below[i], place[i]
+        kept += wanted[place[i]]
+    near_p, near_q = np.empty(kept), np.empty(kept)
+    for c in range(counts.shape[0]):
+        first, last, near = max(bins[c] - 1, 0), min(bins[c] + 1, BINS - 1), 0
+        for i in range(kept):
+            if first <= few_place[i] <= last:
+                near_p[near], near_q[near] = few_p[i], few_q[i]
+                near += 1
+        low, high = 1.0 + first * edge, min(1.0 + (last + 1) * edge, float(counts[c]))
+        more, slope = held_p[last + 1], held_q[last + 1]
+        rhos[c], lefts[c] = _root(near_p[:near], near_q[:near], more, slope, counts[c], low, max(high, low))
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def found(weight: np.ndarray, q: np.ndarray, rates: np.ndarray) -> None:
+    """``rates[n - 1] = sum_i weight_i (1 - (1 - q_i)^n)``: mass of the tokens found among n independent draws.
+
+    ``h_{n+1} = h_n + q (1 - h_n)`` keeps the digits of small q; blocks keep it in registers and cache.
+    """
+    rates[:] = 0.0
+    seen = np.empty(512)
+    for first in range(0, q.shape[0], 512):
+        size = min(512, q.shape[0] - first)
+        seen[:size] = 0.0
+        for n in range(rates.shape[0]):
+            total = 0.0
+            for i in range(size):
+                seen[i] += q[first + i] * (1.0 - seen[i])
+                total += weight[first + i] * seen[i]
+            rates[n] += total
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

@@ -63,3 +63,20 @@ def _compiled_taus(compiled: ModuleType, p: Tensor, q: Tensor, most: int) -> tup
         count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
         compiled.rejection(*space[:, :count], taus[b].numpy(), lefts[b].numpy())
     return taus.T, lefts.T
+
+
+def found_rates(weight: Tensor, q: Tensor, most: int) -> Tensor:
+    """``sum_i weight_i (1 - (1 - q_i)^n)`` ``[most, B]``, n = 1..most: mass found among n independent draws of q."""
+    compiled = compiled_for(q)
+    if compiled is None:
+        return torch_found(weight, q, most)
+    rates = q.new_empty((q.shape[0], most))
+    for b in range(q.shape[0]):
+        compiled.found(weight[b].contiguous().numpy(), q[b].contiguous().numpy(), rates[b].numpy())
+    return rates.T
+
+
+def torch_found(weight: Tensor, q: Tensor, most: int) -> Tensor:
+    """:func:`found_rates` in plain torch."""
+    missed = torch.log1p(-q.clamp(max=1.0))
+    return torch.stack([-(weight * torch.expm1(n * missed)).sum(-1) for n in range(1, most + 1)])

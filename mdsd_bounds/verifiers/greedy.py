@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mdsd_bounds.samplers.base import draw, fixed_mask, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.kernels import compiled_step
 from mdsd_bounds.verifiers.speculative import at, residual, speculative_law
 
 
@@ -34,6 +35,9 @@ def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
     """Accept the last draft or sample the residual; only rows that reject look at all of V."""
+    quick = compiled_step("greedy_steps", p, q, drafts, generator)
+    if quick is not None:
+        return quick
     last = drafts[:, -1]
     fixed = torch.stack([at(q, drafts[:, k]) for k in range(drafts.shape[1] - 1)]).sum(0) if drafts.shape[1] > 1 else 0
     mass = torch.as_tensor(1.0 - fixed, dtype=p.dtype, device=p.device).expand(p.shape[0]).clone()

@@ -36,6 +36,8 @@ FINE, COARSE = 0.2, 0.4
 _LEFT, _RIGHT = -34.0, 3.65
 #: A rate has no rare drafts to condition on: its first time may be later.
 _RATE_SHIFT = 9.0
+#: Draft probabilities up to this count as zero: the times that decide such a draft are beyond the floating point range.
+NEVER = 1e-250
 _NODES_AT_ONCE = 2_000_000
 
 
@@ -54,8 +56,8 @@ class _Races:
     """One row sorted by p/q over the tokens that can be drafted: c at every token, and G at every (time, token)."""
 
     def __init__(self, p: Tensor, q: Tensor) -> None:
-        held = (q > 0).nonzero()[:, 0]
-        ratio, order = (p[held] / q[held]).clamp(max=1e290).sort(stable=True)
+        held = (q > NEVER).nonzero()[:, 0]
+        ratio, order = (p[held] / q[held]).sort(stable=True)
         self.token = held[order]
         self.q = q[self.token]
         self.slope = self.q.cumsum(0)
@@ -84,7 +86,16 @@ def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options:
 
 
 def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
-    """Laws ``[R, V]`` of the output of one row ``[V]`` given each of the drafts ``[R, n]``."""
+    """Laws ``[R, V]`` of the output of one row ``[V]`` given each of the drafts ``[R, n]``.
+
+    Drafts that never occur (:data:`NEVER`) tell nothing: the law given them is p.
+    """
+    never = (q[drafts] <= NEVER).any(-1)
+    if bool(never.any()):
+        laws = p.expand(len(drafts), -1).clone()
+        if not bool(never.all()):
+            laws[~never] = _laws_given(p, q, drafts[~never])
+        return laws
     rows, n = drafts.shape
     races = _Races(p, q)
     place = torch.full((len(p),), -1, dtype=torch.int64, device=p.device)

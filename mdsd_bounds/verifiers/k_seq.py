@@ -16,7 +16,7 @@ from torch import Tensor
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.excess import above_draft, excess
-from mdsd_bounds.verifiers.kernels import compiled_for
+from mdsd_bounds.verifiers.kernels import compiled_for, compiled_step
 from mdsd_bounds.verifiers.speculative import accept_probability, add_at, residual
 
 #: Newton steps, halved where they leave the bracket; a handful is enough.
@@ -49,16 +49,13 @@ def torch_roots(p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor
 
 
 def _compiled_roots(compiled: ModuleType, p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    roots, left = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))
+    roots, left = p.new_empty((p.shape[0], len(n_drafts))), p.new_empty((p.shape[0], len(n_drafts)))
     space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
+    counts = torch.tensor(n_drafts).numpy()
     for b in range(p.shape[0]):
         count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
-        above, below = space[:, :count]
-        rho = 1.0
-        for i in sorted(range(len(n_drafts)), key=n_drafts.__getitem__):
-            rho = compiled.k_seq_rho(above, below, n_drafts[i], rho)
-            roots[i, b], left[i, b] = rho, compiled.excess(above, below, rho)
-    return roots, left
+        compiled.k_seq_roots(*space[:, :count], counts, roots[b].numpy(), left[b].numpy())
+    return roots.T, left.T
 
 
 def _solve(above: Tensor, below: Tensor, n: int, start: Tensor) -> Tensor:
@@ -110,6 +107,9 @@ def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
     """Solve for rho, try the drafts in turn, and form the residual only for rows that reject all of them."""
+    quick = compiled_step("k_seq_steps", p, q, drafts, generator)
+    if quick is not None:
+        return quick
     n = drafts.shape[1]
     rho = solve_rho(p, q, n)
     uniform = torch.rand(drafts.shape, dtype=p.dtype, device=p.device, generator=generator)

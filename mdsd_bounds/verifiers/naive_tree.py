@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.verifiers.base import Verifier, draft_law
+from mdsd_bounds.verifiers.excess import found_rates
 from mdsd_bounds.verifiers.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative import speculative_law
 
@@ -32,14 +33,11 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
     """``sum min(p, q_1) + sum (p-q_1)_+ (1 - prod_{k>1} (1-q_k))`` ``[N, B]``, O(V) per n."""
     first = draft_law(q, 0)
     kept, left = torch.minimum(p, first).sum(-1), (p - first).clamp(min=0.0)
-    values = []
-    for n in n_drafts:
-        if q.ndim == 2:
-            found = -torch.expm1((n - 1) * torch.log1p(-q.clamp(max=1.0))) if n > 1 else torch.zeros_like(q)
-        else:
-            found = 1.0 - (1.0 - q[:, 1:n]).prod(1)
-        values.append(kept + (left * found).sum(-1))
-    return torch.stack(values)
+    if q.ndim == 2:
+        # No other draft finds nothing.
+        found = torch.cat([torch.zeros_like(kept)[None], found_rates(left, q, max(max(n_drafts) - 1, 1))])
+        return kept + found[[n - 1 for n in n_drafts]]
+    return torch.stack([kept + (left * (1.0 - (1.0 - q[:, 1:n]).prod(1))).sum(-1) for n in n_drafts])
 
 
 VERIFIER = Verifier(

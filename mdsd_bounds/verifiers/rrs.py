@@ -15,6 +15,7 @@ from torch import Tensor
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.base import Verifier, draft_law
 from mdsd_bounds.verifiers.excess import excess, rejection_taus
+from mdsd_bounds.verifiers.kernels import compiled_step
 from mdsd_bounds.verifiers.speculative import accept_probability, add_at, at, residual
 
 
@@ -43,6 +44,9 @@ def first_accepted(
     The k-th draft is kept with ``(p_x - tau_{k-1} q_x)_+ / (s_k E(tau_{k-1}) q_x)``.  ``replacement=False`` removes
     each rejected draft from the draft law.  O(B n), and O(V) per rejection.
     """
+    quick = compiled_step("rejection_steps", p, q, drafts, generator, 0, replacement)
+    if quick is not None:
+        return quick
     token = torch.full_like(drafts[:, 0], -1)
     rows = torch.arange(p.shape[0], device=p.device)
     tau, left = torch.zeros_like(p[:, 0]), torch.ones_like(p[:, 0])

@@ -22,6 +22,7 @@ from torch import Tensor
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.kernels import compiled_step
 from mdsd_bounds.verifiers.rejection_paths import enumerate_paths, sample_paths
 from mdsd_bounds.verifiers.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative import accept_probability, add_at, residual
@@ -46,9 +47,19 @@ def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options:
 def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
-    """One step by the excess function, O(V) per rejection; samplers with fixed tokens go through the law."""
+    """One step by the excess function, O(V) per rejection.
+
+    Fixed tokens are tried first, with p_a over the mass of p not yet rejected; what is left of p and q off them is
+    the same problem again.  Where no compiled loop fits, samplers with fixed tokens go through the law.
+    """
     if sampler == "without_replacement":
         return first_accepted(p, q, drafts, generator, replacement=False)
+    split = get_sampler(sampler).split
+    assert split is not None
+    fixed, _ = split(drafts.shape[1], **options)
+    quick = compiled_step("rejection_steps", p, q, drafts, generator, fixed, False)
+    if quick is not None:
+        return quick
     return draw(output_law(p, q, drafts, sampler=sampler, **options), generator)
 
 

@@ -1,0 +1,193 @@
+"""Compiled loops against their torch twins, on wide rows of every awkward kind; their steps against enumeration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import FALSE_ALARM, chi_square, draft_rows, row
+from torch import Tensor
+
+from mdsd_bounds import SAMPLERS, VERIFIERS
+from mdsd_bounds.verifiers import enumerate_verifier, gumbel_list, k_seq, kernels
+from mdsd_bounds.verifiers.excess import found_rates, rejection_taus, torch_found, torch_taus
+
+#: Wide enough for the compiled loops, and no multiple of their blocks.
+WIDTH = kernels.WIDE + 77
+
+
+def random_row(seed: int, scale: float) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.softmax(scale * torch.randn(WIDTH, generator=generator, dtype=torch.float64), -1)
+
+
+def adversarial() -> dict[str, tuple[Tensor, Tensor]]:
+    """Pairs of wide laws: flat, steep, peaked, equal, disjoint, one-hot, tied, and nearly equal."""
+    flat, steep = random_row(0, 1.0), random_row(1, 4.0)
+    peaked = 1e-12 * random_row(2, 1.0)
+    peaked[5] = 1.0
+    half = torch.zeros(WIDTH, dtype=torch.float64)
+    half[: WIDTH // 2] = 2.0
+    one = torch.zeros(WIDTH, dtype=torch.float64)
+    one[WIDTH - 1] = 1.0
+    even = torch.ones(WIDTH, dtype=torch.float64)
+    skew = even.clone()
+    skew[::3] = 4.0
+    near = flat * (1.0 + 1e-9 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(3)).double())
+    rows = {
+        "flat": (flat, random_row(4, 1.0)),
+        "steep": (steep, random_row(5, 4.0)),
+        "peaked draft": (flat, peaked),
+        "peaked target": (peaked, steep),
+        "equal": (steep, steep),
+        "disjoint": (half, 2.0 - half),
+        "one-hot draft": (flat, one),
+        "one-hot target": (one, flat),
+        "two ratios": (even, skew),
+        "two ratios, turned": (skew, even),
+        "nearly equal": (near, flat),
+    }
+    return {name: (p / p.sum(), q / q.sum()) for name, (p, q) in rows.items()}
+
+
+PAIRS = adversarial()
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
+    p, q = PAIRS[request.param]
+    return p[None], q[None]
+
+
+def test_numba_is_here() -> None:
+    assert kernels.load() is not None
+    assert kernels.compiled_for(PAIRS["flat"][0][None]) is not None
+    assert kernels.compiled_for(PAIRS["flat"][0][None, :100]) is None
+    assert kernels.compiled_for(PAIRS["flat"][0][None].float()) is None
+
+
+def test_recursive_rejection(pair: tuple[Tensor, Tensor]) -> None:
+    for mine, theirs in zip(rejection_taus(*pair, 8), torch_taus(*pair, 8), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_k_seq_roots(pair: tuple[Tensor, Tensor]) -> None:
+    p, q = pair
+    counts = (3, 1, 8, 2, 64)
+    rho, left = k_seq.solve_all(p, q, counts)
+    assert torch.allclose(left, k_seq.torch_roots(p, q, counts)[1], rtol=0, atol=1e-12)
+    for n, root, value in zip(counts, rho[:, 0], left[:, 0], strict=True):
+        assert 1.0 <= float(root) <= n
+        assert float((p - root * q).clamp(min=0).sum()) == pytest.approx(float(value), abs=1e-13)
+        assert float(value - (1 - (1 - value) / root).clamp(min=0) ** n) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_found_among_independent_draws(pair: tuple[Tensor, Tensor]) -> None:
+    assert torch.allclose(found_rates(*pair, 8), torch_found(*pair, 8), rtol=1e-11, atol=1e-15)
+
+
+def test_gumbel_rates(pair: tuple[Tensor, Tensor]) -> None:
+    p, q = pair
+    fast = gumbel_list.exact_rate(p, q, (1, 2, 3, 4), sampler="with_replacement")
+    races, rates = gumbel_list._Races(p[0], q[0]), p.new_zeros(4)
+    gumbel_list._torch_rates(races, p[0][races.token], *gumbel_list._nodes(0.4, p, 9.0), rates)
+    assert torch.allclose(fast[:, 0], rates.clamp(0, 1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.3])
+def test_a_draw_is_the_inverse_of_the_cumulative_sum(pair: tuple[Tensor, Tensor], tau: float) -> None:
+    from mdsd_bounds.verifiers.compiled_steps import draw_excess
+
+    p, q = pair[0][0], pair[1][0]
+    spared = torch.tensor([7, WIDTH - 1, -1, 1024])
+    weight = (p - tau * q).clamp(min=0)
+    weight[spared[spared >= 0]] = p[spared[spared >= 0]]
+    weight = p if not bool(weight.sum() > 0) else weight
+    total = weight.cumsum(0)
+    for u in np.random.default_rng(0).random(40):
+        token = draw_excess(p.numpy(), q.numpy(), tau, spared.numpy(), u)
+        goal = (1 - u) * float(total[-1])
+        slack = 1e-11 * float(total[-1])
+        assert float(weight[token]) > 0
+        assert float(total[token]) >= goal - slack
+        assert float(total[token] - weight[token]) <= goal + slack
+
+
+def test_mass_off_the_drafts_is_summed_where_it_would_cancel() -> None:
+    from mdsd_bounds.verifiers.compiled_steps import _left_of
+
+    q = PAIRS["peaked draft"][1]
+    drawn = torch.tensor([5, 3, -1, 2000])
+    rest = q.clone()
+    rest[drawn[drawn >= 0]] = 0.0
+    assert _left_of(q.numpy(), drawn.numpy()) == pytest.approx(float(rest.sum()), rel=1e-12)
+
+
+STEPS = [
+    ("rrs", "with_replacement", 3),
+    ("naive_tree", "with_replacement", 2),
+    ("nss", "with_replacement", 2),
+    ("k_seq", "with_replacement", 3),
+    ("rrs_without_replacement", "without_replacement", 3),
+    ("rrs_without_replacement", "greedy", 3),
+    ("rrs_without_replacement", "top_k", 2),
+    ("rrs_without_replacement", "top_m_plus", 3),
+    ("greedy", "greedy", 3),
+    ("greedy", "greedy", 1),
+    ("spechub", "greedy", 2),
+    ("gumbel_list", "with_replacement", 3),
+    ("tv_budget", "with_replacement", 2),
+    ("tv_budget", "without_replacement", 2),
+    ("typical_acceptance", "greedy", 2),
+]
+
+
+def wide_p_value(name: str, sampler: str, n: int, p: Tensor, q: Tensor, rows: int = 3000) -> float:
+    """Chi-square p-value of the wide steps of a small problem: its tokens are scattered over a wide vocabulary."""
+    rule = VERIFIERS[name]
+    exact = enumerate_verifier(rule, p, q, n, sampler=sampler)
+    generator = torch.Generator().manual_seed(13)
+    place = torch.randperm(WIDTH, generator=generator)[: len(p)].sort().values
+    counts, hits = torch.zeros(len(p), dtype=torch.float64), 0.0
+    for _ in range(0, rows, 300):
+        wide = torch.zeros((2, 300, WIDTH), dtype=torch.float64)
+        wide[0][:, place], wide[1][:, place] = p, q
+        drafts = place[SAMPLERS[sampler].sample(q.expand(300, -1), n, generator)]
+        token, accepted = rule.step(wide[0], wide[1], drafts, generator, sampler=sampler)
+        where = torch.searchsorted(place, token)
+        if not torch.equal(place[where.clamp(max=len(p) - 1)], token):
+            return 0.0
+        counts += torch.bincount(where, minlength=len(p))
+        hits += float(accepted.sum())
+    rate = torch.tensor([exact.acceptance, 1.0 - exact.acceptance])
+    return min(chi_square(counts, rows * exact.law), chi_square(torch.tensor([hits, rows - hits]), rows * rate))
+
+
+@pytest.mark.parametrize(("name", "sampler", "n"), STEPS)
+def test_wide_steps_follow_the_law(name: str, sampler: str, n: int) -> None:
+    q, _ = draft_rows(sampler, 6, n, 3)
+    assert wide_p_value(name, sampler, n, row(6, 8), q) > FALSE_ALARM
+
+
+def test_wide_steps_of_a_wrong_kernel_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mdsd_bounds.verifiers import compiled_steps
+
+    right = compiled_steps.rejection_steps
+
+    def no_fixed_tokens(p: Any, q: Any, drafts: Any, fixed: int, *rest: Any) -> None:
+        right(p, q, drafts, 0, *rest)
+
+    monkeypatch.setattr(compiled_steps, "rejection_steps", no_fixed_tokens)
+    assert wide_p_value("rrs_without_replacement", "greedy", 3, row(6, 8), row(6, 3)) < FALSE_ALARM
+
+
+def test_steps_of_awkward_rows_return_possible_tokens(pair: tuple[Tensor, Tensor]) -> None:
+    p, q = (x.expand(20, -1).contiguous() for x in pair)
+    generator = torch.Generator().manual_seed(0)
+    for name, sampler, n in STEPS:
+        drafts = SAMPLERS[sampler].sample(q, n, generator)
+        token, accepted = VERIFIERS[name].step(p, q, drafts, generator, sampler=sampler)
+        assert bool((p.gather(-1, token[:, None]) > 0).all()) or not VERIFIERS[name].lossless
+        assert torch.equal(accepted, (drafts == token[:, None]).any(-1))
