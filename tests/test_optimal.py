@@ -340,3 +340,34 @@ def test_broken_rules_are_not_lossless(change: Any) -> None:
 def test_any_way_to_break_ties_is_lossless() -> None:
     p, q = swapping_pair()
     assert losslessness_defect(broken(ties_go_to_the_first), p, q, 2, "with_replacement") <= 1e-15
+
+
+# --- the figure -------------------------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_the_slots_that_run() -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import to_hex
+
+    from mdsd_bounds.plots.majorant import majorant_figure
+    from mdsd_bounds.plots.style import COLOURS
+
+    p, q = close_pair(40, 2)
+    figure = majorant_figure(p, q, 4, names={int(q.argmax()): "the"})
+    curve, laws, slots = figure.axes
+    assert "the" in [label.get_text() for label in laws.get_yticklabels()]
+    assert curve.get_xlim()[1] >= 1.0
+    area = dict.fromkeys(COLOURS, 0.0)
+    for found in slots.collections:
+        assert isinstance(found, PatchCollection)
+        colour = to_hex(found.get_facecolor()[0]).upper()
+        for path in found.get_paths():
+            area[colour] += float(np.prod(path.get_extents().size))
+    heavy = torch.maximum(p, q).topk(8).indices
+    assert sorted(area.values()) == pytest.approx(sorted(q[heavy].tolist()), abs=1e-5)
+    plt.close(figure)
+    with pytest.raises(InputError, match="at most 8"):
+        majorant_figure(p, q, 4, tokens=9)
