@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, InputError, acceptance_rate, optimal_acceptance
+from mdsd_bounds.memory import memory_limit
 from mdsd_bounds.verifiers import Verifier, gumbel_list, k_seq, load_third_party, tv_budget
 from mdsd_bounds.verifiers import enumerate_verifier as enumerate_rule
 from mdsd_bounds.verifiers.importance_sampling import selected_acceptance
@@ -160,8 +161,6 @@ def test_a_truncated_programme_is_lossless_and_no_better() -> None:
         assert float((one.law - p).abs().max()) <= 1e-12
     chosen = [float(selected_acceptance(p[None], q[None], 2, s)[0]) for s in (1, 3, 7)]
     assert chosen[0] <= chosen[1] + 1e-9 <= chosen[2] + 2e-9
-    with pytest.raises(InputError, match="tokens=1000 makes 999000 variables"):
-        acceptance_rate(zipf(1000, 0), zipf(1000, 1), 2, "with_replacement", "importance_sampling", tokens=1000)
 
 
 def test_gumbel_list_integral_against_races() -> None:
@@ -268,3 +267,64 @@ def test_pairs_that_make_no_sense_are_refused_by_name() -> None:
         acceptance_rate(p, q, 2, "without_replacement", "nss", samples=1)
     with pytest.raises(InputError, match="GB; enumerate a smaller vocabulary"):
         enumerate_rule(VERIFIERS["rrs"], zipf(300, 0), zipf(300, 1), 4)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        (lambda p: torch.zeros(2, 5), r"exact acceptance of shape \(2, 5\); it must be \(2, 1\)"),
+        (lambda p: [[0.5], [0.5]], "exact acceptance of shape list"),
+        (
+            lambda p: torch.tensor([[0.5], [float("inf")]]),
+            "row 0, n=3: exact acceptance inf; it must lie between 0 and 1",
+        ),
+        (lambda p: torch.tensor([[0.5], [-0.25]]), "row 0, n=3: exact acceptance -0.25"),
+    ],
+)
+def test_a_rate_that_is_none_is_named(rates: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = dataclasses.replace(VERIFIERS["rrs"], name="theirs", exact_rate=lambda p, *a, **k: rates(p))
+    monkeypatch.setitem(VERIFIERS, "theirs", rule)
+    with pytest.raises(InputError, match=f"'theirs'.*{message}"):
+        acceptance_rate(row(4, 0), row(4, 1), (2, 3), "with_replacement", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "message"),
+    [
+        (torch.tensor([[float("nan")]]), torch.zeros(1, 1), "estimated acceptance nan"),
+        (torch.zeros(1), torch.zeros(1, 1), r"estimated acceptance of shape \(1,\)"),
+        (torch.zeros(1, 1), torch.tensor([[float("inf")]]), "standard error inf"),
+    ],
+)
+def test_an_estimate_that_is_none_is_named(
+    mean: Tensor, error: Tensor, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = dataclasses.replace(
+        VERIFIERS["rrs"], name="theirs", exact_rate=None, estimate_rate=lambda *a, **k: (mean, error)
+    )
+    monkeypatch.setitem(VERIFIERS, "theirs", rule)
+    with pytest.raises(InputError, match=f"'theirs'.*{message}"):
+        acceptance_rate(row(4, 0), row(4, 1), 2, "with_replacement", "theirs")
+
+
+def test_requests_beyond_the_memory_given_are_refused_with_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, q = zipf(1000, 0), zipf(1000, 1)
+    monkeypatch.setenv("MDSD_MEMORY_GB", "0.1")
+    with pytest.raises(
+        InputError, match=r"tokens=1000 makes 999000 variables.* need 2.5 GB, more than the 0.1 GB given"
+    ):
+        acceptance_rate(p, q, 2, "with_replacement", "importance_sampling", tokens=1000)
+    with pytest.raises(
+        InputError, match=r"samples=1000000 would need 0.96 GB, more than the 0.1 GB given \(take fewer"
+    ):
+        acceptance_rate(p, q, 4, "without_replacement", "nss", samples=1_000_000)
+    with pytest.raises(
+        InputError, match=r"up to 1.58e\+07 draft tuples at n=4, V=63 would need 0.756 GB, more than the 0.1"
+    ):
+        enumerate_rule(VERIFIERS["rrs"], p[:63] / p[:63].sum(), q[:63] / q[:63].sum(), 4)
+    for given in ("none", "0", "nan"):
+        monkeypatch.setenv("MDSD_MEMORY_GB", given)
+        with pytest.raises(InputError, match=f"MDSD_MEMORY_GB='{given}': give a positive number of GB"):
+            acceptance_rate(p, q, 2, "without_replacement", "nss")
+    monkeypatch.delenv("MDSD_MEMORY_GB")
+    assert memory_limit() > 1e8

@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.memory import require_memory
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, drafted_mass, require_pair, sampler_options
 
 #: Draft tuples beyond which enumeration is refused.
 MAX_TUPLES = 2_000_000
+#: Bytes for each token of the next draft's law: the law, its copies and the indices of what can occur.
+_BYTES = 48
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
     Raises
     ------
     InputError
-        If there are more than :data:`MAX_TUPLES`; the memory that they would need is stated.
+        If there are more than :data:`MAX_TUPLES`, or they need more than the memory given; the size is stated.
     """
     rule = get_sampler(sampler)
     if sampler == "joint":
@@ -50,11 +53,12 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
     tuples = torch.zeros((1, 0), dtype=torch.int64, device=q.device)
     mass = torch.ones(1, dtype=torch.float64, device=q.device)
     for k in range(n):
+        asked = f"{sampler}: up to {float(size) ** n:.3g} draft tuples at n={n}, V={size}"
         if len(tuples) * size > 8 * MAX_TUPLES:
             raise InputError(
-                f"{sampler}: {float(size) ** n:.3g} draft tuples at n={n}, V={size} would need "
-                f"{float(size) ** n * (size + n) * 8 / 1e9:.3g} GB; enumerate a smaller vocabulary"
+                f"{asked} would need {float(size) ** n * _BYTES * size / 1e9:.3g} GB; enumerate a smaller vocabulary"
             )
+        require_memory(float(len(tuples)) * size * _BYTES, asked, "enumerate a smaller vocabulary")
         drawn = torch.zeros((len(tuples), size + 1), dtype=torch.bool, device=q.device)
         drawn.scatter_(1, torch.where(tuples < 0, size, tuples), True)
         law = rule.conditional(q.expand(len(tuples), *q.shape[1:]), drawn[:, :size], k, n, **options)

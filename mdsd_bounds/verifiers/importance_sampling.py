@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.lp import SCALE, _highs
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.memory import require_memory
 from mdsd_bounds.samplers.base import draw, whole_option
 from mdsd_bounds.verifiers.base import Verifier, draft_law
 from mdsd_bounds.verifiers.montecarlo import many_drafts
@@ -33,8 +33,8 @@ FULL = 32
 TRUNCATED = 16
 #: Edges of p/q between the classes of the other tokens.
 EDGES = (0.25, 0.5, 0.75, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0)
-#: Tokens beyond which the programme is refused: it has about tokens^2 variables in each match.
-MOST = 400
+#: Bytes of the solver for each pair of tokens (measured at 200 to 400 tokens).
+_BYTES = 2500
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Mat
     """The n - 1 matches of the tournament for one row; q is ``[V]`` or ``[n, V]``.  O(V) a match and the programmes."""
     size = len(p)
     count = (size if size <= FULL else TRUNCATED) if tokens is None else min(whole_option(tokens, "tokens", 1), size)
-    if count > MOST:
-        raise InputError(
-            f"importance_sampling: tokens={count} makes {count * (count - 1):.0f} variables in each match "
-            f"(about {count * count * 200 / 1e9:.2g} GB); at most {MOST}"
-        )
+    require_memory(
+        float(count) * count * _BYTES,
+        f"importance_sampling: tokens={count} makes {count * (count - 1):.0f} variables in each match, which",
+        "give fewer tokens",
+    )
     laws = q if q.ndim == 2 else q[None].expand(n, -1)
     mean = q if q.ndim == 1 else q[:n].mean(0)
     chosen = torch.maximum(p, mean).topk(count).indices

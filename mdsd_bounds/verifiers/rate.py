@@ -7,8 +7,15 @@ from typing import Any
 import torch
 
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.problem import Acceptance, InputError, squeeze
+from mdsd_bounds.memory import require_memory
+from mdsd_bounds.problem import Acceptance, InputError, Problem, squeeze
 from mdsd_bounds.verifiers.base import require_pair, sampler_options
+from mdsd_bounds.verifiers.montecarlo import HEAVY
+
+#: How far a rate may be outside [0, 1] by rounding.
+RATE_TOLERANCE = 1e-9
+#: Bytes of one sample for each draft and each token held one by one (44 measured at eight drafts).
+_BYTES = 48
 
 
 def acceptance_rate(
@@ -50,7 +57,7 @@ def acceptance_rate(
     ------
     InputError
         On rows that are no laws, shapes that do not match, unknown names or options, a pair of sampler and verifier
-        that makes no sense, or a third-party verifier that returns what is no law.
+        that makes no sense, a third-party verifier that returns what is no law, or more samples than memory holds.
     """
     from mdsd_bounds.verifiers import get_verifier
 
@@ -59,7 +66,13 @@ def acceptance_rate(
     require_pair(rule, sampler, problem.n_drafts)
     if isinstance(samples, bool) or int(samples) != samples or samples < 2:
         raise InputError(f"samples={samples!r}: give a whole number of at least 2")
+    require_memory(
+        float(samples) * (HEAVY + max(problem.n_drafts)) * _BYTES,
+        f"verifier {verifier!r}: samples={samples}",
+        "take fewer",
+    )
     value = rule.exact(problem.p, problem.q, problem.n_drafts, sampler=sampler, **options)
+    _check_rates(rule.name, "exact acceptance", value, problem, problem.n_drafts, unknown=True)
     stderr = torch.zeros_like(value)
     unknown = value.isnan().any(-1)
     if bool(unknown.any()):
@@ -67,8 +80,8 @@ def acceptance_rate(
             generator = torch.Generator(device=problem.p.device).manual_seed(seed)
         counts = tuple(n for n, missing in zip(problem.n_drafts, unknown.tolist(), strict=True) if missing)
         mean, error = rule.estimate(problem.p, problem.q, counts, int(samples), generator, sampler=sampler, **options)
-        if not bool(torch.isfinite(mean).all()):
-            raise InputError(f"verifier {verifier!r}: its estimate of the acceptance is not finite")
+        _check_rates(rule.name, "estimated acceptance", mean, problem, counts)
+        _check_rates(rule.name, "standard error", error, problem, counts)
         sampled = value[unknown].isnan()
         value[unknown] = torch.where(sampled, mean, value[unknown])
         stderr[unknown] = torch.where(sampled, error, stderr[unknown])
@@ -80,3 +93,21 @@ def acceptance_rate(
         rule.lossless,
         problem,
     )
+
+
+def _check_rates(
+    name: str, what: str, rates: Any, problem: Problem, counts: tuple[int, ...], *, unknown: bool = False
+) -> None:
+    """Refuse rates of another shape than ``[N, B]`` or outside [0, 1]; NaN passes where it stands for unknown."""
+    shape = (len(counts), problem.p.shape[0])
+    if not isinstance(rates, torch.Tensor) or rates.shape != shape:
+        found = tuple(rates.shape) if isinstance(rates, torch.Tensor) else type(rates).__name__
+        raise InputError(f"verifier {name!r}: {what} of shape {found}; it must be {shape}, [numbers of drafts, rows]")
+    bad = ~((rates >= -RATE_TOLERANCE) & (rates <= 1.0 + RATE_TOLERANCE))
+    if unknown:
+        bad &= ~rates.isnan()
+    if bool(bad.any()):
+        i, b = bad.nonzero()[0].tolist()
+        raise InputError(
+            f"verifier {name!r} row {b}, n={counts[i]}: {what} {float(rates[i, b]):.6g}; it must lie between 0 and 1"
+        )
