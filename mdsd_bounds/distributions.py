@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.threads import in_threads
 
 #: How far a row of given probabilities may be from summing to one, by the dtype it was given in.  Rows inside the
 #: tolerance are normalised in float64 and every interval is widened by the defect; rows outside are refused.
@@ -18,6 +19,14 @@ SUM_TOLERANCE = {
     torch.float16: 5e-2,
     torch.bfloat16: 1e-1,
 }
+
+#: Rows whose sum is this close to one are taken as they are: the defect is rounding, and a copy would cost more than
+#: the bound that is computed from it.
+ROUNDED_SUM = 1e-12
+#: Narrower rows are checked by torch alone; importing and reading the compiled pass takes half a second.
+_WIDE = 8192
+#: Entries of the working copies of :func:`to_law`.
+_SLICE = 500_000
 
 #: Largest difference of head widths that counts as padding of one vocabulary.
 MAX_PAD = 128
@@ -69,9 +78,10 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     Returns
     -------
     law : Tensor
-        ``[..., V]`` float64; each row divided by its sum.
+        ``[..., V]`` float64; each row divided by its sum, or ``x`` itself where it is float64 and every sum is one
+        within :data:`ROUNDED_SUM`.
     defect : Tensor
-        ``[...]`` float64, ``|1 - sum|`` as given.  It bounds the total variation that the division moved, and
+        ``[...]`` float64, ``|1 - sum|`` as given.  It bounds the total variation that the division moves, and
         every interval computed from the row must be widened by it.
 
     Raises
@@ -81,9 +91,10 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """
     tolerance = SUM_TOLERANCE.get(x.dtype, 1e-6)
     law = x.to(torch.float64)
-    _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
-    _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
-    total = law.sum(-1)
+    total, sound = _compiled_sums(law)
+    if not sound:
+        _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
+        _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
     defect = (1.0 - total).abs()
     bad = defect > tolerance
     if bool(bad.any()):
@@ -92,7 +103,32 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
             f"{name} row {row}: probabilities sum to {float(total.reshape(-1)[row]):.6g}, not 1 within {tolerance:g}; "
             "normalise them yourself, or give logits to mdsd_bounds.to_law"
         )
-    return law / total[..., None], defect
+    # Row by row, so that a result never depends on what else is in the batch.
+    total = torch.where(defect <= ROUNDED_SUM, torch.ones_like(total), total)
+    if bool((total == 1.0).all()):
+        return law, defect
+    # A law of another dtype was copied above, so the division may go in place.
+    return law / total[..., None] if law is x else law.div_(total[..., None]), defect
+
+
+def _compiled_sums(law: Tensor) -> tuple[Tensor, bool]:
+    """Sums of the rows, and whether they are known to be sound: finite, and without a set sign bit in any entry.
+
+    Wide rows on the CPU take one compiled pass.  False means no more than that the entries must be looked at (minus
+    zero sets the sign bit too), so that what is wrong can be named.
+    """
+    if law.device.type == "cpu" and law.shape[-1] >= _WIDE and law.is_contiguous():
+        try:
+            from mdsd_bounds.row_sums import row_sums
+        except ImportError:
+            return law.sum(-1), False
+        rows = law.detach().reshape(-1, law.shape[-1]).numpy()
+        bits = rows.view(np.int64)
+        total, sign = np.empty(len(rows)), np.empty(len(rows), np.int64)
+        in_threads(lambda first, last: row_sums(rows, bits, first, last, total, sign), len(rows))
+        sound = not (sign < 0).any() and bool(np.isfinite(total).all())
+        return torch.from_numpy(total).reshape(law.shape[:-1]), sound
+    return law.sum(-1), False
 
 
 def to_law(
@@ -139,7 +175,22 @@ def to_law(
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
     x, single = as_rows(logits, name)
-    x = x.to(torch.float64)
+    # A few rows at a time: their working copies then stay in the processor's cache and in memory already mapped.
+    rows = max(1, _SLICE // x.shape[-1]) if x.device.type == "cpu" else x.shape[0]
+    if x.shape[0] <= rows:
+        law = _to_law(x, temperature, top_k, top_p, name, first_row)
+    else:
+        law = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+        for first in range(0, x.shape[0], rows):
+            part = slice(first, first + rows)
+            law[part] = _to_law(x[part], temperature, top_k, top_p, name, first_row + first)
+    return law[0] if single else law
+
+
+def _to_law(
+    given: Tensor, temperature: float, top_k: int | None, top_p: float | None, name: str, first_row: int
+) -> Tensor:
+    x = given.to(torch.float64)
     peak = x.amax(-1, keepdim=True)  # NaN propagates through amax, so tests on [B] see all
     _refuse(torch.isnan(peak), name, "NaN logit", "log the row again", first_row)
     _refuse(
@@ -151,17 +202,16 @@ def to_law(
     )
     _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
     if temperature == 0:
-        law = torch.zeros_like(x).scatter_(-1, _first_argmax(x), 1.0)
-        return law[0] if single else law
+        return torch.zeros_like(x).scatter_(-1, _first_argmax(x), 1.0)
     # Divide the difference, not the logits: at T = 1e-6 the quotient of the logits themselves would lose digits.
-    x = (x - peak) / temperature
+    # At T = 1 the softmax takes the difference itself, with the same bits.  A copy made above is written over.
+    if temperature != 1.0:
+        x = (x - peak) / temperature if x is given else x.sub_(peak).div_(temperature)
     if top_k is not None and top_k < x.shape[-1]:
         kth = x.topk(top_k, -1).values[:, -1:]
         x = x.masked_fill(x < kth, -float("inf"))
     law = torch.softmax(x, -1)
-    if top_p is not None and top_p < 1:
-        law = _nucleus(law, top_p)
-    return law[0] if single else law
+    return _nucleus(law, top_p) if top_p is not None and top_p < 1 else law
 
 
 def align_widths(

@@ -14,6 +14,7 @@ from mdsd_bounds.samplers import get_sampler
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
+    "fast": ("mdsd_bounds.bounds.fast", "solve_fast"),
     "prefix": ("mdsd_bounds.bounds.prefix", "solve_prefix"),
     "subsets": ("mdsd_bounds.bounds.subsets", "solve_subsets"),
     "lp": ("mdsd_bounds.bounds.lp", "solve_lp"),
@@ -168,7 +169,9 @@ def _choose(problem: Problem) -> str:
         return "product"
     if problem.sampler == "joint":
         return "maxflow" if importlib.util.find_spec("ortools") else "lp"
-    return "prefix"
+    from mdsd_bounds.bounds.fast import applies
+
+    return "fast" if applies(problem) else "prefix"
 
 
 def _check_table(options: dict[str, Any], counts: tuple[int, ...], rows: int, tokens: int) -> None:
