@@ -76,6 +76,7 @@ def run(
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:
         raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
+    get_engine(engine)
     job = Job(dump, settings, rows, batch_rows, max_parts)
     mine = list(range(shard[0], len(job.parts), shard[1]))
     if out is None:
@@ -89,11 +90,14 @@ def run(
             todo = [part for part in mine if part not in there]
             for _ in _compute(job, mine, todo, store, engine, progress, None):
                 pass
-            if len(store.finished()) < len(job.parts):
-                return None
             with joining(store):
                 if len(store.finished()) == len(job.parts):
                     store.join(len(job.parts))
+                elif _version(store) in (None, before):
+                    return None
+                elif not store.local:
+                    # Another run has put all parts together and removed them, and this one wrote some again.
+                    store.remove()
     except FileNotFoundError:
         # The folder of parts is gone.  Where ``out`` is new, another run has put the same bytes together.
         if _version(store) in (None, before):

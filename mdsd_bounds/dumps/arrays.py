@@ -222,6 +222,31 @@ def map_npy(path: Path) -> np.ndarray:
     return array
 
 
+def npy_rows(matrix: Any, start: int, stop: int) -> np.ndarray:
+    """Rows of a matrix; those of a mapped file are read from the file instead.
+
+    Pages of a map stay counted as this process's memory, and touching one that was cut off the file kills it.
+
+    Raises
+    ------
+    InputError
+        If the file has become shorter than its header says.
+    """
+    if not isinstance(matrix, np.memmap) or not matrix.flags.c_contiguous or matrix.filename is None:
+        rows: np.ndarray = matrix[start:stop]
+        return rows
+    shape = (min(stop, len(matrix)) - start, *matrix.shape[1:])
+    held = np.empty(shape, matrix.dtype)
+    with open(matrix.filename, "rb", buffering=0) as stream:
+        stream.seek(matrix.offset + start * (held.nbytes // max(shape[0], 1)))
+        view, found = memoryview(held).cast("B"), 0
+        while found < len(view) and (more := stream.readinto(view[found:])):
+            found += more
+    if found < held.nbytes:
+        raise InputError(f"{matrix.filename}: ends before row {stop - 1}; the file was cut short, restore it")
+    return held
+
+
 def _need(path: Path, names: Any) -> None:
     missing = [name for name in PAIR if name not in names]
     if missing:
@@ -256,7 +281,7 @@ def _reader(target: Any, draft: Any, columns: dict[str, Tensor]) -> ReadRows:
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         # A copy: the rows must not hold the whole mapped file, nor be written through to it.
         pair = [
-            torch.tensor(matrix[start:stop])
+            torch.tensor(npy_rows(matrix, start, stop))
             if isinstance(matrix, np.ndarray | _NpzMatrix)
             else matrix[start:stop].clone()
             for matrix in (target, draft)

@@ -39,7 +39,7 @@ class Task:
     path: str
     job: Job
     store: Store | None
-    device: str
+    gpu: bool
     begin: Callable[[int], int]
 
 
@@ -60,7 +60,7 @@ def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tup
         gpus = int(ray.cluster_resources().get("GPU", 0))
         label = _absolute(job.dump.facts.path)
         unread = replace(job, dump=Dump(job.dump.facts, _unread))
-        worker = make_worker(Task(label, unread, store, "cuda" if gpus else "cpu", _counter(ray)))
+        worker = make_worker(Task(label, unread, store, bool(gpus), _counter(ray)))
         # A GPU's worker stays, with the dump open; a core's worker is any free process.
         kind = {"fn_constructor_args": (worker,), "num_gpus": 1, "concurrency": gpus} if gpus else {}
         try:
@@ -99,7 +99,7 @@ def make_worker(task: Task) -> Callable[[Any], Answer]:
                 from mdsd_bounds.dumps import open_dump
 
                 opened.append(replace(task.job, dump=open_dump(task.path)))
-            table = compute_part(opened[0], task.job.parts[part], task.device)
+            table = compute_part(opened[0], task.job.parts[part], "cuda" if task.gpu and _sees_gpu() else "cpu")
             if task.store is None:
                 buffer = io.BytesIO()
                 pq.write_table(table, buffer)
@@ -165,6 +165,12 @@ def _absolute(label: str) -> str:
 
 def _unread(start: int, stop: int) -> Any:
     raise InputError("the dump is opened by the workers")
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _import_ray() -> Any:

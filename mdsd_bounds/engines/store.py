@@ -35,11 +35,14 @@ class Store:
         The joined file, as the user named it.
     folder : str
         ``OUT.parts``, as the file system names it.
+    key : str
+        Digest of what is computed.  It is in the name of every part: parts of another run are never taken for ours.
     """
 
     out: str
     folder: str
     fs: Any
+    key: str
 
     @property
     def local(self) -> bool:
@@ -48,13 +51,14 @@ class Store:
 
     def path(self, part: int) -> str:
         """Name of a part."""
-        return f"{self.folder}/block-{part:09d}.parquet"
+        return f"{self.folder}/{self.key}-{part:09d}.parquet"
 
     def finished(self) -> set[int]:
         """Numbers of the parts that are there."""
         self.fs.invalidate_cache()
-        names = [os.path.basename(str(name)) for name in self.fs.ls(self.folder, detail=False)]
-        return {int(name[6:15]) for name in names if name.startswith("block-") and name.endswith(".parquet")}
+        names = (os.path.basename(str(name)) for name in self.fs.ls(self.folder, detail=False))
+        start, end = f"{self.key}-", ".parquet"
+        return {int(name[len(start) : -len(end)]) for name in names if name.startswith(start) and name.endswith(end)}
 
     def write(self, part: int, table: pa.Table) -> None:
         """Keep one part.
@@ -103,18 +107,17 @@ class Store:
             if self.local:
                 with contextlib.suppress(OSError):
                     os.unlink(begun)
-        self._remove()
+        self.remove()
 
-    def _remove(self) -> None:
-        # A folder half removed must not be taken for the parts of another run: it goes under another name first, or,
-        # where renaming is not one step, its key goes last.
-        if self.local:
-            leaving = f"{self.folder}.{uuid.uuid4().hex}.tmp"
-            os.replace(self.folder, leaving)
+    def remove(self) -> None:
+        """Delete the folder of parts; nothing is done where it is gone."""
+        leaving = self.folder
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                # In one step, so that whoever still writes there fails instead of leaving files behind.
+                leaving = f"{self.folder}.{uuid.uuid4().hex}.tmp"
+                os.replace(self.folder, leaving)
             self.fs.rm(leaving, recursive=True)
-            return
-        self.fs.rm([self.path(part) for part in sorted(self.finished())])
-        self.fs.rm(self.folder, recursive=True)
 
     def _write_groups(self, stream: Any, parts: int) -> None:
         waiting: list[pa.Table] = []
@@ -145,7 +148,7 @@ def open_store(out: str, key: str) -> Store:
     parent = fs._parent(path)
     if is_local(fs) and not fs.isdir(parent):
         raise InputError(f"{out}: the folder {parent} does not exist; make it first")
-    store = Store(out, f"{path}.parts", fs)
+    store = Store(out, f"{path}.parts", fs, key)
     mark = f"{store.folder}/key"
     try:
         fs.makedirs(store.folder, exist_ok=True)
