@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
 from mdsd_bounds.cli.convert import convert
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, log, convert, inspect, plot)
+COMMANDS = (bounds, compare, audit, log, convert, inspect, plot)
 for command in COMMANDS:
     app.command()(command)
 

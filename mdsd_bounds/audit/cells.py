@@ -1,0 +1,52 @@
+"""Cells: what every test of a log looks at in place of 150,000 tokens.
+
+At each position the tokens are sorted into :data:`CELLS` cells by ``q/p`` (does the draft like the token more than the
+target does?) and by p.  A cell's mass under p is known before the output is: if the output has law p, its cell has
+these masses.  The cells of a position never depend on the drafts that were drawn nor on the output, and so a test may
+choose its bets, its pooling and its alternatives from them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+#: Edges of log2(q/p) and of p.
+RATIO_EDGES = np.array([-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+LEVEL_EDGES = np.array([1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.9])
+RATIOS, LEVELS = len(RATIO_EDGES) + 1, len(LEVEL_EDGES) + 1
+#: The last cell holds the tokens with p = 0.
+IMPOSSIBLE = RATIOS * LEVELS
+CELLS = IMPOSSIBLE + 1
+
+#: Of each cell: its step of q/p and of p (the impossible cell stands at the end of both orders it belongs to).
+RATIO_OF = np.append(np.repeat(np.arange(RATIOS), LEVELS), RATIOS)
+LEVEL_OF = np.append(np.tile(np.arange(LEVELS), RATIOS), LEVELS)
+
+_CENTRES = 2.0 ** np.array([-5.0, -3.5, -2.5, -1.5, -0.75, -0.25, 0.25, 0.75, 1.5, 3.0])
+#: Scores in [-1, 1], one for each cell.  (q - p)/(q + p) is the best bet on a small lean of p towards q.
+SCORES: dict[str, Floats] = {
+    "draft's tokens": np.append(np.repeat((_CENTRES - 1) / (_CENTRES + 1), LEVELS), 1.0),
+    "tokens with q > p": np.append(np.repeat(np.where(_CENTRES > 1, 1.0, -1.0), LEVELS), 1.0),
+    "probable tokens": np.append(np.tile(np.linspace(-1.0, 1.0, LEVELS), RATIOS), -1.0),
+}
+
+
+def cells_of(p: Floats, q: Floats) -> Ints:
+    """Cell of every token, same shape as p; without q (all zeros or p itself) only p tells cells apart."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log2(q) - np.log2(p)
+    place = np.digitize(ratio, RATIO_EDGES) * LEVELS + np.digitize(p, LEVEL_EDGES)
+    return np.where(p > 0, place, IMPOSSIBLE)
+
+
+def cell_masses(cells: Ints, law: Floats) -> Floats:
+    """Mass ``[B, CELLS]`` that laws ``[B, K]`` give to the cells ``[B, K]``."""
+    rows = len(cells)
+    flat = (cells + CELLS * np.arange(rows)[:, None]).ravel()
+    sums: Floats = np.bincount(flat, weights=law.ravel(), minlength=rows * CELLS).astype(np.float64)
+    return sums.reshape((rows, CELLS))

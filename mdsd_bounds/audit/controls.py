@@ -1,0 +1,84 @@
+"""Negative controls: rules that are wrong in ways that shipped code has been wrong.  The audit must flag each.
+
+All are recursive rejection (:mod:`mdsd_bounds.verifiers.rrs`) with one fault:
+
+* ``residual_skipped``: after the last rejection the token is drawn from p, not from what is left of it.
+* ``q_taken_as_one``: a sampled draft is accepted with ``p_x`` in place of ``min(1, p_x / q_x)``, as if it had been
+  chosen for certain, while the residual is the right one's, ``norm((p - q)_+)``.  (With the residual that belongs to
+  q = 1, p without x renormalised, the rule is lossless after all: the output is p whatever was drafted.  It accepts no
+  more than the naive sampling scheme does.)
+* ``replacement_confused``: the rule for draws with replacement is fed draws without.
+* ``duplicates_skipped``: a draft equal to an earlier one is dropped before verification, and its round with it.
+* ``last_draft_accepted``: the last draft is accepted whatever its ratio.
+
+They are not in :data:`mdsd_bounds.verifiers.VERIFIERS`, so that no table can take them for rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.verifiers import rrs
+from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.speculative import accept_probability, add_at, at, residual
+
+
+def _residual_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    for k in range(drafts.shape[1]):
+        accept = accept_probability(target, q, drafts[:, k])
+        law = add_at(law, drafts[:, k], reach * accept)
+        reach = reach * (1.0 - accept)
+        target = residual(target, q)
+    return law + reach[:, None] * p
+
+
+def _q_taken_as_one(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    for k in range(drafts.shape[1]):
+        accept = at(target, drafts[:, k])
+        law = add_at(law, drafts[:, k], reach * accept)
+        reach = reach * (1.0 - accept)
+        target = residual(target, q)
+    return law + reach[:, None] * target
+
+
+def _duplicates_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    for k in range(drafts.shape[1]):
+        fresh = ~(drafts[:, :k] == drafts[:, k : k + 1]).any(-1)
+        accept = torch.where(fresh, accept_probability(target, q, drafts[:, k]), torch.zeros_like(reach))
+        law = add_at(law, drafts[:, k], reach * accept)
+        reach = reach * (1.0 - accept)
+        target = torch.where(fresh[:, None], residual(target, q), target)
+    return law + reach[:, None] * target
+
+
+def _last_draft_accepted(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    last = drafts.shape[1] - 1
+    for k in range(last + 1):
+        accept = accept_probability(target, q, drafts[:, k]) if k < last else torch.ones_like(reach)
+        law = add_at(law, drafts[:, k], reach * accept)
+        reach = reach * (1.0 - accept)
+        target = residual(target, q)
+    return law
+
+
+def _control(name: str, law: Any, sampler: str = "with_replacement") -> Verifier:
+    return Verifier(name, "none: a fault planted to be found", False, (sampler,), law)
+
+
+CONTROLS: dict[str, Verifier] = {
+    rule.name: rule
+    for rule in (
+        _control("residual_skipped", _residual_skipped),
+        _control("q_taken_as_one", _q_taken_as_one),
+        _control("replacement_confused", rrs.output_law, "without_replacement"),
+        _control("duplicates_skipped", _duplicates_skipped),
+        _control("last_draft_accepted", _last_draft_accepted),
+    )
+}

@@ -1,0 +1,236 @@
+"""Read the log of a running system: JSONL or parquet, one position a line.
+
+    {"doc": 0, "position": 5, "step": 2, "p": [0.5, 0.3, 0.2], "q": [0.2, 0.3, 0.5], "drafts": [2, 0], "token": 0,
+     "accepted": true, "sampler": "with_replacement"}
+
+``token`` is the output and the one field that is always needed; ``drafts`` are in draw order, empty or absent where
+none were verified (the bonus token), -1 for an empty slot.  The laws are given in one of three ways:
+
+* full: ``"p": [probabilities]``;
+* cut: ``"p": {"17": 0.62, "5": 0.2}``, the most probable tokens, with ``"p_tail"`` the mass of all others (what is left
+  to one unless given); in parquet the columns ``p_tokens``, ``p_probs``, ``p_tail``;
+* ``"row": 12``, a row of the dump given beside the log.
+
+``q`` likewise, or absent.  Which tokens a cut row holds must not depend on the output or the drafts.  Step logs
+(:mod:`mdsd_bounds.dumps.step_log`) with ``target_candidates`` are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.problem import InputError
+
+#: How far the probabilities of a line may be from summing to one; the difference widens the tolerance.
+SUM_TOLERANCE = 1e-3
+_REMEDY = "see docs/audit.md for the format"
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law as logged: ``probs`` of ``tokens`` (None: of all tokens in order), ``tail`` for all others.
+
+    ``defect`` is how far it was from summing to one before it was normalised.
+    """
+
+    tokens: Ints | None
+    probs: Floats
+    tail: float
+    defect: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One position as logged.  ``position`` and ``step`` are -1, ``flag`` -1, ``sampler`` empty where absent."""
+
+    place: int
+    doc: int
+    position: int
+    step: int
+    token: int
+    drafts: tuple[int, ...]
+    flag: int
+    sampler: str
+    row: int | None
+    p: Law | None
+    q: Law | None
+
+
+def read_log(path: str) -> list[Line]:
+    """All positions of a log, in order.
+
+    Raises
+    ------
+    InputError
+        Naming the file, the line (or row) that is damaged or repeats a position, and the remedy.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path}: no such file; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
+    with file.open("rb") as stream:
+        head = stream.read(64)
+    entries = _parquet(file) if head.startswith(b"PAR1") else _jsonl(file, head)
+    lines: list[Line] = []
+    seen: dict[tuple[int, int], int] = {}
+    for label, number, entry in entries:
+        try:
+            found = _step(entry, number) if "positions" in entry else [_line(entry, number)]
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{path} {label} {number}: {what}; {_REMEDY}") from None
+        for line in found:
+            key = (line.doc, line.position)
+            if line.position >= 0 and key in seen:
+                raise InputError(
+                    f"{path} {label} {number}: doc {line.doc} position {line.position} was logged before, at {label} "
+                    f"{seen[key]}; one output counts once: remove the repeat, or give each run a doc of its own"
+                )
+            seen[key] = number
+            lines.append(line)
+    if not lines:
+        raise InputError(f"{path}: the log holds no position; {_REMEDY}")
+    return lines
+
+
+Entries = Iterator[tuple[str, int, dict[str, Any]]]
+
+
+def _jsonl(file: Path, head: bytes) -> Entries:
+    if not head.lstrip().startswith(b"{"):
+        raise InputError(f"{file}: neither JSONL (a first line that starts with '{{') nor parquet; {_REMEDY}")
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        for number, text in enumerate(stream, 1):
+            if not text.strip():
+                continue
+            try:
+                entry = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{file} line {number}: no JSON ({error}); write one object a line") from None
+            if not isinstance(entry, dict):
+                raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")
+            yield "line", number, entry
+
+
+def _parquet(file: Path) -> Entries:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except Exception as error:  # whatever pyarrow raises on damaged files
+        raise InputError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    for number in range(table.num_rows):
+        row = {name: table.column(name)[number].as_py() for name in table.column_names}
+        entry = {name: value for name, value in row.items() if value is not None}
+        for side in ("p", "q"):
+            if f"{side}_tokens" in entry:
+                tokens, probs = entry.pop(f"{side}_tokens"), entry.pop(f"{side}_probs", [])
+                if len(tokens) != len(probs):
+                    raise InputError(
+                        f"{file} row {number}: {len(tokens)} {side}_tokens but {len(probs)} {side}_probs; "
+                        "give one probability a token"
+                    )
+                entry[side] = dict(zip(tokens, probs, strict=True))
+        yield "row", number, entry
+
+
+def _line(entry: dict[str, Any], number: int) -> Line:
+    if "row" not in entry and "p" not in entry:
+        raise ValueError("neither p nor row is given")
+    flag = entry.get("accepted", -1)
+    if flag not in (True, False, -1):
+        raise ValueError(f"accepted is {flag!r}; give true or false")
+    return Line(
+        place=number,
+        doc=_whole(entry.get("doc", 0), "doc"),
+        position=_whole(entry.get("position", -1), "position", -1),
+        step=_whole(entry.get("step", -1), "step", -1),
+        token=_whole(entry["token"], "token"),
+        drafts=tuple(_whole(x, "drafts", -1) for x in entry.get("drafts", ())),
+        flag=int(flag),
+        sampler=str(entry.get("sampler", "")),
+        row=_whole(entry["row"], "row") if "row" in entry else None,
+        p=None if "row" in entry else _law(entry["p"], entry.get("p_tail"), "p"),
+        q=None if "row" in entry or "q" not in entry else _law(entry["q"], entry.get("q_tail"), "q"),
+    )
+
+
+def _step(entry: dict[str, Any], number: int) -> list[Line]:
+    """The positions of one line of a step log: a chain, so that position i verifies draft i."""
+    drafts, accepted = entry["drafts"], _whole(entry["accepted"], "accepted")
+    lines = []
+    for i, position in enumerate(entry["positions"]):
+        if "target_candidates" not in position:
+            raise ValueError(
+                f"position {i} of the step has no target_candidates: the probability of the output alone cannot be "
+                "tested; log the target's most probable tokens"
+            )
+        offered = tuple(drafts[i : i + 1])
+        held = {
+            "doc": entry.get("doc", 0),
+            "step": entry.get("step", -1),
+            "token": position["token"],
+            "drafts": offered,
+            "p": _pairs(position["target_candidates"]),
+        }
+        if offered:
+            held["accepted"] = i < accepted
+        if "candidates" in position:
+            held["q"] = _pairs(position["candidates"])
+        lines.append(_line(held, number))
+    return lines
+
+
+def _pairs(listed: Any) -> dict[Any, float]:
+    found = {}
+    for entry in listed:
+        if isinstance(entry, dict):
+            found[entry["token"]] = float(entry["p"]) if "p" in entry else float(np.exp(entry["logprob"]))
+        else:
+            found[entry[0]] = float(entry[1])
+    return found
+
+
+def _law(given: Any, tail: Any, name: str) -> Law:
+    if isinstance(given, dict):
+        tokens = np.array([_whole(int(key), f"a token of {name}") for key in given], dtype=np.int64)
+        probs = np.array(list(given.values()), dtype=np.float64)
+        if len(np.unique(tokens)) < len(tokens):
+            raise ValueError(f"{name} holds a token twice")
+    elif isinstance(given, list):
+        tokens, probs = None, np.array(given, dtype=np.float64)
+        if tail is not None:
+            raise ValueError(f"{name}_tail beside a full {name}; give {name} as {{token: probability}} if it is cut")
+    else:
+        raise ValueError(f"{name} is {type(given).__name__}; give a list of probabilities or {{token: probability}}")
+    if probs.ndim != 1 or len(probs) == 0:
+        raise ValueError(f"{name} has shape {probs.shape}; give one probability a token, at least one")
+    if not np.isfinite(probs).all() or (probs < 0).any():
+        raise ValueError(f"{name} holds {probs[~(np.isfinite(probs) & (probs >= 0))][0]}; give probabilities")
+    known = float(probs.sum())
+    rest = 0.0 if tokens is None else max(1.0 - known, 0.0) if tail is None else float(tail)
+    total = known + rest
+    if not abs(total - 1.0) <= SUM_TOLERANCE or rest < 0 or total <= 0:
+        raise ValueError(f"{name} sums to {total:.6g}; log the law after temperature and cuts, in full digits")
+    return Law(tokens, probs / total, rest / total, abs(total - 1.0))
+
+
+def _whole(value: Any, name: str, least: int = 0) -> int:
+    if isinstance(value, bool):
+        raise ValueError(f"{name} is {value}; give a whole number")
+    if isinstance(value, float) and value == int(value):
+        value = int(value)
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; give a whole number") from None
+    if found < least:
+        raise ValueError(f"{name} is {found}; the least is {least}")
+    return found

@@ -1,0 +1,200 @@
+"""Audit the log of a running system: read it, find its laws, judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdsd_bounds.audit.assemble import Unit, assemble
+from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.audit.log_lines import Law, Line, read_log
+from mdsd_bounds.audit.positions import Positions
+from mdsd_bounds.audit.report import LogReport, judge
+from mdsd_bounds.problem import InputError
+
+#: Total variation by which a logged p may be off where nothing else is said: digits lost in writing it.
+TOLERANCE = 1e-6
+
+
+def audit_log(
+    path: str,
+    *,
+    dump: str | None = None,
+    sampler: str = "",
+    alpha: float = 0.01,
+    tolerance: float | None = None,
+    temperature: float = 1.0,
+    draft_temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    **options: Any,
+) -> LogReport:
+    """Is the rule that wrote this log lossless?
+
+    Parameters
+    ----------
+    path : str
+        JSONL or parquet (:mod:`mdsd_bounds.audit.log_lines`).
+    dump : str, optional
+        Where lines with ``row`` find their laws.
+    sampler : str
+        For lines that name none.
+    alpha : float
+        False-alarm rate.
+    tolerance : float, optional
+        Total variation by which p may be off.  Default: :data:`TOLERANCE`, and for a dump what its dtype leaves open.
+    temperature, draft_temperature, top_k, top_p : optional
+        Applied to the rows of the dump, as the running system did.
+    **options
+        Options of the sampler (``m``).
+
+    Raises
+    ------
+    InputError
+        On a damaged log, naming file, line and remedy.
+    """
+    positions = read_positions(
+        path,
+        dump=dump,
+        sampler=sampler,
+        tolerance=tolerance,
+        warp={"temperature": temperature, "draft_temperature": draft_temperature, "top_k": top_k, "top_p": top_p},
+        **options,
+    )
+    return judge(positions, alpha)
+
+
+def read_positions(
+    path: str,
+    *,
+    dump: str | None = None,
+    sampler: str = "",
+    tolerance: float | None = None,
+    warp: dict[str, Any] | None = None,
+    **options: Any,
+) -> Positions:
+    """The positions of a log, for tests of one's own; parameters and errors as :func:`audit_log`."""
+    if tolerance is not None and not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance {tolerance}: give a total variation in [0, 1)")
+    lines = read_log(path)
+    rows = [line.row for line in lines if line.row is not None]
+    if rows and dump is None:
+        raise InputError(f"{path} line {_first_with_row(lines)}: row {rows[0]} of a dump; name the dump with --dump")
+    units = _units(lines, path, dump, warp or {}, tolerance)
+    return assemble(lines, units, path, sampler, options, TOLERANCE if tolerance is None else tolerance)
+
+
+def from_arrays(
+    p: Floats,
+    q: Floats | None,
+    drafts: Ints,
+    token: Ints,
+    *,
+    row: Ints | None = None,
+    sampler: str = "",
+    tolerance: float = 0.0,
+    **options: Any,
+) -> Positions:
+    """Positions of a log held in arrays.
+
+    Parameters
+    ----------
+    p, q : ndarray
+        ``[B, V]`` float64 laws; q None where it is not known.
+    drafts, token : ndarray
+        ``[N, n]`` drafts in draw order (-1 empty) and ``[N]`` outputs.
+    row : ndarray, optional
+        ``[N]`` row of p and q that each position belongs to, in order; position i has row i unless given.
+    sampler, tolerance, **options :
+        As :func:`audit_log`.
+    """
+    rows = np.arange(len(token)) if row is None else row
+    offered, outputs = drafts.tolist(), token.tolist()
+    lines = [
+        Line(i, int(rows[i]), -1, -1, outputs[i], tuple(offered[i]), -1, sampler, None, None, None)
+        for i in range(len(token))
+    ]
+    order = np.argsort(rows, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1)
+    units = (
+        Unit(
+            Law(None, p[rows[held[0]]], 0.0, 0.0),
+            None if q is None else Law(None, q[rows[held[0]]], 0.0, 0.0),
+            tuple(held.tolist()),
+        )
+        for held in groups
+    )
+    return assemble(lines, units, "arrays", sampler, options, tolerance)
+
+
+def _first_with_row(lines: list[Line]) -> int:
+    return next(line.place for line in lines if line.row is not None)
+
+
+def _units(
+    lines: list[Line], path: str, dump: str | None, warp: dict[str, Any], tolerance: float | None
+) -> Iterator[Unit]:
+    by_row: dict[int, list[int]] = {}
+    for i, line in enumerate(lines):
+        if line.row is not None:
+            by_row.setdefault(line.row, []).append(i)
+        else:
+            assert line.p is not None
+            yield Unit(line.p, line.q, (i,))
+    if by_row and dump is not None:
+        yield from _dump_units(by_row, lines, path, dump, warp, tolerance)
+
+
+def _dump_units(
+    by_row: dict[int, list[int]], lines: list[Line], path: str, dump: str, warp: dict[str, Any], tolerance: float | None
+) -> Iterator[Unit]:
+    from mdsd_bounds.dumps import open_dump
+
+    held = open_dump(dump)
+    last = max(by_row)
+    if last >= len(held):
+        place = lines[by_row[last][0]].place
+        raise InputError(f"{path} line {place}: row {last}, but {dump} has {len(held)} rows; give the right dump")
+    second = warp.get("draft_temperature")
+    cuts = {name: warp.get(name) for name in ("top_k", "top_p")}
+    first = {"temperature": warp.get("temperature", 1.0), **cuts}
+    other = {**first, "temperature": first["temperature"] if second is None else second}
+    for row in sorted(by_row):
+        batch = next(iter(held.batches(1, row, row + 1)))
+        p = law_of(batch.target_logits, batch.target_cut, f"{dump} target_logits", row, tolerance, first)
+        q = law_of(batch.draft_logits, batch.draft_cut, f"{dump} draft_logits", row, tolerance, other)
+        yield Unit(p, q, tuple(by_row[row]))
+
+
+def law_of(
+    logits: Tensor, cut: Tensor | None, name: str, row: int, tolerance: float | None, warp: dict[str, Any]
+) -> Law:
+    """One row ``[1, V]`` of a dump as a law; ``defect`` is what its dtype, or its cut, leaves open."""
+    from mdsd_bounds.bounds.cut import cut_law
+
+    found = cut_law(logits, cut, name=name, first_row=row, **warp)
+    law = found.law[0].numpy()
+    if cut is None:
+        return Law(None, law, 0.0, 0.0 if tolerance is not None else rounding(logits[0], found.law[0], warp))
+    kept = np.flatnonzero(law > 0)
+    low, high = float(found.low[0]), float(found.high[0])
+    middle = (low + high) / 2
+    open_mass = (high - low) / 2 + float(torch.tanh(found.slack[0]))
+    return Law(kept.astype(np.int64), (1.0 - middle) * law[kept], middle, open_mass)
+
+
+def rounding(logits: Tensor, law: Tensor, warp: dict[str, Any]) -> float:
+    """Total variation by which rounding of the stored logits may have moved their law.
+
+    With ``|delta_i| <= e_i = eps |l_i| / (2 T)`` and ``w = sum p_i (exp(e_i) - 1)``, ``TV <= w / (1 - w)``: both the
+    weights and their sum move by at most w.  A cut (top-k, top-p) whose edge rounding moves is not covered.
+    """
+    if not logits.is_floating_point() or warp["temperature"] == 0:
+        return 0.0
+    error = torch.finfo(logits.dtype).eps / 2 * logits.double().abs() / warp["temperature"]
+    moved = float((law * torch.expm1(error.masked_fill(law <= 0, 0.0))).sum())
+    return min(moved / (1.0 - moved), 1.0) if moved < 1 else 1.0

@@ -1,0 +1,183 @@
+"""The anytime-valid test: a wager against "the output has law p" that no lossless rule lets win.
+
+**Null.**  Given everything before it (earlier outputs, hence p and q of this position), the output token at every
+position has law p, whatever else the rule does.  The drafts of the *same* position are not given: given the drafts the
+output of a lossless rule is not distributed as p, and no bet here looks at them.
+
+**Wager.**  Before the output is seen choose any ``g >= 0`` on the cells and multiply the capital by
+``g(cell of the output) / sup E g``, the supremum over all laws within ``tolerance`` of p in total variation,
+``E_p g + tolerance (max g - min g)``.  Under the null the capital E_t is a non-negative supermartingale that starts at
+one.
+
+**Theorem** (Ville's inequality).  ``Pr(E_t >= 1/alpha for some t) <= alpha``.  So the verdict may be read at any time,
+as often as one likes, and the log may end for any reason that looks at the past alone: the false-alarm rate stays
+alpha.  A weighted average of such capitals is one too, which is how many alternatives are tried at once: each
+costs only the logarithm of its weight.  (Ville 1939; Ramdas et al., "Game-theoretic statistics and safe anytime-valid
+inference", arXiv 2210.01948.)
+
+**Bets.**  *Fixed*: ``g = 1 + lambda s(cell)`` for the scores of :data:`mdsd_bounds.audit.cells.SCORES` and a grid of
+lambda of both signs ("drafted tokens come too often": residual skipped, a draft accepted unseen).  *Learned*: g is the
+ratio of what was seen to what was due in the past, ``(O + c)/(E + c)``, by q/p, by p, and by both.  *Named*: the known
+faults, as far as p, q and the sampler say what each would do here (:mod:`mdsd_bounds.audit.faults`).  *Impossible*: a
+token with p = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdsd_bounds.audit.cells import CELLS, LEVEL_OF, RATIO_OF, SCORES, Flags, Floats, Ints
+from mdsd_bounds.audit.controls import CONTROLS
+
+#: Stakes on a score in [-1, 1].
+STAKES = (0.03, 0.1, 0.3, 0.6, 0.9)
+#: Stakes on events that should not happen (or not more often than a bound).
+ODDS = tuple(10.0**k for k in range(7))
+#: Pseudo-counts that hold a learned bet near one until there is something to learn from.
+PRIOR = 5.0
+#: How much of what was learned is wagered.
+TRUST = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Wager:
+    """Capital over a log.
+
+    Attributes
+    ----------
+    running : ndarray
+        ``[N]`` natural logarithm of the capital after each position.
+    bets, capital : tuple, ndarray
+        Names ``[K]`` of the bets and the logarithm of the capital of each at the end.
+    families : int
+        Families of bets that shared the capital.
+    """
+
+    running: Floats
+    bets: tuple[str, ...]
+    capital: Floats
+    families: int
+
+    @property
+    def peak(self) -> float:
+        """Largest log capital ever reached, at least 0."""
+        return float(max(self.running.max(initial=0.0), 0.0))
+
+    @property
+    def leader(self) -> str:
+        """The bet with most capital."""
+        return self.bets[int(np.argmax(self.capital))] if self.bets else "none"
+
+    def crossed(self, level: float) -> int | None:
+        """Index of the first position at which the capital is at least 1/level, None if never."""
+        over = np.flatnonzero(self.running >= -np.log(level))
+        return int(over[0]) if len(over) else None
+
+    @property
+    def steps(self) -> Floats:
+        """Log factor ``[N]`` that each position contributed; 0 once the capital is infinite."""
+        before = np.concatenate([[0.0], self.running[:-1]])
+        return np.where(before == np.inf, 0.0, self.running - np.where(before == np.inf, 0.0, before))
+
+
+def wager(law: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float32] | None = None) -> Wager:
+    """Bet on all alternatives at once.
+
+    Parameters
+    ----------
+    law : ndarray
+        ``[N, CELLS]`` masses of the cells under the null.
+    cell : ndarray
+        ``[N]`` observed cells.
+    tolerance : ndarray
+        ``[N]`` total variation by which the stated law may be off.
+    leans : ndarray, optional
+        ``[N, F, CELLS]`` scores in [-1, 1] of the controls (:mod:`mdsd_bounds.audit.faults`).
+
+    Notes
+    -----
+    O(N CELLS) in time and memory.
+    """
+    families = [
+        *(fixed_bets(name, score, law, cell, tolerance) for name, score in SCORES.items()),
+        learned_bets("q/p", RATIO_OF, law, cell, tolerance),
+        learned_bets("p", LEVEL_OF, law, cell, tolerance),
+        learned_bets("q/p and p", np.arange(CELLS), law, cell, tolerance),
+        event_bets("impossible tokens", law[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
+    ]
+    if leans is not None:
+        for f, name in enumerate(CONTROLS):
+            if bool(leans[:, f].any()):
+                families.append(fault_bets(name, leans[:, f], law, cell, tolerance))
+    return join(families)
+
+
+Bets = list[tuple[str, Floats]]
+
+
+def join(families: list[Bets]) -> Wager:
+    """The capital shared equally among families of bets, and equally inside each."""
+    names = tuple(name for family in families for name, _ in family)
+    weights = np.concatenate([np.full(len(family), -np.log(len(families) * len(family))) for family in families])
+    running = np.cumsum(np.stack([factors for family in families for _, factors in family]), axis=1)
+    total = running + weights[:, None]
+    top = total.max(axis=0, initial=-np.inf)
+    safe = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(over="ignore"):
+        joined = safe + np.log(np.exp(total - safe).sum(axis=0))
+    ends = running[:, -1] if running.shape[1] else np.zeros(len(names))
+    return Wager(np.where(top == np.inf, np.inf, joined), names, ends, len(families))
+
+
+def fixed_bets(name: str, score: Floats, law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+    """``(1 + lambda s) / (1 + lambda E s + 2 |lambda| tolerance)`` for every stake of both signs."""
+    seen, due = score[cell], law @ score
+    bets = []
+    for stake in STAKES:
+        for sign, word in ((1.0, "too often"), (-1.0, "too rarely")):
+            bet = sign * stake
+            bets.append(
+                (f"{name} {word}, stake {stake}", np.log1p(bet * seen) - np.log1p(bet * due + 2 * stake * tolerance))
+            )
+    return bets
+
+
+def fault_bets(name: str, score: NDArray[np.float32], law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+    """``(1 + lambda s) / (1 + lambda E s + 2 lambda tolerance)`` with a score of its own at each position."""
+    seen, due = score[np.arange(len(cell)), cell].astype(np.float64), np.einsum("nc,nc->n", law, score)
+    return [
+        (f"as {name} would, stake {stake}", np.log1p(stake * seen) - np.log1p(stake * due + 2 * stake * tolerance))
+        for stake in STAKES
+    ]
+
+
+def learned_bets(name: str, group_of: Ints, law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+    """``w(cell) / (E w + tolerance (max w - min w))`` with w learned from the positions before."""
+    groups = int(group_of.max()) + 1
+    sort = np.zeros((CELLS, groups))
+    sort[np.arange(CELLS), group_of] = 1.0
+    due, seen = law @ sort, sort[cell]
+    before_due, before_seen = (np.cumsum(x, axis=0) - x for x in (due, seen))
+    weight = (before_seen + PRIOR) / (before_due + PRIOR)
+    # The impossible cell has its own bet: nothing is ever due there.
+    weight[:, -1] = 1.0
+    bets = []
+    for trust in TRUST:
+        g = 1.0 + trust * (weight - 1.0)
+        cost = (due * g).sum(1) + tolerance * (g.max(1) - g.min(1))
+        bets.append((f"learned by {name}, trust {trust}", np.log((seen * g).sum(1)) - np.log(cost)))
+    return bets
+
+
+def event_bets(name: str, happened: Flags, chance: Floats, tolerance: Floats) -> Bets:
+    """``(1 + lambda 1[event]) / (1 + lambda chance)`` for every odds; ``chance`` bounds the event's probability.
+
+    With no chance at all one event is a proof: the capital is infinite.
+    """
+    bound = np.clip(chance + tolerance, 0.0, 1.0)
+    bets = [(f"{name}, odds {odds:g}", np.log1p(odds * happened) - np.log1p(odds * bound)) for odds in ODDS]
+    ever = np.where(happened & (bound <= 0), np.inf, 0.0)
+    return [(label, factors + ever) for label, factors in bets]

@@ -1,0 +1,235 @@
+"""Reports as text for reading and as plain data for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mdsd_bounds.audit.power import POWER
+from mdsd_bounds.audit.report import LogReport
+from mdsd_bounds.audit.rule import EXACT, RuleReport
+from mdsd_bounds.audit.self_check import Checked
+
+Table = Sequence[Sequence[str]]
+
+
+def log_data(report: LogReport) -> dict[str, Any]:
+    """A log's report as plain data."""
+    return _document(
+        {
+            "verdict": verdict(report),
+            "lossy": report.lossy,
+            "alpha": report.alpha,
+            "positions": report.positions,
+            "tests": [asdict(test) for test in report.tests],
+            "evidence": [asdict(witness) for witness in report.witnesses],
+            "power": [{**asdict(found), "probability": POWER} for found in report.power],
+            "acceptance": [asdict(figure) for figure in report.figures],
+            "n_drafts": [asdict(purchase) for purchase in report.purchases],
+            "log_capital": report.output.running.tolist()[-1],
+            "notes": list(report.notes),
+        }
+    )
+
+
+def rule_data(report: RuleReport) -> dict[str, Any]:
+    """A rule's report as plain data."""
+    return _document(
+        {
+            "verdict": rule_verdict(report),
+            "verifier": report.name,
+            "lossy": report.lossy,
+            "enumeration": [{**asdict(row), "lossless": row.lossless} for row in report.enumerated],
+            "steps": [{"log": name, **log_data(part)} for name, part in report.steps],
+        }
+    )
+
+
+def check_data(checked: list[Checked]) -> dict[str, Any]:
+    """A self-check as plain data."""
+    return _document(
+        {
+            "as_known": all(row.as_known for row in checked),
+            "rules": [
+                {
+                    "rule": row.rule.name,
+                    "sampler": row.counted.sampler,
+                    "lossless": row.rule.lossless,
+                    "defect": row.counted.defect,
+                    "flagged_by_enumeration": not row.counted.lossless,
+                    "flagged_by_log": row.report.lossy,
+                    "flagged_after": row.report.tests[0].decided_at,
+                    "chi_square_p": row.report.chi.p_value,
+                    "as_known": row.as_known,
+                }
+                for row in checked
+            ],
+        }
+    )
+
+
+def verdict(report: LogReport) -> str:
+    """One line."""
+    if report.lossy:
+        which = ", ".join(test.name for test in report.tests if test.refutes)
+        return f"LOSSY: refuted by {which} (false-alarm rate {report.alpha:g})"
+    return f"not refuted: {report.positions} positions are what a lossless rule may write (level {report.alpha:g})"
+
+
+def rule_verdict(report: RuleReport) -> str:
+    """One line."""
+    bad = [row for row in report.enumerated if not row.lossless]
+    if bad:
+        worst = max(bad, key=lambda row: row.defect)
+        return (
+            f"LOSSY: by enumeration its output law is off by {worst.defect:.3g} "
+            f"({worst.sampler}, n={worst.drafts}, {worst.row})"
+        )
+    if any(part.lossy for _, part in report.steps):
+        where = "; ".join(name for name, part in report.steps if part.lossy)
+        how = "its law is lossless but its steps do not follow it" if report.enumerated else "its steps show it"
+        return f"LOSSY: {how} ({where})"
+    if not report.enumerated:
+        return "not refuted: the rule gives steps only, and they are what a lossless rule may do"
+    worst = max(report.enumerated, key=lambda row: row.defect)
+    return f"lossless on every enumerated row (largest defect {worst.defect:.2g} <= {EXACT:g}); its steps agree"
+
+
+def log_text(report: LogReport) -> str:
+    """A log's report for reading."""
+    parts = [f"verdict: {verdict(report)}", "", "tests", _tests(report)]
+    if report.lossy and report.witnesses:
+        rows = [
+            [
+                str(w.place), str(w.doc), str(w.token), _number(w.p, 4), _number(w.q, 4),
+                "-" if w.rank < 0 else str(w.rank + 1), f"x {np.exp(min(w.evidence, 700)):.3g}", w.why,
+            ]
+            for w in report.witnesses
+        ]  # fmt: skip
+        head = ["line", "doc", "token", "p", "q", "draft", "capital", "of"]
+        parts += ["", "positions that weigh most against the rule", _aligned([head, *rows])]
+    parts += ["", f"power: smallest mean TV(output, p) seen with probability {POWER:g}", _power(report)]
+    rows = [[figure.name, _number(figure.value, 5), figure.definition] for figure in report.figures]
+    parts += ["", "acceptance, as it is variously defined", _aligned(rows)]
+    rows = [
+        [str(x.drafts), _number(x.bound, 5), _number(x.gain, 5), _number(x.observed, 5), str(x.positions)]
+        for x in report.purchases
+    ]
+    head = ["n", "alpha* (bound)", "gain", "observed in the first n", "positions with n drafts"]
+    parts += ["", "what n drafts would buy", _aligned([head, *rows])]
+    if report.notes:
+        parts += ["", *(f"note: {note}" for note in report.notes)]
+    return "\n".join(parts)
+
+
+def rule_text(report: RuleReport) -> str:
+    """A rule's report for reading."""
+    parts = [f"verdict: {report.name}: {rule_verdict(report)}"]
+    if report.enumerated:
+        head = ["sampler", "n", "rows", "largest |law - p|", "acceptance - alpha*", "worst row", "verdict"]
+        rows = [
+            [
+                row.sampler, str(row.drafts), str(row.rows), f"{row.defect:.2e}", f"{row.excess + 0.0:.1e}", row.row,
+                "lossless" if row.lossless else "LOSSY",
+            ]
+            for row in report.enumerated
+        ]  # fmt: skip
+        parts += ["", "enumeration of every draft tuple", _aligned([head, *rows])]
+        worst = max(report.enumerated, key=lambda row: row.defect)
+        if not worst.lossless:
+            parts += ["", f"worst row ({worst.sampler}, n={worst.drafts}, {worst.row})"]
+            parts.append(_aligned([["p", *_laws(worst.p)], ["q", *_laws(worst.q)], ["output", *_laws(worst.law)]]))
+    for name, part in report.steps:
+        parts += ["", f"steps on {name}: {verdict(part)}", _tests(part), "detectable TV: " + _power_line(part)]
+        if part.lossy:
+            parts += [f"note: {note}" for note in part.notes]
+    return "\n".join(parts)
+
+
+def check_text(checked: list[Checked]) -> str:
+    """A self-check for reading."""
+    head = ["rule", "sampler", "known", "defect", "enumeration", "log", "flagged after", "chi-square p"]
+    rows = []
+    for row in checked:
+        at = row.report.tests[0].decided_at
+        rows.append(
+            [
+                row.rule.name,
+                row.counted.sampler,
+                "lossless" if row.rule.lossless else "lossy",
+                f"{row.counted.defect:.1e}",
+                "lossless" if row.counted.lossless else "LOSSY",
+                "LOSSY" if row.report.lossy else "not refuted",
+                "-" if at is None else str(at + 1),
+                f"{row.report.chi.p_value:.2g}",
+            ]
+        )
+    good = all(row.as_known for row in checked)
+    said = "all as known" if good else "NOT all as known: the audit itself is broken"
+    return "\n".join([f"self-check: {said}", "", _aligned([head, *rows])])
+
+
+def _tests(report: LogReport) -> str:
+    rows = [
+        [
+            f"  {test.name}",
+            "LOSSY" if test.refutes else "not refuted",
+            f"p <= {min(test.value, 1.0):.3g}, level {test.threshold:.3g};",
+            test.statement,
+        ]
+        for test in report.tests
+    ]
+    return _aligned(rows)
+
+
+def _power(report: LogReport) -> str:
+    head = ["  direction", "chi-square", "any time", "TV of the whole way"]
+    rows = [[f"  {x.direction}", _seen(x.chi_square), _seen(x.capital), f"{x.whole:.4g}"] for x in report.power]
+    return _aligned([head, *rows])
+
+
+def _power_line(report: LogReport) -> str:
+    return "; ".join(
+        f"{x.direction} {_seen(x.chi_square)} (chi-square), {_seen(x.capital)} (any time)" for x in report.power
+    )
+
+
+def _seen(x: float | None) -> str:
+    return "not even all of it" if x is None else f"{x:.4g}"
+
+
+def _laws(x: Any) -> list[str]:
+    if x and isinstance(x[0], list | tuple):
+        return ["; ".join(" ".join(f"{v:.4g}" for v in row) for row in x)]
+    return [f"{v:.6g}" for v in x]
+
+
+def _number(x: float | None, digits: int) -> str:
+    return "-" if x is None else f"{x:.{digits}g}"
+
+
+def _aligned(rows: Table) -> str:
+    columns = max(len(row) for row in rows)
+    full = [[*row, *[""] * (columns - len(row))] for row in rows]
+    widths = [max(len(row[i]) for row in full) for i in range(columns)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in full)
+
+
+def _document(x: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in x.items()}
+
+
+def _plain(x: Any) -> Any:
+    """Only what JSON knows: infinities and NaN become null, numpy numbers plain ones."""
+    if isinstance(x, dict):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    if isinstance(x, np.generic):
+        x = x.item()
+    if isinstance(x, float) and not np.isfinite(x):
+        return None
+    return x

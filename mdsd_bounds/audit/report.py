@@ -1,0 +1,251 @@
+"""The verdict on a log: every test, its evidence, the positions that show it, and what it could have seen.
+
+False alarms: the level ``alpha`` is shared equally by the three tests that can convict (capital against "the output has
+law p", chi-square, capital against "acceptance is at most alpha*"), so that a lossless rule is called lossy with
+probability at most alpha.  For the two capitals that holds at any stopping time; for the chi-square it holds
+asymptotically, for a log whose length was not chosen by looking at it.  Two more of the same size stand guard: the
+check of the drafts, which can only withdraw the bound test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdsd_bounds.audit.bound_test import BoundTest, bound_test
+from mdsd_bounds.audit.cells import IMPOSSIBLE, Ints
+from mdsd_bounds.audit.chi_square import ChiSquare, chi_square
+from mdsd_bounds.audit.definitions import Figure, Purchase, acceptance_figures, purchases
+from mdsd_bounds.audit.draft_check import draft_check
+from mdsd_bounds.audit.martingale import Wager, wager
+from mdsd_bounds.audit.positions import Positions
+from mdsd_bounds.audit.power import Detectable, detectable, towards_draft, towards_probable
+from mdsd_bounds.problem import InputError
+
+#: Tests that can convict and share the level.
+TESTS = 3
+#: Positions shown as evidence.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test: its statistic in words, whether it convicts, and the threshold it was held against."""
+
+    name: str
+    statement: str
+    value: float
+    threshold: float
+    refutes: bool
+    decided_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One position that shows it: where it stands in the log, and what was put out there."""
+
+    place: int
+    doc: int
+    token: int
+    p: float | None
+    q: float | None
+    rank: int
+    evidence: float
+    why: str
+
+
+@dataclass(frozen=True)
+class LogReport:
+    """Verdict on N positions.
+
+    Attributes
+    ----------
+    lossy : bool
+        Whether a test convicts at level ``alpha``.
+    tests, witnesses, power, figures, purchases, notes : tuple
+        The evidence, printed in this order.
+    output, drafts : Wager
+        Capitals on the output and (None where nothing can be said) on the drafts.
+    chi : ChiSquare
+    bound : BoundTest or None
+    """
+
+    lossy: bool
+    alpha: float
+    positions: int
+    tests: tuple[Test, ...]
+    witnesses: tuple[Witness, ...]
+    power: tuple[Detectable, ...]
+    figures: tuple[Figure, ...]
+    purchases: tuple[Purchase, ...]
+    notes: tuple[str, ...]
+    output: Wager
+    chi: ChiSquare
+    drafts: Wager | None
+    bound: BoundTest | None
+
+
+def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()) -> LogReport:
+    """Run every test on a log.
+
+    Parameters
+    ----------
+    positions : Positions
+        At least one.
+    alpha : float
+        Probability, in (0, 0.5], with which a lossless rule may be called lossy.
+    notes : tuple of str
+        Remarks of the reader, printed with the report.
+
+    Raises
+    ------
+    InputError
+        If there are no positions or alpha is out of range.
+    """
+    if not 0 < alpha <= 0.5:
+        raise InputError(f"--alpha {alpha}: give a false-alarm rate in (0, 0.5], for example 0.01")
+    if len(positions) == 0:
+        raise InputError("no positions to audit: the log is empty")
+    level = alpha / TESTS
+    output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.leans)
+    chi = chi_square(positions.p_mass, positions.cell, positions.tolerance)
+    drafts = draft_check(positions)
+    sound = drafts is None or drafts.crossed(level) is None
+    bound = bound_test(positions, level / 2)
+    tests = [
+        _capital_test("output law (any time)", output, level, np.arange(len(positions))),
+        Test(
+            "output law (chi-square)",
+            f"X = {chi.statistic:.4g} on {chi.freedom} degrees of freedom"
+            if chi.freedom
+            else "too few positions for two groups of cells; not run",
+            chi.p_value,
+            level,
+            chi.p_value < level,
+        ),
+    ]
+    remarks = list(notes)
+    if bound is not None:
+        # Capital and confidence sequence share the test's level.
+        test = _capital_test("acceptance <= alpha*", bound.wager, level / 2, bound.positions)
+        statement = (
+            f"acceptance {bound.acceptance:.5f} (anytime interval {bound.low:.5f} to {bound.high:.5f}), "
+            f"mean alpha* {bound.bound:.5f} over {len(bound.positions)} positions; {test.statement}"
+        )
+        above = bound.low > bound.bound
+        tests.append(
+            Test(test.name, statement, test.value, level / 2, (test.refutes or above) and sound, test.decided_at)
+        )
+        if not sound:
+            remarks.append("the drafts do not follow the stated sampler: the bound test is withdrawn; name the sampler")
+    else:
+        remarks.append("no bound test: it needs q, the drafts and the sampler (log them, or give --sampler)")
+    if drafts is not None and not sound:
+        where = drafts.crossed(level)
+        assert where is not None
+        remarks.append(f"drafts against the sampler: capital {_power_of_ten(drafts.peak)}; {drafts.leader}")
+    remarks.extend(_facts(positions))
+    return LogReport(
+        any(test.refutes for test in tests),
+        alpha,
+        len(positions),
+        tuple(tests),
+        tuple(_witnesses(positions, output, bound)),
+        tuple(_power(positions, chi, output.families, level)),
+        tuple(acceptance_figures(positions)),
+        tuple(purchases(positions)),
+        tuple(remarks),
+        output,
+        chi,
+        drafts,
+        bound,
+    )
+
+
+def _capital_test(name: str, won: Wager, level: float, index: Ints) -> Test:
+    first = won.crossed(level)
+    at = None if first is None else int(index[first])
+    when = "" if at is None else f", reached after {at + 1} positions"
+    return Test(
+        name,
+        f"capital {_power_of_ten(won.peak)} at its peak, 1/level is {1 / level:.4g}{when}; leading bet: {won.leader}",
+        float(np.exp(-won.peak)),
+        level,
+        first is not None,
+        at,
+    )
+
+
+def _power_of_ten(log: float) -> str:
+    if log == np.inf:
+        return "infinite (a proof)"
+    return f"{np.exp(log):.4g}" if log < 16 else f"10^{log / np.log(10):.1f}"
+
+
+def _facts(positions: Positions) -> list[str]:
+    said = positions.flag >= 0
+    differ = said & (positions.flag != positions.accepted)
+    remarks = []
+    if bool(differ.any()):
+        first = int(positions.place[differ][0])
+        remarks.append(
+            f"the engine's own 'accepted' differs from 'the output is one of the drafts' at {int(differ.sum())} of "
+            f"{int(said.sum())} positions (first at {first}); the figures here use the latter"
+        )
+    none = positions.cell == IMPOSSIBLE
+    if bool(none.any()):
+        remarks.append(
+            f"{int(none.sum())} outputs have p = 0, which no lossless rule puts out; if p was cut (top-p, top-k) or "
+            "rounded otherwise than in the engine, give --tolerance"
+        )
+    if float(positions.tolerance.max()) > 1e-4:
+        remarks.append(
+            f"p is taken to be known to within {float(positions.tolerance.max()):.2g} in total variation (rounding of "
+            "the log or --tolerance); deviations below that are not seen"
+        )
+    if not bool((positions.q_mass.sum(1) > 0).all()):
+        remarks.append("q is not known at every position: there the tests use p alone")
+    return remarks
+
+
+def _witnesses(positions: Positions, output: Wager, bound: BoundTest | None) -> list[Witness]:
+    gains = output.steps.copy()
+    reason = np.full(len(gains), "output", dtype=object)
+    if bound is not None:
+        steps = bound.wager.steps
+        better = steps > gains[bound.positions]
+        gains[bound.positions[better]] = steps[better]
+        reason[bound.positions[better]] = "acceptance"
+    order = np.argsort(-gains, kind="stable")[:SHOWN]
+    return [
+        Witness(
+            int(positions.place[i]),
+            int(positions.doc[i]),
+            int(positions.token[i]),
+            _known(positions.p_token[i]),
+            _known(positions.q_token[i]),
+            int(positions.rank[i]),
+            float(gains[i]),
+            str(reason[i]),
+        )
+        for i in order
+        if gains[i] > 0
+    ]
+
+
+def _power(positions: Positions, chi: ChiSquare, families: int, level: float) -> list[Detectable]:
+    mass = positions.p_mass
+    found = []
+    if bool(np.isfinite(positions.distance).any()):
+        known = np.nan_to_num(positions.distance)
+        other = towards_draft(mass, positions.q_mass)
+        found.append(detectable("towards the draft", mass, other, known, positions.tolerance, chi, families, level))
+    other = towards_probable(mass)
+    distance = np.clip(other - mass, 0, None).sum(1)
+    found.append(detectable("towards the probable", mass, other, distance, positions.tolerance, chi, families, level))
+    return found
+
+
+def _known(x: float) -> float | None:
+    return None if np.isnan(x) else float(x)

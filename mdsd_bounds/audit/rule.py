@@ -1,0 +1,260 @@
+"""Audit a rule whose code is at hand: enumerate it at small vocabularies, and run it on real rows.
+
+*Enumeration* sums the rule's output law over every draft tuple, on rows that are drawn and rows that are awkward
+(zeros, ties, one-hot, disjoint, equal, probabilities of 1e-12).  A largest difference from p of at most 1e-12 on all of
+them is what "lossless" means here; one row with more is a counterexample, and is shown.  *Steps* run the rule's fast
+path, on the same rows and on rows of a dump at full vocabulary, and judge its outputs as if they were a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdsd_bounds.audit.logs import from_arrays
+from mdsd_bounds.audit.positions import LADDER, Positions, bounds_of
+from mdsd_bounds.audit.report import LogReport, judge
+from mdsd_bounds.bounds import optimal_acceptance
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
+from mdsd_bounds.verifiers.enumeration import enumerate_verifier
+from mdsd_bounds.verifiers.montecarlo import many_drafts
+
+#: Largest difference from p that passes for rounding.
+EXACT = 1e-12
+#: Entries [steps, V] that one call of a rule's step may hold (128 MB of float64).
+STEP_ENTRIES = 16_000_000
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Enumeration of one rule, sampler and number of drafts over all rows.
+
+    ``defect`` is the largest ``|output law - p|``, ``excess`` the largest ``acceptance - alpha*`` (alpha* by the
+    enumeration of all subsets), ``row`` the description of the worst row, ``p``, ``q``, ``law`` that row, and ``rows``
+    how many there were.
+    """
+
+    sampler: str
+    drafts: int
+    defect: float
+    excess: float
+    row: str
+    p: tuple[float, ...]
+    q: Any
+    law: tuple[float, ...]
+    rows: int
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the defect is rounding."""
+        return self.defect <= EXACT
+
+
+@dataclass(frozen=True)
+class RuleReport:
+    """Audit of a rule: the enumerations (empty for a rule without a law), and its steps judged as logs by name."""
+
+    name: str
+    enumerated: tuple[Counted, ...]
+    steps: tuple[tuple[str, LogReport], ...]
+
+    @property
+    def lossy(self) -> bool:
+        """Whether any enumeration or any log convicts."""
+        return any(not row.lossless for row in self.enumerated) or any(report.lossy for _, report in self.steps)
+
+
+def audit_rows() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Pairs of laws at V = 2 to 5, drawn and awkward, by name."""
+    generator = torch.Generator().manual_seed(20)
+    for size in (2, 3, 4, 5):
+        for i in range(2):
+            p, q = torch.softmax(1.5 * torch.randn(2, size, generator=generator, dtype=torch.float64), -1)
+            yield f"drawn {i}, V={size}", p, q
+    tiny = 1e-12
+    awkward = {
+        "equal laws": ([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]),
+        "ties in q": ([0.6, 0.3, 0.1], [1 / 3, 1 / 3, 1 / 3]),
+        "ties in p and q": ([0.25, 0.25, 0.25, 0.25], [0.4, 0.4, 0.1, 0.1]),
+        "zeros in q": ([0.2, 0.3, 0.5, 0.0], [0.7, 0.3, 0.0, 0.0]),
+        "zeros in p": ([0.0, 0.4, 0.6, 0.0], [0.3, 0.3, 0.2, 0.2]),
+        "disjoint": ([0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.4, 0.6]),
+        "one-hot p": ([0.0, 1.0, 0.0], [0.5, 0.3, 0.2]),
+        "one-hot q": ([0.25, 0.25, 0.5], [0.0, 1.0, 0.0]),
+        "nearly one-hot q": ([0.3, 0.3, 0.4], [1.0 - 2 * tiny, tiny, tiny]),
+        "peaks apart": ([0.9, 0.05, 0.03, 0.02], [0.02, 0.03, 0.05, 0.9]),
+        "tiny p": ([1.0 - 2 * tiny, tiny, tiny], [0.2, 0.3, 0.5]),
+    }
+    for name, (first, second) in awkward.items():
+        yield name, torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
+
+
+def shaped(q: Tensor, sampler: str, n: int) -> Tensor:
+    """One draft law as the sampler wants it: different drafters are its rotations."""
+    return torch.stack([q.roll(k) for k in range(n)]) if sampler == "independent" else q
+
+
+def pad(law: Tensor, size: int) -> Tensor:
+    """A law ``[V]`` with tokens of probability zero up to ``size``."""
+    return torch.nn.functional.pad(law, (0, size - len(law)))
+
+
+def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Any) -> Counted:
+    """The rule's exact output law on every row of :func:`audit_rows`.
+
+    Raises
+    ------
+    InputError
+        If the pair makes no sense, or the rule returns what is no law or raises: rule, row and drafts are named.
+    """
+    require_pair(rule, sampler, (n,))
+    worst: tuple[float, str, Tensor, Tensor, Tensor] | None = None
+    excess, rows = -1.0, 0
+    for name, p, law in audit_rows():
+        q = shaped(law, sampler, n)
+        with named(rule, f"row {name!r}, n={n}, sampler {sampler}"):
+            found = enumerate_verifier(rule, p, q, n, sampler=sampler, **options)
+        best = optimal_acceptance(p, q, n, sampler, method="subsets", **sampler_options(rule, options))
+        excess = max(excess, found.acceptance - float(best.high))
+        defect = float((found.law - p).abs().max())
+        rows += 1
+        if worst is None or defect > worst[0]:
+            worst = (defect, name, p, q, found.law)
+    assert worst is not None
+    defect, name, p, q, found_law = worst
+    return Counted(sampler, n, defect, excess, name, tuple(p.tolist()), q.tolist(), tuple(found_law.tolist()), rows)
+
+
+class named:  # noqa: N801 (a context manager, used like a function)
+    """Whatever another's rule raises becomes an InputError that names the rule and where it happened."""
+
+    def __init__(self, rule: Verifier, where: str) -> None:
+        self.rule, self.where = rule, where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, InputError):
+            raise InputError(f"{error} ({self.where})") from None
+        raise InputError(
+            f"verifier {self.rule.name!r} raised {type(error).__name__}: {error} ({self.where}); mend the rule"
+        ) from error
+
+
+def run_steps(
+    rule: Verifier,
+    p: Tensor,
+    q: Tensor,
+    sampler: str,
+    n: int,
+    steps: int,
+    generator: torch.Generator,
+    **options: Any,
+) -> Positions:
+    """Run the rule ``steps`` times on each of B rows ``[B, V]`` (q ``[B, n, V]`` for ``independent``), as a log.
+
+    Raises
+    ------
+    InputError
+        If the pair makes no sense, or the rule raises or returns what is no token: rule and row are named.
+    """
+    require_pair(rule, sampler, (n,))
+    own = sampler_options(rule, options)
+    drafts, tokens = [], []
+    chunk = max(1, STEP_ENTRIES // p.shape[-1])
+    for b in range(p.shape[0]):
+        drawn = many_drafts(q[b], n, steps, generator, sampler=sampler, **own)
+        for part in torch.split(drawn, chunk):
+            wide_p, wide_q = p[b].expand(len(part), -1).contiguous(), q[b].expand(len(part), *q[b].shape).contiguous()
+            with named(rule, f"step on row {b}, n={n}, sampler {sampler}"):
+                tokens.append(rule.step(wide_p, wide_q, part, generator, sampler=sampler, **options)[0])
+        drafts.append(drawn)
+    row = np.repeat(np.arange(p.shape[0]), steps)
+    together, token = torch.cat(drafts).numpy(), torch.cat(tokens).numpy()
+    if q.ndim == 2:
+        return from_arrays(p.numpy(), q.numpy(), together, token, row=row, sampler=sampler, **own)
+    # Different drafters: their mean steers the bets, and alpha* is that of all.
+    positions = from_arrays(p.numpy(), q.mean(1).numpy(), together, token, row=row)
+    high = bounds_of(p.numpy(), q.numpy(), tuple(range(1, n + 1)), sampler, own)
+    ladder = np.full((len(token), len(LADDER)), np.nan)
+    for k, rung in enumerate(LADDER):
+        if rung <= n:
+            ladder[:, k] = high[rung - 1, row]
+    return replace(positions, bound=high[n - 1, row], ladder=ladder, sampler=(sampler,) * len(token))
+
+
+def audit_rule(
+    rule: Verifier,
+    samplers: tuple[str, ...],
+    drafts: tuple[int, ...],
+    *,
+    rows: tuple[Tensor, Tensor] | None = None,
+    steps: int = 200,
+    alpha: float = 0.01,
+    seed: int = 0,
+    enumerate_law: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    m: int = 1,
+) -> RuleReport:
+    """Enumerate a rule and judge its steps.
+
+    Parameters
+    ----------
+    rule : Verifier
+        Registered here, by another package, or made by :func:`mdsd_bounds.audit.loading.load_rule`.
+    samplers, drafts : tuple
+        Every pair of them is audited.
+    rows : tuple of Tensor, optional
+        p and q ``[B, V]``: real rows at full vocabulary to run steps on.
+    steps : int
+        Steps on each row.
+    alpha : float
+        False-alarm rate of the steps' verdict, shared equally by all logs.
+    enumerate_law : bool
+        False for a rule that gives steps only.
+    progress : callable, optional
+        Called with the number of pairs done and their total.
+    m : int
+        Fixed tokens of top_m_plus.
+
+    Raises
+    ------
+    InputError
+        As :func:`enumerate_rule` and :func:`mdsd_bounds.audit.report.judge`.
+    """
+    if steps < 1:
+        raise InputError(f"--steps {steps}: give a whole number of at least 1")
+    pairs = [(sampler, n) for sampler in samplers for n in drafts]
+    for sampler, n in pairs:
+        require_pair(rule, sampler, (n,))
+    generator = torch.Generator().manual_seed(seed)
+    counted: list[Counted] = []
+    logs: list[tuple[str, LogReport]] = []
+    share = alpha / (len(pairs) * (1 if rows is None else 2))
+    for done, (sampler, n) in enumerate(pairs):
+        if progress is not None:
+            progress(done, len(pairs))
+        options = {"m": m} if sampler == "top_m_plus" else {}
+        if enumerate_law:
+            counted.append(enumerate_rule(rule, sampler, n, **options))
+        # Rows of one width: the padding has p = q = 0, which changes nothing for a sound rule.
+        size = max(len(p) for _, p, _ in audit_rows())
+        laws = [(pad(p, size), shaped(pad(q, size), sampler, n)) for _, p, q in audit_rows()]
+        first, second = (torch.stack(side) for side in zip(*laws, strict=True))
+        small = run_steps(rule, first, second, sampler, n, steps, generator, **options)
+        logs.append((f"{sampler}, n={n}, small rows", judge(small, share)))
+        if rows is not None:
+            p, q = rows
+            wide = torch.stack([q.roll(k, -1) for k in range(n)], 1) if sampler == "independent" else q
+            real = run_steps(rule, p, wide, sampler, n, steps, generator, **options)
+            logs.append((f"{sampler}, n={n}, rows of the dump", judge(real, share)))
+    return RuleReport(rule.name, tuple(counted), tuple(logs))

@@ -1,0 +1,186 @@
+"""``mdsd audit``: exit code 0 not refuted, 1 lossy, 2 bad input."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mdsd_bounds.cli.options import Fixed, Quiet, names_in, numbers_in, progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdsd_bounds.verifiers.base import Verifier
+
+
+class AuditFormat(StrEnum):
+    """Output formats of a report."""
+
+    table = "table"
+    json = "json"
+
+
+def audit(
+    log: Annotated[
+        str | None, typer.Argument(metavar="[LOG]", help="Log of a running system, JSONL or parquet.")
+    ] = None,
+    verifier: Annotated[
+        str | None, typer.Option("--verifier", help="Audit a rule: a registered name, or module:NAME.")
+    ] = None,
+    controls: Annotated[bool, typer.Option("--controls", help="Self-check: known faults must be flagged.")] = False,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="Rule: samplers, comma-separated.  Log: for lines that name none.")
+    ] = None,
+    drafts: Annotated[str | None, typer.Option("--drafts", help="Rule: numbers of drafts (1,2,3).")] = None,
+    dump: Annotated[
+        str | None, typer.Option("--dump", help="Log: where row is found.  Rule: real rows for steps.")
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Of the rows of the dump.")] = 1.0,
+    draft_temperature: Annotated[float | None, typer.Option("--draft-temperature", help="Of the draft's rows.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Cut of the rows of the dump.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Cut of the rows of the dump.")] = None,
+    m: Fixed = 1,
+    alpha: Annotated[float, typer.Option("--alpha", help="False-alarm rate of the verdict.")] = 0.01,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="Log: total variation by which p may be off.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Rule: steps on each row.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Rule: rows of the dump to use.")] = 32,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the steps and of the self-check.")] = 0,
+    format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
+    figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Is this verifier lossless?  From its code, or from the log of a running system.
+
+    Exit code 0: not refuted; 1: lossy; 2: bad input.
+    """
+    given = [log is not None, verifier is not None, controls]
+    if sum(given) != 1:
+        raise typer.BadParameter("give a LOG, or --verifier NAME, or --controls")
+    warp: dict[str, Any] = {
+        "temperature": temperature,
+        "draft_temperature": draft_temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    if figure is not None and verifier is not None:
+        raise typer.BadParameter("--figure goes with a LOG or with --controls")
+    if controls:
+        return _controls(alpha, seed, format, figure)
+    if log is not None:
+        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, format, figure)
+    assert verifier is not None
+    return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet)
+
+
+def _show(text: str, data: dict[str, Any], format: AuditFormat) -> None:
+    import json
+
+    print(json.dumps(data, indent=1, allow_nan=False) if format is AuditFormat.json else text)
+
+
+def _controls(alpha: float, seed: int, format: AuditFormat, figure: str | None) -> int:
+    from mdsd_bounds.audit.render import check_data, check_text
+    from mdsd_bounds.audit.self_check import self_check
+
+    checked = self_check(alpha=alpha, seed=seed)
+    _show(check_text(checked), check_data(checked), format)
+    if figure is not None:
+        _draw(figure, {row.rule.name: (row.report, not row.rule.lossless) for row in checked})
+    return 0 if all(row.as_known for row in checked) else 1
+
+
+def _log(
+    log: str,
+    dump: str | None,
+    sampler: str,
+    alpha: float,
+    tolerance: float | None,
+    warp: dict[str, Any],
+    m: int,
+    format: AuditFormat,
+    figure: str | None,
+) -> int:
+    from pathlib import Path
+
+    from mdsd_bounds.audit import audit_log
+    from mdsd_bounds.audit.render import log_data, log_text
+
+    report = audit_log(log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, **warp, m=m)
+    _show(log_text(report), log_data(report), format)
+    if figure is not None:
+        _draw(figure, {Path(log).name: (report, report.lossy)})
+    return 1 if report.lossy else 0
+
+
+def _rule(
+    spec: str,
+    sampler: str | None,
+    drafts: str | None,
+    dump: str | None,
+    warp: dict[str, Any],
+    m: int,
+    alpha: float,
+    steps: int,
+    limit: int,
+    seed: int,
+    format: AuditFormat,
+    quiet: bool,
+) -> int:
+    from mdsd_bounds.audit import audit_rule, load_rule
+    from mdsd_bounds.audit.render import rule_data, rule_text
+
+    rule, has_law = load_rule(spec)
+    samplers = tuple(x for x in rule.samplers if x != "joint") if sampler is None else names_in(sampler)
+    counts = _counts(rule, drafts)
+    rows = None if dump is None else _rows(dump, limit, warp)
+    with progress_bar(rule.name, quiet) as progress:
+        report = audit_rule(
+            rule,
+            samplers,
+            counts,
+            rows=rows,
+            steps=steps,
+            alpha=alpha,
+            seed=seed,
+            enumerate_law=has_law,
+            progress=progress,
+            m=m,
+        )
+    _show(rule_text(report), rule_data(report), format)
+    return 1 if report.lossy else 0
+
+
+def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
+    if drafts is not None:
+        return numbers_in(drafts, "--drafts", int)
+    return (1, 2, 3) if rule.drafts_needed is None else (rule.drafts_needed,)
+
+
+def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The first rows of a dump as laws."""
+    from mdsd_bounds.distributions import to_law
+    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.problem import InputError
+
+    held = open_dump(dump)
+    batch = next(iter(held.batches(min(limit, len(held)))))
+    if batch.target_cut is not None or batch.draft_cut is not None:
+        raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")
+    second = warp["temperature"] if warp["draft_temperature"] is None else warp["draft_temperature"]
+    cuts = {"top_k": warp["top_k"], "top_p": warp["top_p"]}
+    p = to_law(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
+    q = to_law(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
+    return p, q
+
+
+def _draw(path: str, reports: dict[str, Any]) -> None:
+    import sys
+
+    from mdsd_bounds.plots.audit_evidence import save_evidence
+
+    save_evidence(reports, path)
+    print(f"figure: {path}", file=sys.stderr)

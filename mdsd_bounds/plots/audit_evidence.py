@@ -1,0 +1,96 @@
+"""Figure: evidence against the rule as a log grows, one line a rule, and the level at which it convicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, title
+from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    from mdsd_bounds.audit.report import LogReport
+
+
+def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None) -> Any:
+    """Capital against "the output has law p", on a logarithmic scale, over positions.
+
+    Parameters
+    ----------
+    reports : mapping
+        Name -> (report, whether it is drawn in colour as a lossy rule; lossless ones are grey).  A marker stands where
+        the capital first convicts.
+    """
+    ax = axes(ax)
+    # Beyond twenty powers of ten more evidence says nothing more.
+    top, bottom = 20.0, -3.0
+    first = next(iter(reports.values()))[0]
+    level = first.tests[0].threshold
+    line = -np.log10(level)
+    coloured = sound = 0
+    for name, (report, lossy) in reports.items():
+        height = np.maximum(report.output.running / np.log(10), bottom)
+        over = np.flatnonzero(height > top)
+        stop = int(over[0]) + 1 if len(over) else len(height)
+        height, place = np.minimum(height[:stop], top + 1), np.arange(1, stop + 1)
+        if not lossy:
+            label = "lossless rules" if sound == 0 and len(reports) > 1 else title(name) if sound == 0 else None
+            ax.plot(place, height, color="#888888", linewidth=0.9, label=label, zorder=1)
+            sound += 1
+            continue
+        colour, marker = COLOURS[coloured % len(COLOURS)], MARKERS[coloured % len(MARKERS)]
+        dash = DASHES[coloured % len(DASHES)]
+        coloured += 1
+        at = report.output.crossed(level)
+        ax.plot(
+            place,
+            height,
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+            markersize=7,
+            markevery=[] if at is None else [at],
+            linewidth=1.4,
+            label=title(name),
+        )
+    ax.axhline(line, color="#000000", linewidth=0.8, linestyle=(0, (1, 2)))
+    ax.annotate(
+        f"convicts: capital {1 / level:.3g}",
+        (1.0, line),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    ax.set_xscale("log")
+    ax.set_ylim(bottom, top)
+    ax.set_xlabel("positions logged")
+    ax.set_ylabel("log10 of the capital")
+    ax.set_title(f"Evidence that the output law is not p (false-alarm rate {first.alpha:g})")
+    ax.legend(fontsize=7, loc="upper left")
+    return ax
+
+
+def save_evidence(reports: Mapping[str, tuple[LogReport, bool]], out: str) -> None:
+    """Draw :func:`audit_evidence` and save it.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ax = audit_evidence(reports)
+    try:
+        ax.figure.savefig(out, dpi=150, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out}: the figure could not be written ({error})") from None
+    finally:
+        plt.close(ax.figure)
