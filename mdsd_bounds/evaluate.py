@@ -192,7 +192,7 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
 
 
 def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
-    from mdsd_bounds.verifiers import acceptance_rate, get_verifier
+    from mdsd_bounds.verifiers import acceptance_rate, get_verifier, output_distance
 
     frames = []
     problem = bound.problem
@@ -216,5 +216,8 @@ def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Setti
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
         frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
+        if not rule.lossless:
+            distance = output_distance(problem.p, problem.q, counts, problem.sampler, name, **problem.options)
+            frame["tv"] = distance.reshape(-1).cpu().numpy()
         frames.append(frame)
     return frames

@@ -113,6 +113,7 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
 
     ``gap = bound - acceptance`` per position, so its interval is paired; ``share = mean acceptance / mean bound``.
     ``stderr`` joins the spread over documents with the Monte Carlo error of the acceptances (where not exact).
+    Lossy verifiers have a column ``tv``: the mean total variation between their output law and the target's.
     """
     rows = []
     for setting, part in _settings(table):
@@ -142,6 +143,7 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "bound_high": float(part["high"].mean()),
                 "stderr": float(np.hypot(spread, carlo)),
                 "carlo_stderr": carlo,
+                **({"tv": float(part["tv"].mean())} if "tv" in part else {}),
             }
         )
     return pd.DataFrame(rows)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from harness import row
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import pairs
 from scipy import stats
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, InputError, acceptance_rate, optimal_acceptance
 from mdsd_bounds.memory import memory_limit
-from mdsd_bounds.verifiers import Verifier, gumbel_list, k_seq, load_third_party, tv_budget
+from mdsd_bounds.verifiers import Verifier, gumbel_list, k_seq, load_third_party, output_distance, tv_budget
 from mdsd_bounds.verifiers import enumerate_verifier as enumerate_rule
 from mdsd_bounds.verifiers.importance_sampling import selected_acceptance
 from mdsd_bounds.verifiers.rejection_paths import enumerate_paths, sample_paths
@@ -322,9 +325,39 @@ def test_requests_beyond_the_memory_given_are_refused_with_their_size(monkeypatc
         InputError, match=r"up to 1.58e\+07 draft tuples at n=4, V=63 would need 0.756 GB, more than the 0.1"
     ):
         enumerate_rule(VERIFIERS["rrs"], p[:63] / p[:63].sum(), q[:63] / q[:63].sum(), 4)
-    for given in ("none", "0", "nan"):
-        monkeypatch.setenv("MDSD_MEMORY_GB", given)
-        with pytest.raises(InputError, match=f"MDSD_MEMORY_GB='{given}': give a positive number of GB"):
+    for text in ("none", "0", "nan"):
+        monkeypatch.setenv("MDSD_MEMORY_GB", text)
+        with pytest.raises(InputError, match=f"MDSD_MEMORY_GB='{text}': give a positive number of GB"):
             acceptance_rate(p, q, 2, "without_replacement", "nss")
     monkeypatch.delenv("MDSD_MEMORY_GB")
     assert memory_limit() > 1e8
+
+
+@pytest.mark.parametrize("name", ["typical_acceptance", "tv_budget"])
+@settings(max_examples=25, deadline=None)
+@given(pair=pairs(largest=5), n=st.integers(1, 3), pick=st.integers(0, 5), scale=st.sampled_from([0.02, 0.3, 1.0]))
+def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_law(
+    name: str, pair: tuple[Tensor, Tensor], n: int, pick: int, scale: float
+) -> None:
+    rule, (p, q) = VERIFIERS[name], (pair[0][0], pair[1][0])
+    sampler = rule.samplers[pick % len(rule.samplers)]
+    options = {"budget": scale} if name == "tv_budget" else {"epsilon": scale, "delta": scale}
+    if sampler == "independent":
+        q = torch.stack([q.roll(k) for k in range(n)])
+    law = enumerate_rule(rule, p, q, n, sampler=sampler, **options).law
+    stated = float(output_distance(p, q, n, sampler, name, **options))
+    assert stated == pytest.approx(float((law - p).abs().sum()) / 2, abs=1e-9)
+    assert float(output_distance(p, q, n, sampler, name)) >= 0
+
+
+def test_distance_of_other_rules() -> None:
+    p, q = row(5, 1), row(5, 2)
+    assert output_distance(p, q, (1, 2), "with_replacement", "rrs").tolist() == [0.0, 0.0]
+    silent = dataclasses.replace(VERIFIERS["tv_budget"], name="theirs", distance=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VERIFIERS, "theirs", silent)
+        assert float(output_distance(p, q, 2, "with_replacement", "theirs")) == pytest.approx(
+            float(output_distance(p, q, 2, "with_replacement", "tv_budget")), abs=1e-12
+        )
+        wide = zipf(400, 0), zipf(400, 1)
+        assert bool(output_distance(*wide, 2, "with_replacement", "theirs").isnan())

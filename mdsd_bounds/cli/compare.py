@@ -54,15 +54,17 @@ def compare(
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
     from mdsd_bounds.evaluate import Settings, matching_verifiers
     from mdsd_bounds.results import render, summarise_comparison
+    from mdsd_bounds.verifiers import get_verifier
 
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)
     names = None if verifier == "all" else names_in(verifier)
+    verifiers = matching_verifiers(names, samplers, counts, lossy=lossy)
     settings = Settings(
         samplers=samplers,
         drafts=counts,
         temperatures=numbers_in(temperature, "--temperature", float),
-        verifiers=matching_verifiers(names, samplers, counts, lossy=lossy),
+        verifiers=verifiers,
         draft_temperature=draft_temperature,
         top_k=top_k,
         top_p=top_p,
@@ -71,6 +73,7 @@ def compare(
         options={"m": m},
     )
     shown = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
-    if lossy:
-        print("note: these verifiers are LOSSY: their output law is not the target's", file=sys.stderr)
+    if not all(get_verifier(name).lossless for name in verifiers):
+        shown.append("tv")
+        print("note: LOSSY verifiers: tv is the distance of their output law from the target's", file=sys.stderr)
     run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, quiet)

@@ -24,6 +24,7 @@ from mdsd_bounds.verifiers import (
     typical_acceptance,
 )
 from mdsd_bounds.verifiers.base import Verifier, require_pair
+from mdsd_bounds.verifiers.distance import output_distance
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
 from mdsd_bounds.verifiers.rate import acceptance_rate
 
@@ -53,6 +54,7 @@ __all__ = [
     "enumerate_verifier",
     "get_verifier",
     "load_third_party",
+    "output_distance",
     "require_pair",
 ]
 

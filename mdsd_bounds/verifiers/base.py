@@ -50,6 +50,9 @@ class Verifier:
     estimate_rate : callable or None
         ``(p, q, n_drafts, samples, generator, *, sampler, **options) -> (value [N, B], stderr [N, B])``: an unbiased
         estimate better than the one made from ``output_law``.
+    distance : callable or None
+        For lossy rules, ``(p, q, n_drafts: tuple, *, sampler, **options) -> [N, B]``: exact total variation between the
+        output law and p; NaN where that is not available.
     options : tuple of str
         Names of the rule's own options; all others belong to the sampler.
     drafts_needed : int or None
@@ -64,6 +67,7 @@ class Verifier:
     fast_step: Callable[..., Tensor] | None = None
     exact_rate: Callable[..., Tensor] | None = None
     estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
+    distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
     drafts_needed: int | None = None
 

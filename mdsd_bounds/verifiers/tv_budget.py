@@ -73,6 +73,13 @@ def estimate_rate(
     )
 
 
+def distance(
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
+) -> Tensor:
+    """``min(budget, TV(p, q))`` ``[N, B]``, whatever n is."""
+    return (q - p).clamp(min=0.0).sum(-1).clamp(max=budget).expand(len(n_drafts), -1).clone()
+
+
 VERIFIER = Verifier(
     name="tv_budget",
     paper="Tran-Thien, An optimal lossy variant of speculative decoding (mentored decoding), 2023",
@@ -82,5 +89,6 @@ VERIFIER = Verifier(
     fast_step=fast_step,
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
+    distance=distance,
     options=("budget",),
 )
