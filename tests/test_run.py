@@ -401,3 +401,42 @@ def test_unknown_engines_and_file_systems(pair: str) -> None:
         run(open_dump(pair), SETTINGS, engine="gpu")
     with pytest.raises(InputError, match="nosuch"):
         run(open_dump(pair), SETTINGS, out="nosuch://bucket/out.parquet")
+
+
+@pytest.mark.parametrize("kind", ["native", "npy"])
+def test_dumps_at_urls_give_the_same_rows_and_results(pair: str, tmp_path: Path, kind: str) -> None:
+    source = Path(pair)
+    if kind == "native":
+        source = tmp_path / "native"
+        held = open_dump(pair)
+        with DumpWriter(source, shard_rows=50) as writer:
+            for batch in held.batches(40):
+                writer.append(batch.target_logits, batch.draft_logits, doc=batch.row // 7)
+    fs = fsspec.filesystem("memory")
+    url = f"memory://{tmp_path.name}/{kind}"
+    for file in source.iterdir():
+        fs.pipe_file(f"/{tmp_path.name}/{kind}/{file.name}", file.read_bytes())
+    here, there = open_dump(source), open_dump(url)
+    assert replace(here.facts, path="") == replace(there.facts, path="")
+    for start, stop in ((0, 1), (30, 120), (150, ROWS), (0, ROWS)):
+        for mine, other in zip(here.read_rows(start, stop)[:2], there.read_rows(start, stop)[:2], strict=True):
+            assert torch.equal(mine, other)
+    assert to_bytes(url, tmp_path / "there.parquet") == to_bytes(str(source), tmp_path / "here.parquet")
+    assert to_bytes(f"file://{source}", tmp_path / "file.parquet") == (tmp_path / "here.parquet").read_bytes()
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_dump(f"{url}/nothing")
+
+
+def test_a_shard_that_goes_from_a_url(pair: str, tmp_path: Path) -> None:
+    with DumpWriter(tmp_path / "native", shard_rows=32) as writer:
+        rows = torch.randn(96, SIZE, generator=torch.Generator().manual_seed(0))
+        writer.append(rows, rows.flip(0))
+    fs = fsspec.filesystem("memory")
+    for file in (tmp_path / "native").iterdir():
+        fs.pipe_file(f"/{tmp_path.name}/{file.name}", file.read_bytes())
+    dump = open_dump(f"memory://{tmp_path.name}")
+    fs.rm(f"/{tmp_path.name}/shard-00002.safetensors")
+    with pytest.raises(
+        InputError, match=rf"memory://{tmp_path.name}: could not be fetched .* finished parts are intact"
+    ):
+        run(dump, SETTINGS, out=str(tmp_path / "out.parquet"))

@@ -18,10 +18,12 @@ from mdsd_bounds.dumps.hidden import is_head
 from mdsd_bounds.dumps.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.named import FACTS, has_pair, open_named, read_facts, refuse_unfinished
 from mdsd_bounds.dumps.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.sides import Side, pair_sides
 from mdsd_bounds.dumps.step_log import is_step_log, open_step_log
 from mdsd_bounds.dumps.stores import open_store
 from mdsd_bounds.dumps.vllm import is_vllm, open_vllm
+from mdsd_bounds.paths import split
 from mdsd_bounds.problem import InputError
 
 __all__ = [
@@ -198,7 +200,7 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     ----------
     path : str
         A file or folder in any format of :data:`READERS`, or two files joined by a comma, target first:
-        ``"target.npy,draft.npy"``.
+        ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).
 
     Returns
     -------
@@ -211,6 +213,10 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
         If the path does not exist, the format is unknown, or the content is damaged.
     """
     label = os.fspath(path)
+    if label.startswith("file://"):
+        label = split(label)[1]
+    elif "://" in label:
+        return open_remote(label, open_dump)
     return _open([Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")], label)
 
 

@@ -239,7 +239,7 @@ def npy_rows(matrix: Any, start: int, stop: int) -> np.ndarray:
     held = np.empty(shape, matrix.dtype)
     with open(matrix.filename, "rb", buffering=0) as stream:
         stream.seek(matrix.offset + start * (held.nbytes // max(shape[0], 1)))
-        view, found = memoryview(held).cast("B"), 0
+        view, found = held.reshape(-1).view(np.uint8).data, 0
         while found < len(view) and (more := stream.readinto(view[found:])):
             found += more
     if found < held.nbytes:

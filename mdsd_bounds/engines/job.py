@@ -107,7 +107,7 @@ def _refuse_shrunk(dump: Dump, where: str) -> None:
     # their own files as they open them.
     label, size = dump.facts.path, dump.facts.bytes
     paths = [Path(label)] if Path(label).exists() else [Path(name) for name in label.split(",")]
-    if not size or any(path.is_dir() for path in paths):
+    if not size or "://" in label or any(path.is_dir() for path in paths):
         return
     try:
         found = size_on_disk(*paths)

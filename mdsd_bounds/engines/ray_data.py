@@ -28,6 +28,9 @@ from mdsd_bounds.problem import InputError
 #: How often a part is begun; Ray itself would go on for ever with a part that kills every worker.
 TRIES = 4
 
+#: Of a GPU, what each actor takes.
+GPUS_PER_ACTOR = 1
+
 #: What a worker does with one part: nothing, or the bytes of its table, or the error to show.
 Answer = dict[str, Any]
 
@@ -57,12 +60,12 @@ def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tup
     if store is not None and "memory" in store.fs.protocol:
         raise InputError(f"{store.out}: other processes cannot write to this one's memory; give a shared path")
     with _cluster(ray):
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        gpus = _gpus(ray)
         label = _absolute(job.dump.facts.path)
         unread = replace(job, dump=Dump(job.dump.facts, _unread))
         worker = make_worker(Task(label, unread, store, bool(gpus), _counter(ray)))
         # A GPU's worker stays, with the dump open; a core's worker is any free process.
-        kind = {"fn_constructor_args": (worker,), "num_gpus": 1, "concurrency": gpus} if gpus else {}
+        kind = {"fn_constructor_args": (worker,), "num_gpus": GPUS_PER_ACTOR, "concurrency": gpus} if gpus else {}
         try:
             rows = (
                 ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
@@ -90,10 +93,10 @@ def make_worker(task: Task) -> Callable[[Any], Answer]:
         answer: dict[str, Any] = {"part": part, "table": b"", "error": "", "gone": False}
         rows = f"{task.job.dump.facts.path}: rows {task.job.parts[part][0][0]} to {task.job.parts[part][-1][1] - 1}"
         try:
-            if task.begin(part) > TRIES:
+            if (tries := task.begin(part)) > TRIES:
                 raise InputError(
-                    f"{rows}: {TRIES} workers died over them, perhaps out of memory; finished parts are intact: give "
-                    "workers more memory, or ask for fewer samplers or drafts, and run again"
+                    f"{rows}: {tries - 1} workers died over them, perhaps out of memory; finished parts are intact: "
+                    "give workers more memory, or ask for fewer samplers or drafts, and run again"
                 )
             if not opened:
                 from mdsd_bounds.dumps import open_dump
@@ -165,6 +168,10 @@ def _absolute(label: str) -> str:
 
 def _unread(start: int, stop: int) -> Any:
     raise InputError("the dump is opened by the workers")
+
+
+def _gpus(ray: Any) -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def _sees_gpu() -> bool:
