@@ -5,16 +5,19 @@ Each check returns how far a rule is off, so that the same function accepts the 
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS, acceptance_rate, optimal_acceptance
+from mdsd_bounds import SAMPLERS, acceptance_rate, open_dump, optimal_acceptance, to_law
 from mdsd_bounds.verifiers import Verifier, enumerate_verifier
 from mdsd_bounds.verifiers.base import sampler_options
 
+SHIPPED = Path(__file__).parents[1] / "data" / "qwen2.5-coder-humaneval"
 #: Chance that one chi-square test rejects a right rule; seeds are fixed, so it is met once or never.
 FALSE_ALARM = 1e-4
 
@@ -34,6 +37,21 @@ def draft_rows(sampler: str, size: int, n: int, seed: int) -> tuple[Tensor, dict
         table = torch.randint(0, size, (7, n), generator=generator)
         return row(7, seed), {"table": table}
     return row(size, seed), {}
+
+
+@functools.cache
+def real_rows(first: int = 2, rows: int = 2) -> tuple[Tensor, Tensor]:
+    """Laws ``[rows, 151936]`` of shipped positions, target and draft."""
+    (batch,) = open_dump(SHIPPED).batches(rows, start=first, stop=first + rows)
+    return to_law(batch.target_logits), to_law(batch.draft_logits)
+
+
+def float32_gap(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str) -> float:
+    """Largest change of the rate when the rows come in float32, beyond four standard errors of the difference."""
+    exact = acceptance_rate(p, q, n, sampler, rule.name, samples=200)
+    rounded = acceptance_rate(p.float(), q.float(), n, sampler, rule.name, samples=200)
+    spread = (exact.stderr**2 + rounded.stderr**2).sqrt()
+    return float(((exact.value - rounded.value).abs() - 4 * spread).max())
 
 
 def losslessness_defect(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str, **options: Any) -> float:

@@ -11,8 +11,10 @@ from harness import (
     FALSE_ALARM,
     draft_rows,
     excess_over_bound,
+    float32_gap,
     losslessness_defect,
     rate_gap,
+    real_rows,
     row,
     step_p_value,
 )
@@ -94,6 +96,14 @@ def test_batch_permutation_padding_and_float32(name: str, sampler: str) -> None:
     wide = [torch.nn.functional.pad(x, (1, 2)) for x in (p, q)]
     assert close(acceptance_rate(*wide, n, sampler, name, seed=6))
     assert close(acceptance_rate(p.float(), q.float(), n, sampler, name, seed=0), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("name", "sampler"), [pair for pair in PAIRS if pair[1] != "joint"])
+def test_float32_on_real_rows(name: str, sampler: str) -> None:
+    p, q = real_rows()
+    n = counts(name)[-1]
+    q = torch.stack([q.roll(k, 0) for k in range(n)], 1) if sampler == "independent" else q
+    assert float32_gap(VERIFIERS[name], p, q, n, sampler) <= 1e-4
 
 
 @pytest.mark.parametrize(("name", "sampler"), [pair for pair in PAIRS if pair[1] != "joint"])
