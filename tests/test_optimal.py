@@ -268,6 +268,19 @@ def test_unknown_sampler_is_refused() -> None:
         prepare(row(3, 0), row(3, 1), 2, "joint")
 
 
+def test_rows_that_are_no_laws_are_refused() -> None:
+    p, q = row(3, 0), row(3, 1)
+    for bad, match in (
+        ((p.float(), q, 2), "p: dtype torch.float32"),
+        ((p, 2 * q, 2), "q: dtype torch.float64, sum 2"),
+        ((p, torch.tensor([1.5, -0.5, 0.0], dtype=torch.float64), 2), "least entry -0.5"),
+        ((p, q[:2], 2), "give one row"),
+        ((p, q, 0), "at least 1"),
+    ):
+        with pytest.raises(InputError, match=match):
+            prepare(*bad, "with_replacement")
+
+
 # --- rules that must fail ---------------------------------------------------------------------------------------------
 
 

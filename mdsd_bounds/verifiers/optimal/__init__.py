@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.base import LAW_TOLERANCE, Verifier
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 #: Sampler -> (module of this package, function ``(p [V], q [V], n, **options) -> Prepared``).
@@ -47,7 +47,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     Raises
     ------
     InputError
-        If the sampler has no optimal rule here.
+        If the sampler has no optimal rule here, n < 1, or p and q are no float64 laws of one length.
 
     Notes
     -----
@@ -55,6 +55,17 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     """
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
+    if n < 1:
+        raise InputError(f"n={n}: the number of drafts must be at least 1")
+    if p.ndim != 1 or p.shape != q.shape:
+        raise InputError(f"p {tuple(p.shape)} and q {tuple(q.shape)}: give one row [V] of each")
+    for law, which in ((p, "p"), (q, "q")):
+        total = float(law.sum())
+        if law.dtype != torch.float64 or not abs(total - 1.0) <= LAW_TOLERANCE or float(law.min()) < 0.0:
+            raise InputError(
+                f"{which}: dtype {law.dtype}, sum {total:.6g}, least entry {float(law.min()):.3g}; "
+                "give a float64 law (mdsd_bounds.to_law makes one from logits)"
+            )
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
