@@ -1,0 +1,152 @@
+"""The loop over a dump on disk against its two limits: the same blocks computed from memory, and the disk alone.
+
+    python scripts/benchmarks/streaming.py [--gigabytes 20] [--folder /tmp] [--sampler greedy]
+
+The dump repeats the shipped rows (or rows drawn to look like them) in the native format; its files are dropped from the
+page cache before each timed pass, so that the disk is read.  ``share`` is the loop's rate over the lower of the two
+limits.  Peak memory is that of a process of its own that runs ``mdsd bounds`` over the whole dump, with the join.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from benchmarks.timing import logits, machine
+
+from mdsd_bounds import open_dump
+from mdsd_bounds.dumps import Dump, DumpWriter
+from mdsd_bounds.engines.job import Job, compute, read
+from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
+from mdsd_bounds.run import run
+
+TITLE = "The loop over a dump on disk, n = 1, 2, 4, 8, V = 151,936"
+
+SAMPLERS = ("greedy", "with_replacement")
+SIZE = 151_936
+#: Blocks of a timed pass.
+BLOCKS = 4
+
+
+def table(
+    runs: int, gigabytes: float = 0.6, folder: str | None = None, samplers: tuple[str, ...] = SAMPLERS
+) -> list[dict[str, Any]]:
+    """One row per sampler."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="mdsd-bench-") as place:
+        path = Path(place) / "dump"
+        write(path, max(int(gigabytes * 1e9 / (4 * SIZE)), BLOCKS * BLOCK_ROWS))
+        return [rates(path, sampler, runs) | whole(path, sampler) for sampler in samplers]
+
+
+def write(path: Path, rows: int) -> None:
+    """A native dump of the shipped rows in another order each time round."""
+    target, draft = (x.half() for x in logits(SIZE, BLOCK_ROWS))
+    with DumpWriter(path, shard_rows=BLOCK_ROWS) as writer:
+        for start in range(0, rows, BLOCK_ROWS):
+            order = torch.randperm(BLOCK_ROWS, generator=torch.Generator().manual_seed(start))
+            order = order[: rows - start]
+            writer.append(target[order], draft[order])
+    os.sync()
+
+
+def forget(path: Path) -> None:
+    """Drop a dump's files from the page cache."""
+    for file in path.iterdir():
+        handle = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
+    """Seconds per position of the loop, of its blocks from memory and of reading alone, in turn."""
+    dump, settings = open_dump(path), Settings(samplers=(sampler,), drafts=(1, 2, 4, 8))
+    job = Job(dump, settings, len(dump))
+    shards = max(len(job.blocks) // BLOCKS, 1)
+    times: dict[str, list[float]] = {"loop": [], "memory": [], "disk": []}
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        for turn in range(runs + 1):
+            mine = job.blocks[turn % shards :: shards]
+            rows = sum(stop - start for start, stop in mine)
+            held = [read(dump, *block) for block in mine]
+            out = str(Path(place) / f"{turn}.parquet")
+            calls: dict[str, Callable[[], Any]] = {
+                "loop": lambda out=out, turn=turn: run(dump, settings, out=out, shard=(turn % shards, shards)),  # type: ignore[misc]
+                "memory": lambda held=held: [compute(job, batch) for batch in held],  # type: ignore[misc]
+                "disk": lambda mine=mine: _read_all(dump, mine),  # type: ignore[misc]
+            }
+            for name, call in calls.items():
+                forget(path)
+                begun = time.perf_counter()
+                call()
+                if turn:
+                    times[name].append((time.perf_counter() - begun) / rows)
+    loop, memory, disk = (1e3 * statistics.median(times[name]) for name in times)
+    return {
+        "sampler": sampler,
+        "loop_ms": loop,
+        "memory_ms": memory,
+        "disk_ms": disk,
+        "share": max(memory, disk) / loop,
+        "disk_MB_per_s": 4 * SIZE / 1e3 / disk,
+    }
+
+
+def _read_all(dump: Dump, blocks: list[tuple[int, int]]) -> None:
+    for block in blocks:
+        read(dump, *block)
+
+
+def whole(path: Path, sampler: str) -> dict[str, Any]:
+    """Peak memory and time of ``mdsd bounds`` over the whole dump, in a process of its own."""
+    forget(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        command = [sys.executable, "-m", "mdsd_bounds.cli", "bounds", str(path), "--sampler", sampler, "--quiet"]
+        # The parent's own peak would be handed down by a fork.
+        code = (
+            "import json, resource, subprocess, sys, time\nbegun = time.perf_counter()\n"
+            "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+            "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+            "print(json.dumps([peak, time.perf_counter() - begun]))\n"
+        )
+        out = str(Path(place) / "out.parquet")
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "--out", out], check=True, capture_output=True, text=True
+        )
+        peak, seconds = json.loads(done.stdout)
+        dump = open_dump(path)
+        return {
+            "gigabytes": dump.facts.bytes / 1e9,
+            "peak_GB": peak * 1024 / 1e9,
+            "whole_ms": 1e3 * seconds / len(dump),
+            "result_bytes": Path(out).stat().st_size / len(dump),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--gigabytes", type=float, default=5.0)
+    parser.add_argument("--folder", help="where the dump is made, and removed again")
+    parser.add_argument("--sampler", default=",".join(SAMPLERS))
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    for row in table(arguments.runs, arguments.gigabytes, arguments.folder, tuple(arguments.sampler.split(","))):
+        print(json.dumps(row))
+    print(json.dumps(machine()))
+    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
