@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import torch
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees import real
+from mdsd_bounds.trees.base import sampling
+from mdsd_bounds.trees.builders import rsd_c
+from mdsd_bounds.trees.decode import decode, take_step
+from mdsd_bounds.trees.log import read_log, record, summarise_log
 from mdsd_bounds.trees.real import TreeReader
+from mdsd_bounds.trees.verify import expected_accepted, reach
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
@@ -144,3 +150,134 @@ def test_smollm2_trees_and_early_exit() -> None:
         for path, logits in zip(PATHS, reader.logits(PATHS), strict=True):
             # Float32 through 30 layers: the order of sums differs between the two calls.
             torch.testing.assert_close(logits, alone(loaded.model, [*text, *path], skip), atol=2e-3, rtol=0)
+
+
+def test_decoding_emits_text_of_the_targets_law() -> None:
+    # One step from a fixed text, many times: the first two tokens follow the target whatever the draft is.
+    target, draft = tiny(seed=0, vocab_size=4), tiny(seed=1, vocab_size=4)
+    text = [3, 1, 2]
+    held = TreeReader(target, text), TreeReader(draft, text)
+    p = held[0].laws([(), (0,), (1,), (2,), (3,)])
+    law = (p[0][:, None] * p[1:]).flatten()
+    generator = torch.Generator().manual_seed(0)
+    samples, count = 1500, torch.zeros(16, dtype=torch.float64)
+    for _ in range(samples):
+        step = take_step(held[0].laws, held[1].laws, build, "traversal", generator)
+        tokens = list(step.verified.tokens)
+        if len(tokens) == 1:
+            after = held[0].laws([(tokens[0],)])
+            tokens.append(int(torch.multinomial(after[0], 1, generator=generator)))
+        count[4 * tokens[0] + tokens[1]] += 1
+    spread = (law * (1 - law) / samples).sqrt()
+    assert float(((count / samples - law).abs() / spread).max()) < 5
+
+
+def build(laws: Any, source: Any) -> Any:
+    return rsd_c(laws, sampling(source), (2, 2, 1), {0})
+
+
+def decoded(tmp_path: Path, rule: str = "recursive") -> tuple[list[Any], Path]:
+    target, draft = tiny(seed=0), tiny(seed=0)
+    file, steps = tmp_path / "log.jsonl", []
+    with file.open("w") as stream:
+        for doc in range(3):
+            readers = TreeReader(target, [doc + 1, *TEXT]), TreeReader(draft, [doc + 1, *TEXT], skip=(2,))
+            generator = torch.Generator().manual_seed(doc)
+            for k, step in enumerate(decode(readers[0], readers[1], build, rule, 12, generator, frozenset({0}))):
+                steps.append((doc, step))
+                stream.write(json.dumps(record(step, k, doc, rule)) + "\n")
+            # One call of the target a step, however many nodes its tree has.
+            assert len(readers[0].calls) == k + 1
+    return steps, file
+
+
+def test_decoding_reads_each_token_once_and_its_log_counts_what_happened(tmp_path: Path) -> None:
+    steps, file = decoded(tmp_path)
+    model, texts = tiny(seed=0), {doc: [doc + 1, *TEXT] for doc in range(3)}
+    for doc, step in steps:
+        # What the cache says after several steps is what the text alone says.
+        torch.testing.assert_close(
+            step.target[0], torch.softmax(alone(model, texts[doc]).double(), -1), atol=1e-6, rtol=0
+        )
+        texts[doc] += step.verified.tokens
+    lines = read_log(file)
+    found = summarise_log(lines)
+    assert found["calls"] == len(steps)
+    assert found["tokens"] == sum(len(text) - len(TEXT) - 1 for text in texts.values())
+    assert found["accepted"]["mean"] == pytest.approx(sum(len(s.verified.nodes) for _, s in steps) / len(steps))
+    assert found["accepted_expected"]["mean"] == pytest.approx(
+        sum(expected_accepted(s.tree, s.ways) for _, s in steps) / len(steps)
+    )
+    # Accepted tokens are the sum over depths of the chance to get so deep; children share out each depth.
+    depths = sum(asked * share for asked, share in found["by_depth"].values())
+    children = sum(asked * share for asked, share in found["by_child"].values())
+    assert depths == pytest.approx(found["accepted_expected"]["mean"] * len(steps), rel=1e-5)
+    assert children == pytest.approx(depths, rel=1e-5)
+    for line, (_, step) in zip(lines, steps, strict=True):
+        assert line["reach"] == pytest.approx(reach(step.tree, step.ways)[1:], abs=1e-6)
+        assert sum(line["reach"]) == pytest.approx(line["expected"], abs=1e-5)
+
+
+def test_a_tree_log_is_a_step_log(tmp_path: Path) -> None:
+    from mdsd_bounds import open_dump
+
+    steps, file = decoded(tmp_path)
+    dump = open_dump(file)
+    assert dump.facts.format == "step_log" or "step" in dump.facts.format
+    drafted = sum(min(len(s.verified.nodes), s.tree.length - 1) + 1 for _, s in steps)
+    assert len(steps) <= len(dump) <= drafted
+
+
+def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
+    _, file = decoded(tmp_path, rule="recursive")
+    lines = read_log(file)
+    for line in lines:
+        line["reach"] = line["expected"] = line["emitted"] = None
+    found = summarise_log(lines)
+    assert "accepted_expected" not in found
+    depths = sum(asked * share for asked, share in found["by_depth"].values())
+    assert depths == pytest.approx(sum(line["accepted"] for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line.pop("reach"), "lacks reach"),
+        (lambda line: line["parents"].append(0), "lengths disagree"),
+        (lambda line: line["parents"].__setitem__(0, 9), "parent comes after"),
+    ],
+)
+def test_damaged_logs_are_refused_by_line(tmp_path: Path, damage: Any, message: str) -> None:
+    _, file = decoded(tmp_path)
+    lines = file.read_text().splitlines()
+    second = json.loads(lines[1])
+    damage(second)
+    lines[1] = json.dumps(second)
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"line 2: .*{message}"):
+        read_log(file)
+    file.write_text("")
+    with pytest.raises(InputError, match="empty"):
+        read_log(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_log(tmp_path / "nowhere.jsonl")
+
+
+def test_decoding_ends_at_a_stop_token_and_refuses_what_has_no_room() -> None:
+    target, draft = tiny(seed=0, vocab_size=3), tiny(seed=1, vocab_size=3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        readers = TreeReader(target, [1, 2]), TreeReader(draft, [1, 2])
+        tokens = [
+            t for s in decode(*readers, build, "recursive", 40, generator, frozenset({0})) for t in s.verified.tokens
+        ]
+        assert 0 not in tokens[:-1]
+        assert tokens[-1] == 0 or len(tokens) >= 40
+    small = tiny(max_position_embeddings=12)
+    steps = decode(TreeReader(small, TEXT), TreeReader(small, TEXT), build, "recursive", 40, generator)
+    with pytest.raises(InputError, match="the model has 12"):
+        list(steps)
+    with pytest.raises(InputError, match="new_tokens=0"):
+        next(decode(*readers, build, "recursive", 0))
+    with pytest.raises(InputError, match="give one text"):
+        next(decode(TreeReader(target, [1]), TreeReader(draft, [1, 2]), build, "recursive", 5))

@@ -254,7 +254,11 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
     verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
     if isinstance(verifier, Verifier) and verifier.output_law is None:
         return _step_down(tree, target, verifier, generator)
-    ways = stops(tree, target, rule)
+    return settle(tree, stops(tree, target, rule), generator)
+
+
+def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = None) -> Verified:
+    """Draw one outcome of the conditional law ``ways``."""
     chance = torch.tensor([[way.probability for way in ways]], dtype=torch.float64)
     way = ways[int(draw(chance, generator)[0])]
     path = tree.paths[way.node]
@@ -295,6 +299,16 @@ def expected_accepted(tree: Tree, ways: list[Stop]) -> float:
 def expected_emitted(tree: Tree, ways: list[Stop]) -> float:
     """Tokens emitted per target call expected given the tree: accepted, and one more unless the text ended."""
     return sum(way.probability * (tree.depths[way.node] + (way.law is not None)) for way in ways)
+
+
+def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
+    """Probability ``[N]`` that each node is on the accepted path, given the tree; 1 at the root."""
+    weight = [0.0] * len(tree.tokens)
+    for way in ways:
+        weight[way.node] += way.probability
+    for node in range(len(weight) - 1, 0, -1):
+        weight[tree.parents[node]] += weight[node]
+    return tuple(weight)
 
 
 #: Rules beside the registered verifiers.

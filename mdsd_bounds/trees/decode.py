@@ -1,0 +1,117 @@
+"""Generate text by draft trees: build, read by the target in one call, verify, go on; every step kept for analysis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.base import Laws, Source, Tree
+from mdsd_bounds.trees.real import TreeReader
+from mdsd_bounds.trees.verify import RULES, Stop, Verified, settle, stops, verify
+from mdsd_bounds.verifiers import Verifier, get_verifier
+
+#: ``(draft laws, source of randomness) -> tree``.
+Build = Callable[[Laws, Source], Tree]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One target call: the tree, the target's laws at its nodes, and what came of it.
+
+    Attributes
+    ----------
+    tree : Tree
+        N nodes, the root included.
+    target : Tensor
+        ``[N, V]`` float64 laws.
+    ways : list of Stop or None
+        Conditional law of the verification given the tree; None for rules coupled to their drafts.
+    verified : Verified
+        The outcome.
+    seconds : tuple of float
+        Of drafting (models and draws), of the target's call, of verification.
+    """
+
+    tree: Tree
+    target: Tensor
+    ways: list[Stop] | None
+    verified: Verified
+    seconds: tuple[float, float, float]
+
+
+def take_step(
+    target: Laws, draft: Laws, build: Build, rule: str | Verifier, generator: torch.Generator | None = None
+) -> Step:
+    """Draft a tree, read it with one call of the target, and verify it.
+
+    Raises
+    ------
+    InputError
+        If the rule does not fit the tree, or a reader finds no room in its context window.
+    """
+    begun = time.perf_counter()
+    tree = build(draft, generator)
+    drafted = time.perf_counter()
+    laws = target(tree.paths)
+    read = time.perf_counter()
+    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    if isinstance(verifier, Verifier) and verifier.output_law is None:
+        ways, verified = None, verify(tree, laws, verifier, generator)
+    else:
+        ways = stops(tree, laws, rule)
+        verified = settle(tree, ways, generator)
+    return Step(tree, laws, ways, verified, (drafted - begun, read - drafted, time.perf_counter() - read))
+
+
+def decode(
+    target: TreeReader,
+    draft: TreeReader,
+    build: Build,
+    rule: str | Verifier,
+    new_tokens: int,
+    generator: torch.Generator | None = None,
+    stop: frozenset[int] = frozenset(),
+) -> Iterator[Step]:
+    """Steps until ``new_tokens`` were emitted (the last step may go beyond) or a stop token was.
+
+    The text that comes out has the target's law whatever the draft and the builder, if the rule is lossless.
+
+    Parameters
+    ----------
+    target, draft : TreeReader
+        Over the same text; both move on with what is emitted.
+    build : callable
+        Builds the tree of a step; it should know the same stop tokens.
+    rule : str or Verifier
+        As :func:`mdsd_bounds.trees.verify.stops`.
+    new_tokens : int
+        At least 1.
+    generator : torch.Generator, optional
+        Draws drafts and outcomes.
+    stop : frozenset of int
+        Tokens that end the text.
+
+    Raises
+    ------
+    InputError
+        If ``new_tokens`` is below 1, the readers' texts differ in length, or the context window is exceeded.
+    """
+    if new_tokens < 1:
+        raise InputError(f"new_tokens={new_tokens}: give a whole number of at least 1")
+    if target.length != draft.length:
+        raise InputError(f"the target has read {target.length} tokens and the draft {draft.length}; give one text")
+    emitted = 0
+    while emitted < new_tokens:
+        step = take_step(target.laws, draft.laws, build, rule, generator)
+        yield step
+        tokens = step.verified.tokens
+        if not tokens or tokens[-1] in stop:
+            return
+        target.advance(tokens)
+        draft.advance(tokens)
+        emitted += len(tokens)

@@ -1,0 +1,199 @@
+"""Logs of tree decoding: one JSON object a line, one line a target call, read by ``open_dump`` as a step log.
+
+Beside the fields of :mod:`mdsd_bounds.dumps.step_log` (``step``, ``doc``, ``drafts``, ``accepted``, ``positions``) a
+line holds the whole tree, node by node in level order, so that others can count anew::
+
+    parents   node above each draft: 0 is the root, the text so far; draft i is node i + 1
+    q, p      probability of each draft below its parent, under the draft and under the target
+    reach     probability that each draft is accepted, given the tree and all laws (null for coupled rules)
+    slots     drafts below each expanded node in draw order, repeats and empty slots (-1) included: {"0": [5, 9], ...}
+    path      the accepted nodes      tokens   what was emitted: the accepted drafts and one more
+    expected  accepted tokens expected given the tree      emitted   tokens expected, accepted and one more
+    sampler, rule, draft_calls, seconds (drafting, target, verification)
+
+``reach`` and ``expected`` are Rao-Blackwellised: means over the verification's own coins, exact given the tree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.results import bootstrap_interval
+from mdsd_bounds.samplers.base import top_tokens
+from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.decode import Step
+from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach
+
+
+def record(step: Step, number: int, doc: int, rule: str, top: int = 8) -> dict[str, Any]:
+    """One line of a log, ready for JSON; ``top`` tokens of each law are kept at the positions passed."""
+    tree, ways = step.tree, step.ways
+    nodes = range(1, len(tree.tokens))
+    target = [float(step.target[tree.parents[v], tree.tokens[v]]) for v in nodes]
+    draft = [float(tree.laws[tree.law_row[tree.parents[v]], tree.tokens[v]]) for v in nodes]
+    places = (0, *step.verified.nodes)
+    return {
+        "step": number,
+        "doc": doc,
+        "rule": rule,
+        "sampler": tree.sampler,
+        "drafts": list(tree.tokens[1:]),
+        "parents": list(tree.parents[1:]),
+        "slots": {str(v): list(drafts) for v, drafts in enumerate(tree.drafts) if drafts},
+        "q": _short(draft),
+        "p": _short(target),
+        "reach": None if ways is None else _short(reach(tree, ways)[1:]),
+        "accepted": len(step.verified.nodes),
+        "path": list(step.verified.nodes),
+        "tokens": list(step.verified.tokens),
+        "expected": None if ways is None else expected_accepted(tree, ways),
+        "emitted": None if ways is None else expected_emitted(tree, ways),
+        "draft_calls": tree.calls,
+        "seconds": _short(step.seconds),
+        "positions": [
+            _position(tree, step.target, node, token, top)
+            for node, token in zip(places, step.verified.tokens, strict=False)
+        ],
+    }
+
+
+def read_log(path: str | File) -> list[dict[str, Any]]:
+    """The lines of a log.
+
+    Raises
+    ------
+    InputError
+        Naming the line that is damaged.
+    """
+    lines = []
+    try:
+        with File(path).open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    lines.append(_checked(json.loads(line)))
+                except (ValueError, TypeError, KeyError) as error:
+                    raise InputError(f"{path} line {number}: no step of a tree log ({error}); log it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the log cannot be read ({error})") from None
+    if not lines:
+        raise InputError(f"{path}: the log is empty; decode some text first")
+    return lines
+
+
+def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Block efficiency and accepted tokens per target call, realised and expected, with 95% document intervals.
+
+    ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
+    node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
+    a node.  Both add the probabilities ``reach`` where known, else what happened.
+    """
+    documents = np.array([line["doc"] for line in lines])
+    realised = np.array([[len(line["tokens"]), line["accepted"]] for line in lines], dtype=float)
+    columns = {"block_efficiency": realised[:, 0], "accepted": realised[:, 1]}
+    if all(line["expected"] is not None for line in lines):
+        columns["block_efficiency_expected"] = np.array([line["emitted"] for line in lines])
+        columns["accepted_expected"] = np.array([line["expected"] for line in lines])
+    values = np.stack(list(columns.values()), 1)
+    low, high = bootstrap_interval(values, documents)
+    return {
+        "calls": len(lines),
+        "documents": len(set(documents.tolist())),
+        "tokens": int(realised[:, 0].sum()),
+        "nodes": float(np.mean([len(line["drafts"]) for line in lines])),
+        "draft_calls": float(np.mean([line["draft_calls"] for line in lines])),
+        **{
+            name: {"mean": float(column.mean()), "low": float(below), "high": float(above)}
+            for (name, column), below, above in zip(columns.items(), low, high, strict=True)
+        },
+        "by_depth": _shares(lines, by_child=False),
+        "by_child": _shares(lines, by_child=True),
+        "seconds": [float(part) for part in np.mean([line["seconds"] for line in lines], axis=0)],
+    }
+
+
+def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row for each named summary."""
+    rows = []
+    for name, found in summaries.items():
+        best = found.get("block_efficiency_expected", found["block_efficiency"])
+        rows.append(
+            {
+                "tree": name,
+                "calls": found["calls"],
+                "documents": found["documents"],
+                "nodes": found["nodes"],
+                "draft_calls": found["draft_calls"],
+                "realised": found["block_efficiency"]["mean"],
+                "block_efficiency": best["mean"],
+                "low": best["low"],
+                "high": best["high"],
+                "accepted": best["mean"] - 1.0
+                if "accepted_expected" not in found
+                else found["accepted_expected"]["mean"],
+                "tokens_per_second": found["tokens"] / max(sum(found["seconds"]) * found["calls"], 1e-12),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _shares(lines: Iterable[dict[str, Any]], *, by_child: bool) -> dict[int, list[float]]:
+    """Key (depth, or place among the children) -> [weight that came to the parent, share accepted]."""
+    asked: dict[int, float] = defaultdict(float)
+    taken: dict[int, float] = defaultdict(float)
+    for line in lines:
+        weight = {0: 1.0, **{v: float(v in line["path"]) for v in range(1, len(line["drafts"]) + 1)}}
+        if line["reach"] is not None:
+            weight = {0: 1.0, **dict(enumerate(line["reach"], 1))}
+        depth = {0: 0}
+        below: dict[int, list[int]] = defaultdict(list)
+        for v, parent in enumerate(line["parents"], 1):
+            depth[v] = depth[parent] + 1
+            below[parent].append(v)
+        for parent, children in below.items():
+            for k, v in enumerate(children, 1):
+                key = k if by_child else depth[v]
+                taken[key] += weight[v]
+                asked[key] += weight[parent] if by_child or k == 1 else 0.0
+    return {key: [asked[key], taken[key] / asked[key] if asked[key] > 0 else 0.0] for key in sorted(asked)}
+
+
+def _position(tree: Tree, target: Tensor, node: int, token: int, top: int) -> dict[str, Any]:
+    # Rounding may leave a law a few units above one; a probability is not.
+    entry = {
+        "token": token,
+        "p": min(1.0, float(target[node, token])),
+        "target_candidates": _candidates(target[node], top),
+    }
+    if tree.law_row[node] >= 0:
+        entry["candidates"] = _candidates(tree.laws[tree.law_row[node]], top)
+    return entry
+
+
+def _candidates(law: Tensor, top: int) -> list[list[float]]:
+    tokens = [token for token in top_tokens(law[None], top)[0].tolist() if token >= 0]
+    return [[token, min(1.0, float(f"{float(law[token]):.9g}"))] for token in tokens]
+
+
+def _short(values: Iterable[float]) -> list[float]:
+    return [float(f"{value:.7g}") for value in values]
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    wanted = {"doc", "drafts", "parents", "accepted", "path", "tokens", "reach", "expected", "emitted", "draft_calls"}
+    missing = wanted - set(line) if isinstance(line, dict) else wanted
+    if missing:
+        raise ValueError(f"lacks {', '.join(sorted(missing))}")
+    if len(line["drafts"]) != len(line["parents"]) or len(line["path"]) != line["accepted"]:
+        raise ValueError("lengths disagree")
+    if any(not 0 <= parent <= place for place, parent in enumerate(line["parents"])):
+        raise ValueError("a parent comes after its child")
+    return dict(line)

@@ -1,0 +1,458 @@
+"""Trees at fixed draft length and at fixed target budget, on the Qwen2.5-Coder pair: measure, then report.
+
+    python scripts/fetch_models.py qwen2.5-coder-1.5b qwen2.5-coder-0.5b
+    python scripts/make_data.py
+    python scripts/study_trees.py measure [--models models] [--study out/study] [--out out/trees] [--minutes 30]
+    python scripts/study_trees.py report [--out out/trees] [--results docs/results/trees]
+
+``measure`` writes, resumable document by document:
+
+- ``costs.json``: seconds of one draft call and one target call by the nodes read, on this machine;
+- ``prefixes.jsonl``: every configuration at the same prefixes.  A prefix is a HumanEval prompt and the first tokens of
+  a text that the target sampled (the study dump's token column), cut at a place drawn once per document: text
+  positions, not the positions a run of the method would come to.  Drafts of all trees share their random numbers and
+  their model calls; given the tree, accepted tokens are exact expectations (Rao-Blackwell), not counts;
+- ``runs.jsonl``: whole texts decoded by some of the methods, to see whether the two agree.
+
+``report`` makes the tables and figures.  Everything is float32 and at temperature 1 over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.distributions import to_law
+from mdsd_bounds.dumps import open_dump
+from mdsd_bounds.models.loading import load_model
+from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.trees.base import Laws, Tree, common_randomness, sampling
+from mdsd_bounds.trees.beam import rsd_s
+from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
+from mdsd_bounds.trees.decode import Build, decode
+from mdsd_bounds.trees.dynamic import dynamic_top_k
+from mdsd_bounds.trees.log import record
+from mdsd_bounds.trees.real import TreeReader
+from mdsd_bounds.trees.sequoia import best_shape, depth_of, shaped
+from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach, stops
+from mdsd_bounds.verifiers.rejection_paths import sample_paths
+
+TARGET, DRAFT = "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b"
+STOPS = frozenset({151643, 151645})
+LENGTHS = (2, 3, 4, 5)
+BUDGETS = (6, 10, 14, 21, 30)
+SEED = 0
+#: A chain is drafted on only while this much probability is left that its end is reached.
+LEFT = 0.003
+RANK_ROWS = 240
+
+
+@dataclass(frozen=True)
+class Method:
+    """One builder at one size: how the trees are made, how they may be verified, and where it is compared."""
+
+    family: str
+    shape: str
+    build: Build
+    rules: tuple[str, ...]
+    length: int
+    nodes: int
+    protocols: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.family} {self.shape}"
+
+
+def methods(ranks: Sequence[float]) -> list[Method]:
+    """Every configuration but the chains, which grow only as far as they may be accepted."""
+    found = []
+    without, independent = ("recursive", "traversal"), ("rrs", "k_seq")
+
+    def add(family: str, shape: str, build: Build, rules: tuple[str, ...], length: int, nodes: int, where: str) -> None:
+        found.append(Method(family, shape, build, rules, length, nodes, (where,)))
+
+    for length in LENGTHS:
+        where = f"length {length}"
+        for vector in ((3, *[1] * (length - 1)), (2, 2, *[1] * (length - 2))):
+            add("RSD-C", _text(vector), _rsd_c(vector), without, length, _nodes(vector), where)
+        add("SpecTr", f"3x{length}", _paths(3, length), independent, length, 3 * length, where)
+        add("RSD-S", f"3x{length}", _beam(3, length), without, length, 3 * length, where)
+        add(
+            "Sequoia",
+            f"{3 * length} deep {length}",
+            _shape(ranks, 3 * length, length),
+            without,
+            length,
+            3 * length,
+            where,
+        )
+        add(
+            "EAGLE-2",
+            f"{3 * length} deep {length}",
+            _top(3 * length, length),
+            ("recursive",),
+            length,
+            3 * length,
+            where,
+        )
+    vectors = {
+        6: ((2, 2), (2, 1, 1), (3, 1)),
+        10: ((2, 2, 1), (2, 1, 1, 1, 1)),
+        14: ((2, 2, 2), (2, 2, 1, 1), (2, 1, 1, 1, 1, 1, 1)),
+        21: ((3, 2, 2), (3, 1, 1, 1, 1, 1, 1)),
+        30: ((2, 2, 2, 2), (2, 2, 2, 1, 1), (2, 2, 1, 1, 1, 1, 1, 1)),
+    }
+    beams = {6: ((2, 3), (3, 2)), 10: ((2, 5),), 14: ((2, 7),), 21: ((3, 7),), 30: ((5, 6), (3, 10))}
+    for budget in BUDGETS:
+        where = f"budget {budget}"
+        for vector in vectors[budget]:
+            add("RSD-C", _text(vector), _rsd_c(vector), without, len(vector), budget, where)
+        for width, length in beams[budget]:
+            add("SpecTr", f"{width}x{length}", _paths(width, length), independent, length, budget, where)
+            add("RSD-S", f"{width}x{length}", _beam(width, length), without, length, budget, where)
+        shape, _ = best_shape(ranks, budget, 10)
+        add("Sequoia", f"{budget}", _shape(ranks, budget, 10), without, depth_of(shape), budget, where)
+        add(
+            "EAGLE-2",
+            f"{budget}",
+            _top(budget, min(budget // 2, 7)),
+            ("recursive",),
+            min(budget // 2, 7),
+            budget,
+            where,
+        )
+    return _merged(found)
+
+
+def _merged(found: Sequence[Method]) -> list[Method]:
+    """Configurations that stand in several protocols once."""
+    merged: dict[str, Method] = {}
+    for method in found:
+        held = merged.get(method.name)
+        places = (*held.protocols, *method.protocols) if held else method.protocols
+        merged[method.name] = Method(**{**vars(method), "protocols": places})
+    return list(merged.values())
+
+
+def _text(vector: Sequence[int]) -> str:
+    return ",".join(map(str, vector))
+
+
+def _nodes(vector: Sequence[int]) -> int:
+    from mdsd_bounds.trees.builders import nodes_of
+
+    return nodes_of(vector)
+
+
+def _rsd_c(vector: Sequence[int]) -> Build:
+    return lambda laws, source: rsd_c(laws, sampling(source), vector, STOPS)
+
+
+def _paths(count: int, length: int) -> Build:
+    return lambda laws, source: independent_paths(laws, sampling(source), count, length, STOPS)
+
+
+def _beam(width: int, length: int) -> Build:
+    return lambda laws, source: rsd_s(laws, source, width, length, STOPS)
+
+
+def _shape(ranks: Sequence[float], budget: int, depth: int) -> Build:
+    shape, _ = best_shape(ranks, budget, depth)
+    return lambda laws, source: shaped(laws, sampling(source), shape, STOPS)
+
+
+def _top(budget: int, length: int) -> Build:
+    return lambda laws, source: dynamic_top_k(laws, budget, 3, length, STOPS)
+
+
+def _chain(length: int) -> Build:
+    return lambda laws, source: chain(laws, sampling(source), length, STOPS)
+
+
+def side_by_side(read: Laws, builds: Sequence[Callable[[Laws], Tree]]) -> list[Tree]:
+    """Build many trees at once: whenever all of them wait for laws, one call reads what they wait for."""
+    trees: list[Any] = [None] * len(builds)
+    meeting = threading.Condition()
+    waiting: dict[int, Any] = {}
+    answers: dict[int, Any] = {}
+    running = set(range(len(builds)))
+
+    def ask(number: int, paths: Any) -> Tensor:
+        with meeting:
+            waiting[number] = list(paths)
+            meeting.notify_all()
+            meeting.wait_for(lambda: number in answers)
+            answer = answers.pop(number)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def work(number: int) -> None:
+        try:
+            trees[number] = builds[number](lambda paths: ask(number, paths))
+        except BaseException as error:  # handed to the caller below
+            trees[number] = error
+        with meeting:
+            running.discard(number)
+            meeting.notify_all()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(builds))]
+    for thread in threads:
+        thread.start()
+    while True:
+        with meeting:
+            meeting.wait_for(lambda: len(waiting) == len(running))
+            if not running:
+                break
+            asked, wanted = dict(waiting), sorted({path for paths in waiting.values() for path in paths})
+            waiting.clear()
+            try:
+                read(wanted)
+                answers.update({number: read(paths) for number, paths in asked.items()})
+            except BaseException as error:
+                answers.update(dict.fromkeys(asked, error))
+            meeting.notify_all()
+    for thread in threads:
+        thread.join()
+    for tree in trees:
+        if isinstance(tree, BaseException):
+            raise tree
+    return trees
+
+
+def at_prefix(
+    target: TreeReader, draft: TreeReader, configurations: Sequence[Method], doc: int
+) -> Iterator[dict[str, Any]]:
+    """Expected accepted tokens of every configuration and rule below one prefix."""
+    source = common_randomness(SEED * 1_000_003 + doc)
+    grown = 0
+    for length in (6, 14, 30):
+        tree = _chain(length)(draft.laws, source)
+        grown = length
+        weight = reach(tree, stops(tree, target.laws(tree.paths), "recursive"))
+        if tree.length < length or weight[-1] < LEFT:
+            break
+    for length in sorted({*LENGTHS, *BUDGETS}):
+        tree = _chain(min(length, grown))(draft.laws, source)
+        where = [f"length {length}"] * (length in LENGTHS) + [f"budget {length}"] * (length in BUDGETS)
+        method = Method("chain", str(length), _chain(length), ("recursive", "block"), length, length, tuple(where))
+        yield from _judged(method, tree, target, doc)
+    trees = side_by_side(draft.laws, [lambda laws, m=m: m.build(laws, source) for m in configurations])
+    target.read([path for tree in trees for path in tree.paths])
+    for method, tree in zip(configurations, trees, strict=True):
+        yield from _judged(method, tree, target, doc)
+
+
+def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterator[dict[str, Any]]:
+    laws = target.laws(tree.paths)
+    for rule in method.rules:
+        ways = stops(tree, laws, rule)
+        weight = reach(tree, ways)
+        by_depth = [
+            sum(w for w, d in zip(weight, tree.depths, strict=True) if d == k) for k in range(1, tree.length + 1)
+        ]
+        places = _places(tree)
+        by_child: dict[int, list[float]] = {}
+        for v in range(1, len(tree.tokens)):
+            entry = by_child.setdefault(places[v], [0.0, 0.0])
+            entry[0] += weight[tree.parents[v]]
+            entry[1] += weight[v]
+        yield {
+            "doc": doc,
+            "family": method.family,
+            "shape": method.shape,
+            "rule": rule,
+            "protocols": method.protocols,
+            "length": method.length,
+            "nodes": method.nodes,
+            "held": tree.size,
+            "calls": tree.calls,
+            "accepted": expected_accepted(tree, ways),
+            "emitted": expected_emitted(tree, ways),
+            "by_depth": [float(f"{x:.5g}") for x in by_depth],
+            "by_child": [by_child[k] for k in sorted(by_child)],
+        }
+
+
+def _places(tree: Tree) -> list[int]:
+    """Of each node its place among the children of its parent, from 1; 0 for the root."""
+    places = [0] * len(tree.tokens)
+    for children in tree.children:
+        for place, v in enumerate(children.values(), 1):
+            places[v] = place
+    return places
+
+
+def sampled_texts(study: Path) -> list[list[int]]:
+    """The tokens that the target sampled after each prompt."""
+    texts: dict[int, list[int]] = {}
+    for docs, tokens in _columns(open_dump(study)):
+        for doc, token in zip(docs, tokens, strict=True):
+            texts.setdefault(doc, []).append(token)
+    return [texts[doc] for doc in sorted(texts)]
+
+
+def _columns(dump: Any) -> Iterator[tuple[list[int], list[int]]]:
+    """Documents and tokens without the logits where the dump is native."""
+    from safetensors import safe_open
+
+    for file in sorted(Path(dump.facts.path).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors.get_tensor("doc").tolist(), tensors.get_tensor("token").tolist()
+
+
+def rank_acceptance(study: Path, rows: int, most: int = 4) -> list[float]:
+    """How often the k-th draft of a node is the one accepted, over evenly spaced rows of the study dump."""
+    dump = open_dump(study)
+    generator = torch.Generator().manual_seed(SEED)
+    total = torch.zeros(most, dtype=torch.float64)
+    places = [round(i * (len(dump) - 1) / (rows - 1)) for i in range(rows)]
+    for row in places:
+        (batch,) = dump.batches(1, start=row, stop=row + 1)
+        p, q = to_law(batch.target_logits)[0], to_law(batch.draft_logits)[0]
+        total += sample_paths(p, q, most, 32, generator).mean(-1)
+    reached = torch.cat([torch.zeros(1, dtype=torch.float64), total / rows])
+    return [float(x) for x in reached.diff().clamp(min=0.0)]
+
+
+def costs(target: Any, draft: Any, text: Sequence[int], repeats: int = 5) -> dict[str, Any]:
+    """Median seconds of one call by nodes read, all sizes in turn in every repeat so that load meets all alike."""
+    sizes = {"target": (1, 2, 4, 7, 11, 15, 22, 31), "draft": (1, 2, 3, 5, 8)}
+    times: dict[tuple[str, int], list[float]] = {}
+    for repeat in range(repeats + 1):
+        for name, model in (("target", target), ("draft", draft)):
+            reader = TreeReader(model, text)
+            reader.read([()])
+            for size in sizes[name]:
+                twin = reader.clone()
+                twin.read([(token,) for token in range(1000, 1000 + size)])
+                if repeat:
+                    times.setdefault((name, size), []).append(twin.calls[-1][1])
+    found: dict[str, Any] = {name: {str(n): statistics.median(times[name, n]) for n in sizes[name]} for name in sizes}
+    found["context"] = len(text)
+    found["least"] = {name: {str(n): min(times[name, n]) for n in sizes[name]} for name in sizes}
+    return found
+
+
+def run_methods(ranks: Sequence[float]) -> list[tuple[str, Build, str]]:
+    """Methods decoded end to end: name, builder, rule."""
+    return [
+        ("chain 5", _chain(5), "recursive"),
+        ("chain 5", _chain(5), "block"),
+        ("SpecTr 3x5", _paths(3, 5), "rrs"),
+        ("RSD-C 2,2,1,1", _rsd_c((2, 2, 1, 1)), "recursive"),
+        ("RSD-C 2,2,1,1", _rsd_c((2, 2, 1, 1)), "traversal"),
+        ("RSD-S 3x5", _beam(3, 5), "recursive"),
+        ("Sequoia 14", _shape(ranks, 14, 10), "recursive"),
+    ]
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * arguments.minutes
+    ranks = _kept(out / "ranks.json", lambda: rank_acceptance(arguments.study, RANK_ROWS))
+    target, draft = (load_model(str(arguments.models / name)) for name in (TARGET, DRAFT))
+    prompts = [list(target.tokenizer(prompt)["input_ids"]) for prompt in read_prompts("humaneval")]
+    texts = sampled_texts(arguments.study)
+    _kept(out / "facts.json", lambda: _facts(arguments.study, target, draft))
+    _kept(out / "costs.json", lambda: costs(target.model, draft.model, prompts[0]))
+    configurations = methods(ranks)
+    share = time.monotonic() + arguments.prefix_share * (ends - time.monotonic())
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(SEED)).tolist()
+    for doc in _left(out / "prefixes.jsonl", order):
+        if time.monotonic() > share:
+            break
+        text = texts[doc]
+        usable = next((i for i, token in enumerate(text) if token in STOPS), len(text))
+        place = int(torch.randint(usable + 1, (1,), generator=torch.Generator().manual_seed(doc)))
+        place = min(place, len(text) - 1)
+        prefix = prompts[doc] + text[:place]
+        readers = TreeReader(target.model, prefix), TreeReader(draft.model, prefix)
+        begun = time.monotonic()
+        lines = [{**line, "place": place} for line in at_prefix(*readers, configurations, doc)]
+        _append(out / "prefixes.jsonl", lines)
+        nodes = [sum(n for n, _ in reader.calls) for reader in readers]
+        print(f"prefix {doc}: {time.monotonic() - begun:.0f} s, {nodes} tokens read", file=sys.stderr, flush=True)
+    for doc in _left(out / "runs.jsonl", order):
+        if time.monotonic() > ends:
+            break
+        readers = TreeReader(target.model, prompts[doc][:-1]), TreeReader(draft.model, prompts[doc][:-1])
+        for reader in readers:
+            reader.read([()])
+        lines = []
+        for name, build, rule in run_methods(ranks):
+            pair = [reader.clone() for reader in readers]
+            for reader in pair:
+                reader.advance(prompts[doc][-1:])
+            generator = torch.Generator().manual_seed(SEED * 1_000_003 + doc)
+            steps = decode(pair[0], pair[1], build, rule, arguments.new_tokens, generator, STOPS)
+            lines.append([{**record(step, k, doc, rule), "method": name} for k, step in enumerate(steps)])
+        _append(out / "runs.jsonl", [line for part in lines for line in part])
+        print(f"run {doc}: {len(lines)} methods", file=sys.stderr, flush=True)
+
+
+def _facts(study: Path, target: Any, draft: Any) -> dict[str, Any]:
+    """What identifies the models and the dump that the prefixes come from."""
+    return {
+        "target": target.identity,
+        "draft": draft.identity,
+        "dump_manifest_sha256": hashlib.sha256((study / "manifest.json").read_bytes()).hexdigest(),
+        "dump_rows": len(open_dump(study)),
+    }
+
+
+def _kept(file: Path, make: Callable[[], Any]) -> Any:
+    if not file.exists():
+        file.write_text(json.dumps(make(), indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def _left(file: Path, order: Sequence[int]) -> list[int]:
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {line["doc"] for line in lines}
+    return [doc for doc in order if doc not in done]
+
+
+def _append(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    # Whole documents at a time: a run that is stopped leaves no half.
+    with file.open("a") as stream:
+        stream.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("stage", choices=("measure", "report"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--study", type=Path, default=Path("out/study"))
+    parser.add_argument("--out", type=Path, default=Path("out/trees"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results/trees"))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--prefix-share", type=float, default=0.7)
+    parser.add_argument("--new-tokens", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.stage == "measure":
+        measure(arguments)
+    else:
+        from study_trees_report import report
+
+        report(arguments.out, arguments.results)
+
+
+if __name__ == "__main__":
+    main()
