@@ -162,6 +162,20 @@ def test_r_is_the_law_of_the_pick(route: str, n: int) -> None:
         assert float((picked[swaps.order.astype(np.int64)] - torch.from_numpy(swaps.r)).abs().max()) <= 1e-14
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_r_is_the_law_of_the_pick_with_many_exchanges(route: str) -> None:
+    size = 120
+    p, q = close_pair(size, 3)
+    p = torch.where(torch.arange(size) % 7 == 0, q, p)
+    p = p / p.sum()
+    swaps = ROUTES[route](p.numpy(), q.numpy(), 2)
+    assert len(swaps.low) > 40
+    slots = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1).reshape(-1, 2)
+    chance = keys.slot_pick_law(swaps, slots) * swaps.q[slots].prod(-1, keepdims=True)
+    picked = np.bincount(slots.reshape(-1), chance.reshape(-1), size)
+    np.testing.assert_allclose(picked, swaps.r, atol=1e-15)
+
+
 @settings(max_examples=40, deadline=None)
 @given(pair=pairs(largest=6), n=st.integers(1, 8))
 def test_compiled_order_and_pairs_equal_numpy(pair: tuple[Tensor, Tensor], n: int) -> None:
