@@ -3,8 +3,13 @@
 ``m = 0`` is without_replacement, ``m = n - 1`` is greedy, ``m >= n`` is top_k.
 
 ``alpha* = 1 + P(A) + min over H' off A of (P(H') - Q'(H'))`` with Q' the race of r = q off A, k = n - m draws, and p
-off A *not* renormalised: every H that does not contain A has Q(H) = 0, so its best is the empty set, and that is never
-better than A plus all other tokens.
+off A *not* renormalised.
+
+Proof: an H that does not contain A has Q(H) = 0, so ``P(H) - Q(H) >= 0``, which the empty set attains.  An H that
+contains A is A plus some H' off A, and all its fixed drafts are inside: ``Q(H) = Q'(H')``.  Among these is everything,
+with ``1 - 1 = 0``, so the empty set is never needed.  The last minimum is that of k draws without replacement for the
+target p off A scaled by 1/(1 - P(A)), with Q' weighted alike; the exchange argument that makes prefixes of the order of
+p/r optimal moves one token into or out of H' at a time and holds for targets of any total mass.
 """
 
 from typing import Any

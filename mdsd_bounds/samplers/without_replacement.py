@@ -2,6 +2,12 @@
 
 ``Q(H)`` has no closed form for n > 2; :mod:`mdsd_bounds.bounds.race` gives it by quadrature for every prefix at once.
 Fewer than n tokens in the support of q: all of them are drafted, and ``alpha* = p(supp q)``.
+
+**It is never worse than n draws with replacement, for any p, q and n.**  Draw from q independently until n distinct
+tokens have appeared (or all of the support); the distinct tokens, in the order of their first appearance, are
+sequential draws without replacement.  At least n draws were made, so the set of the first n independent draws is
+contained in that of the draws without replacement: if the latter lies in H, so does the former.  Hence ``Q(H) <=
+q(H)^n`` for every H, and ``alpha* = 1 + min_H (P(H) - Q(H))`` is at least as large.
 """
 
 from mdsd_bounds.samplers.base import fixed_plus_random
