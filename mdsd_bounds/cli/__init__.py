@@ -14,6 +14,7 @@ from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
 from mdsd_bounds.cli.convert import convert
+from mdsd_bounds.cli.draft_temperature import draft_temperature
 from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, audit, log, convert, inspect, plot)
+COMMANDS = (bounds, compare, audit, draft_temperature, log, convert, inspect, plot)
 for command in COMMANDS:
     app.command()(command)
 

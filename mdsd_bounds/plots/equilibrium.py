@@ -1,0 +1,54 @@
+"""Figure: equilibrium of a draft sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes
+from mdsd_bounds.problem import InputError
+
+
+def equilibrium(shares: pd.DataFrame, ax: Any = None) -> Any:
+    """How often the token of each rank under q is in the minimising subset H*; flat where no sampler does better.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        From :func:`mdsd_bounds.diagnostics.equilibrium`; bars are one standard error over documents.
+    """
+    missing = {"temperature", "drafts", "rank", "share", "stderr"} - set(shares.columns)
+    if missing:
+        raise InputError(f"figure equilibrium: lacks {', '.join(sorted(missing))}; give diagnostics.equilibrium(...)")
+    ax = axes(ax)
+    temperatures, counts = sorted(shares["temperature"].unique()), sorted(shares["drafts"].unique())
+    lines = [(t, n) for t in temperatures for n in counts]
+    for i, (temperature, n) in enumerate(lines):
+        part = shares[(shares["temperature"] == temperature) & (shares["drafts"] == n)].sort_values("rank")
+        # Bars of curves that coincide are set side by side.
+        shift = 1.0 + 0.05 * (i - (len(lines) - 1) / 2)
+        ax.errorbar(
+            part["rank"] * shift,
+            part["share"],
+            yerr=part["stderr"],
+            color=COLOURS[temperatures.index(temperature) % len(COLOURS)],
+            linestyle=DASHES[counts.index(n) % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4.5,
+            linewidth=1.3,
+            elinewidth=0.7,
+            capsize=2,
+            label=f"T = {temperature:g}, n = {n}",
+        )
+    ranks = sorted(shares["rank"].unique())
+    ax.set_xscale("log", base=2)
+    powers = [rank for rank in ranks if rank & (rank - 1) == 0]
+    ax.set_xticks(powers, [str(rank) for rank in powers])
+    ax.minorticks_off()
+    ax.set_ylim(0.0, 1.05)
+    ax.set_xlabel("rank of the token under q")
+    ax.set_ylabel("share of positions with the token in H*")
+    ax.set_title("Equilibrium diagnostic: a level curve is what the best sampler has")
+    ax.legend(fontsize=8, loc="lower left", ncols=len(temperatures))
+    return ax
