@@ -18,10 +18,12 @@ from scipy import stats
 from torch import Tensor
 
 from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
+from mdsd_bounds.samplers.base import fixed_mask
 from mdsd_bounds.verifiers import Verifier, optimal
 from mdsd_bounds.verifiers.enumeration import draft_tuples
 from mdsd_bounds.verifiers.optimal import prepare
 from mdsd_bounds.verifiers.optimal import with_replacement as keys
+from mdsd_bounds.verifiers.optimal.deterministic import fixed_tokens
 from mdsd_bounds.verifiers.optimal.majorant import majorant
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.swaps import Swaps, solve_swaps
@@ -256,6 +258,13 @@ def test_fixed_drafts_attain_the_bound(sampler: str, pair: tuple[Tensor, Tensor]
     assert prepared.acceptance == pytest.approx(float(best.value), abs=1e-13)
     assert 0.0 <= prepared.gap <= 1e-12
     assert float(prepared.r.sum()) == pytest.approx(1.0, abs=1e-14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pair=pairs(largest=7), m=st.integers(0, 8))
+def test_fixed_tokens_are_those_of_the_samplers(pair: tuple[Tensor, Tensor], m: int) -> None:
+    q = pair[1]
+    assert sorted(fixed_tokens(q[0], m).tolist()) == fixed_mask(q, m)[0].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("sampler", FAMILY)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.race import sum_rounding
-from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 
@@ -44,33 +43,37 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
     Prepared
         With a gap of rounding size.
     """
-    held = fixed_mask(q[None], fixed)[0]
-    draft = remainder(q[None], held[None])[0] if random else torch.zeros_like(q)
-    drawn = bool(draft.sum() > 0)
-    on_fixed = torch.where(held, p, 0.0)
-    mass = on_fixed.sum()
-    if not bool(mass > 0):
-        # Nothing speaks for the fixed tokens: pick the random draft, or any fixed token where there is none.
-        keep = torch.ones_like(p)
-        share = held / held.sum().clamp(min=1)
-        r = draft if drawn else share
+    held = fixed_tokens(q, fixed)
+    draft = q.clone()
+    draft[held] = 0.0
+    total = float(draft.sum()) if random else 0.0
+    if total > 0.0:
+        draft /= total
     else:
-        keep = torch.where(draft > 0, (p / torch.where(draft > 0, draft, 1.0)).clamp(max=1.0), 0.0)
-        share = on_fixed / mass
-        taken = draft * keep
-        r = torch.where(held, share * (1.0 - taken.sum()), taken)
-    accepted = float(torch.minimum(p, r).sum())
-    below = held | (p < draft)
-    within = float(torch.where(held, 0.0, draft)[below].sum()) if drawn else 1.0
-    high = min(1.0, 1.0 + float(p[below].sum()) - within + 4 * sum_rounding(len(p)))
+        draft.zero_()
+    target = p[held]
+    mass = float(target.sum())
+    share = target / mass if mass > 0.0 else torch.full_like(target, 1.0 / max(1, len(held)))
+    # Nothing speaks for the fixed tokens where P(A) = 0: the random draft is always picked.
+    r = torch.minimum(p, draft) if mass > 0.0 or total == 0.0 else draft.clone()
+    taken = float(r.sum())
+    r[held] = share * (1.0 - taken)
+    # 1 + P(H) - Q(H) for H = A and the tokens with p < r': the same sum again, as r' sums to one.
+    kept = taken if mass > 0.0 or total == 0.0 else float(torch.minimum(p, draft).sum())
+    high = min(1.0, mass + kept + 4 * sum_rounding(len(p)))
 
     def pick_law(drafts: Tensor) -> Tensor:
+        token, filled = drafts.clamp(min=0), drafts >= 0
         slots = torch.arange(drafts.shape[1])
-        token = drafts.clamp(min=0)
-        filled = drafts >= 0
         is_random = (slots >= drafts.shape[1] - random) & filled
-        by_random = torch.where(is_random, keep[token], 0.0)
-        others = torch.where(filled & ~is_random, share[token], 0.0)
+        given = draft[token]
+        if mass > 0.0:
+            keep = (p[token] / torch.where(given > 0, given, 1.0)).clamp_(max=1.0)
+            fixed_share = p[token] / mass
+        else:
+            keep, fixed_share = torch.ones_like(given), torch.full_like(given, 1.0 / max(1, len(held)))
+        by_random = torch.where(is_random, keep, 0.0)
+        others = torch.where(filled & ~is_random, fixed_share, 0.0)
         return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * others
 
     def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -78,4 +81,17 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
         goal = table[:, -1:] * (1.0 - torch.rand((len(drafts), 1), dtype=table.dtype, generator=generator))
         return torch.searchsorted(table, goal)[:, 0].clamp_(max=drafts.shape[1] - 1)
 
-    return Prepared(p, r, max(0.0, high - accepted), pick_law, pick)
+    return Prepared(p, r, max(0.0, high - float(torch.minimum(p, r).sum())), pick_law, pick)
+
+
+def fixed_tokens(q: Tensor, m: int) -> Tensor:
+    """The ``m`` most probable tokens of q ``[V]``, fewer where the support is smaller; lowest index first at the edge.
+
+    As :func:`mdsd_bounds.samplers.base.top_tokens`, without sorting the row where there are ties.
+    """
+    if m <= 0:
+        return torch.zeros(0, dtype=torch.int64)
+    edge = q.topk(min(m, len(q))).values[-1]
+    above = (q > edge).nonzero()[:, 0]
+    tied = (q == edge).nonzero()[: min(m, len(q)) - len(above), 0] if bool(edge > 0) else above[:0]
+    return torch.cat([above, tied])
