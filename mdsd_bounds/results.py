@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from mdsd_bounds.problem import InputError
 
@@ -176,7 +177,8 @@ def read_table(path: str) -> pd.DataFrame:
         If the file is missing, is no parquet file, or lacks the columns of a per-position table.
     """
     try:
-        table = pd.read_parquet(path)
+        # By path: a Python file object handed to Arrow's threads can abort the process when it ends.
+        table: pd.DataFrame = pq.read_table(path).to_pandas()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}") from None
     except Exception as error:

@@ -103,8 +103,8 @@ def run(
         if _version(store) in (None, before):
             raise InputError(f"{out}.parts: removed while it was written; run again") from None
     fs, path = split(out)
-    with fs.open(path, "rb") as stream:
-        return _frame(pq.read_table(stream))
+    # As bytes: a Python file object handed to Arrow's threads can abort the process when it ends.
+    return _frame(pq.read_table(pa.BufferReader(fs.cat_file(path))))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

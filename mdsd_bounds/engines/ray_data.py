@@ -155,7 +155,7 @@ def _answer(row: Answer, store: Store | None) -> pa.Table | None:
         raise InputError(str(row["error"]))
     if row["gone"]:
         raise FileNotFoundError(row["part"])
-    return pq.read_table(io.BytesIO(row["table"])) if store is None else None
+    return pq.read_table(pa.BufferReader(row["table"])) if store is None else None
 
 
 def _absolute(label: str) -> str:

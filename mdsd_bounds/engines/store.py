@@ -82,7 +82,7 @@ class Store:
         """
         data = self.fs.cat_file(self.path(part))
         try:
-            return pq.read_table(io.BytesIO(data))
+            return pq.read_table(pa.BufferReader(data))
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{self.path(part)}: damaged part ({reason}); delete it and run again") from None
