@@ -105,7 +105,7 @@ def check_kernel(swaps: Swaps) -> None:
 def test_with_replacement_attains_the_bound(route: str, pair: tuple[Tensor, Tensor], n: int) -> None:
     p, q = pair[0][0], pair[1][0]
     swaps = ROUTES[route](p.numpy(), q.numpy(), n)
-    best = optimal_acceptance(p, q, n, "with_replacement")
+    best = optimal_acceptance(p, q, n, "with_replacement", method="prefix")
     assert attained(swaps, p) == pytest.approx(float(best.value), abs=1e-13)
     assert min(1.0, swaps.bound) == pytest.approx(float(best.value), abs=1e-13)
     check_kernel(swaps)
@@ -114,7 +114,7 @@ def test_with_replacement_attains_the_bound(route: str, pair: tuple[Tensor, Tens
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_adversarial_wide_rows(name: str) -> None:
     p, q = wide(ADVERSARIAL[name])
-    best = optimal_acceptance(p, q, (2, 5, 8), "with_replacement")
+    best = optimal_acceptance(p, q, (2, 5, 8), "with_replacement", method="prefix")
     for i, n in enumerate((2, 5, 8)):
         with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
             warnings.simplefilter("error")
@@ -139,7 +139,7 @@ def test_real_rows_full_vocabulary() -> None:
     dump = open_dump(SHIPPED)
     (batch,) = dump.batches(len(dump))
     p, q = to_law(batch.target_logits[:4]), to_law(batch.draft_logits[:4])
-    best = optimal_acceptance(p, q, (2, 8), "with_replacement")
+    best = optimal_acceptance(p, q, (2, 8), "with_replacement", method="prefix")
     for i, n in enumerate((2, 8)):
         for b in range(len(p)):
             prepared = prepare(p[b], q[b], n, "with_replacement")
@@ -254,7 +254,7 @@ def test_catalogue(known: Known) -> None:
 def test_fixed_drafts_attain_the_bound(sampler: str, pair: tuple[Tensor, Tensor], n: int) -> None:
     p, q = pair[0][0], pair[1][0]
     prepared = prepare(p, q, n, sampler)
-    best = optimal_acceptance(p, q, n, sampler)
+    best = optimal_acceptance(p, q, n, sampler, method="prefix")
     assert prepared.acceptance == pytest.approx(float(best.value), abs=1e-13)
     assert 0.0 <= prepared.gap <= 1e-12
     assert float(prepared.r.sum()) == pytest.approx(1.0, abs=1e-14)
@@ -282,7 +282,7 @@ def test_majorant_law_is_attainable_and_optimal(sampler: str, pair: tuple[Tensor
     r = torch.from_numpy(found.r)
     assert float(r.sum()) == pytest.approx(1.0, abs=1e-12)
     assert float((mass - subsets.double() @ r).max()) <= 1e-9
-    best = optimal_acceptance(p, q, n, sampler)
+    best = optimal_acceptance(p, q, n, sampler, method="prefix")
     assert float(torch.minimum(p, r).sum()) == pytest.approx(float(best.value), abs=1e-9)
 
 
