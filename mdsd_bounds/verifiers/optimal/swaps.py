@@ -140,10 +140,11 @@ def _match(
 
 def _cumulate(mass: np.ndarray, slot: np.ndarray) -> np.ndarray:
     """Cumulative sums of ``mass`` that start afresh where ``slot`` changes."""
-    if len(mass) == 0:
-        return mass
-    starts = np.flatnonzero(np.concatenate([[True], slot[1:] != slot[:-1]]))
-    total = np.empty_like(mass)
-    for begin, stop in zip(starts, [*starts[1:], len(mass)], strict=True):
-        total[begin:stop] = np.cumsum(mass[begin:stop])
+    total = mass.copy()
+    if len(mass):
+        starts = np.flatnonzero(np.concatenate([[True], slot[1:] != slot[:-1]]))
+        ends = np.append(starts[1:], len(mass))
+        for run in np.flatnonzero(ends - starts > 1):
+            part = slice(starts[run], ends[run])
+            total[part] = np.cumsum(mass[part])
     return total
