@@ -8,7 +8,7 @@ and adds up p and q per cell.  Whatever the order inside, the union of the first
 ``x = q(H)`` are known at every edge between cells.
 
 **Lower bound inside a cell.**  Q is convex in x along the prefixes: with replacement ``Q = x^n`` is convex, and without
-replacement :mod:`mdsd_bounds.bounds.race_search` proves it.  So between two evaluated prefixes a < b the chord of Q, of
+replacement :mod:`mdsd_bounds.bounds.fast_race` proves it.  So between two evaluated prefixes a < b the chord of Q, of
 slope s, lies above Q and ``f >= P - chord``.  P is convex too, with slopes w; in a cell of ratios [w_lo, w_hi] that
 holds P-mass dP and q-mass dx it lies above ``max(w_lo y, dP - w_hi (dx - y))``, y the q-mass passed, whose kink is at
 ``y* = (w_hi dx - dP) / (w_hi - w_lo)``.  If ``w_lo < s < w_hi`` then ``P - chord >= its value at the cell's left end
@@ -24,11 +24,13 @@ it, W_n the mass outside the n - 1 largest q (with replacement: q_j).  So adding
 **Greedy** needs no search: one random draw from ``r = q / q(off A)`` gives ``alpha* = P(A) + sum off A of min(p, r)``.
 
 **Rounding.**  Every sum of non-negative terms that passes through at most L additions is right to a relative L u
-(u = 2^-53).  A prefix sum passes through at most V + C additions, C the cells: with ``r = (V + C + 8) u`` P is off by
-at most r and ``(x/total)^n`` by ``2 n r``.  Dividing p by q misorders tokens only if their ratios agree to 2u; any
-order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset whatever its order.  At V = 151,936
-r = 1.75e-11, so e = (2n + 1) r is 3e-10 for eight draws and 2.3e-9 for 64; rows where e would pass 4.5e-9 go to the
-prefix scan.  Greedy sums go by strips of 2048, which leaves 1e-12.
+(u = 2^-53).  A prefix sum passes through at most V + C additions, C the cells: with ``r = (V + C + 16) u`` P is off
+by at most r, ``(x/total)^n`` by ``2 n r``, and Q without replacement by r times a number derived in
+:mod:`mdsd_bounds.bounds.fast_race` (34 for eight draws).  Dividing p by q misorders tokens only if their ratios agree
+to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset whatever its order.
+At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement, 2.3e-9 for 64, and 1.1e-9 for eight without
+replacement (0.6e-9 of it rounding).  Where rounding would pass 4.5e-9 the prefix scan answers.  Greedy sums go by
+strips of 2048, which leaves 1e-12.
 
 Interval: ``[1 + LB - e, 1 + UB + e]`` with ``UB - LB <= 2e-10``.
 
@@ -41,14 +43,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 import torch
+from scipy.special import gammainccinv
 from torch import Tensor
 
 from mdsd_bounds.bounds.prefix import solve_prefix
+from mdsd_bounds.bounds.race import trapezoid_step
 from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
@@ -56,6 +61,10 @@ from mdsd_bounds.threads import in_threads
 
 #: What the search may leave open between its best prefix and its lower bound.
 TOLERANCE = 2e-10
+#: Error allowed to each cut of the nodes without replacement.
+CUT = 2e-11
+#: Most random draws of the search without replacement.
+DRAWS = 8
 #: Largest rounding error accepted from the searches; beyond it the prefix scan answers.
 ROUNDING = 4.5e-9
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
@@ -188,8 +197,16 @@ def _search(
     if replacement:
         slots = [i for i, (m, k) in enumerate(splits) if m == 0 and k >= 1 and _power_error(p.shape[1], k) <= ROUNDING]
         return [_with_replacement(kernels, p, q, slots, [splits[i][1] for i in slots])] if slots else []
-    slots = [i for i, (_, k) in enumerate(splits) if k <= 1]
-    return [_greedy(kernels, p, q, slots, [splits[i] for i in slots])] if slots else []
+    # One random draw has a closed form unless all numbers of drafts share their fixed tokens and one pass does all.
+    most = max((k for _, k in splits if k <= DRAWS), default=0)
+    small = (1 + sensitivity_of(most)) * 1.2 * p.shape[1] * rounding_unit() <= ROUNDING if most > 1 else False
+    shared = {m for m, k in splits if 2 <= k <= DRAWS and small}
+    slots = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and m not in shared)]
+    results = [_greedy(kernels, p, q, slots, [splits[i] for i in slots])] if slots else []
+    for m in sorted(shared):
+        slots = sorted((i for i, (f, k) in enumerate(splits) if f == m and 1 <= k <= DRAWS), key=lambda i: splits[i][1])
+        results.append(_without_replacement(p, q, m, slots, [splits[i][1] for i in slots]))
+    return results
 
 
 def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
@@ -198,12 +215,51 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
 
     def work(first: int, last: int) -> None:
         kernels.with_replacement(
-            p, q, counts, TOLERANCE, first, last, found.best, found.low, found.ratio, found.token, found.size
+            p, q, counts, _edges(), TOLERANCE, first, last, found.best, found.low, found.ratio, found.token, found.size
         )
 
     in_threads(work, len(p))
     found.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
     return found
+
+
+def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int], draws: list[int]) -> Found:
+    from mdsd_bounds.bounds.fast_without import without_replacement
+
+    found = _empty(slots, [m] * len(slots), len(p))
+    step, cuts, right, left, weights, rest = _race_constants(max(draws))
+    counts, sensitive = np.array(draws, dtype=np.int64), np.array([sensitivity_of(n) for n in draws])
+
+    def work(first: int, last: int) -> None:
+        without_replacement(
+            p, q, m, counts, _edges(), TOLERANCE, sensitive, right, left, step, cuts, weights, rest, first, last,
+            found.best, found.low, found.error, found.ratio, found.token, found.scale, found.size, found.usable,
+        )  # fmt: skip
+
+    in_threads(work, len(p))
+    return found
+
+
+@functools.cache
+def sensitivity_of(n: int) -> float:
+    """:func:`mdsd_bounds.bounds.fast_race.sensitivity`, kept."""
+    from mdsd_bounds.bounds.fast_race import sensitivity
+
+    return sensitivity(n)
+
+
+@functools.cache
+def _race_constants(most: int) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Step of the nodes for n up to ``most``, error of rule and cuts, ends of the node range, weights of the powers."""
+    from mdsd_bounds.bounds.fast_race import power_weights
+
+    step, trapezoid = trapezoid_step(most)
+    right, left = np.ones(most + 1), np.ones((most + 1, most + 1))
+    for n in range(3, most + 1):
+        right[n] = float(gammainccinv(n, CUT))
+        for i in range(n):
+            left[n, i] = math.exp(min((math.log(CUT) + math.lgamma(n - i + 1)) / (n - i + 1), 0.0))
+    return step, trapezoid + 5 * CUT, right, left, *power_weights()
 
 
 def _greedy(
@@ -238,6 +294,13 @@ def _empty(slots: list[int], fixed: list[int], rows: int) -> Found:
     token, size = (np.full(shape, fill, dtype=np.int64) for fill in (-1, 0))
     usable = np.ones(shape, dtype=bool)
     return Found(slots, fixed, best, low, error, ratio, token, np.ones(shape), size, usable)
+
+
+@functools.cache
+def _edges() -> np.ndarray:
+    from mdsd_bounds.bounds.fast_cells import cell_edges
+
+    return cell_edges()
 
 
 @functools.cache

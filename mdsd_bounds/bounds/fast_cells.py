@@ -2,11 +2,13 @@
 
 A *cell* holds the tokens whose ratio lies in ``[edge_k, edge_{k+1})``, with 128 edges per octave: the cell number is
 the exponent and the first seven bits of the fraction of the float64 ratio, so finding it takes one subtraction and one
-shift.  Cell 0 holds all ratios below ``2^-36`` as well; the last cell holds every token that cannot be in the minimising
+shift.  Cell 0 holds all ratios below ``2^-36`` as well; the last one every token that cannot be in the minimising
 subset (ratio at or above the cut-off, or q = 0).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,6 +24,14 @@ CELLS = 1 << 15
 
 # Sums may be reordered (that is what lets them run in vector registers); NaN and infinity keep their meaning.
 SUMS = {"reassoc", "contract", "nsz"}
+#: Options of compiled steps that only compiled code calls (no wrapper for Python, which takes a while to compile).
+STEP: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def cell_base() -> int:
@@ -32,7 +42,7 @@ def cell_base() -> int:
 _BASE = cell_base()
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMS)
+@njit(**STEP, fastmath=SUMS)
 def block_facts(x, bits, sums, peaks):  # type: ignore[no-untyped-def]
     """Sum and largest entry (as bits: positive floats are ordered like whole numbers) of every block of 512."""
     for b in range(sums.shape[0]):
@@ -46,15 +56,15 @@ def block_facts(x, bits, sums, peaks):  # type: ignore[no-untyped-def]
         peaks[b] = peak
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def largest(x, bits, peaks, value, index):  # type: ignore[no-untyped-def]
     """The ``len(value)`` largest entries in falling order, lowest index first among equals; returns how many exceed 0.
 
     Only blocks whose peak exceeds the smallest of those held are looked into.
     """
     many, held = value.shape[0], 0
-    value[:] = 0.0
-    index[:] = -1
+    for k in range(many):
+        value[k], index[k] = 0.0, -1
     if many == 0:
         return 0
     floor = np.int64(0)
@@ -71,11 +81,11 @@ def largest(x, bits, peaks, value, index):  # type: ignore[no-untyped-def]
                 value[k], index[k] = x[i], i
                 held = min(held + 1, many)
                 if held == many:
-                    floor = np.array([value[many - 1]]).view(np.int64)[0]
+                    floor = bits[index[many - 1]]
     return held
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMS)
+@njit(**STEP, fastmath=SUMS)
 def _block_without(x, start, stop, index):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(start, stop):
@@ -86,7 +96,7 @@ def _block_without(x, start, stop, index):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def outside_largest(x, sums, value, index, outside):  # type: ignore[no-untyped-def]
     """``outside[i]``, i = 0 .. len(value): mass outside the i largest entries.
 
@@ -105,7 +115,7 @@ def outside_largest(x, sums, value, index, outside):  # type: ignore[no-untyped-
         outside[k] = outside[k + 1] + value[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def ratios(p, rate, w, top):  # type: ignore[no-untyped-def]
     """``p / rate`` cut to [2^-36, top]; 0/0 becomes ``top``."""
     for i in range(p.shape[0]):
@@ -114,14 +124,14 @@ def ratios(p, rate, w, top):  # type: ignore[no-untyped-def]
         w[i] = r if r > SMALLEST else SMALLEST
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def cell_numbers(bits, cell):  # type: ignore[no-untyped-def]
     """Cells of ratios given as bits."""
     for i in range(cell.shape[0]):
         cell[i] = np.uint16((bits[i] - _BASE) >> SHIFT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def add_two(p, rate, cell, mass):  # type: ignore[no-untyped-def]
     """Add p and q to ``mass[cell]``."""
     for i in range(p.shape[0]):
@@ -130,24 +140,27 @@ def add_two(p, rate, cell, mass):  # type: ignore[no-untyped-def]
         mass[k, 1] += rate[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def cell_edges(cells):  # type: ignore[no-untyped-def]
-    """Smallest ratio of cells 0 .. cells; cell 0 reaches down to 0."""
-    edge = np.empty(cells + 1)
-    edge.view(np.int64)[:] = _BASE + (np.arange(cells + 1) << SHIFT)
+def cell_edges() -> np.ndarray:
+    """``[CELLS + 1]``: smallest ratio of each cell; cell 0 reaches down to 0."""
+    edge: np.ndarray = (_BASE + (np.arange(CELLS + 1, dtype=np.int64) << SHIFT)).view(np.float64)
     edge[0] = 0.0
     return edge
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def last_cell(cutoff):  # type: ignore[no-untyped-def]
+@njit(**STEP)
+def last_cell(edge, cutoff):  # type: ignore[no-untyped-def]
     """The first cell all of whose ratios are at least ``cutoff``."""
-    bits = np.empty(1, np.float64)
-    bits[0] = max(cutoff, 2.0 * SMALLEST)
-    return ((bits.view(np.int64)[0] - _BASE) >> SHIFT) + 1
+    first, stop = 1, CELLS - 1
+    while first < stop:
+        middle = (first + stop) // 2
+        if edge[middle] < cutoff:
+            first = middle + 1
+        else:
+            stop = middle
+    return first
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def crossing_bound(at_left, slope, rise, width, w_low, w_high):  # type: ignore[no-untyped-def]
     """Lower bound of P - chord inside a cell of p-mass ``rise`` and q-mass ``width``; infinite if an end is lowest.
 
@@ -160,7 +173,7 @@ def crossing_bound(at_left, slope, rise, width, w_low, w_high):  # type: ignore[
     return at_left + kink * (w_low - slope)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def count_below(cell, k):  # type: ignore[no-untyped-def]
     """Number of tokens in cells before cell k."""
     total = 0
@@ -174,7 +187,7 @@ def count_below(cell, k):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def tokens_in(cell, wanted, token):  # type: ignore[no-untyped-def]
     """Indices of the tokens in cells with ``wanted[cell] = 1``, rising; returns how many.  ``token`` holds V + 1."""
     count = 0
@@ -184,27 +197,52 @@ def tokens_in(cell, wanted, token):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _insertion(ratio, token):  # type: ignore[no-untyped-def]
-    for i in range(1, ratio.shape[0]):
+@njit(**STEP)
+def _insertion(ratio, token, begin, end):  # type: ignore[no-untyped-def]
+    for i in range(begin + 1, end):
         r, t = ratio[i], token[i]
         k = i
-        while k > 0 and ratio[k - 1] > r:
+        while k > begin and ratio[k - 1] > r:
             ratio[k], token[k] = ratio[k - 1], token[k - 1]
             k -= 1
         ratio[k], token[k] = r, t
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
+def _heap(ratio, token, begin, end):  # type: ignore[no-untyped-def]
+    """Heap sort by (ratio, token): never slow, and no order needs to be kept since no two tokens are equal."""
+    many = end - begin
+    for turn in range(many // 2 - 1, -many, -1):
+        root, size = turn, many
+        if turn < 0:
+            size = many + turn
+            ratio[begin], ratio[begin + size] = ratio[begin + size], ratio[begin]
+            token[begin], token[begin + size] = token[begin + size], token[begin]
+            root = 0
+        while 2 * root + 1 < size:
+            child = 2 * root + 1
+            if child + 1 < size:
+                x, y = begin + child, begin + child + 1
+                if ratio[x] < ratio[y] or (ratio[x] == ratio[y] and token[x] < token[y]):
+                    child += 1
+            x, y = begin + root, begin + child
+            if not (ratio[x] < ratio[y] or (ratio[x] == ratio[y] and token[x] < token[y])):
+                break
+            ratio[x], ratio[y] = ratio[y], ratio[x]
+            token[x], token[y] = token[y], token[x]
+            root = child
+
+
+@njit(**STEP)
 def sort_by_ratio(ratio, token, spare_ratio, spare_token, start):  # type: ignore[no-untyped-def]
     """Sort tokens by ratio in place, lower index first among equals (they come in rising order of index).
 
     One counting pass into as many equal stretches of ratio as there are tokens, then each stretch by itself: linear
-    unless the ratios are bunched, and then a merge sort of the bunch.
+    unless the ratios are bunched, and then a heap sort of the bunch.
     """
     many = ratio.shape[0]
     if many <= 24:
-        _insertion(ratio, token)
+        _insertion(ratio, token, 0, many)
         return
     low, high = ratio[0], ratio[0]
     for i in range(many):
@@ -213,34 +251,32 @@ def sort_by_ratio(ratio, token, spare_ratio, spare_token, start):  # type: ignor
         return
     scale = (many - 1) / (high - low)
     if not np.isfinite(scale):
-        order = np.argsort(ratio, kind="mergesort")
-        spare_ratio[:many], spare_token[:many] = ratio[order], token[order]
-    else:
-        start[: many + 1] = 0
-        for i in range(many):
-            start[min(int((ratio[i] - low) * scale), many - 1) + 1] += 1
-        for k in range(many):
-            start[k + 1] += start[k]
-        for i in range(many):
-            k = min(int((ratio[i] - low) * scale), many - 1)
-            spare_ratio[start[k]], spare_token[start[k]] = ratio[i], token[i]
-            start[k] += 1
-        # Now start[k] is the end of stretch k.
-        begin = 0
-        for k in range(many):
-            end = start[k]
-            if end - begin > 24:
-                order = np.argsort(spare_ratio[begin:end], kind="mergesort")
-                spare_ratio[begin:end] = spare_ratio[begin:end][order]
-                spare_token[begin:end] = spare_token[begin:end][order]
-            elif end - begin > 1:
-                _insertion(spare_ratio[begin:end], spare_token[begin:end])
-            begin = end
-    ratio[:] = spare_ratio[:many]
-    token[:] = spare_token[:many]
+        _heap(ratio, token, 0, many)
+        return
+    for k in range(many + 1):
+        start[k] = 0
+    for i in range(many):
+        start[min(int((ratio[i] - low) * scale), many - 1) + 1] += 1
+    for k in range(many):
+        start[k + 1] += start[k]
+    for i in range(many):
+        k = min(int((ratio[i] - low) * scale), many - 1)
+        spare_ratio[start[k]], spare_token[start[k]] = ratio[i], token[i]
+        start[k] += 1
+    # Now start[k] is the end of stretch k.
+    begin = 0
+    for k in range(many):
+        end = start[k]
+        if end - begin > 24:
+            _heap(spare_ratio, spare_token, begin, end)
+        elif end - begin > 1:
+            _insertion(spare_ratio, spare_token, begin, end)
+        begin = end
+    for i in range(many):
+        ratio[i], token[i] = spare_ratio[i], spare_token[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def group_by_cell(cell, rank, groups, token, many, begin, grouped, place):  # type: ignore[no-untyped-def]
     """Counting sort of ``many`` tokens by ``rank[cell]``; group g is ``grouped[begin[g]:begin[g + 1]]``, order kept."""
     begin[: groups + 1] = 0
@@ -253,3 +289,16 @@ def group_by_cell(cell, rank, groups, token, many, begin, grouped, place):  # ty
         g = rank[np.uint32(cell[token[i]])]
         grouped[place[g]] = token[i]
         place[g] += 1
+
+
+@njit(**STEP)
+def add_four(p, rate, cell, mass, scale):  # type: ignore[no-untyped-def]
+    """Add p and the first three powers of ``scale`` times q to ``mass[cell]``."""
+    for i in range(p.shape[0]):
+        k = np.uint32(cell[i])
+        y = rate[i] * scale
+        square = y * y
+        mass[k, 0] += p[i]
+        mass[k, 1] += y
+        mass[k, 2] += square
+        mass[k, 3] += square * y

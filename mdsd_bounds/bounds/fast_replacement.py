@@ -11,11 +11,11 @@ from numba import njit
 from mdsd_bounds.bounds.fast_cells import (
     BLOCK,
     CELLS,
+    STEP,
     STRIP,
     SUMS,
     add_two,
     block_facts,
-    cell_edges,
     cell_numbers,
     count_below,
     crossing_bound,
@@ -29,7 +29,7 @@ from mdsd_bounds.bounds.fast_cells import (
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def _power(x, n):  # type: ignore[no-untyped-def]
     result = 1.0
     while n > 0:
@@ -41,7 +41,7 @@ def _power(x, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def with_replacement(p, q, counts, tolerance, first, last, best, low, ratio_at, token_at, size):  # type: ignore[no-untyped-def]
+def with_replacement(p, q, counts, edge, tolerance, first, last, best, low, ratio_at, token_at, size):  # type: ignore[no-untyped-def]
     """Rows ``first`` to ``last``: ``min over prefixes of P(H) - q(H)^n`` for every n in ``counts``.
 
     Fills ``best`` (the smallest value found), ``low`` (a lower bound of all), the prefix by its last ``(ratio, token)``
@@ -58,11 +58,13 @@ def with_replacement(p, q, counts, tolerance, first, last, best, low, ratio_at, 
     ratio, spare_ratio, place = np.empty(wide), np.empty(wide), np.empty(wide, np.int64)
     whole, extra = np.empty(number, np.int64), np.empty(number, np.int64)
     # A margin for rows that sum to one only up to rounding.
-    never = last_cell(counts.max() * 1.001)
-    edge = cell_edges(never)
+    most = 1
+    for d in range(number):
+        most = max(most, counts[d])
+    never = last_cell(edge, most * 1.001)
     for b in range(first, last):
         row_p, row_q = p[b], q[b]
-        _histogram(row_p, row_q, edge[never], w, cell, mass[: never + 1])
+        _histogram(row_p, row_q, edge[never], never, w, cell, mass)
         cells = 0
         target[0], inside[0] = 0.0, 0.0
         for k in range(never):
@@ -111,7 +113,7 @@ def with_replacement(p, q, counts, tolerance, first, last, best, low, ratio_at, 
             size[d, b] = count_below(cell, whole[d]) + extra[d]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(**STEP)
 def _scan_cells(target, inside, drop, edge, name, cells, total, n, tolerance, value, is_open):  # type: ignore[no-untyped-def]
     """Best edge between cells, a lower bound over all cells that stay closed, and how many cells the best edge holds.
 
@@ -138,9 +140,10 @@ def _scan_cells(target, inside, drop, edge, name, cells, total, n, tolerance, va
     return found, lowest, name[best - 1] + 1 if best else 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _histogram(p, q, top, w, cell, mass):  # type: ignore[no-untyped-def]
-    mass[:] = 0.0
+@njit(**STEP)
+def _histogram(p, q, top, never, w, cell, mass):  # type: ignore[no-untyped-def]
+    for k in range(never + 1):
+        mass[k, 0], mass[k, 1] = 0.0, 0.0
     for begin in range(0, p.shape[0], STRIP):
         end = min(begin + STRIP, p.shape[0])
         ratios(p[begin:end], q[begin:end], w, top)
@@ -175,7 +178,7 @@ def greedy(p, q, fixed, drawn, first, last, best, scale, token, size):  # type: 
                 size[d, b] -= x < r
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=SUMS)
+@njit(**STEP, fastmath=SUMS)
 def _overlaps(p, q, scale, total, hits):  # type: ignore[no-untyped-def]
     """Add ``sum min(p, s q)`` and the number of tokens with ``p < s q`` for every s in ``scale`` other than 0."""
     for begin in range(0, p.shape[0], STRIP):
