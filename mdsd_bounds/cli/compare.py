@@ -40,7 +40,7 @@ def compare(
     top_k: TopK = None,
     top_p: TopP = None,
     m: Fixed = 1,
-    samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the Monte Carlo samples.")] = 0,
     lossy: Annotated[bool, typer.Option("--lossy", help="With 'all': the lossy verifiers instead, flagged.")] = False,
     format: Style = Format.table,

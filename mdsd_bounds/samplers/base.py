@@ -101,13 +101,15 @@ def top_tokens(q: Tensor, m: int) -> Tensor:
     Slots past the support hold :data:`NO_DRAFT`.
     """
     m_held = min(m, q.shape[-1])
-    # A stable sort of the candidates only: topk alone breaks ties in no stated order.
     values, index = q.topk(m_held, -1)
     if m_held:
-        tied = (q >= values[:, -1:]).sum(-1)
-        if bool((tied > m_held).any()) or bool((values[:, 1:] == values[:, :-1]).any()):
-            index = q.argsort(dim=-1, descending=True, stable=True)[:, :m_held]
-            values = q.gather(-1, index)
+        # topk breaks ties in no stated order: rows with ties are sorted again, their candidates only.
+        tied = ((q >= values[:, -1:]).sum(-1) > m_held) | (values[:, 1:] == values[:, :-1]).any(-1)
+        for b in tied.nonzero()[:, 0].tolist():
+            candidates = ((q[b] >= values[b, -1]) & (q[b] > 0)).nonzero()[:, 0]
+            order = q[b][candidates].argsort(descending=True, stable=True)[:m_held]
+            values[b], index[b] = 0.0, NO_DRAFT
+            values[b, : len(order)], index[b, : len(order)] = q[b][candidates[order]], candidates[order]
     index = torch.where(values > 0, index, torch.full_like(index, NO_DRAFT))
     if m_held < m:
         index = torch.nn.functional.pad(index, (0, m - m_held), value=NO_DRAFT)
@@ -128,8 +130,8 @@ def fixed_mask(q: Tensor, m: int) -> Tensor:
     """Boolean mask ``[B, V]`` of the ``m`` most probable tokens of q (fewer where the support is smaller)."""
     mask = torch.zeros(q.shape, dtype=torch.bool, device=q.device)
     top = top_tokens(q, m)
-    for k in range(top.shape[1]):
-        mask = mark(mask, top[:, k])
+    row, slot = (top >= 0).nonzero(as_tuple=True)
+    mask[row, top[row, slot]] = True
     return mask
 
 

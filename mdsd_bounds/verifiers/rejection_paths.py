@@ -30,6 +30,8 @@ def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
     n = min(n, size)
     if n > 2 and float(size) ** (n - 1) > MAX_WEIGHTS:
         return p.new_full((), float("nan"))
+    if n == 1:
+        return torch.minimum(p, q / q.sum()).sum()
     light = _Light(p, q)
     weight, tau, left, mass = p.new_ones(1), p.new_zeros(1), p.new_ones(1), q.sum()[None]
     drawn = torch.zeros((1, len(q)), dtype=torch.bool, device=q.device)
