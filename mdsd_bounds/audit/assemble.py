@@ -78,6 +78,7 @@ def assemble(
         rank=np.array([_rank(line) for line in lines], dtype=np.int64),
         sampler=names,
         doc=np.array([line.doc for line in lines], dtype=np.int64),
+        position=np.array([line.position for line in lines], dtype=np.int64),
         step=np.array([line.step for line in lines], dtype=np.int64),
         place=np.array([line.place for line in lines], dtype=np.int64),
         flag=np.array([line.flag for line in lines], dtype=np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def audit_log(
     sampler: str = "",
     alpha: float = 0.01,
     tolerance: float | None = None,
+    blockwise: bool = False,
     temperature: float = 1.0,
     draft_temperature: float | None = None,
     top_k: int | None = None,
@@ -47,6 +49,8 @@ def audit_log(
         False-alarm rate.
     tolerance : float, optional
         Total variation by which p may be off.  Default: :data:`TOLERANCE`, and for a dump what its dtype leaves open.
+    blockwise : bool
+        The rule decides over whole blocks or trees (block, traversal verification): see :func:`first_of_steps`.
     temperature, draft_temperature, top_k, top_p : optional
         Applied to the rows of the dump, as the running system did.
     **options
@@ -62,10 +66,18 @@ def audit_log(
         dump=dump,
         sampler=sampler,
         tolerance=tolerance,
+        blockwise=blockwise,
         warp={"temperature": temperature, "draft_temperature": draft_temperature, "top_k": top_k, "top_p": top_p},
         **options,
     )
-    return judge(positions, alpha)
+    notes = []
+    if not bool((positions.position >= 0).all()):
+        notes.append(
+            "lines carry no doc and position: an output logged twice would count twice and is not noticed; log both"
+        )
+    if blockwise:
+        notes.append("blockwise: the bound and the drafts are tested at the first position of each step only")
+    return judge(positions, alpha, tuple(notes))
 
 
 def read_positions(
@@ -74,6 +86,7 @@ def read_positions(
     dump: str | None = None,
     sampler: str = "",
     tolerance: float | None = None,
+    blockwise: bool = False,
     warp: dict[str, Any] | None = None,
     **options: Any,
 ) -> Positions:
@@ -84,8 +97,36 @@ def read_positions(
     rows = [line.row for line in lines if line.row is not None]
     if rows and dump is None:
         raise InputError(f"{path} line {_first_with_row(lines)}: row {rows[0]} of a dump; name the dump with --dump")
+    if blockwise and any(line.row is None and line.q is None for line in lines):
+        # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
+        lines = [replace(line, q=None) for line in lines]
     units = _units(lines, path, dump, warp or {}, tolerance)
-    return assemble(lines, units, path, sampler, options, TOLERANCE if tolerance is None else tolerance)
+    positions = assemble(lines, units, path, sampler, options, TOLERANCE if tolerance is None else tolerance)
+    return first_of_steps(positions, path) if blockwise else positions
+
+
+def first_of_steps(positions: Positions, path: str = "log") -> Positions:
+    """Forget bounds and drafts at all but the first position of each step.
+
+    Block and traversal verification are lossless as a whole, but whether a draft is kept there depends on the drafts
+    after it.  So beyond the first position of a step the drafts, given that they were reached, no longer follow the
+    sampler, and a lossless rule may accept more often than alpha*.  The outputs follow p all the same.
+
+    Raises
+    ------
+    InputError
+        If the steps are not logged.
+    """
+    if not bool((positions.step >= 0).all()):
+        raise InputError(f"{path}: --blockwise needs the step of every line; log it, or leave --blockwise out")
+    keys = np.stack([positions.doc, positions.step], 1)
+    _, first = np.unique(keys, axis=0, return_index=True)
+    later = np.ones(len(positions), dtype=bool)
+    later[first] = False
+    bound, ladder, pair = positions.bound.copy(), positions.ladder.copy(), positions.equal_chance.copy()
+    cells = positions.draft_cell.copy()
+    bound[later], ladder[later], pair[later], cells[later] = np.nan, np.nan, np.nan, -1
+    return replace(positions, bound=bound, ladder=ladder, equal_chance=pair, draft_cell=cells)
 
 
 def from_arrays(

@@ -41,8 +41,8 @@ class Positions:
         ``[N]`` whether the first two drafts are equal, and how probable that is; NaN where the sampler does not say.
     sampler : tuple of str
         ``[N]``, empty where not known.
-    doc, step, place : ndarray
-        ``[N]`` document, decoding step (-1 unknown), and line or row of the log.
+    doc, position, step, place : ndarray
+        ``[N]`` document, place in it and decoding step (-1 unknown), and line or row of the log.
     flag : ndarray
         ``[N]`` the engine's own word on acceptance: 1, 0, or -1 where it says nothing.
     """
@@ -65,6 +65,7 @@ class Positions:
     equal_chance: Floats
     sampler: tuple[str, ...]
     doc: Ints
+    position: Ints
     step: Ints
     place: Ints
     flag: Ints

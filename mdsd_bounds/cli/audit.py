@@ -46,9 +46,14 @@ def audit(
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", help="Log: total variation by which p may be off.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Rule: steps on each row.")] = 200,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Rule: steps on each small row; a quarter on each row of the dump.")
+    ] = 200,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Rule: rows of the dump to use.")] = 32,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the steps and of the self-check.")] = 0,
+    blockwise: Annotated[
+        bool, typer.Option("--blockwise", help="Log: of block or traversal verification (see docs/audit.md).")
+    ] = False,
     format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
     figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
     quiet: Quiet = False,
@@ -71,7 +76,7 @@ def audit(
     if controls:
         return _controls(alpha, seed, format, figure)
     if log is not None:
-        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, format, figure)
+        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure)
     assert verifier is not None
     return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet)
 
@@ -101,6 +106,7 @@ def _log(
     tolerance: float | None,
     warp: dict[str, Any],
     m: int,
+    blockwise: bool,
     format: AuditFormat,
     figure: str | None,
 ) -> int:
@@ -109,7 +115,9 @@ def _log(
     from mdsd_bounds.audit import audit_log
     from mdsd_bounds.audit.render import log_data, log_text
 
-    report = audit_log(log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, **warp, m=m)
+    report = audit_log(
+        log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, blockwise=blockwise, **warp, m=m
+    )
     _show(log_text(report), log_data(report), format)
     if figure is not None:
         _draw(figure, {Path(log).name: (report, report.lossy)})

@@ -58,11 +58,11 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
     ax.axhline(line, color="#000000", linewidth=0.8, linestyle=(0, (1, 2)))
     ax.annotate(
         f"convicts: capital {1 / level:.3g}",
-        (1.0, line),
+        (0.0, line),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 3),
+        xytext=(4, 3),
         textcoords="offset points",
-        ha="right",
+        ha="left",
         fontsize=8,
     )
     ax.set_xscale("log")
