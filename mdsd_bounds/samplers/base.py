@@ -123,7 +123,8 @@ def remainder(q: Tensor, removed: Tensor) -> Tensor:
     """
     left = q.masked_fill(removed, 0.0)
     mass = left.sum(-1, keepdim=True)
-    return torch.where(mass > 0, left / mass.clamp(min=torch.finfo(q.dtype).tiny), torch.zeros_like(left))
+    # A subnormal mass is a mass: it must not be raised to the smallest normal number.
+    return left / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
 def fixed_mask(q: Tensor, m: int) -> Tensor:
