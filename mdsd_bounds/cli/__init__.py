@@ -18,6 +18,7 @@ from mdsd_bounds.cli.draft_temperature import draft_temperature
 from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
+from mdsd_bounds.cli.report import report
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, audit, draft_temperature, log, convert, inspect, plot)
+COMMANDS = (bounds, compare, audit, draft_temperature, log, convert, inspect, plot, report)
 for command in COMMANDS:
     app.command()(command)
 

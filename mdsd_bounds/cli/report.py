@@ -1,0 +1,74 @@
+"""``mdsd report``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mdsd_bounds.cli.options import (
+    Drafts,
+    DraftTemperature,
+    Dump,
+    Limit,
+    Quiet,
+    Samplers,
+    Temperatures,
+    TopK,
+    TopP,
+    names_in,
+    numbers_in,
+    progress_bar,
+)
+
+
+def report(
+    dump: Dump,
+    out: Annotated[str, typer.Option("--out", help="HTML file; complete in itself.")],
+    sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
+    verifier: Annotated[
+        str, typer.Option("--verifier", help="Verifiers, comma-separated, 'all', or 'none' for bounds alone.")
+    ] = "rrs,k_seq,rrs_without_replacement,greedy",
+    drafts: Drafts = "1,2,4,8",
+    temperature: Temperatures = "1.0",
+    draft_temperature: DraftTemperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
+    """One HTML page about a dump: bounds, verifiers against them, figures."""
+    import dataclasses
+    from pathlib import Path
+
+    from mdsd_bounds import __version__
+    from mdsd_bounds.dumps import inspect_dump, open_dump
+    from mdsd_bounds.evaluate import Settings, matching_verifiers
+    from mdsd_bounds.problem import InputError
+    from mdsd_bounds.report import html_report
+    from mdsd_bounds.run import run
+
+    settings = Settings(
+        samplers=names_in(sampler),
+        drafts=numbers_in(drafts, "--drafts", int),
+        temperatures=numbers_in(temperature, "--temperature", float),
+        draft_temperature=draft_temperature,
+        top_k=top_k,
+        top_p=top_p,
+        samples=samples,
+    )
+    if not Path(out).absolute().parent.is_dir():
+        raise InputError(f"{out}: the folder {Path(out).parent} does not exist; make it first")
+    opened, comparison = open_dump(dump), None
+    with progress_bar(dump, quiet) as progress:
+        table = run(opened, settings, limit=limit, progress=progress)
+    assert table is not None
+    if verifier != "none":
+        names = None if verifier == "all" else names_in(verifier)
+        chosen = matching_verifiers(names, settings.samplers, settings.drafts)
+        with progress_bar(f"{dump} (verifiers)", quiet) as progress:
+            compared = dataclasses.replace(settings, verifiers=chosen)
+            comparison = run(opened, compared, limit=limit, progress=progress)
+    Path(out).write_text(html_report(table, comparison, inspect_dump(dump), __version__))
+    print(out)
