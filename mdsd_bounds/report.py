@@ -76,17 +76,17 @@ def _headline(summary: pd.DataFrame) -> str:
     """The best sampler at the largest number of drafts, at the lowest temperature asked for."""
     part = summary[summary["temperature"] == summary["temperature"].min()]
     part = part[part["drafts"] == part["drafts"].max()]
-    best = part.loc[part["mean"].idxmax()]
+    best = part.sort_values("mean").iloc[-1]
     return (
-        f"With {int(best['drafts'])} drafts at temperature {best['temperature']:g}, the best of the draft samplers "
-        f"compared is <b>{_plain(best['sampler'])}</b>: no lossless verifier accepts more than <b>{best['mean']:.4f}</b> of the "
+        f"With {int(best['drafts'])} drafts at temperature {best['temperature']:g}, the best of the draft samplers is "
+        f"<b>{_plain(best['sampler'])}</b>: no lossless verifier accepts more than <b>{best['mean']:.4f}</b> of the "
         f"positions ({int(best['positions'])} positions, standard error {best['stderr']:.4f})."
     )
 
 
 def _advice(gaps: pd.DataFrame) -> str:
-    widest = gaps.loc[gaps.groupby(["sampler", "drafts", "temperature"])["gap"].idxmin()]
-    worst = widest.loc[widest["gap"].idxmax()]
+    closest = gaps.sort_values("gap").drop_duplicates(["sampler", "drafts", "temperature"])
+    worst = closest.iloc[-1]
     return (
         f"The best verifier of each setting is at most {100 * worst['gap']:.2f} points below its bound "
         f"({_plain(worst['verifier'])} on {_plain(worst['sampler'])}, n = {int(worst['drafts'])}, "
