@@ -191,3 +191,14 @@ def test_steps_of_awkward_rows_return_possible_tokens(pair: tuple[Tensor, Tensor
         token, accepted = VERIFIERS[name].step(p, q, drafts, generator, sampler=sampler)
         assert bool((p.gather(-1, token[:, None]) > 0).all()) or not VERIFIERS[name].lossless
         assert torch.equal(accepted, (drafts == token[:, None]).any(-1))
+
+
+@pytest.mark.parametrize("kind", ["drafts that p never gives", "equal laws", "one token of p left"])
+def test_wide_gumbel_races_at_their_edges(kind: str) -> None:
+    p, q = row(6, 8), row(6, 3)
+    if kind == "equal laws":
+        q = p
+    else:
+        p = p * torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 0.0] if kind.startswith("drafts") else [0.0, 0, 0, 0, 1, 0])
+        p = p / p.sum()
+    assert wide_p_value("gumbel_list", "with_replacement", 2, p, q, 1500) > FALSE_ALARM

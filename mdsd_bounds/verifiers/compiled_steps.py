@@ -1,7 +1,7 @@
 """Steps of whole batches of wide rows, compiled by numba: a row is read only where its drafts are rejected.
 
-Each kernel writes one output token for each row.  ``uniform`` ``[B, n + 1]`` holds the random numbers of a row: one
-for each draft, and one for the residual.
+Each kernel writes one output token for each row.  ``uniform`` ``[B, n + 2]`` holds the random numbers of a row: one
+for each draft, and two for the residual.
 """
 
 from __future__ import annotations
@@ -199,3 +199,68 @@ def k_seq_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.nd
                 break
         if token[b] < 0:
             token[b] = draw_excess(p[b], q[b], rho, nothing, uniform[b, n])
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+def _hazard(p: np.ndarray, q: np.ndarray, t: float, first: float) -> tuple[float, float]:
+    """``sum_i (p_i t - q_i first)_+`` and its slope in t."""
+    total, slope = 0.0, 0.0
+    for i in range(p.shape[0]):
+        past = p[i] * t - q[i] * first
+        total += max(past, 0.0)
+        slope += p[i] if past > 0.0 else 0.0
+    return total, slope
+
+
+@njit(cache=True, nogil=True)
+def gumbel_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.ndarray, token: np.ndarray) -> None:
+    """The target's race given the drafts, without drawing a clock for every token.
+
+    Column k was won at time M_k ~ Exp(1): its other clocks are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
+    the target's scale, clock over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
+    convex and piecewise linear in t, and the winners at ``q_x M_k / p_x``.  The first arrival is a winner, or the
+    point where the total hazard reaches an Exp(1), found by Newton steps from above; its token has law p over those
+    that can have arrived.  Winners add no hazard before their own time.
+    """
+    n = drafts.shape[1]
+    for b in range(p.shape[0]):
+        first = -np.log1p(-uniform[b, :n])
+        goal = -np.log1p(-uniform[b, n])
+        latest, winner = np.inf, -1
+        for k in range(n):
+            x = drafts[b, k]
+            if p[b, x] > 0.0 and q[b, x] * first[k] < latest * p[b, x]:
+                latest, winner = q[b, x] * first[k] / p[b, x], x
+        # The hazard is at least n t - sum M_k.
+        t = min(latest, (goal + first.sum()) / n)
+        slopes = np.zeros(n)
+        for step in range(100):
+            total = 0.0
+            for k in range(n):
+                value, slopes[k] = _hazard(p[b], q[b], t, first[k])
+                total += value
+            if step == 0 and t == latest and total <= goal:
+                t = -1.0
+                break
+            if not total > goal * (1.0 + 1e-14) or not slopes.sum() > 0.0:
+                break
+            following = t - (total - goal) / slopes.sum()
+            if not following < t:
+                break
+            t = following
+        if t < 0.0:
+            token[b] = winner
+            continue
+        left = (1.0 - uniform[b, n + 1]) * slopes.sum()
+        token[b] = max(winner, 0)
+        for k in range(n):
+            if left > slopes[k] and k < n - 1:
+                left -= slopes[k]
+                continue
+            for i in range(p.shape[1]):
+                if p[b, i] * t > q[b, i] * first[k]:
+                    token[b] = i
+                    left -= p[b, i]
+                    if left <= 0.0:
+                        break
+            break

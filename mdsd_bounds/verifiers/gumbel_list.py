@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.verifiers.base import Verifier
-from mdsd_bounds.verifiers.kernels import compiled_for
+from mdsd_bounds.verifiers.kernels import compiled_for, compiled_step
 
 #: Steps of the trapezoid rule in log t: for the law, and for the rate (error below 1e-9).
 FINE, COARSE = 0.2, 0.4
@@ -121,7 +121,13 @@ def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
 def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
-    """Output tokens ``[B]``: clocks drawn given the drafts, then the target's race.  O(nV)."""
+    """Output tokens ``[B]``: clocks drawn given the drafts, then the target's race.  O(nV).
+
+    Compiled, only the first arrival of the target's race is drawn, not every clock.
+    """
+    quick = compiled_step("gumbel_steps", p, q, drafts, generator)
+    if quick is not None:
+        return quick
     best = torch.full_like(p, float("inf"))
     for k in range(drafts.shape[1]):
         best = torch.minimum(best, given_clocks(q, drafts[:, k], generator))

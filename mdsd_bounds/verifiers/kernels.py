@@ -43,7 +43,7 @@ def compiled_step(
     if not fits or compiled_for(p) is None:
         return None
     steps = importlib.import_module("mdsd_bounds.verifiers.compiled_steps")
-    uniform = torch.rand((drafts.shape[0], drafts.shape[1] + 1), dtype=torch.float64, generator=generator)
+    uniform = torch.rand((drafts.shape[0], drafts.shape[1] + 2), dtype=torch.float64, generator=generator)
     token = torch.empty(drafts.shape[0], dtype=torch.int64)
     rows = (p.numpy(), q.numpy(), drafts.contiguous().numpy())
     getattr(steps, kernel)(*rows, *settings, uniform.numpy(), token.numpy())

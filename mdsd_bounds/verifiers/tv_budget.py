@@ -16,6 +16,7 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.verifiers import rrs, rrs_without_replacement
 from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.kernels import WIDE
 
 BUDGET = 0.1
 _RULES = {"with_replacement": rrs.VERIFIER, "without_replacement": rrs_without_replacement.VERIFIER}
@@ -45,7 +46,11 @@ def fast_step(
     budget: float = BUDGET,
     **options: Any,
 ) -> Tensor:
-    """One step of recursive rejection against the moved target."""
+    """One step of recursive rejection against the moved target; wide rows one by one, in memory used again."""
+    if p.shape[-1] >= WIDE and p.shape[0] > 1:
+        rows = [slice(b, b + 1) for b in range(p.shape[0])]
+        parts = [fast_step(p[b], q[b], drafts[b], generator, sampler=sampler, budget=budget) for b in rows]
+        return torch.cat(parts)
     return _RULES[sampler].step(moved_target(p, q, budget), q, drafts, generator, sampler=sampler)[0]
 
 

@@ -16,6 +16,7 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, remainder, top_tokens
 from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
+from mdsd_bounds.verifiers.kernels import WIDE
 from mdsd_bounds.verifiers.montecarlo import many_drafts
 from mdsd_bounds.verifiers.speculative import add_at, at
 
@@ -30,7 +31,10 @@ def threshold(p: Tensor, epsilon: float, delta: float) -> Tensor:
     for value, name in ((epsilon, "epsilon"), (delta, "delta")):
         if not 0 <= value <= 1:
             raise InputError(f"typical_acceptance: {name}={value!r}; give a number in [0, 1]")
-    return (delta * torch.exp(-torch.special.entr(p).sum(-1))).clamp(max=epsilon)
+    # Wide rows one by one: their memory is used again.
+    blocks = p.split(1) if p.shape[-1] >= WIDE else (p,)
+    entropy = torch.cat([torch.special.entr(rows).sum(-1) for rows in blocks])
+    return (delta * torch.exp(-entropy)).clamp(max=epsilon)
 
 
 def output_law(
