@@ -16,7 +16,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.88rem; }
-th, td { padding: 0.22rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: 0.22rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444; }
 .scroll { overflow-x: auto; } img { max-width: 100%; } .note { color: #555; font-size: 0.88rem; }
 .lead { font-size: 1.08rem; }
