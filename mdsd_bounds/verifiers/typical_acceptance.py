@@ -32,7 +32,7 @@ def threshold(p: Tensor, epsilon: float, delta: float) -> Tensor:
         if not 0 <= value <= 1:
             raise InputError(f"typical_acceptance: {name}={value!r}; give a number in [0, 1]")
     # Wide rows one by one: their memory is used again.
-    blocks = p.split(1) if p.shape[-1] >= WIDE else (p,)
+    blocks = [p[b : b + 1] for b in range(len(p))] if p.shape[-1] >= WIDE else [p]
     entropy = torch.cat([torch.special.entr(rows).sum(-1) for rows in blocks])
     return (delta * torch.exp(-entropy)).clamp(max=epsilon)
 
