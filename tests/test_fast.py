@@ -16,7 +16,8 @@ from torch import Tensor
 from mdsd_bounds import optimal_acceptance, to_law
 from mdsd_bounds.bounds import fast, fast_race
 from mdsd_bounds.bounds.draft_sets import draft_sets
-from mdsd_bounds.bounds.fast_race import COLUMNS, POWERS, evaluate, left_nodes, power_weights, sensitivity
+from mdsd_bounds.bounds.fast_race import COLUMNS, POWERS, evaluate, left_nodes
+from mdsd_bounds.bounds.power_sums import power_weights, sensitivity
 from mdsd_bounds.bounds.prefix import prefix_curves
 from mdsd_bounds.problem import Bound
 from mdsd_bounds.samplers import get_sampler
@@ -91,9 +92,9 @@ def value_of_subset(bound: Bound, slot: int, row: int) -> float:
     return 1.0 + float(problem.p[row, subset].sum() - mass[0, 0, held])
 
 
-def check(p: Tensor, q: Tensor, counts: tuple[int, ...], sampler: str, **options: Any) -> None:
+def check(p: Tensor, q: Tensor, counts: tuple[int, ...], sampler: str, method: str = "fast", **options: Any) -> None:
     """Everything a fast answer must satisfy, against the plain scan."""
-    found = optimal_acceptance(p, q, counts, sampler, method="fast", **options)
+    found = optimal_acceptance(p, q, counts, sampler, method=method, **options)
     scan = optimal_acceptance(p, q, counts, sampler, method="prefix", **options)
     assert float((found.value - scan.value).abs().max()) <= 1e-9
     assert float((found.high - found.low).max()) <= 1e-8
@@ -111,6 +112,24 @@ def test_adversarial_rows(sampler: str) -> None:
     rows = adversarial(1200)
     p, q = (torch.stack([row[side] for row in rows.values()]) for side in range(2))
     check(p, q, COUNTS, sampler)
+
+
+@pytest.mark.parametrize("sampler", ["without_replacement", "top_m_plus", "with_replacement"])
+def test_the_torch_search_on_adversarial_rows(sampler: str) -> None:
+    rows = adversarial(700)
+    p, q = (torch.stack([row[side] for row in rows.values()]) for side in range(2))
+    check(p, q, (1, 2, 4, 8), sampler, "outer")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_the_torch_search_on_a_gpu() -> None:
+    rows = adversarial(9000)
+    p, q = (torch.stack([row[side] for row in rows.values()]) for side in range(2))
+    host = optimal_acceptance(p, q, COUNTS, "without_replacement", method="fast")
+    device = optimal_acceptance(p.cuda(), q.cuda(), COUNTS, "without_replacement")
+    assert device.method == "outer"
+    assert float((device.value.cpu() - host.value).abs().max()) <= 1e-9
 
 
 @pytest.mark.parametrize("sampler", FAMILY)

@@ -15,6 +15,7 @@ from mdsd_bounds.samplers import get_sampler
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
     "fast": ("mdsd_bounds.bounds.fast", "solve_fast"),
+    "outer": ("mdsd_bounds.bounds.outer", "solve_outer"),
     "prefix": ("mdsd_bounds.bounds.prefix", "solve_prefix"),
     "subsets": ("mdsd_bounds.bounds.subsets", "solve_subsets"),
     "lp": ("mdsd_bounds.bounds.lp", "solve_lp"),
@@ -72,7 +73,9 @@ def optimal_acceptance(
 
     Notes
     -----
-    Cost per row: O(V log V) with replacement, greedy and top_k; O(V n G) without replacement, G about 100.
+    Cost per row: a few passes over p and q (``fast``, up to 8 draws without replacement; see
+    :mod:`mdsd_bounds.bounds.fast`); by the scan O(V log V) with replacement, greedy and top_k and O(V n G) without
+    replacement, G about 100.
     Source: Hu et al., "Towards optimal multi-draft speculative decoding", ICLR 2025, arXiv 2502.18779 (dual and prefix
     theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.race`.
     """
@@ -169,9 +172,11 @@ def _choose(problem: Problem) -> str:
         return "product"
     if problem.sampler == "joint":
         return "maxflow" if importlib.util.find_spec("ortools") else "lp"
-    from mdsd_bounds.bounds.fast import applies
+    from mdsd_bounds.bounds.fast import WIDE, applies
 
-    return "fast" if applies(problem) else "prefix"
+    if applies(problem):
+        return "fast"
+    return "outer" if problem.p.is_cuda and problem.p.shape[-1] >= WIDE else "prefix"
 
 
 def _check_table(options: dict[str, Any], counts: tuple[int, ...], rows: int, tokens: int) -> None:

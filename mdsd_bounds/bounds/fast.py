@@ -140,7 +140,7 @@ def solve_fast(problem: Problem) -> Bound:
         low, high = low - problem.mass_error, high + problem.mass_error
     # alpha* is a probability: cutting the interval to [0, 1] only removes values that cannot be.
     value, low, high = value.clamp(0.0, 1.0), low.clamp(0.0, 1.0), high.clamp(0.0, 1.0)
-    scans = _scan_rest(problem, solved, value, low, high, size)
+    scans = scan_rest(problem, solved, value, low, high, size)
 
     def make_subset() -> Tensor:
         mask = torch.zeros((*shape, problem.p.shape[1]), dtype=torch.bool, device=problem.p.device)
@@ -164,7 +164,7 @@ def _subset(p: Tensor, q: Tensor, found: Found, d: int, rows: Tensor) -> Tensor:
     return (w < ratio) | ((w == ratio) & (index <= token)) | fixed_mask(q, found.fixed[d])
 
 
-def _scan_rest(
+def scan_rest(
     problem: Problem, solved: Tensor, value: Tensor, low: Tensor, high: Tensor, size: Tensor
 ) -> list[tuple[list[int], Tensor, Bound]]:
     """Fill in by the prefix scan what was not solved; rows that lack the same numbers of drafts go together."""
@@ -242,8 +242,8 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
 
 @functools.cache
 def sensitivity_of(n: int) -> float:
-    """:func:`mdsd_bounds.bounds.fast_race.sensitivity`, kept."""
-    from mdsd_bounds.bounds.fast_race import sensitivity
+    """:func:`mdsd_bounds.bounds.power_sums.sensitivity`, kept."""
+    from mdsd_bounds.bounds.power_sums import sensitivity
 
     return sensitivity(n)
 
@@ -251,7 +251,7 @@ def sensitivity_of(n: int) -> float:
 @functools.cache
 def _race_constants(most: int) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Step of the nodes for n up to ``most``, error of rule and cuts, ends of the node range, weights of the powers."""
-    from mdsd_bounds.bounds.fast_race import power_weights
+    from mdsd_bounds.bounds.power_sums import power_weights
 
     step, trapezoid = trapezoid_step(most)
     right, left = np.ones(most + 1), np.ones((most + 1, most + 1))

@@ -31,8 +31,9 @@ most ``e^D - 1``.  Summed over the nodes with the weight ``h min(1/e, t Pr(Poiss
 ``e^{-ct}`` adds ``integral of (ct)^2 e^{-ct} ds = 1``: 2r.  Write h_k for E_k with all signs positive.  By (2) and
 homogeneity the s_k move E_k by at most ``k h_k r``, and ``e^{-s_1 t/T}`` moves by ``s_1 (t/T) r``.  As y/(qt) <= 1.14
 and ``X_m <= 0.285^{m-1} X_1``, ``h_k <= X_1 (X_1 + 0.285) .. (X_1 + 0.285 (k-1)) / k!``, so both sums over k < n,
-times ``e^{-s_1 t/T}``, are bounded by a function of X_1 alone, whose maximum :func:`sensitivity` finds.  What an
-evaluation adds itself is some 100 u times the same function.
+times ``e^{-s_1 t/T}``, are bounded by a function of X_1 alone, whose maximum
+:func:`mdsd_bounds.bounds.power_sums.sensitivity` finds.  What an evaluation adds itself is some 100 u times the same
+function.
 
 **Q is convex in x along any order of tokens.**  Write ``m_G(i) = Q(G + i) - Q(G)`` for a token i outside G; to be
 shown is ``m_H(j)/q_j <= m_{H+j}(i)/q_i``.  Let T'_k be the arrivals when token j is left out, T_k those of all.
@@ -56,41 +57,12 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds.bounds.fast_cells import STEP, SUMS
+from mdsd_bounds.bounds.power_sums import ORDER
 
-#: Powers kept of medium tokens, and of the lightest.
-ORDER = 8
-LEAST = 3
 #: Columns of a run, one line for each edge between cells or tokens: P(H), q(H), q off H, sum of q/(1-q) of the heavy
 #: tokens of H, and the eight power sums of its light ones.
 TARGET, INSIDE, OUTSIDE, ODDS, POWERS = 0, 1, 2, 3, 4
 COLUMNS = POWERS + ORDER
-
-
-def power_weights() -> tuple[np.ndarray, np.ndarray]:
-    """``[9, 9]`` weights ``m! S(k, m)/k!`` of formula (2), and ``[61]`` coefficients a_k of ``-log(2 - e^x)``."""
-    most = 60
-    stirling = np.zeros((most + 1, most + 1))
-    stirling[0, 0] = 1.0
-    for k in range(1, most + 1):
-        for m in range(1, k + 1):
-            stirling[k, m] = m * stirling[k - 1, m] + stirling[k - 1, m - 1]
-    share = np.array([[math.factorial(m) * stirling[k, m] / math.factorial(k) for k in range(most + 1)] for m in
-                      range(most + 1)])  # fmt: skip
-    rest = np.array([sum(share[m, k] / m for m in range(1, k + 1)) for k in range(most + 1)])
-    return share[: ORDER + 1, : ORDER + 1].copy(), rest
-
-
-def sensitivity(n: int, light: float = 0.25) -> float:
-    """Bound on ``|dQ| / r`` when every sum that enters has a relative error r (see Rounding above)."""
-    x = np.linspace(0.0, 4.0 * n + 20.0, 4001)
-    growth = math.expm1(light) / light
-    y = math.expm1(light)
-    term, first, second = np.ones_like(x), np.ones_like(x), np.zeros_like(x)
-    for k in range(1, n):
-        term = term * (x + y * (k - 1)) / k
-        first, second = first + term, second + k * term
-    # The grid is finer than a percent of the width of the maximum; a tenth is added.
-    return 2.0 + 1.1 * float((np.exp(-x / growth) * (x * first + second)).max())
 
 
 @njit(**STEP)

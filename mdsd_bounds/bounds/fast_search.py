@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds.bounds.fast_cells import STEP, crossing_bound
-from mdsd_bounds.bounds.fast_race import INSIDE, ORDER, OUTSIDE, TARGET, evaluate
+from mdsd_bounds.bounds.fast_race import INSIDE, OUTSIDE, TARGET, evaluate
+from mdsd_bounds.bounds.power_sums import ORDER
 
 
 @njit(**STEP)

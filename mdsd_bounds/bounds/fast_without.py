@@ -27,8 +27,9 @@ from mdsd_bounds.bounds.fast_cells import (
     sort_by_ratio,
     tokens_in,
 )
-from mdsd_bounds.bounds.fast_race import COLUMNS, INSIDE, ODDS, ORDER, OUTSIDE, POWERS, TARGET, evaluate, heavy_table
+from mdsd_bounds.bounds.fast_race import COLUMNS, INSIDE, ODDS, OUTSIDE, POWERS, TARGET, evaluate, heavy_table
 from mdsd_bounds.bounds.fast_search import node_range, search, truncation
+from mdsd_bounds.bounds.power_sums import ORDER
 
 #: Tokens with ``q T`` above this are heavy; up to the second they keep three powers.
 LIGHT = 0.25
