@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from benchmarks.figure import draw
 from benchmarks.timing import machine
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -70,6 +71,7 @@ def main() -> None:
         show(module.TITLE, rows)
         # After each table, so that an interrupted run keeps what it measured.
         arguments.out.write_text(json.dumps(result, indent=1))
+    draw(result, arguments.out.with_suffix(".png"))
     print("\n" + " ".join(f"{key}: {value};" for key, value in machine().items()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -22,8 +23,9 @@ import pytest
 import torch
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import DumpWriter
-from mdsd_bounds.engines import Job, job, local, store
+from mdsd_bounds.engines import ENGINES, Job, job, local, store
 from mdsd_bounds.engines.job import reads
 from mdsd_bounds.engines.store import claim, open_store
 from mdsd_bounds.evaluate import Settings
@@ -394,6 +396,22 @@ def test_results_go_to_any_file_system(pair: str, tmp_path: Path, scheme: str) -
     assert fs.cat_file(path) == to_bytes(pair, tmp_path / "whole.parquet")
     assert not fs.exists(f"{path}.parts")
     assert len(table) == 4 * ROWS
+
+
+def test_what_an_engine_prints_is_no_data(
+    pair: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy(*arguments: Any) -> Any:
+        print("a worker died")
+        return local.run_local(*arguments)
+
+    monkeypatch.setitem(ENGINES, "noisy", noisy)
+    monkeypatch.setattr(sys, "argv", ["mdsd", "bounds", pair, "--engine", "noisy", "--format", "json", "--quiet"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)
+    assert "a worker died" in shown.err
 
 
 def test_unknown_engines_and_file_systems(pair: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ def run_and_print(
     for name in settings.samplers:
         get_sampler(name)
     index, number = shard_in(shard, out)
-    with progress_bar(dump, quiet) as progress:
+    # stdout is data: what Ray says about workers that died goes to stderr like all notes.
+    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr):
         table = run(
             open_dump(dump),
             settings,

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/guard.py --record
 
-writes ``recorded.json`` beside this file.  One thread and the shipped rows; the least of several interleaved runs on
-each side, since other work on the machine can only add time.
+writes ``recorded.json`` beside this file.  One thread, its processor time, and the shipped rows; the least of several
+interleaved runs on each side, since other work on the machine can only add time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,17 +46,18 @@ def subjects() -> tuple[dict[str, Callable[[], Any]], Callable[[], Any]]:
 
 def measure(runs: int) -> dict[str, float]:
     """Ratio of every subject to the reference."""
-    with _one_thread():
+    with one_thread():
         calls, reference = subjects()
         ratios = {}
         for name, call in calls.items():
-            mine, other = interleaved(runs, call, reference)
+            mine, other = interleaved(runs, call, reference, clock=time.process_time)
             ratios[name] = min(mine) / min(other)
     return ratios
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Torch and compiled loops on one thread."""
     import numba
 
     threads, compiled = torch.get_num_threads(), numba.get_num_threads()
