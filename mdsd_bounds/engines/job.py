@@ -20,7 +20,7 @@ from mdsd_bounds.dumps.base import Dump, LogitBatch, size_on_disk
 from mdsd_bounds.evaluate import BLOCK_ROWS, Settings, evaluate_block
 from mdsd_bounds.problem import InputError
 
-#: Parts of a run, at most: a billion rows are then 61,036 rows a part, and a folder of parts can still be listed.
+#: Parts of a run, at most: a billion rows are then 61,056 rows a part, and a folder of parts can still be listed.
 MAX_PARTS = 16_384
 
 

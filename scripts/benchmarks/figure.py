@@ -108,6 +108,12 @@ def _ratios(ax: Any, name: str, rows: list[tuple[str, str, float]]) -> None:
 
 
 def _plain(ax: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for axis in [ax.xaxis] + ([ax.yaxis] if ax.get_yscale() == "log" else []):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     ax.title.set_fontsize(10)
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

@@ -140,11 +140,15 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--folder", help="where the dump is made, and removed again")
     parser.add_argument("--sampler", default=",".join(SAMPLERS))
+    parser.add_argument("--out", type=Path, help="a JSON of scripts/bench.py whose part on streaming is replaced")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
-    for row in table(arguments.runs, arguments.gigabytes, arguments.folder, tuple(arguments.sampler.split(","))):
-        print(json.dumps(row))
-    print(json.dumps(machine()))
+    rows = table(arguments.runs, arguments.gigabytes, arguments.folder, tuple(arguments.sampler.split(",")))
+    part = {"title": TITLE, "machine": machine(), "rows": rows}
+    print(json.dumps(part, indent=1))
+    if arguments.out is not None:
+        held = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        arguments.out.write_text(json.dumps(held | {"streaming": part}, indent=1))
     print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB")
 
 
