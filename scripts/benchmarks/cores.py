@@ -137,9 +137,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0, 0].set(
         xscale="log", xlabel="processor time / float32 softmax of the two rows", title="n = 1..8 at once, V = 151,936"
     )
-    axes[0, 0].margins(x=0.12)
+    axes[0, 0].margins(x=0.2)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="lower right")
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper right")
     names = {
         "vocabulary": "tokens in the vocabulary",
         "drafts": "largest n (all n up to it)",
