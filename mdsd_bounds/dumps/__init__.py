@@ -98,7 +98,8 @@ def _is_named(path: Path) -> bool:
 
 
 def _is_named_pair(paths: list[Path]) -> bool:
-    if len(paths) != 1 or not _is_named(paths[0]) or _pair_in_folder(paths, ".safetensors") != paths:
+    # A folder with a file of logits a model is two files of one matrix each.
+    if len(paths) != 1 or not _is_named(paths[0]) or (paths[0] / "target_logits.safetensors").exists():
         return False
     return has_pair(paths[0]) and not {"target_logits", "draft_logits"} <= set(open_store(paths[0]))
 
@@ -126,10 +127,12 @@ def _open_named_pair(path: Path, label: str) -> Dump:
     """Both models in one file or folder; ``facts.json``, where a capture left it, says what they are."""
     dump = _join([path, path], label)
     once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
-    notes = dict(dump.facts.notes)
+    facts = replace(dump.facts, bytes=size_on_disk(path), once=once)
     if (path / FACTS).is_file():
-        notes |= read_facts(path)
-    return replace(dump, facts=replace(dump.facts, bytes=size_on_disk(path), once=once, notes=notes))
+        told = read_facts(path)
+        sizes = told.pop("hidden_sizes", None)
+        facts = replace(facts, notes=facts.notes | told, hidden_sizes=facts.hidden_sizes or (sizes and tuple(sizes)))
+    return replace(dump, facts=facts)
 
 
 #: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft; two

@@ -59,6 +59,8 @@ def sizes(facts: Facts) -> dict[str, str]:
         "as full float16 logits": _size(facts.rows, full),
         f"as top-{TOP_K} with tail mass": _size(facts.rows, top),
     }
+    if facts.kind == "hidden":
+        return lines
     if facts.hidden_sizes is None:
         lines["as hidden states"] = "4 bytes a position for each of the models' hidden units (not recorded), heads once"
     else:
@@ -77,13 +79,16 @@ def _likelihood(target: Tensor, draft: Tensor, columns: dict[str, Tensor], width
     """Mean log-probability of the recorded tokens: low where rows and tokens do not belong together."""
     token = columns["token"]
     known = (token >= 0) & (token < width)
-    means = []
+    means, counts = [], []
     for rows in (target, draft):
         law = torch.log_softmax(rows[:, :width].to(torch.float64), -1)
         found = law.gather(-1, token.clamp(0, width - 1)[:, None])[:, 0]
         found = found[known & torch.isfinite(found)]
         means.append(float(found.mean()) if len(found) else float("nan"))
+        counts.append(len(found))
     line = f"target {means[0]:.2f}, draft {means[1]:.2f} nats in the first {len(token)} rows"
+    if min(counts) < len(token):
+        line += f" (known in {counts[0]} and {counts[1]} of them)"
     if means[0] < -math.log(width):
         line += "; BEWARE, less than a uniform law: rows shifted by one, or tokens of another tokenizer"
     return line

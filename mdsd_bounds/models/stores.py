@@ -159,8 +159,8 @@ def open_store(
     InputError
         If the draft has no hidden states, the heads do not rebuild the models' logits, or the folder holds another run.
     """
+    sizes = None if draft.head_of is None else (hidden_size(target.model), hidden_size(draft.head_of))
     if kind == "logits":
-        sizes = None if draft.head_of is None else (hidden_size(target.model), hidden_size(draft.head_of))
         writer = DumpWriter(out, shard_rows=shard_rows, hidden_sizes=sizes, notes=dict(facts), support=draft.support)
         return LogitStore(writer, getattr(torch, dtype))
     described = {**facts, "store": kind, "support": draft.support}
@@ -168,7 +168,7 @@ def open_store(
         width = head_width(target.model)
         if draft.head_of is not None and draft.support == "full":
             width = min(width, head_width(draft.head_of))
-        arrays = ArrayWriter(out, {**described, "top_k": top_k})
+        arrays = ArrayWriter(out, {**described, "top_k": top_k, "hidden_sizes": sizes})
         arrays.put("vocabulary", {"vocabulary": torch.tensor(width)})
         return TopKStore(arrays, top_k)
     if draft.read_hidden is None:
