@@ -515,7 +515,7 @@ def test_pairs_that_do_not_fit(tmp_path: Path) -> None:
         open_pair(tmp_path / "e.pt", tmp_path / "c.safetensors")
     with pytest.raises(InputError, match="names token 598, but the vocabulary has 10"):
         open_pair(tmp_path / "e.pt", tmp_path / "d.safetensors")
-    with pytest.raises(InputError, match=r"a llama\.cpp file holds one model"):
+    with pytest.raises(InputError, match=r"holds one model \(llama\.cpp\)"):
         open_dump(tmp_path / "x.kld")
     with pytest.raises(InputError, match="no such file"):
         open_pair(tmp_path / "x.kld", tmp_path / "nothing")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,33 +184,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     said: list[str] = []
     run("whole", said.append)
     assert "already complete" in said[0]
-
-
-KILLED = """
-import os, sys
-from mdsd_bounds.models.capture import CaptureSettings, log_pair
-def report(line):
-    if "16 of" in line: os.kill(os.getpid(), 9)
-settings = CaptureSettings(new_tokens=4, batch_size=2, store_dtype="float32", seed=3)
-log_pair(sys.argv[1], "early-exit:1", sys.argv[3:], sys.argv[2], settings, report=report)
-"""
-
-
-def test_killed_with_signal_nine(pair: dict[str, str], tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    prompts = PROMPTS * 2
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, pair["target"], str(tmp_path / "d"), *prompts],
-        env=environment,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -9
-    assert 0 < len(open_dump(tmp_path / "d")) < 40
-    for folder in ("d", "whole"):
-        log_pair(pair["target"], "early-exit:1", prompts, tmp_path / folder, SMALL, **QUIET)
-    assert content(tmp_path / "d") == content(tmp_path / "whole")
 
 
 def test_another_run_is_not_continued(pair: dict[str, str], tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def _open(paths: list[Path], label: str) -> Dump:
     one_model = next((name for part in paths if (name := _side_format(part))), "")
     if len(paths) == 1 and one_model:
         raise InputError(
-            f"{label}: a {one_model} file holds one model; give target and draft, {label},DRAFT, or join them with "
+            f"{label}: holds one model ({one_model}); give target and draft, {label},DRAFT, or join them with "
             "mdsd convert TARGET DRAFT OUT"
         )
     known = ", ".join(sorted({*READERS, *SIDES}))

@@ -114,6 +114,9 @@ def has_pair(path: Path) -> bool:
     try:
         names = set(open_store(path))
     except InputError:
+        # What a capture wrote is a pair; elsewhere another reader may know the file.
+        if (path / FACTS).is_file():
+            raise
         return False
     forms = ("logits", "logprobs", "top_logprobs", "top_values", "hidden_states")
     return all(any(f"{role}_{form}" in names for form in forms) for role in ("target", "draft"))

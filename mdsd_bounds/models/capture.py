@@ -75,7 +75,7 @@ class CaptureSettings:
 
 
 def log_pair(
-    target: str,
+    target: str | LoadedModel,
     draft: str,
     prompts: Sequence[str] | str | Path,
     out: str | Path,
@@ -92,8 +92,8 @@ def log_pair(
 
     Parameters
     ----------
-    target : str
-        As :func:`mdsd_bounds.models.loading.load_model`.
+    target : str or LoadedModel
+        As :func:`mdsd_bounds.models.loading.load_model` takes it, or what it gave.
     draft : str
         As :func:`mdsd_bounds.models.drafts.make_draft`: a model, or ``early-exit:K``, ``skip-layers:4-9``,
         ``prompt-lookup`` for a draft made from the target alone.
@@ -131,7 +131,7 @@ def log_pair(
     _check(settings, max_positions)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     texts = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
-    first = load_model(target, dtype, device)
+    first = load_model(target, dtype, device) if isinstance(target, str) else target
     second = make_draft(draft, first, dtype, device, token_map)
     documents = encode(first.tokenizer, texts, settings)
     facts = {
