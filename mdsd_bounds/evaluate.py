@@ -103,7 +103,7 @@ def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -
         for role, law in (("target", target), ("draft", draft)):
             _refuse_missing(law, role, int(batch.row[0]), name)
     for sampler, options in _asked(settings):
-        yield solve_cut(target, draft, settings.drafts, sampler, options)
+        yield solve_cut(target, draft, settings.drafts, sampler, options, solver=solve)
 
 
 def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:

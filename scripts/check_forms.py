@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def main() -> None:
         max_positions=LOGGED_AGAIN,
     )
     full = bounds(arguments.study, arguments.out / "full.parquet", POSITIONS)
+    again = bounds(hidden, arguments.out / "hidden.parquet", LOGGED_AGAIN)
+    rounded = bounds(hidden, arguments.out / "hidden_float16.parquet", LOGGED_AGAIN, round_to=torch.float16)
     found: dict[str, Any] = {
         "kept tokens": KEPT,
         "sizes": sizes(arguments.study, hidden, top_k),
         "rows of the hidden form": rebuilt(arguments.study, hidden),
-        "hidden": equal(full, bounds(hidden, arguments.out / "hidden.parquet", LOGGED_AGAIN)),
+        "hidden": equal(full, again, rounded),
         "top-k": contained(full, bounds(top_k, arguments.out / "top_k.parquet", POSITIONS)),
     }
     arguments.result.mkdir(parents=True, exist_ok=True)
@@ -70,10 +73,19 @@ def main() -> None:
     print(page(found))
 
 
-def bounds(dump: Path, out: Path, rows: int) -> pd.DataFrame:
-    """Per-position bounds of a dump's first rows, computed once."""
+def bounds(path: Path, out: Path, rows: int, round_to: torch.dtype | None = None) -> pd.DataFrame:
+    """Per-position bounds of a dump's first rows, computed once; ``round_to`` rounds the rows first."""
+    dump = open_dump(path)
+    if round_to is not None:
+        read = dump.read_rows
+
+        def read_rounded(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            target, draft, columns = read(start, stop)
+            return target.to(round_to), draft.to(round_to), columns
+
+        dump = replace(dump, read_rows=read_rounded)
     if not out.exists():
-        table = run(open_dump(dump), Settings(SAMPLERS, COUNTS), out=str(out), limit=rows)
+        table = run(dump, Settings(SAMPLERS, COUNTS), out=str(out), limit=rows)
         assert table is not None
     return pd.read_parquet(out)
 
@@ -112,16 +124,18 @@ def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
     return {
         "positions": totals["positions"],
         "share of equal tokens": totals["same tokens"] / totals["positions"],
-        "share of entries with the same float16": totals["same float16"] / totals["entries"],
+        "entries": totals["entries"],
+        "entries with another float16": totals["entries"] - totals["same float16"],
         "largest difference of a logit": worst,
         "of which float16 does not explain": max(excess, 0.0),
         "largest total variation of a law": distance,
     }
 
 
-def equal(full: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, Any]]:
-    """Differences of the values over the positions that both have."""
+def equal(full: pd.DataFrame, hidden: pd.DataFrame, rounded: pd.DataFrame) -> list[dict[str, Any]]:
+    """Differences of the values over the positions that all have."""
     both = full.merge(hidden, on=KEY, suffixes=("", "_hidden"), validate="one_to_one")
+    both = both.merge(rounded, on=KEY, suffixes=("", "_rounded"), validate="one_to_one")
     return [
         {
             "sampler": sampler,
@@ -130,6 +144,7 @@ def equal(full: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, Any]]:
             "mean": float(part["value"].mean()),
             "mean of the hidden form": float(part["value_hidden"].mean()),
             "largest difference": float((part["value"] - part["value_hidden"]).abs().max()),
+            "the same, rounded": float((part["value"] - part["value_rounded"]).abs().max()),
         }
         for (sampler, drafts), part in both.groupby(["sampler", "drafts"], sort=False)
     ]
@@ -175,23 +190,24 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Hidden states: values that equal the full answer",
         "",
-        f"{rows['positions']} positions logged a second time, storing hidden states.  Tokens of the text that are the",
-        f"same: {rows['share of equal tokens']:.4%}.  Logits rebuilt from them round to the float16 that was stored",
-        f"in {rows['share of entries with the same float16']:.4%} of all entries; the largest difference of a logit is",
-        f"{rows['largest difference of a logit']:.2g}, of which rounding to float16 does not explain",
-        f"{rows['of which float16 does not explain']:.2g} (another order of summation).  The largest total variation",
-        f"between a law and its rebuilt twin is {rows['largest total variation of a law']:.2g}.",
+        f"{rows['positions']} positions logged a second time, storing hidden states: {rows['share of equal tokens']:.2%}",
+        f"of the text's tokens are the same.  Of {rows['entries']:,} logits rebuilt from the states",
+        f"{rows['entries with another float16']:,} round to another float16 than the stored one.  Before rounding they",
+        f"differ from it by up to {rows['largest difference of a logit']:.2g}, and the laws by up to",
+        f"{rows['largest total variation of a law']:.2g} in total variation: what storing float16 costs.  Rounded in",
+        "the same way, the rebuilt logits give the very bounds of the stored ones (last column).",
         "",
-        "| sampler | drafts | positions | mean, full logits | mean, hidden states | largest difference at a position |",
-        "|---|---|---|---|---|---|",
+        "| sampler | drafts | positions | mean, logits | mean, hidden states | largest difference | after rounding |",
+        "|---|---|---|---|---|---|---|",
         *(
             f"| {row['sampler']} | {row['drafts']} | {row['positions']} | {row['mean']:.6f} "
-            f"| {row['mean of the hidden form']:.6f} | {row['largest difference']:.1e} |"
+            f"| {row['mean of the hidden form']:.6f} | {row['largest difference']:.1e} "
+            f"| {row['the same, rounded']:.1e} |"
             for row in found["hidden"]
         ),
         "",
-        "`greedy` and `top_k` fix the most probable tokens of the draft.  float16 makes ties of unlike logits, and a",
-        "tie broken the other way fixes another token: there a single position may differ by more than rounding.",
+        "`greedy` and `top_k` fix the most probable tokens of the draft.  Unlike logits may round to one float16, and",
+        "the lower index then wins: another token is fixed, and a position may move by more than the laws do.",
         "",
         f"## Top-{found['kept tokens']}: intervals that hold the full answer",
         "",

@@ -63,8 +63,11 @@ def log(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
     """Run a model pair over prompts and store the laws of both at every position; prints the dump's folder."""
+    import os
     import sys
 
+    # Read when tqdm is first imported: loading would draw bars between the lines of this command.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
     from mdsd_bounds.models.loading import hush
 
@@ -85,6 +88,7 @@ def log(
         if not quiet:
             print(line, file=sys.stderr, flush=True)
 
+    report(f"loading {target} and {draft}")
     path = log_pair(
         target,
         draft,
