@@ -40,6 +40,7 @@ from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import read_prompts
 from mdsd_bounds.trees.base import Laws, Tree, common_randomness, sampling
 from mdsd_bounds.trees.beam import rsd_s
+from mdsd_bounds.trees.bounds import sampled_full_information
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.decode import Build, decode
 from mdsd_bounds.trees.dynamic import dynamic_top_k
@@ -258,6 +259,7 @@ def at_prefix(
 
 def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterator[dict[str, Any]]:
     laws = target.laws(tree.paths)
+    bound = _full_information(method, tree, laws)
     for rule in method.rules:
         ways = stops(tree, laws, rule)
         weight = reach(tree, ways)
@@ -282,9 +284,19 @@ def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterato
             "calls": tree.calls,
             "accepted": expected_accepted(tree, ways),
             "emitted": expected_emitted(tree, ways),
+            "bound": bound,
             "by_depth": [float(f"{x:.5g}") for x in by_depth],
             "by_child": [by_child[k] for k in sorted(by_child)],
         }
+
+
+def _full_information(method: Method, tree: Tree, laws: Tensor) -> float | None:
+    """Where the probability of a path is known in closed form."""
+    if method.family == "SpecTr":
+        return sampled_full_information(tree, laws, paths=int(method.shape.split("x")[0]))
+    vector = [1] * method.length if method.family == "chain" else []
+    vector = [int(n) for n in method.shape.split(",")] if method.family == "RSD-C" else vector
+    return sampled_full_information(tree, laws, branching=vector) if vector and max(vector) <= 2 else None
 
 
 def _places(tree: Tree) -> list[int]:
