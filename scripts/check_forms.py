@@ -190,7 +190,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Hidden states: values that equal the full answer",
         "",
-        f"{rows['positions']} positions logged a second time, storing hidden states: {rows['share of equal tokens']:.2%}",
+        f"{rows['positions']} positions logged again, storing hidden states: {rows['share of equal tokens']:.2%}",
         f"of the text's tokens are the same.  Of {rows['entries']:,} logits rebuilt from the states",
         f"{rows['entries with another float16']:,} round to another float16 than the stored one.  Before rounding they",
         f"differ from it by up to {rows['largest difference of a logit']:.2g}, and the laws by up to",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +18,8 @@ from mdsd_bounds import InputError, optimal_acceptance, to_law
 from mdsd_bounds.bounds import intervals
 from mdsd_bounds.bounds.cut import cut_law
 from mdsd_bounds.bounds.intervals import interval_bounds, solve_cut
+from mdsd_bounds.cli import main
+from mdsd_bounds.dumps import sides
 
 SAMPLERS = [
     ("with_replacement", {}),
@@ -209,3 +216,94 @@ def test_refusals() -> None:
     found = solve_cut(law, open_law, 2, "greedy")
     assert (found.low == 0).all()
     assert (found.high == 1).all()
+
+
+# Through the command line
+
+
+def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capsys.readouterr()
+    return int(stop.value.code or 0), output.out, output.err
+
+
+def write_dump(path: Path, logits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    rows = len(logits[0])
+    token = torch.arange(rows) % logits[0].shape[1]
+    np.savez(
+        path, target_logits=logits[0].float(), draft_logits=logits[1].float(), doc=np.arange(rows) // 5, token=token
+    )
+
+
+@pytest.mark.parametrize("form", ["k.safetensors", "native", "t.kld,d.kld", "t.json,d.json"])
+def test_tables_of_cut_dumps_hold_the_full_answer(form: str, tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sides, "UNSTATED_WIDTH", 60)
+    write_dump(tmp_path / "full.npz", pair(40, 60, 3.0, 1.0, 2))
+    cut_path = ",".join(str(tmp_path / part) for part in form.split(","))
+    steps = [[str(tmp_path / "full.npz"), cut_path]]
+    if form == "native":  # cut rows in a native folder: by way of a top-k file
+        steps = [[str(tmp_path / "full.npz"), str(tmp_path / "x.npz")], [str(tmp_path / "x.npz"), cut_path]]
+    for i, (src, dst) in enumerate(steps):
+        kept = ["--top-k", "12"] if i == 0 and "kld" not in form else []
+        code, text, _ = call("convert", src, dst, *kept, capsys=capsys, monkeypatch=monkeypatch)
+        assert (code, text.strip()) == (0, dst.split(",")[0])
+    tables, summaries = [], []
+    for name, dump in (("full", str(tmp_path / "full.npz")), ("cut", cut_path)):
+        out = str(tmp_path / f"{name}.parquet")
+        code, text, _ = call(
+            "bounds", dump, "--sampler", "all", "--drafts", "1,2,5", "--temperature", "0.7,1", "--out", out,
+            "--format", "json", capsys=capsys, monkeypatch=monkeypatch,
+        )  # fmt: skip
+        assert code == 0
+        tables.append(pd.read_parquet(out))
+        summaries.append(json.loads(text))
+    full, found = tables
+    assert len(full) == len(found) == 6 * 3 * 2 * 40
+    for column in ("sampler", "drafts", "temperature", "row"):
+        assert (full[column] == found[column]).all()
+    assert (found["low"] <= full["low"] + 1e-9).all()
+    assert (full["high"] <= found["high"] + 1e-9).all()
+    assert (found["low"] <= found["value"]).all()
+    assert (found["value"] <= found["high"]).all()
+    # A table that took the rows as if nothing were missing would not hold it.
+    width = found["high"] - found["low"]
+    assert (width > 1e-6).mean() > 0.3
+    for whole, part in zip(*summaries, strict=True):
+        assert part["low"] <= whole["mean"] + 1e-9
+        assert whole["mean"] <= part["high"] + 1e-9
+        assert part["mean"] == pytest.approx((part["low"] + part["high"]) / 2)
+    figure = str(tmp_path / "figure.png")
+    arguments = ["plot", str(tmp_path / "cut.parquet"), "--figure", "acceptance_by_drafts", "--out", figure]
+    assert call(*arguments, capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+
+
+def test_missing_mass_ignored_does_not_hold(tmp_path: Path) -> None:
+    """The broken rule: renormalising the kept tokens as if they were all.  The test above must be able to fail."""
+    target, draft = pair(40, 60, 1.0, 1.0, 2)
+    full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, "with_replacement")
+    wrong = optimal_acceptance(to_law(cut(target, 12)[0]), to_law(cut(draft, 12)[0]), COUNTS, "with_replacement")
+    assert ((wrong.low > full.high + 1e-3) | (wrong.high < full.low - 1e-3)).any()
+
+
+def test_comparisons_of_cut_dumps(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    write_dump(tmp_path / "full.npz", pair(10, 60, 3.0, 1.0, 4))
+    steps = ["convert", str(tmp_path / "full.npz"), str(tmp_path / "k.safetensors"), "--top-k", "12"]
+    assert call(*steps, capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+    arguments = ["--verifier", "rrs,k_seq,spechub", "--sampler", "with_replacement,greedy", "--drafts", "2"]
+    cut_dump, full_dump = str(tmp_path / "k.safetensors"), str(tmp_path / "full.npz")
+    code, text, notes = call("compare", cut_dump, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, text) == (2, "")
+    assert "k.safetensors target row 0: up to" in notes.splitlines()[-1]
+    assert "use mdsd bounds" in notes.splitlines()[-1]
+    # A cut that a serving stack makes inside the stored tokens leaves nothing missing.
+    tables = []
+    for dump in (cut_dump, full_dump):
+        more = ["--top-k", "6", "--format", "json"]
+        code, text, _ = call("compare", dump, *arguments, *more, capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0
+        tables.append(json.loads(text))
+    for one, other in zip(*tables, strict=True):
+        for name in ("acceptance", "bound", "gap"):
+            assert one[name] == pytest.approx(other[name], abs=1e-9)
