@@ -13,6 +13,9 @@ from mdsd_bounds.results import bootstrap_interval
 def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     """Optimal acceptance rate (and verifiers, where compared) against the number of drafts, with 95% intervals.
 
+    Bars are what the sample of documents leaves open.  Where rows are cut (top-k, floored), the mean of their certified
+    intervals is a shaded band.
+
     Parameters
     ----------
     table : DataFrame
@@ -29,16 +32,19 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     table = table[table["temperature"] == temperature]
     counts = sorted(table["drafts"].unique())
     lines = _distinct_lines(table)
+    shaded = False
     for i, (label, part, column, colour, style) in enumerate(lines):
         shift = 2 ** (0.14 * (i - (len(lines) - 1) / 2) / max(len(lines) - 1, 1))
         _line(ax, part, column, label, colour, style, counts, shift)
+        shaded = (column == "value" and _band(ax, part, colour, counts, shift)) or shaded
     ax.set_xscale("log", base=2)
     ax.set_xticks(counts, [str(n) for n in counts])
     ax.minorticks_off()
     ax.set_xlabel("number of drafts n")
     ax.set_ylabel("acceptance rate")
     ax.set_title(f"Optimal acceptance, temperature {temperature:g}, {table['row'].nunique()} positions")
-    ax.legend(fontsize=8, loc="lower right")
+    note = "bars: 95% over documents\nshaded: certified interval of cut rows" if shaded else None
+    ax.legend(fontsize=8, loc="lower right", title=note, title_fontsize=7)
     return ax
 
 
@@ -61,6 +67,19 @@ def _distinct_lines(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str, i
         for style, (verifier, rows) in enumerate(part[part["verifier"] != ""].groupby("verifier", sort=False), 1):
             lines.append((f"{title(sampler)}: {verifier}", rows, "acceptance", colour, style))
     return lines
+
+
+def _band(ax: Any, part: pd.DataFrame, colour: int, counts: list[int], shift: float) -> bool:
+    """Shade the mean certified interval where it is wide enough to be seen; says whether it was."""
+    means = part.groupby("drafts")[["low", "high"]].mean().reindex(counts).dropna()
+    if (means["high"] - means["low"]).max() < 1e-3:
+        return False
+    hue = COLOURS[colour % len(COLOURS)]
+    places = [n * shift for n in means.index]
+    ax.fill_between(places, means["low"], means["high"], color=hue, alpha=0.16, linewidth=0)
+    for edge in ("low", "high"):
+        ax.plot(places, means[edge], color=hue, linewidth=0.6, alpha=0.7)
+    return True
 
 
 def _line(
