@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from mdsd_bounds.cli.advise import advise
 from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, audit, draft_temperature, log, convert, inspect, plot, report)
+COMMANDS = (bounds, compare, advise, audit, draft_temperature, log, convert, inspect, plot, report)
 for command in COMMANDS:
     app.command()(command)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from torch import Tensor
@@ -38,13 +38,22 @@ def best_shape(acceptance: Sequence[float], budget: int, depth: int | None = Non
     """
     (budget,) = whole_numbers((budget,), "budget")
     levels = budget if depth is None else whole_numbers((depth,), "depth")[0]
+    value, shape = planner(acceptance)(budget, levels, 0)
+    return shape, value
+
+
+def planner(acceptance: Sequence[float]) -> Callable[[int, int, int], tuple[float, Shape]]:
+    """The dynamic programme itself, ``(nodes, levels, rank) -> (value, shape)``, which remembers what it has solved.
+
+    The best use of at most ``nodes`` nodes for the children ``rank``, ``rank + 1``, ... of a node with ``levels``
+    levels below it; rank 0 is a whole tree.  Errors as :func:`best_shape`.
+    """
     ranks = tuple(float(a) for a in acceptance)
     if not ranks or any(not 0 <= a <= 1 for a in ranks) or sum(ranks) > 1 + 1e-9:
         raise InputError(f"acceptance={list(ranks)}: give the probability of each child rank, summing to at most 1")
 
     @cache
     def forest(nodes: int, level: int, rank: int) -> tuple[float, Shape]:
-        """Best use of at most ``nodes`` nodes for children ``rank``, rank + 1, ... of a node with ``level`` levels."""
         if nodes == 0 or level == 0 or rank == len(ranks):
             return 0.0, ()
         best: tuple[float, Shape] = (0.0, ())
@@ -56,8 +65,7 @@ def best_shape(acceptance: Sequence[float], budget: int, depth: int | None = Non
                 best = (value, (shape, *siblings))
         return best
 
-    value, shape = forest(budget, levels, 0)
-    return shape, value
+    return forest
 
 
 def size_of(shape: Shape) -> int:

@@ -1,0 +1,92 @@
+"""``mdsd advise``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mdsd_bounds.cli.options import (
+    Dump,
+    Format,
+    Limit,
+    Quiet,
+    Samplers,
+    Style,
+    names_in,
+    progress_bar,
+)
+
+
+def advise(
+    dump: Dump,
+    sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
+    verifier: Annotated[
+        str,
+        typer.Option("--verifier", help="Verifiers, comma-separated; the bound of each sampler stands beside them."),
+    ] = "rrs,k_seq,rrs_without_replacement,greedy",
+    most_drafts: Annotated[int, typer.Option("--most-drafts", min=1, help="Most drafts below one node.")] = 4,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=128, help="Most nodes of a tree.")] = 32,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Most levels of a tree.")] = 8,
+    draft_cost: Annotated[
+        float | None, typer.Option("--draft-cost", help="One draft call, in target calls over one token.")
+    ] = None,
+    target_cost: Annotated[
+        str | None,
+        typer.Option("--target-cost", help="Cost by nodes read, 1:1,8:1.1,32:1.6, or a JSON file of measured seconds."),
+    ] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
+    figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
+    format: Style = Format.table,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add."""
+    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.evaluate import Settings, matching_verifiers
+    from mdsd_bounds.problem import InputError
+    from mdsd_bounds.results import render
+    from mdsd_bounds.run import run
+    from mdsd_bounds.trees.advise import advise as best_trees
+    from mdsd_bounds.trees.advise import costs_from, frontier, in_words, profiles
+
+    costs = costs_from(draft_cost, target_cost)
+    samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
+    verifiers = matching_verifiers(names_in(verifier), samplers, counts)
+    settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
+    with progress_bar(dump, quiet) as progress:
+        table = run(open_dump(dump), settings, limit=limit, progress=progress)
+    if table is None:
+        raise InputError(f"{dump}: no rows were computed")
+    found, documents = profiles(table)
+    if len(set(documents.tolist())) < 2:
+        print("note: a single document says nothing about the next; the intervals are empty", file=sys.stderr)
+    advice = best_trees(found, documents, costs, nodes, depth)
+    print("note: positions are treated as exchangeable; every node of a tree gets the dump's average", file=sys.stderr)
+    print(f"note: speed is tokens per {costs.unit}; behind is what the first row is faster", file=sys.stderr)
+    print("note: " + in_words(advice), file=sys.stderr)
+    if figure is not None:
+        _draw(frontier(found, documents, nodes, depth), figure)
+    shown = ["kind", "sampler", "verifier", "tree", "nodes", "tokens", "speed", "speed_low", "speed_high", "behind"]
+    print(render(advice, format.value, [*shown, "behind_low", "behind_high"]))
+
+
+def _draw(table: object, out: str) -> None:
+    import matplotlib
+
+    from mdsd_bounds.plots.frontier import frontier as draw
+    from mdsd_bounds.problem import InputError
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ax = draw(table)  # type: ignore[arg-type]
+    try:
+        ax.figure.savefig(out, dpi=150, bbox_inches="tight")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out}: the figure could not be written ({error})") from None
+    finally:
+        plt.close(ax.figure)
+    print(f"note: figure written to {out}", file=sys.stderr)

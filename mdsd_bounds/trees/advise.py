@@ -1,0 +1,356 @@
+"""Which draft sampler, verifier and tree give the most tokens per second, from a dump and the costs of the two models.
+
+From the dump comes, for each sampler and verifier, the acceptance ``a(n)`` of a node with n drafts, averaged over
+positions.  **Positions are treated as exchangeable**: every node of a tree gets the same a(n), whatever was drafted
+above it.  Texts have easy and hard stretches: where acceptances go together, deep trees do better than this says.
+
+    RSD-C, branching b:     tokens = 1 + sum over levels l of a(b_1) ... a(b_l)
+    any shape, by rank:     tokens = 1 + sum over nodes of the product of the rank acceptances a(k) - a(k-1) on its path
+
+The second is for recursive rejection where the first drafts do not depend on how many follow (without_replacement,
+top_k): the rank acceptances are exact and Sequoia's dynamic programme finds the best shape.  With alpha* in place of a
+it bounds every rule that decides node by node: accepting one of the first j drafts is a rule for j drafts, and happens
+with probability alpha*(j) at most, and where later children are worth no more than earlier ones the increments of
+alpha* are the best that these limits allow.  Rules that look across levels (block, traversal) are not bound by it.
+
+Speed is tokens divided by the cost of one call: the draft's calls, one a level, and one call of the target over all
+nodes and the root.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.results import BOOTSTRAP
+from mdsd_bounds.trees.builders import branchings
+from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
+
+#: The name under which the best possible rule at a node stands.
+BEST = "any (alpha*)"
+#: Verifiers whose acceptance splits by rank, and samplers whose first drafts do not depend on how many follow.
+BY_RANK, NESTED = ("rrs_without_replacement", BEST), ("without_replacement", "top_k")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Cost of one call by the number of tokens read, interpolated between what was given and constant outside it.
+
+    ``unit`` names what a cost of one is: a second where costs were measured, else a target call over one token.
+    """
+
+    target: tuple[tuple[int, float], ...]
+    draft: tuple[tuple[int, float], ...]
+    unit: str
+
+    def of(self, widths: Sequence[int]) -> float:
+        """Cost of a tree with these numbers of nodes at levels 1, 2, ...: every level drafted, then one target call."""
+        read = [1, *widths[:-1]] if widths else []
+        return sum(_at(self.draft, n) for n in read) + _at(self.target, 1 + sum(widths))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Acceptance by number of drafts for one sampler and verifier: ``rates`` ``[positions, K]``, n = 1 .. K."""
+
+    sampler: str
+    verifier: str
+    rates: np.ndarray
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampler, a verifier and a tree; ``shape`` by rank, or ``branching`` alike at all nodes of a level."""
+
+    profile: Profile
+    branching: tuple[int, ...] = ()
+    shape: Shape = ()
+
+    @property
+    def widths(self) -> list[int]:
+        """Nodes at levels 1, 2, ..."""
+        if self.branching:
+            return [int(n) for n in np.cumprod(self.branching)]
+        widths, level = [], [self.shape]
+        while level := [child for node in level for child in node]:
+            widths.append(len(level))
+        return widths
+
+    @property
+    def name(self) -> str:
+        """The tree as people write it."""
+        if not self.branching and not self.shape:
+            return "none"
+        if self.branching:
+            return (
+                "chain " + str(len(self.branching))
+                if set(self.branching) == {1}
+                else ",".join(map(str, self.branching))
+            )
+        return f"Sequoia {size_of(self.shape)} deep {depth_of(self.shape)}"
+
+    def tokens(self, rates: np.ndarray) -> np.ndarray:
+        """Tokens per target call ``[...]`` from mean acceptances ``[..., K]``."""
+        if self.branching:
+            return np.asarray(1.0 + np.cumprod(rates[..., [n - 1 for n in self.branching]], -1).sum(-1))
+        ranks = np.diff(rates, prepend=0.0, axis=-1)
+
+        def worth(shape: Shape) -> np.ndarray:
+            value: np.ndarray = np.zeros(rates.shape[:-1])
+            for k, child in enumerate(shape):
+                value = value + ranks[..., k] * (1.0 + worth(child))
+            return value
+
+        tokens: np.ndarray = 1.0 + worth(self.shape)
+        return tokens
+
+
+def costs_from(draft: float | None, target: str | None) -> Costs:
+    """Costs from options: a ratio and ``nodes:cost`` pairs, or a JSON file of measured seconds.
+
+    Parameters
+    ----------
+    draft : float or None
+        Cost of one draft call, in target calls over one token (in the file's unit if ``target`` is a file).
+    target : str or None
+        ``"1:1,8:1.1,32:1.6"``; or a JSON file ``{"target": {"1": s, ...}, "draft": {"1": s, ...}}``; None: every call
+        costs one, as where memory traffic is all that counts.
+
+    Raises
+    ------
+    InputError
+        If a cost is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost is known.
+    """
+    by_width: Mapping[str, Any] | None = None
+    unit = "target call"
+    if target is None:
+        pairs: Mapping[str, Any] = {"1": 1.0}
+    elif Path(target).suffix == ".json":
+        try:
+            held = json.loads(Path(target).read_text())
+            pairs, by_width, unit = held["target"], held.get("draft"), "second"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f'{target}: no file of costs ({error}); give {{"target": {{"1": seconds}}}}') from None
+    else:
+        try:
+            pairs = dict(part.split(":") for part in target.split(","))
+        except ValueError:
+            raise InputError(f"--target-cost {target!r}: give nodes:cost pairs like 1:1,8:1.1,32:1.6") from None
+    if draft is not None:
+        by_width = {"1": draft}
+    if by_width is None:
+        raise InputError("the draft's cost is unknown; give --draft-cost, one draft call in target calls")
+    return Costs(_curve(pairs, "target"), _curve(by_width, "draft"), unit)
+
+
+def profiles(
+    table: pd.DataFrame,
+) -> tuple[list[Profile], np.ndarray]:
+    """Profiles of a per-position comparison (:func:`mdsd_bounds.run.run` with verifiers), and its documents.
+
+    Numbers of drafts must be 1 .. K.  The bound of each sampler stands among the verifiers as :data:`BEST`.
+
+    Raises
+    ------
+    InputError
+        If the numbers of drafts have gaps.
+    """
+    counts = sorted(table["drafts"].unique())
+    if counts != list(range(1, len(counts) + 1)):
+        raise InputError(f"numbers of drafts {counts}: advice needs 1, 2, ... without gaps")
+    rows = table[["row", "doc"]].drop_duplicates("row").sort_values("row")
+    found = []
+    for sampler, part in table.groupby("sampler", sort=False):
+        bound = part.drop_duplicates(["row", "drafts"]).pivot_table(index="row", columns="drafts", values="value")
+        for verifier, rates in part.groupby("verifier", sort=False):
+            wide = rates.pivot_table(index="row", columns="drafts", values="acceptance").sort_index()
+            if wide.shape == bound.shape and not wide.isna().to_numpy().any():
+                found.append(Profile(str(sampler), str(verifier), wide.to_numpy()))
+        found.append(Profile(str(sampler), BEST, bound.sort_index().to_numpy()))
+    return found, rows["doc"].to_numpy()
+
+
+def choices(profile: Profile, most_nodes: int, most_depth: int) -> list[Choice]:
+    """Every non-increasing branching vector within the limits, and the best shapes by rank where the rule allows."""
+    found, widest = [], profile.rates.shape[1]
+    for nodes in range(1, most_nodes + 1):
+        found += [Choice(profile, v) for v in branchings(nodes, most=widest) if len(v) <= most_depth]
+    if profile.verifier in BY_RANK and profile.sampler in NESTED:
+        plan = planner(np.clip(np.diff(profile.rates.mean(0), prepend=0.0), 0.0, 1.0).tolist())
+        shapes = {plan(n, d, 0)[1] for n in range(2, most_nodes + 1) for d in range(1, most_depth + 1)}
+        found += [Choice(profile, shape=shape) for shape in sorted(shapes, key=lambda s: (size_of(s), depth_of(s), s))]
+    return found
+
+
+def resampled(profile: Profile, documents: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Mean acceptances ``[1 + resamples, K]``: of all documents first, then of documents drawn with replacement.
+
+    The same seed draws the same documents for every profile, so that differences are paired.
+    """
+    _, index = np.unique(documents, return_inverse=True)
+    counts = np.bincount(index).astype(float)
+    sums = np.stack([np.bincount(index, weights=column) for column in profile.rates.T], 1)
+    number = len(counts)
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=BOOTSTRAP)
+    weights = np.concatenate([np.ones((1, number)), draws])
+    return np.asarray((weights @ sums) / (weights @ counts)[:, None])
+
+
+def advise(
+    found: Sequence[Profile], documents: np.ndarray, costs: Costs, most_nodes: int = 32, most_depth: int = 8
+) -> pd.DataFrame:
+    """The best tree of every sampler and verifier, fastest first, and what stands above and below the winner.
+
+    Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens per
+    unit of cost) with its interval, and ``behind_low``, ``behind_high``: by how much the winner is faster.  Intervals
+    are 95% over documents; that the trees were chosen on the same documents is not in them.
+
+    Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
+    with its own best tree; ``better draft``: the winner's tree with every draft accepted, which only another draft
+    model could approach; ``no drafts``: one token a call.
+    """
+    everything, rates = [], {}
+    for profile in found:
+        rates[id(profile)] = resampled(profile, documents)
+        mean = rates[id(profile)][0]
+        options = choices(profile, most_nodes, most_depth)
+        everything.append(max(options, key=lambda c, mean=mean: float(c.tokens(mean)) / costs.of(c.widths)))  # type: ignore[misc]
+    everything.sort(key=lambda c: -float(c.tokens(rates[id(c.profile)][0])) / costs.of(c.widths))
+    real = [choice for choice in everything if choice.profile.verifier != BEST]
+    if not real:
+        raise InputError("no verifier fits the samplers; name one that does with --verifier")
+    speeds = {id(c): c.tokens(rates[id(c.profile)]) / costs.of(c.widths) for c in everything}
+    real = _joined(real, speeds)
+    winner = speeds[id(real[0])]
+    rows = [
+        _row(kind, c, speeds[id(c)] * costs.of(c.widths), speeds[id(c)], winner)
+        for kind, listed in (
+            ("choice", real),
+            ("better verifier", [c for c in everything if c.profile.verifier == BEST]),
+        )
+        for c in listed
+    ]
+    full = np.full(len(winner), 1.0 + len(real[0].widths))
+    rows.append(_row("better draft", real[0], full, full / costs.of(real[0].widths), winner))
+    alone = np.ones(len(winner))
+    rows.append(_row("no drafts", Choice(Profile("-", "-", np.empty((0, 1)))), alone, alone / costs.of([]), winner))
+    return pd.DataFrame(rows)
+
+
+def in_words(advice: pd.DataFrame) -> str:
+    """The first two rows, and what is left above them, in one line."""
+    real = advice[advice["kind"] == "choice"]
+    best = real.iloc[0]
+    text = f"fastest: {best['sampler']}, {best['verifier']}, {best['tree']} ({best['speed']:.3g})"
+    if len(real) > 1:
+        second = real.iloc[1]
+        sure = "certain" if second["behind_low"] > 0 else "not certain"
+        text += (
+            f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
+            f"({100 * second['behind'] / best['speed']:.1f}% behind, {sure} at 95%)"
+        )
+    alone = float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0])
+    if alone >= best["speed"]:
+        text = f"no drafts is faster than any tree ({alone:.3g}); " + text
+    bounds, draft = advice[advice["kind"] == "better verifier"], advice[advice["kind"] == "better draft"].iloc[0]
+    most = max(0.0, float(bounds["speed"].max() / best["speed"] - 1.0))
+    return (
+        text
+        + f"; a better rule at the nodes could add {100 * most:.1f}% at most, a better draft on the same tree up to "
+        f"{100 * (draft['speed'] / best['speed'] - 1.0):.0f}%"
+    )
+
+
+def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, most_depth: int) -> pd.DataFrame:
+    """Most tokens per target call for each number of nodes, by sampler, verifier and family of trees."""
+    rows = []
+    for profile in found:
+        means = resampled(profile, documents)
+        best: dict[tuple[str, int], tuple[float, Choice]] = {}
+        for choice in choices(profile, most_nodes, most_depth):
+            family = "Sequoia" if choice.shape else "chain" if set(choice.branching) == {1} else "branching"
+            key, value = (family, sum(choice.widths)), float(choice.tokens(means[0]))
+            if key not in best or value > best[key][0]:
+                best[key] = (value, choice)
+        for (family, nodes), (value, choice) in sorted(best.items(), key=lambda item: item[0]):
+            low, high = np.quantile(choice.tokens(means[1:]), [0.025, 0.975])
+            rows.append(
+                {
+                    "sampler": profile.sampler,
+                    "verifier": profile.verifier,
+                    "family": family,
+                    "nodes": nodes,
+                    "tree": choice.name,
+                    "tokens": value,
+                    "low": float(low),
+                    "high": float(high),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _joined(real: Sequence[Choice], speeds: dict[int, np.ndarray]) -> list[Choice]:
+    """Verifiers that do the same on the same tree (all of them on a chain) as one line."""
+    kept: list[Choice] = []
+    for choice in real:
+        twin = next((i for i, c in enumerate(kept) if c.widths == choice.widths and _same(c, choice, speeds)), None)
+        if twin is None:
+            kept.append(choice)
+            continue
+        held = kept[twin].profile
+        names = {part: None for name in (held, choice.profile) for part in name.verifier.split(", ")}
+        drawn = {part: None for name in (held, choice.profile) for part in name.sampler.split(", ")}
+        merged = replace(kept[twin], profile=Profile(", ".join(drawn), ", ".join(names), held.rates))
+        speeds[id(merged)] = speeds[id(kept[twin])]
+        kept[twin] = merged
+    return kept
+
+
+def _same(one: Choice, other: Choice, speeds: dict[int, np.ndarray]) -> bool:
+    return bool(np.allclose(speeds[id(one)], speeds[id(other)], rtol=1e-9, atol=0))
+
+
+def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winner: np.ndarray) -> dict[str, Any]:
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        return float(low), float(high)
+
+    (low, high), (slow, fast), (least, most) = interval(tokens), interval(speed), interval(winner - speed)
+    return {
+        "kind": kind,
+        "sampler": choice.profile.sampler,
+        "verifier": choice.profile.verifier,
+        "tree": choice.name,
+        "nodes": int(sum(choice.widths)),
+        "depth": len(choice.widths),
+        "tokens": float(tokens[0]),
+        "tokens_low": low,
+        "tokens_high": high,
+        "speed": float(speed[0]),
+        "speed_low": slow,
+        "speed_high": fast,
+        "behind": float(winner[0] - speed[0]),
+        "behind_low": least,
+        "behind_high": most,
+    }
+
+
+def _curve(pairs: Mapping[str, Any], name: str) -> tuple[tuple[int, float], ...]:
+    try:
+        points = sorted((int(nodes), float(cost)) for nodes, cost in pairs.items())
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f"cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
+    if not points or any(nodes < 1 or not 0 < cost < float("inf") for nodes, cost in points):
+        raise InputError(f"cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}")
+    return tuple(points)
+
+
+def _at(curve: Sequence[tuple[int, float]], nodes: int) -> float:
+    return float(np.interp(nodes, [n for n, _ in curve], [cost for _, cost in curve]))

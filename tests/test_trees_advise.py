@@ -1,0 +1,217 @@
+"""Advice from a dump: costs, the value of trees under exchangeable positions, the ranking, and the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mdsd_bounds.cli import app
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.advise import (
+    BEST,
+    Choice,
+    Costs,
+    Profile,
+    advise,
+    choices,
+    costs_from,
+    frontier,
+    in_words,
+    profiles,
+    resampled,
+)
+from mdsd_bounds.trees.bounds import node_optimum
+from mdsd_bounds.trees.builders import rsd_c
+from mdsd_bounds.trees.enumerate import tree_law
+from mdsd_bounds.trees.sequoia import best_shape, shaped
+from mdsd_bounds.trees.verify import expected_emitted, stops
+from mdsd_bounds.verifiers import acceptance_rate
+
+P = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+Q = torch.tensor([0.2, 0.5, 0.2, 0.1], dtype=torch.float64)
+FLAT = Costs(((1, 1.0),), ((1, 0.1),), "target call")
+
+
+def same_everywhere(law):
+    """A language model whose positions are exchangeable indeed: one law after every path."""
+    return lambda paths: law.expand(len(paths), -1)
+
+
+def exact(sampler="without_replacement", verifier="rrs_without_replacement", most=3):
+    rate = acceptance_rate(P, Q, n_drafts=tuple(range(1, most + 1)), sampler=sampler, verifier=verifier)
+    return Profile(sampler, verifier, rate.value.numpy()[None].repeat(4, 0))
+
+
+@pytest.mark.parametrize("vector", [(1, 1, 1), (2, 2), (3, 1)])
+def test_tokens_of_a_branching_vector_are_exact_where_positions_are_exchangeable(vector):
+    trees = tree_law(lambda m, d: rsd_c(m, d, vector), same_everywhere(Q))
+    law = same_everywhere(P)
+    truth = sum(c * expected_emitted(t, stops(t, law(t.paths), "rrs_without_replacement")) for t, c in trees)
+    profile = exact()
+    assert float(Choice(profile, vector).tokens(profile.rates[0])) == pytest.approx(truth, abs=1e-9)
+
+
+def test_tokens_of_a_shape_by_rank_are_exact_where_positions_are_exchangeable():
+    profile = exact()
+    shape, value = best_shape(np.diff(profile.rates[0], prepend=0.0), 6, 3)
+    trees = tree_law(lambda m, d: shaped(m, d, shape), same_everywhere(Q))
+    law = same_everywhere(P)
+    truth = sum(c * expected_emitted(t, stops(t, law(t.paths), "rrs_without_replacement")) for t, c in trees)
+    choice = Choice(profile, shape=shape)
+    assert float(choice.tokens(profile.rates[0])) == pytest.approx(truth, abs=1e-9)
+    assert truth == pytest.approx(1 + value, abs=1e-9)
+    assert sum(choice.widths) == 6
+    # Nothing that decides node by node exceeds the increments of alpha*.
+    best = Profile("without_replacement", BEST, bound_rates())
+    assert float(choice.tokens(best.rates[0])) >= truth
+    assert float(Choice(best, (2, 2)).tokens(best.rates[0])) == pytest.approx(
+        1 + node_optimum(law, same_everywhere(Q), (2, 2)), abs=1e-8
+    )
+
+
+def bound_rates():
+    from mdsd_bounds import optimal_acceptance
+
+    return optimal_acceptance(P, Q, n_drafts=(1, 2, 3), sampler="without_replacement").value.numpy()[None].repeat(4, 0)
+
+
+def test_costs_are_those_of_every_draft_call_and_one_target_call():
+    costs = costs_from(0.2, "1:1,9:1.8,33:3")
+    assert costs.of([]) == 1.0
+    assert costs.of([1, 1, 1]) == pytest.approx(3 * 0.2 + 1.3)
+    assert costs.of([2, 4, 8]) == pytest.approx(3 * 0.2 + 1.8 + 6 * 0.05)
+    assert costs.of([40]) == pytest.approx(0.2 + 3)
+    assert Choice(exact(), (2, 2, 1)).widths == [2, 4, 4]
+    assert Choice(exact(), shape=(((), ()), (), ((),))).widths == [3, 3]
+
+
+def test_costs_of_a_file_count_the_width_of_each_level(tmp_path):
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({"target": {"1": 0.5, "31": 2.0}, "draft": {"1": 0.1, "3": 0.2}}))
+    costs = costs_from(None, str(file))
+    assert costs.unit == "second"
+    assert costs.of([2, 4]) == pytest.approx(0.1 + 0.15 + 0.5 + 1.5 * 6 / 30)
+    assert costs_from(0.3, str(file)).of([2, 4]) == pytest.approx(0.6 + 0.5 + 1.5 * 6 / 30)
+
+
+@pytest.mark.parametrize(
+    ("draft", "target", "message"),
+    [
+        (None, None, "draft's cost is unknown"),
+        (0.0, None, "positive"),
+        (0.1, "1:1,0:2", "from 1"),
+        (0.1, "1:-1", "positive"),
+        (0.1, "1=1", "nodes:cost pairs"),
+        (0.1, "one:1", "numbers of nodes"),
+        (0.1, "nowhere.json", "no file of costs"),
+    ],
+)
+def test_costs_that_are_none_are_refused(draft, target, message):
+    with pytest.raises(InputError, match=message):
+        costs_from(draft, target)
+
+
+def test_the_ranking_is_the_maximum_over_all_trees():
+    profile, best = exact(), Profile("without_replacement", BEST, bound_rates())
+    documents = np.array([0, 0, 1, 1])
+    advice = advise([profile, best], documents, FLAT, 12, 5)
+    speeds = [float(c.tokens(profile.rates[0])) / FLAT.of(c.widths) for c in choices(profile, 12, 5)]
+    top = advice.iloc[0]
+    assert top["kind"] == "choice"
+    assert top["speed"] == pytest.approx(max(speeds))
+    assert list(advice["kind"]) == ["choice", "better verifier", "better draft", "no drafts"]
+    assert advice["speed"].iloc[1] >= top["speed"] - 1e-12
+    assert advice["speed"].iloc[2] >= advice["speed"].iloc[1]
+    assert advice["speed"].iloc[3] == pytest.approx(1.0)
+    assert top["behind"] == 0.0
+    assert "better rule" in in_words(advice)
+
+
+def test_a_dear_draft_is_not_worth_a_call():
+    costs = Costs(((1, 1.0),), ((1, 50.0),), "target call")
+    advice = advise([exact()], np.array([0, 0, 1, 1]), costs, 6, 3)
+    assert advice.iloc[0]["speed"] < 1.0
+    assert advice.iloc[0]["behind_low"] == advice.iloc[0]["behind_high"] == 0.0
+    assert float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0]) == 1.0
+    assert "no drafts" in in_words(advice)
+
+
+def test_rules_that_do_the_same_stand_in_one_line_and_others_are_ranked():
+    rows = np.array([0, 0, 1, 1])
+    one = exact(most=1)
+    twin = Profile("with_replacement", "rrs", one.rates)
+    worse = Profile("top_k", "slow", one.rates * 0.8)
+    advice = advise([worse, one, twin], rows, FLAT, 4, 4)
+    real = advice[advice["kind"] == "choice"]
+    assert list(real["verifier"]) == ["rrs_without_replacement, rrs", "slow"]
+    assert real["behind"].iloc[1] > 0
+    with pytest.raises(InputError, match="no verifier fits"):
+        advise([Profile("top_k", BEST, one.rates)], rows, FLAT, 4, 4)
+
+
+def test_the_intervals_are_a_bootstrap_over_documents():
+    generator = np.random.default_rng(0)
+    documents = np.repeat(np.arange(20), 5)
+    rates = np.clip(generator.normal(np.repeat(generator.uniform(0.5, 0.9, 20), 5), 0.02), 0, 1)[:, None]
+    means = resampled(Profile("s", "v", rates), documents)
+    assert means[0, 0] == pytest.approx(rates.mean())
+    by_document = rates.reshape(20, 5).mean(1)
+    assert means[1:, 0].std() == pytest.approx(by_document.std() / 20**0.5, rel=0.08)
+
+
+def test_profiles_need_every_number_of_drafts():
+    table = pd.DataFrame(
+        {
+            "sampler": "top_k",
+            "verifier": "v",
+            "drafts": [1, 1, 3, 3],
+            "row": [0, 1, 0, 1],
+            "doc": [0, 1, 0, 1],
+            "acceptance": 0.5,
+            "value": 0.6,
+        }
+    )
+    with pytest.raises(InputError, match="without gaps"):
+        profiles(table)
+    table["drafts"] = [1, 1, 2, 2]
+    found, documents = profiles(table)
+    assert [(p.verifier, p.rates.shape) for p in found] == [("v", (2, 2)), (BEST, (2, 2))]
+    assert documents.tolist() == [0, 1]
+
+
+def test_the_frontier_holds_the_best_tree_of_each_size():
+    table = frontier([exact()], np.array([0, 0, 1, 1]), 8, 8)
+    profile = exact()
+    sequoia = table[table["family"] == "Sequoia"].set_index("nodes")["tokens"]
+    for nodes in (3, 6, 8):
+        _, value = best_shape(np.diff(profile.rates[0], prepend=0.0), nodes, 8)
+        assert sequoia[nodes] == pytest.approx(1 + value)
+    assert (table["low"] <= table["tokens"] + 1e-12).all()
+
+
+def test_the_command(tmp_path):
+    generator = np.random.default_rng(1)
+    target = generator.normal(size=(12, 9)).astype(np.float32) * 2
+    np.savez(
+        tmp_path / "pair.npz",
+        target_logits=target,
+        draft_logits=target + generator.normal(size=(12, 9)).astype(np.float32),
+        doc=np.arange(12) // 3,
+    )
+    figure = tmp_path / "frontier.png"
+    command = ["advise", str(tmp_path / "pair.npz"), "--draft-cost", "0.2", "--nodes", "10", "--depth", "4", "--quiet"]
+    result = CliRunner().invoke(app, [*command, "--format", "json", "--figure", str(figure)])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert {row["kind"] for row in rows} == {"choice", "better verifier", "better draft", "no drafts"}
+    real = [row["speed"] for row in rows if row["kind"] == "choice"]
+    assert real == sorted(real, reverse=True)
+    assert figure.stat().st_size > 5000
+    assert "exchangeable" in result.stderr
+    for wrong in (["--draft-cost", "-1"], ["--target-cost", "x"], ["--verifier", "nonesuch"]):
+        assert CliRunner().invoke(app, [*command, *wrong]).exit_code != 0
