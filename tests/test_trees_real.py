@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mdsd_bounds.cli import app
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees import real
 from mdsd_bounds.trees.base import sampling
@@ -20,10 +22,21 @@ from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import expected_accepted, reach
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
+from test_models import ONE, tokenizer
+from test_models import build as build_model
 
 TEXT = [3, 14, 15, 9, 2, 6]
 #: Levels out of order, a repeated token on different branches, and a node whose parent is only implied.
 PATHS = [(7,), (5,), (7, 5), (7, 7), (5, 7), (5, 7, 1, 4), ()]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root, words = tmp_path_factory.mktemp("models"), tokenizer(ONE)
+    return {
+        "target": build_model(root / "target", 0, words),
+        "draft": build_model(root / "draft", 1, words, "qwen2", 2),
+    }
 
 
 def tiny(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
@@ -132,6 +145,68 @@ def test_a_tree_beyond_the_context_window_is_refused() -> None:
     torch.testing.assert_close(
         TreeReader(sliding, TEXT).logits([(1,)])[0], alone(sliding, [*TEXT, 1]), atol=1e-10, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("builder", "shape", "rule", "draft"),
+    [
+        ("chain", "3", "block", "draft"),
+        ("paths", "2x3", "rrs", "draft"),
+        ("rsd_c", "2,2", "recursive", "early-exit:2"),
+        ("rsd_s", "2x2", "traversal", "draft"),
+        ("sequoia", "5:0.5,0.2", "rrs_without_replacement", "skip-layers:1"),
+        ("dynamic", "4x2x3", "recursive", "draft"),
+    ],
+)
+def test_the_command_runs_every_builder(
+    pair: dict[str, str], tmp_path: Path, builder: str, shape: str, rule: str, draft: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text("abc dab\ncab cab\n")
+    log, source = tmp_path / "log.jsonl", pair.get(draft, draft)
+    command = ["tree", "--target", pair["target"], "--draft", source, "--prompts", str(tmp_path / "prompts.txt")]
+    command += ["--builder", builder, "--shape", shape, "--rule", rule, "--new-tokens", "6", "--out", str(log)]
+    ran = CliRunner().invoke(app, [*command, "--format", "json", "--quiet"])
+    assert ran.exit_code == 0, ran.output
+    (row,) = json.loads(ran.stdout)
+    lines = read_log(log)
+    assert row["calls"] == len(lines)
+    assert row["documents"] == 2
+    assert 1.0 <= row["realised"] <= max(len(line["tokens"]) for line in lines)
+    again = CliRunner().invoke(app, ["tree", str(log), "--format", "json"])
+    assert json.loads(again.stdout)[0]["block_efficiency"] == pytest.approx(row["block_efficiency"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--builder": "oak"}, "unknown builder"),
+        ({"--shape": "0,0"}, "branching=0,0"),
+        ({"--shape": "two"}, "branching vector"),
+        ({"--draft": "early-exit:9"}, "layers to keep"),
+        ({"--rule": "block"}, "verifies one path"),
+        ({"--rule": "k_seq"}, "not made for the sampler"),
+        ({"--out": "/nowhere/log.jsonl"}, "cannot be written"),
+        ({"--prompts": "long.txt"}, "the model has 128"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    pair: dict[str, str], tmp_path: Path, change: dict[str, str], message: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text("abc dab\n")
+    (tmp_path / "long.txt").write_text("d" * 130)
+    change = {name: str(tmp_path / value) if value == "long.txt" else value for name, value in change.items()}
+    options = {
+        "--target": pair["target"],
+        "--draft": pair["draft"],
+        "--prompts": str(tmp_path / "prompts.txt"),
+        "--out": str(tmp_path / "log.jsonl"),
+        "--shape": "2,2",
+    }
+    arguments = [part for option in {**options, **change}.items() for part in option]
+    result = CliRunner().invoke(app, ["tree", *arguments, "--quiet"])
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
 
 
 @pytest.mark.models

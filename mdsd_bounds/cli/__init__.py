@@ -20,6 +20,7 @@ from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
 from mdsd_bounds.cli.report import report
+from mdsd_bounds.cli.tree import tree
 
 app = typer.Typer(
     add_completion=False,
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, advise, audit, draft_temperature, log, convert, inspect, plot, report)
+COMMANDS = (bounds, compare, advise, tree, audit, draft_temperature, log, convert, inspect, plot, report)
 for command in COMMANDS:
     app.command()(command)
 

@@ -1,0 +1,153 @@
+"""``mdsd tree``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mdsd_bounds.cli.options import Format, Quiet, Style
+
+if TYPE_CHECKING:
+    from mdsd_bounds.models.loading import LoadedModel
+
+
+def tree(
+    log: Annotated[str | None, typer.Argument(metavar="[LOG]", help="Summarise this log; nothing is run.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Target: a hub name, a folder or a GGUF file.")] = None,
+    draft: Annotated[
+        str | None, typer.Option("--draft", help="Draft: a model, early-exit:K or skip-layers:4-9 of the target.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Text (one a line), .jsonl, or humaneval; a prompt is a document.")
+    ] = None,
+    builder: Annotated[
+        str, typer.Option("--builder", help="chain, paths, rsd_c, rsd_s, sequoia or dynamic.")
+    ] = "rsd_c",
+    shape: Annotated[
+        str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
+    ] = "2,2,1",
+    rule: Annotated[
+        str, typer.Option("--rule", help="recursive, traversal, block (chains), or any verifier, at every node.")
+    ] = "recursive",
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens to emit after each prompt.")] = 32,
+    temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Cut of both models.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first prompts.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option("--device", help="A torch device.")] = "cpu",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
+    out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, one line a target call.")] = None,
+    format: Style = Format.table,
+    quiet: Quiet = False,
+) -> None:
+    """Decode with draft trees on a real pair: tokens per target call, measured; or summarise a log of such a run."""
+    from mdsd_bounds.results import render
+    from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
+
+    if log is not None:
+        lines, name = read_log(log), log
+    else:
+        if target is None or draft is None or prompts is None or out is None:
+            raise typer.BadParameter("give a LOG to summarise, or --target, --draft, --prompts and --out to run")
+        warp: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        name = f"{builder} {shape}, {rule}"
+        lines = _run(
+            target, draft, prompts, builder, shape, rule, new_tokens, warp, limit, dtype, device, seed, out, quiet
+        )
+    found = summarise_log(lines)
+    for title, key in (("depth", "by_depth"), ("child", "by_child")):
+        shares = "  ".join(f"{place}: {share:.3f} of {asked:.1f}" for place, (asked, share) in found[key].items())
+        print(f"note: accepted by {title}  {shares}", file=sys.stderr)
+    print(render(summary_table({name: found}), format.value))
+
+
+def _run(
+    target: str,
+    draft: str,
+    prompts: str,
+    builder: str,
+    shape: str,
+    rule: str,
+    new_tokens: int,
+    warp: dict[str, Any],
+    limit: int | None,
+    dtype: str,
+    device: str,
+    seed: int,
+    out: str,
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    import json
+    import os
+    from pathlib import Path
+
+    import torch
+
+    # Read when tqdm is first imported: loading would draw bars between the lines of this command.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from mdsd_bounds.models.loading import hush, load_model
+    from mdsd_bounds.models.prompts import read_prompts
+    from mdsd_bounds.problem import InputError
+    from mdsd_bounds.trees.decode import decode
+    from mdsd_bounds.trees.log import record
+    from mdsd_bounds.trees.named import named_tree
+    from mdsd_bounds.trees.real import TreeReader
+
+    hush()
+    named_tree(builder, shape)
+    texts = read_prompts(prompts)[:limit]
+    first = load_model(target, dtype, device)
+    second, skip = _draft(draft, first, dtype, device)
+    stop = _stop_tokens(first)
+    build = named_tree(builder, shape, stop)
+    width = min(first.model.config.get_text_config().vocab_size, second.config.get_text_config().vocab_size)
+    lines: list[dict[str, Any]] = []
+    try:
+        stream = Path(out).open("w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputError(f"{out}: the log cannot be written ({error.strerror})") from None
+    with stream:
+        for doc, text in enumerate(texts):
+            ids = list(first.tokenizer(text)["input_ids"])
+            readers = (
+                TreeReader(first.model, ids, width=width, **warp),
+                TreeReader(second, ids, skip=skip, width=width, **warp),
+            )
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
+            for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
+                lines.append(record(step, number, doc, rule))
+                stream.write(json.dumps(lines[-1]) + "\n")
+            if not quiet:
+                done = sum(len(line["tokens"]) for line in lines)
+                print(f"{doc + 1} of {len(texts)} prompts, {done / len(lines):.2f} tokens a call", file=sys.stderr)
+    return lines
+
+
+def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> tuple[Any, tuple[int, ...]]:
+    """The draft's model and the layers it leaves out."""
+    from mdsd_bounds.models.loading import load_model
+    from mdsd_bounds.models.self_draft import decoder_layers, parse_layers
+    from mdsd_bounds.models.vocabulary import same_vocabulary
+    from mdsd_bounds.problem import InputError
+
+    kind, _, value = source.partition(":")
+    depth = len(decoder_layers(target.model)) if kind in ("early-exit", "skip-layers") else 0
+    if kind == "skip-layers":
+        return target.model, parse_layers(value, depth)
+    if kind == "early-exit":
+        if not value.isdigit() or not 1 <= int(value) < depth:
+            raise InputError(f"{source}: give the number of layers to keep, 1 to {depth - 1}")
+        return target.model, tuple(range(int(value), depth))
+    draft = load_model(source, dtype, device)
+    difference = same_vocabulary(target.tokenizer, draft.tokenizer)
+    if difference is not None:
+        raise InputError(f"{source}: its tokenizer differs from the target's ({difference}); trees need one vocabulary")
+    return draft.model, ()
+
+
+def _stop_tokens(target: LoadedModel) -> frozenset[int]:
+    held = getattr(target.model.generation_config, "eos_token_id", None)
+    found = {target.tokenizer.eos_token_id, *(held if isinstance(held, list) else [held])}
+    return frozenset(int(token) for token in found if token is not None)

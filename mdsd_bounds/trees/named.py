@@ -1,0 +1,88 @@
+"""Trees by name and shape, as people write them: ``chain 5``, ``paths 3x5``, ``rsd_c 2,2,1``, ``rsd_s 3x5``, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.base import sampling, whole_numbers
+from mdsd_bounds.trees.beam import rsd_s
+from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
+from mdsd_bounds.trees.decode import Build
+from mdsd_bounds.trees.dynamic import dynamic_top_k
+from mdsd_bounds.trees.sequoia import best_shape, shaped
+
+#: Builder -> how its shape is written.
+SHAPES = {
+    "chain": "length, for example 5",
+    "paths": "paths x length, for example 3x5",
+    "rsd_c": "branching vector, for example 2,2,1",
+    "rsd_s": "width x length, for example 3x5",
+    "sequoia": "nodes:acceptance of each child rank, for example 14:0.7,0.15,0.05",
+    "dynamic": "nodes x top-k x length, for example 14x3x5",
+}
+
+
+def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> Build:
+    """A builder ``(draft laws, source) -> tree`` from its name and shape.
+
+    Raises
+    ------
+    InputError
+        If the builder is unknown or the shape is not written as :data:`SHAPES` says.
+    """
+    if builder not in SHAPES:
+        raise InputError(f"unknown builder {builder!r}; choose one of {', '.join(SHAPES)}")
+    try:
+        return _MAKE[builder](shape, stop)
+    except ValueError as error:
+        reason = f" ({error})" if isinstance(error, InputError) else ""
+        raise InputError(f"shape {shape!r} of builder {builder!r}: give {SHAPES[builder]}{reason}") from None
+
+
+def _chain(shape: str, stop: frozenset[int]) -> Build:
+    (length,) = _sizes(shape, 1)
+    return lambda laws, source: chain(laws, sampling(source), length, stop)
+
+
+def _paths(shape: str, stop: frozenset[int]) -> Build:
+    count, length = _sizes(shape, 2)
+    return lambda laws, source: independent_paths(laws, sampling(source), count, length, stop)
+
+
+def _rsd_c(shape: str, stop: frozenset[int]) -> Build:
+    vector = whole_numbers([int(part) for part in shape.split(",")], "branching")
+    return lambda laws, source: rsd_c(laws, sampling(source), vector, stop)
+
+
+def _rsd_s(shape: str, stop: frozenset[int]) -> Build:
+    width, length = _sizes(shape, 2)
+    return lambda laws, source: rsd_s(laws, source, width, length, stop)
+
+
+def _sequoia(shape: str, stop: frozenset[int]) -> Build:
+    nodes, ranks = shape.split(":")
+    plan, _ = best_shape([float(part) for part in ranks.split(",")], int(nodes))
+    return lambda laws, source: shaped(laws, sampling(source), plan, stop)
+
+
+def _dynamic(shape: str, stop: frozenset[int]) -> Build:
+    nodes, top_k, length = _sizes(shape, 3)
+    return lambda laws, source: dynamic_top_k(laws, nodes, top_k, length, stop)
+
+
+_MAKE: dict[str, Callable[[str, frozenset[int]], Build]] = {
+    "chain": _chain,
+    "paths": _paths,
+    "rsd_c": _rsd_c,
+    "rsd_s": _rsd_s,
+    "sequoia": _sequoia,
+    "dynamic": _dynamic,
+}
+
+
+def _sizes(shape: str, count: int) -> tuple[int, ...]:
+    sizes = whole_numbers([int(part) for part in shape.split("x")], "shape")
+    if len(sizes) != count:
+        raise ValueError(shape)
+    return sizes
