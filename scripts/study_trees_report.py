@@ -1,0 +1,260 @@
+"""Tables and figures of the tree study, from what ``study_trees.py measure`` wrote; see there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mdsd_bounds.plots.tree_depths import tree_depths
+from mdsd_bounds.plots.tree_protocols import tree_protocols
+from mdsd_bounds.results import bootstrap_interval
+from mdsd_bounds.trees.log import summarise_log, summary_table
+
+FAMILIES = ("chain", "SpecTr", "RSD-C", "RSD-S", "Sequoia", "EAGLE-2")
+RATIOS = (0.05, 0.1, 0.3)
+#: The rule each family is published with; the others stand in the table too.
+PUBLISHED = {"chain": "recursive", "SpecTr": "k_seq", "RSD-C": "recursive", "RSD-S": "recursive"}
+
+
+def report(out: Path, results: Path) -> None:
+    """Write the CSV and JSON tables and the figures into ``results``."""
+    results.mkdir(parents=True, exist_ok=True)
+    facts, costs, ranks = (json.loads((out / f"{name}.json").read_text()) for name in ("facts", "costs", "ranks"))
+    lines = pd.DataFrame([json.loads(line) for line in (out / "prefixes.jsonl").read_text().splitlines()])
+    ratio = costs["draft"]["1"] / costs["target"]["1"]
+    table = configurations(lines, costs, ratio)
+    _csv(table, results / "configurations.csv")
+    best = families(table)
+    _csv(best, results / "protocols.csv")
+    _csv(comparisons(lines, best), results / "claims.csv")
+    _csv(rules(lines), results / "rules.csv")
+    depths, children = by_depth(lines), by_child(lines)
+    _csv(depths, results / "depths.csv")
+    _csv(children, results / "children.csv")
+    summary = {**facts, "costs": costs, "cost_ratio": ratio, "rank_acceptance": ranks}
+    summary |= {"prefixes": int(lines["doc"].nunique())}
+    (results / "facts.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if (out / "runs.jsonl").exists():
+        runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+        _csv(run_table(runs, table), results / "runs.csv")
+    draw(best, depths, results)
+    for name in ("protocols", "claims", "rules", "runs"):
+        if (results / f"{name}.csv").exists():
+            print(f"{name}\n{pd.read_csv(results / f'{name}.csv').to_string(index=False)}\n")
+
+
+def configurations(lines: pd.DataFrame, costs: dict[str, Any], ratio: float) -> pd.DataFrame:
+    """One row for each tree and rule: block efficiency, its interval, speed-ups and tokens per second."""
+    rows = []
+    for (family, shape, rule), part in lines.groupby(["family", "shape", "rule"], sort=False):
+        low, high = bootstrap_interval(
+            part[["emitted", "bound"]].fillna(np.nan).to_numpy(float), part["doc"].to_numpy()
+        )
+        length = int(part["length"].iloc[0])
+        widths = _widths(str(family), str(shape), length, int(part["nodes"].iloc[0]))
+        seconds = sum(_at(costs["draft"], n) for n in [1, *widths[:-1]]) + _at(
+            costs["target"], 1 + int(part["nodes"].iloc[0])
+        )
+        mean = float(part["emitted"].mean())
+        rows.append(
+            {
+                "family": family,
+                "shape": shape,
+                "rule": rule,
+                "protocols": ";".join(part["protocols"].iloc[0]),
+                "length": length,
+                "nodes": int(part["nodes"].iloc[0]),
+                "distinct_nodes": float(part["held"].mean()),
+                "block_efficiency": mean,
+                "block_efficiency_low": float(low[0]),
+                "block_efficiency_high": float(high[0]),
+                "accepted": float(part["accepted"].mean()),
+                "full_information": float(part["bound"].mean()) if part["bound"].notna().all() else np.nan,
+                **_scaled("mbsu", mean, low[0], high[0], ratio * length + 1),
+                **{f"mbsu_{c:g}": mean / (c * length + 1) for c in RATIOS},
+                **_scaled("speed", mean, low[0], high[0], seconds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _scaled(name: str, mean: float, low: float, high: float, by: float) -> dict[str, float]:
+    return {name: mean / by, f"{name}_low": float(low) / by, f"{name}_high": float(high) / by}
+
+
+def _widths(family: str, shape: str, length: int, nodes: int) -> list[int]:
+    """Nodes of each level; shapes that are not uniform are taken as even over their levels."""
+    if family == "chain":
+        return [1] * length
+    if family in ("SpecTr", "RSD-S"):
+        return [int(shape.split("x")[0])] * length
+    if family == "RSD-C":
+        return [int(n) for n in np.cumprod([int(n) for n in shape.split(",")])]
+    return [max(1, round(nodes / length))] * length
+
+
+def _at(curve: dict[str, float], nodes: int) -> float:
+    return float(np.interp(nodes, [int(n) for n in curve], list(curve.values())))
+
+
+def families(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each family and size the shape with the highest block efficiency under the family's published rule."""
+    rows = []
+    for protocol, sizes in (("length", (2, 3, 4, 5)), ("budget", (6, 10, 14, 21, 30))):
+        for size in sizes:
+            held = table[[f"{protocol} {size}" in part.split(";") for part in table["protocols"]]]
+            for family in FAMILIES:
+                rule = PUBLISHED.get(family, "recursive")
+                part = held[(held["family"] == family) & (held["rule"] == rule)]
+                if len(part):
+                    row = part.loc[part["block_efficiency"].idxmax()]
+                    rows.append({"protocol": protocol, "size": size, **row.drop("protocols")})
+    return pd.DataFrame(rows)
+
+
+def comparisons(lines: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """RSD against the chain and SpecTr at every size: paired difference of block efficiency with its interval."""
+    wide = lines.pivot_table(index="doc", columns=["family", "shape", "rule"], values="emitted")
+    rows = []
+    for (protocol, size), part in best.groupby(["protocol", "size"], sort=False):
+        held = {row["family"]: (row["family"], row["shape"], row["rule"]) for _, row in part.iterrows()}
+        for family in ("RSD-C", "RSD-S"):
+            for other in ("chain", "SpecTr"):
+                difference = (wide[held[family]] - wide[held[other]]).dropna()
+                low, high = bootstrap_interval(difference.to_numpy()[:, None], difference.index.to_numpy())
+                rows.append(
+                    {
+                        "protocol": protocol,
+                        "size": size,
+                        "method": f"{family} {held[family][1]}",
+                        "against": f"{other} {held[other][1]}",
+                        "difference": float(difference.mean()),
+                        "low": float(low[0]),
+                        "high": float(high[0]),
+                        "ahead": "yes" if low[0] > 0 else "no" if high[0] < 0 else "open",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def rules(lines: pd.DataFrame) -> pd.DataFrame:
+    """What block and traversal verification add on the same trees, and K-SEQ against recursive rejection; paired."""
+    wide = lines.pivot_table(index="doc", columns=["family", "shape", "rule"], values="emitted")
+    rows = []
+    for family, shape in dict.fromkeys((f, s) for f, s, _ in wide.columns):
+        held = list(wide[family][shape].columns)
+        base = "recursive" if "recursive" in held else "rrs"
+        for rule in held:
+            if rule == base:
+                continue
+            difference = (wide[family, shape, rule] - wide[family, shape, base]).dropna()
+            low, high = bootstrap_interval(difference.to_numpy()[:, None], difference.index.to_numpy())
+            rows.append(
+                {
+                    "family": family,
+                    "shape": shape,
+                    "rule": rule,
+                    "over": base,
+                    "gain": float(difference.mean()),
+                    "low": float(low[0]),
+                    "high": float(high[0]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_depth(lines: pd.DataFrame) -> pd.DataFrame:
+    """Probability of accepting at least d drafts, of every tree and rule."""
+    rows = []
+    for (family, shape, rule), part in lines.groupby(["family", "shape", "rule"], sort=False):
+        depth = max(len(values) for values in part["by_depth"])
+        held = np.array([values + [0.0] * (depth - len(values)) for values in part["by_depth"]])
+        for d, mean in enumerate(held.mean(0), 1):
+            rows.append({"family": family, "shape": shape, "rule": rule, "depth": d, "accepted": float(mean)})
+    return pd.DataFrame(rows)
+
+
+def by_child(lines: pd.DataFrame) -> pd.DataFrame:
+    """Share of visits to a parent in which its k-th child is the one accepted."""
+    rows = []
+    for (family, shape, rule), part in lines.groupby(["family", "shape", "rule"], sort=False):
+        for k in range(max(len(values) for values in part["by_child"])):
+            held = np.array([values[k] for values in part["by_child"] if len(values) > k])
+            asked, taken = held.sum(0)
+            rows.append(
+                {
+                    "family": family,
+                    "shape": shape,
+                    "rule": rule,
+                    "child": k + 1,
+                    "visits": asked,
+                    "share": taken / asked,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def run_table(runs: Sequence[dict[str, Any]], table: pd.DataFrame) -> pd.DataFrame:
+    """Whole texts: block efficiency, realised and expected, tokens per second, and the same tree at the prefixes."""
+    named = {(f"{row.family} {row.shape}", row.rule): row for row in table.itertuples()}
+    found: dict[str, dict[str, Any]] = {}
+    for key in dict.fromkeys((line["method"], line["rule"]) for line in runs):
+        part = [line for line in runs if (line["method"], line["rule"]) == key]
+        found["|".join(key)] = summarise_log(part)
+    held = summary_table(found)
+    held.insert(1, "rule", [name.split("|")[1] for name in held["tree"]])
+    held["tree"] = [name.split("|")[0] for name in held["tree"]]
+    at = [named.get((tree, rule)) for tree, rule in zip(held["tree"], held["rule"], strict=True)]
+    held["at_prefixes"] = [row.block_efficiency if row else np.nan for row in at]
+    held["at_prefixes_low"] = [row.block_efficiency_low if row else np.nan for row in at]
+    held["at_prefixes_high"] = [row.block_efficiency_high if row else np.nan for row in at]
+    held["draft_seconds"] = [found[f"{t}|{r}"]["seconds"][0] for t, r in zip(held["tree"], held["rule"], strict=True)]
+    held["target_seconds"] = [found[f"{t}|{r}"]["seconds"][1] for t, r in zip(held["tree"], held["rule"], strict=True)]
+    held["verify_seconds"] = [found[f"{t}|{r}"]["seconds"][2] for t, r in zip(held["tree"], held["rule"], strict=True)]
+    return held
+
+
+def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
+    """PNG figures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    for protocol in ("length", "budget"):
+        figure, places = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
+        for place, value in zip(places, ("block_efficiency", "mbsu"), strict=True):
+            place.grid(alpha=0.25, linewidth=0.6)
+            place.spines[["top", "right"]].set_visible(False)
+            tree_protocols(best, protocol, value, place)
+        places[1].legend().remove()
+        figure.suptitle(f"Qwen2.5-Coder 1.5B drafted by 0.5B, HumanEval, temperature 1: fixed {protocol}")
+        figure.savefig(results / f"fixed_{protocol}.png", dpi=150)
+        plt.close(figure)
+    shown = [
+        ("chain", "14"),
+        ("SpecTr", "2x7"),
+        ("RSD-C", "2,2,1,1"),
+        ("RSD-S", "2x7"),
+        ("Sequoia", "14"),
+        ("EAGLE-2", "14"),
+    ]
+    parts = []
+    for family, shape in shown:
+        rule = PUBLISHED.get(family, "recursive")
+        part = depths[(depths["family"] == family) & (depths["shape"] == shape) & (depths["rule"] == rule)]
+        parts.append(part.assign(tree=f"{family} {shape}"))
+    held = pd.concat(parts)
+    ax = tree_depths(held[held["depth"] <= 10])
+    ax.set_title("14 nodes per call: how deep drafts are accepted")
+    ax.figure.savefig(results / "depths.png", dpi=150)
+    plt.close(ax.figure)
+
+
+def _csv(table: pd.DataFrame, file: Path) -> None:
+    table.to_csv(file, index=False, float_format="%.5g")
