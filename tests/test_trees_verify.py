@@ -16,7 +16,7 @@ from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.dynamic import dynamic_top_k
 from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_law
 from mdsd_bounds.trees.sequoia import shaped
-from mdsd_bounds.trees.verify import Stop, expected_emitted, stops, verify
+from mdsd_bounds.trees.verify import ONE_BY_ONE, Stop, expected_emitted, stops, verify
 from mdsd_bounds.verifiers import VERIFIERS
 from mdsd_bounds.verifiers.base import Verifier
 
@@ -63,6 +63,7 @@ def rules_for(sampler, builder):
         name
         for name, v in VERIFIERS.items()
         if sampler in v.samplers and v.lossless and v.output_law is not None and fits_two_drafts(v, builder)
+        if builder != "rsd_s" or name in ONE_BY_ONE
     ]
     names.append("recursive")
     if builder == "chain":
@@ -185,6 +186,40 @@ def test_children_sorted_by_score_are_found_out():
         for tree, chance in trees
     ]
     found = emitted_law(resorted, p, lambda t, x: stops(t, x, "recursive"), LENGTH)
+    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+
+
+def mean_over_the_next_draft(verifier, p, q, drafts):
+    """Largest change of the output law when one more draft is drawn, on average over that draft."""
+    now = verifier.law(p, q, torch.tensor([drafts]), sampler="without_replacement")[0]
+    left = q[0].clone()
+    left[list(drafts)] = 0.0
+    mean = torch.zeros_like(now)
+    for token in left.nonzero()[:, 0].tolist():
+        law = verifier.law(p, q, torch.tensor([[*drafts, token]]), sampler="without_replacement")[0]
+        mean += left[token] / left.sum() * law
+    return float((mean - now).abs().max())
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, v in VERIFIERS.items() if "without_replacement" in v.samplers and v.lossless]
+)
+def test_rules_are_taken_on_a_beam_exactly_where_their_law_is_a_martingale(name):
+    worst = 0.0
+    for seed in range(4):
+        p, q = toy(seed, 4, sharp=2)([()]), toy(seed + 20, 4)([()])
+        for first in range(4):
+            worst = max(worst, mean_over_the_next_draft(VERIFIERS[name], p, q, (first,)))
+    assert (worst < 1e-12) == (name in ONE_BY_ONE), worst
+
+
+def test_a_rule_that_counts_the_drafts_is_not_lossless_on_a_beam_and_is_refused():
+    _, trees = case("rsd_s", False, False)
+    p = toy(11, sharp=2)
+    with pytest.raises(InputError, match="stochastic beam"):
+        stops(trees[0][0], p(trees[0][0].paths), "optimal")
+    plain = [(dataclasses.replace(tree, adaptive=False), chance) for tree, chance in trees]
+    found = emitted_law(plain, p, lambda tree, laws: stops(tree, laws, "optimal"), LENGTH)
     assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
 
 

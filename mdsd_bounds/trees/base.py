@@ -52,6 +52,9 @@ class Tree:
         Tokens that end the text: nothing is drafted below them and nothing is emitted after them.
     calls : int
         Sequential calls of the draft model.
+    adaptive : bool
+        Whether how many drafts stand below a node depends on those drafts themselves (stochastic beam search); then
+        only rules that take them one by one are lossless (:data:`mdsd_bounds.trees.verify.ONE_BY_ONE`).
     """
 
     parents: tuple[int, ...]
@@ -64,6 +67,7 @@ class Tree:
     options: Mapping[str, Any] = field(default_factory=dict)
     stop: frozenset[int] = frozenset()
     calls: int = 0
+    adaptive: bool = False
 
     @property
     def size(self) -> int:
@@ -104,6 +108,7 @@ def grow(
     sampler: str,
     options: Mapping[str, Any] | None = None,
     stop: Sequence[int] | frozenset[int] = (),
+    adaptive: bool = False,
 ) -> Tree:
     """Grow a tree: at each level one draft call for the nodes that want children, then their drafts.
 
@@ -117,7 +122,7 @@ def grow(
         Path -> number of drafts below it; 0 makes it a leaf, and its law is never asked for.
     pick : callable
         ``(paths, q [B, V]) -> drafts of each path``.
-    sampler, options, stop :
+    sampler, options, stop, adaptive :
         As in :class:`Tree`.
     """
     parents, tokens, depths = [-1], [-1], [0]
@@ -159,6 +164,7 @@ def grow(
         dict(options or {}),
         ends,
         calls,
+        adaptive,
     )
 
 

@@ -7,8 +7,10 @@ the winner arrives exactly when the parent did; by memorylessness the others arr
     ``t_c = t_parent + E_c - min E,   E_c ~ Exp(q(path) q(c | path))``
 
 and each level keeps the ``width`` first arrivals.  With scores ``-log t`` this is Gumbel top-down sampling.  Below one
-parent the kept children are the first arrivals of a race with law q(. | parent), whose winners do not depend on the
-times, so verification without replacement stays exact however many were kept.
+parent the kept children are the first arrivals of a race with law q(. | parent): given those before, the next one has
+the sampler's conditional law.  Whether there is a next one, however, depends on the gap to its arrival, and so on which
+tokens came before: the law of the *set* given its size is not that of so many draws.  A rule that takes the drafts one
+by one does not notice; a rule that looks at how many there are is not lossless here, and is refused.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def rsd_s(
             time[child], log_q[child] = arrives, log_q[paths[entry]] + share
         return [tuple(tokens) for tokens in chosen]
 
-    return grow(laws, length, lambda path: 1, pick, "without_replacement", stop=stop)
+    return grow(laws, length, lambda path: 1, pick, "without_replacement", stop=stop, adaptive=True)
 
 
 def child_arrivals(law: Tensor, uniform: Tensor, log_q: float, time: float, most: int) -> tuple[Tensor, Tensor]:

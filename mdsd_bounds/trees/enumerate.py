@@ -107,6 +107,7 @@ def beam_by_arrivals(
         lambda paths, q: [tuple(kept.get(path, ())) for path in paths],
         "without_replacement",
         stop=ends,
+        adaptive=True,
     )
 
 

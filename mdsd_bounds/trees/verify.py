@@ -46,6 +46,10 @@ class Verified:
 
 Rule = Callable[[Tree, Tensor], list[Stop]]
 
+#: Verifiers whose output law L_k given k drafts is a martingale: its mean over the next draft, given those before, is
+#: L_k again.  By optional stopping they stay lossless where a draft is left out depending on those before it.
+ONE_BY_ONE = ("rrs_without_replacement", "nss")
+
 
 def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     """The conditional law of a verification given the tree.
@@ -79,7 +83,7 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
 
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
-    require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
+    _require_fit(tree, verifier)
     if verifier.output_law is None:
         raise InputError(f"verifier {verifier.name!r} is coupled to its drafts and has no law given them; use verify")
 
@@ -88,6 +92,16 @@ def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
         return verifier.law(target[node][None], q[None], drafts, sampler=tree.sampler, **tree.options)[0]
 
     return _downward(tree, target, law)
+
+
+def _require_fit(tree: Tree, verifier: Verifier) -> None:
+    """Refuse a verifier that is not lossless at the nodes of this tree."""
+    require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
+    if tree.adaptive and verifier.name not in ONE_BY_ONE:
+        raise InputError(
+            f"verifier {verifier.name!r} looks at all drafts of a node together, but in a stochastic beam their number "
+            f"depends on them; use one of recursive, traversal, {', '.join(ONE_BY_ONE)}"
+        )
 
 
 def recursive_stops(tree: Tree, target: Tensor) -> list[Stop]:
@@ -267,7 +281,7 @@ def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = Non
 
 
 def _step_down(tree: Tree, target: Tensor, verifier: Verifier, generator: torch.Generator | None) -> Verified:
-    require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
+    _require_fit(tree, verifier)
     node = 0
     while not tree.ends(node):
         if tree.law_row[node] < 0:
