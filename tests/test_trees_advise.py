@@ -32,8 +32,8 @@ from mdsd_bounds.trees.sequoia import best_shape, shaped
 from mdsd_bounds.trees.verify import expected_emitted, stops
 from mdsd_bounds.verifiers import acceptance_rate
 
-P = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
-Q = torch.tensor([0.2, 0.5, 0.2, 0.1], dtype=torch.float64)
+P = torch.tensor([0.5, 0.35, 0.15], dtype=torch.float64)
+Q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 FLAT = Costs(((1, 1.0),), ((1, 0.1),), "target call")
 
 
@@ -66,9 +66,10 @@ def test_tokens_of_a_shape_by_rank_are_exact_where_positions_are_exchangeable():
     assert float(choice.tokens(profile.rates[0])) == pytest.approx(truth, abs=1e-9)
     assert truth == pytest.approx(1 + value, abs=1e-9)
     assert sum(choice.widths) == 6
-    # Nothing that decides node by node exceeds the increments of alpha*.
+    # Nothing that decides node by node exceeds the increments of alpha* where earlier children are worth more.
     best = Profile("without_replacement", BEST, bound_rates())
-    assert float(choice.tokens(best.rates[0])) >= truth
+    falling = Choice(best, shape=best_shape(np.diff(best.rates[0], prepend=0.0), 6, 3)[0])
+    assert float(falling.tokens(best.rates[0])) >= float(falling.tokens(profile.rates[0]))
     assert float(Choice(best, (2, 2)).tokens(best.rates[0])) == pytest.approx(
         1 + node_optimum(law, same_everywhere(Q), (2, 2)), abs=1e-8
     )

@@ -44,7 +44,7 @@ def families(q):
         "chain": tree_law(lambda m, d: chain(m, d, 2), q),
         "paths": tree_law(lambda m, d: independent_paths(m, d, 2, 2), q),
         "rsd_c": tree_law(lambda m, d: rsd_c(m, d, (2, 2)), q),
-        "rsd_c_iid": tree_law(lambda m, d: rsd_c(m, d, (2, 2), sampler="with_replacement"), q),
+        "rsd_c_iid": tree_law(lambda m, d: rsd_c(m, d, (2, 1), sampler="with_replacement"), q),
         "rsd_c_greedy": tree_law(lambda m, d: rsd_c(m, d, (2, 1), sampler="greedy"), q),
         "rsd_s": outcomes(lambda choose: beam_by_arrivals(q, 2, 2, choose)),
         "sequoia": tree_law(lambda m, d: shaped(m, d, (((), ()), ())), q),
@@ -68,7 +68,7 @@ def fitting_rules(name, trees):
     ]
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [3])
 def test_every_rule_stays_below_the_joint_optimum_and_that_below_full_information(seed):
     q, p = toy(seed, zeros=seed == 3), toy(seed + 50, sharp=2)
     for name, trees in families(q).items():
@@ -82,8 +82,9 @@ def test_every_rule_stays_below_the_joint_optimum_and_that_below_full_informatio
 @pytest.mark.parametrize("seed", [0])
 def test_the_node_optimum_lies_between_the_rules_and_the_joint_optimum(seed, sampler):
     q, p = toy(seed), toy(seed + 50, sharp=2)
-    trees = tree_law(lambda m, d: rsd_c(m, d, (2, 2), sampler=sampler), q)
-    best = node_optimum(p, q, (2, 2), sampler)
+    vector = (2, 1) if sampler == "with_replacement" else (2, 2)
+    trees = tree_law(lambda m, d: rsd_c(m, d, vector, sampler=sampler), q)
+    best = node_optimum(p, q, vector, sampler)
     assert best <= joint_optimum(trees, p) + SLACK
     for rule in fitting_rules("rsd_c", trees):
         if rule != "traversal":

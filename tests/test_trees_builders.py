@@ -20,7 +20,7 @@ from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_law
 from mdsd_bounds.trees.sequoia import best_shape, depth_of, shaped, size_of
 from mdsd_bounds.trees.verify import stops
 
-SAMPLES = 3000
+SAMPLES = 2000
 
 
 def leaf_set(tree):
@@ -88,11 +88,11 @@ def test_a_race_that_forgets_the_parents_rate_is_found_out():
 def test_every_tree_of_the_beam_has_its_probability():
     q = toy(4, zeros=True)
     law = Counter()
-    for tree, chance in outcomes(lambda choose: beam_by_arrivals(q, 3, 2, choose)):
+    for tree, chance in outcomes(lambda choose: beam_by_arrivals(q, 2, 2, choose)):
         law[tree.drafts, tree.paths] += chance
     assert sum(law.values()) == pytest.approx(1)
     generator = torch.Generator().manual_seed(0)
-    drawn = (rsd_s(q, generator, 3, 2) for _ in range(SAMPLES))
+    drawn = (rsd_s(q, generator, 2, 2) for _ in range(SAMPLES))
     assert farthest(Counter((tree.drafts, tree.paths) for tree in drawn), law, SAMPLES) < 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from functools import cache
 
 import pytest
@@ -213,14 +214,34 @@ def test_rules_are_taken_on_a_beam_exactly_where_their_law_is_a_martingale(name)
     assert (worst < 1e-12) == (name in ONE_BY_ONE), worst
 
 
+def last_draft(p, q, drafts, *, sampler, **options):
+    """Verify the last of n drafts against its marginal law: lossless for every n that is fixed beforehand."""
+    n, size = drafts.shape[1], q.shape[1]
+    marginal = torch.zeros_like(q)
+    for order in itertools.permutations(range(size), n):
+        chance, left = 1.0, 1.0
+        for token in order:
+            chance, left = chance * float(q[0, token]) / left, left - float(q[0, token])
+        marginal[0, order[-1]] += chance
+    token = drafts[:, -1:]
+    accept = (p.gather(-1, token) / marginal.gather(-1, token)).clamp(max=1)
+    rest = (p - marginal).clamp(min=0)
+    rest = rest / rest.sum() if float(rest.sum()) > 0 else p
+    return torch.zeros_like(p).scatter_(-1, token, accept) + (1 - accept) * rest
+
+
 def test_a_rule_that_counts_the_drafts_is_not_lossless_on_a_beam_and_is_refused():
-    _, trees = case("rsd_s", False, False)
+    rule = Verifier("last_draft", "none", True, ("without_replacement",), last_draft)
     p = toy(11, sharp=2)
+    _, fixed = case("rsd_c", False, False)
+    found = emitted_law(fixed, p, lambda tree, laws: stops(tree, laws, rule), LENGTH)
+    assert worst_difference(found, sequence_law(p, LENGTH)) < 1e-12
+    _, trees = case("rsd_s", False, False)
     with pytest.raises(InputError, match="stochastic beam"):
-        stops(trees[0][0], p(trees[0][0].paths), "optimal")
+        stops(trees[0][0], p(trees[0][0].paths), rule)
     plain = [(dataclasses.replace(tree, adaptive=False), chance) for tree, chance in trees]
-    found = emitted_law(plain, p, lambda tree, laws: stops(tree, laws, "optimal"), LENGTH)
-    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+    found = emitted_law(plain, p, lambda tree, laws: stops(tree, laws, rule), LENGTH)
+    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-6
 
 
 def test_sampled_verification_follows_the_stops():
