@@ -28,11 +28,13 @@ def report(out: Path, results: Path) -> None:
     lines = pd.DataFrame([json.loads(line) for line in (out / "prefixes.jsonl").read_text().splitlines()])
     ratio = costs["draft"]["1"] / costs["target"]["1"]
     table = configurations(lines, costs, ratio)
+    table["exchangeable"] = [_exchangeable(row.family, row.shape, ranks) for row in table.itertuples()]
     _csv(table, results / "configurations.csv")
     best = families(table)
     _csv(best, results / "protocols.csv")
     _csv(comparisons(lines, best), results / "claims.csv")
     _csv(rules(lines), results / "rules.csv")
+    _csv(within_budget(table, ratio), results / "within_budget.csv")
     depths, children = by_depth(lines), by_child(lines)
     _csv(depths, results / "depths.csv")
     _csv(children, results / "children.csv")
@@ -43,9 +45,8 @@ def report(out: Path, results: Path) -> None:
         runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
         _csv(run_table(runs, table), results / "runs.csv")
     draw(best, depths, results)
-    for name in ("protocols", "claims", "rules", "runs"):
-        if (results / f"{name}.csv").exists():
-            print(f"{name}\n{pd.read_csv(results / f'{name}.csv').to_string(index=False)}\n")
+    (results / "tables.md").write_text(markdown(best, results, summary))
+    print(f"{results}: tables of {summary['prefixes']} prefixes")
 
 
 def configurations(lines: pd.DataFrame, costs: dict[str, Any], ratio: float) -> pd.DataFrame:
@@ -100,6 +101,38 @@ def _widths(family: str, shape: str, length: int, nodes: int) -> list[int]:
 
 def _at(curve: dict[str, float], nodes: int) -> float:
     return float(np.interp(nodes, [int(n) for n in curve], list(curve.values())))
+
+
+def _exchangeable(family: str, shape: str, ranks: Sequence[float]) -> float:
+    """Block efficiency that mean acceptances at single positions predict: what mdsd advise goes by."""
+    rates = np.cumsum(ranks)
+    vector = [1] * int(shape) if family == "chain" else []
+    vector = [int(n) for n in shape.split(",")] if family == "RSD-C" else vector
+    return 1.0 + float(np.cumprod([rates[n - 1] for n in vector]).sum()) if vector else float("nan")
+
+
+def within_budget(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    """Of each family the tree of at most so many nodes with the highest memory-bound speed-up, for several ratios."""
+    rows = []
+    for cost in (*RATIOS, ratio):
+        for budget in (6, 10, 14, 21, 30):
+            for family in FAMILIES:
+                rule = PUBLISHED.get(family, "recursive")
+                part = table[(table["nodes"] <= budget) & (table["family"] == family) & (table["rule"] == rule)]
+                by = cost * part["length"] + 1
+                place = (part["block_efficiency"] / by).idxmax()
+                rows.append(
+                    {
+                        "cost_ratio": cost,
+                        "budget": budget,
+                        "family": family,
+                        "shape": part["shape"][place],
+                        "mbsu": part["block_efficiency"][place] / by[place],
+                        "low": part["block_efficiency_low"][place] / by[place],
+                        "high": part["block_efficiency_high"][place] / by[place],
+                    }
+                )
+    return pd.DataFrame(rows)
 
 
 def families(table: pd.DataFrame) -> pd.DataFrame:
@@ -217,6 +250,46 @@ def run_table(runs: Sequence[dict[str, Any]], table: pd.DataFrame) -> pd.DataFra
     held["target_seconds"] = [found[f"{t}|{r}"]["seconds"][1] for t, r in zip(held["tree"], held["rule"], strict=True)]
     held["verify_seconds"] = [found[f"{t}|{r}"]["seconds"][2] for t, r in zip(held["tree"], held["rule"], strict=True)]
     return held
+
+
+def markdown(best: pd.DataFrame, results: Path, facts: dict[str, Any]) -> str:
+    """The main tables as people read them."""
+    parts = [
+        "# Tables of the tree study",
+        f"{facts['prefixes']} prefixes, one of each document.  Cells: block efficiency, 95% interval over documents, "
+        f"the tree.  Draft call over target call, one token each: {facts['cost_ratio']:.3f}.",
+    ]
+    for protocol, title in (("length", "Fixed draft length"), ("budget", "Fixed target budget")):
+        held = best[best["protocol"] == protocol]
+        sizes = list(dict.fromkeys(held["size"]))
+        lines = [f"## {title}", "| family | " + " | ".join(map(str, sizes)) + " |", "|---|" + "---|" * len(sizes)]
+        for family in dict.fromkeys(held["family"]):
+            rows = held[held["family"] == family].set_index("size")
+            cells = [_cell(rows.loc[size]) if size in rows.index else "" for size in sizes]
+            lines.append(f"| {family} ({rows['rule'].iloc[0]}) | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    for name, title in (
+        ("claims", "RSD against the baselines, paired"),
+        ("within_budget", "Memory-bound speed-up with at most so many nodes"),
+        ("rules", "Other rules on the same trees, paired"),
+        ("runs", "Whole texts decoded"),
+    ):
+        if (results / f"{name}.csv").exists():
+            parts.append(f"## {title}\n" + _table(pd.read_csv(results / f"{name}.csv")))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(row: Any) -> str:
+    low, high = row["block_efficiency_low"], row["block_efficiency_high"]
+    return f"{row['block_efficiency']:.2f} [{low:.2f}, {high:.2f}] {row['shape']}"
+
+
+def _table(table: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    for row in table.itertuples(index=False):
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
