@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ TEXT = ["The history of the city begins with", "Water boils at", "def add(a, b):
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> str:
+def smollm2() -> Any:
     folder = Path(os.environ.get("MDSD_MODELS", ROOT / "models"))
     if not (folder / NAME / f"{NAME}.gguf").exists():
         try:
@@ -39,12 +40,16 @@ def smollm2() -> str:
             pytest.skip(f"{NAME} is absent and was not fetched within four minutes")
         if fetched.returncode:
             pytest.skip(f"{NAME} is absent and cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}")
-    return str(folder / NAME)
+    from mdsd_bounds.models.loading import load_model
+
+    # Most of the time goes into reading the GGUF file: once for all tests.
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DeprecationWarning)
+        return load_model(str(folder / NAME))
 
 
 @pytest.mark.models
-@pytest.mark.filterwarnings("default::DeprecationWarning")
-def test_smollm2_against_its_own_early_exit(smollm2: str, tmp_path: Path) -> None:
+def test_smollm2_against_its_own_early_exit(smollm2: Any, tmp_path: Path) -> None:
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
 
     settings = CaptureSettings(new_tokens=16, batch_size=4)
@@ -63,6 +68,31 @@ def test_smollm2_against_its_own_early_exit(smollm2: str, tmp_path: Path) -> Non
     # A model that was loaded rightly finds its own text likely, and an exit above the middle resembles the whole.
     assert float(p.gather(1, batch.token[:, None]).log().mean()) > -4
     assert 0.05 < float(one.value[0].mean()) < 0.999
+
+
+@pytest.mark.models
+def test_smollm2_in_the_small_forms(smollm2: Any, tmp_path: Path) -> None:
+    """Hidden states rebuild the logits of a tied head; the top-k intervals hold what the full rows give."""
+    from mdsd_bounds.bounds.intervals import batch_bound
+    from mdsd_bounds.models.capture import CaptureSettings, log_pair
+
+    batches = {}
+    for store in ("logits", "hidden", "top-k"):
+        settings = CaptureSettings(new_tokens=4, batch_size=2, store_dtype="float32", store=store, top_k=32)
+        log_pair(smollm2, "skip-layers:12-15", TEXT[:2], tmp_path / store, settings, report=lambda line: None)
+        (batches[store],) = open_dump(tmp_path / store).batches(8)
+    full, hidden, cut = batches.values()
+    assert torch.equal(full.token, hidden.token)
+    assert torch.equal(full.token, cut.token)
+    for name in ("target_logits", "draft_logits"):
+        torch.testing.assert_close(getattr(hidden, name), getattr(full, name), atol=1e-3, rtol=0)
+    counts = (1, 4)
+    p, q = to_law(full.target_logits), to_law(full.draft_logits)
+    for sampler in ("with_replacement", "greedy"):
+        exact = optimal_acceptance(p, q, counts, sampler)
+        found = batch_bound(cut, counts, sampler)
+        assert bool((found.low <= exact.low + 1e-9).all() & (exact.high <= found.high + 1e-9).all())
+        assert 1e-4 < float((found.high - found.low).mean()) < 0.5
 
 
 def _script() -> Any:
