@@ -278,3 +278,21 @@ def test_memory_does_not_grow_with_positions(form: str, tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 500_000
+
+
+def test_tokens_of_another_tokenizer(tmp_path: Path) -> None:
+    rows = 6 * torch.eye(8)
+    with DumpWriter(tmp_path / "d") as writer:
+        writer.append(rows, rows, token=torch.tensor([0, 1, 2, 3, 4, 8, 6, 7]))
+    with pytest.raises(InputError, match="row 5: token 8 is recorded, but the vocabulary has 8 tokens"):
+        list(open_dump(tmp_path / "d").batches(3))
+
+
+def test_inspect_notices_rows_and_tokens_that_do_not_belong_together(tmp_path: Path) -> None:
+    rows = 6 * torch.eye(8)
+    for name, token in (("right", torch.arange(8)), ("shifted", torch.arange(8).roll(1))):
+        with DumpWriter(tmp_path / name) as writer:
+            writer.append(rows, rows, token=token)
+    line = "log p of the recorded tokens"
+    assert "BEWARE" not in inspect_dump(str(tmp_path / "right"))[line]
+    assert "BEWARE, less than a uniform law" in inspect_dump(str(tmp_path / "shifted"))[line]

@@ -109,7 +109,7 @@ class Dump:
         Raises
         ------
         InputError
-            If the range is outside the dump or a row cannot be read.
+            If the range is outside the dump, a row cannot be read, or its token is not in the vocabulary.
         """
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self) or batch_size < 1:
@@ -119,8 +119,21 @@ class Dump:
             target, draft, columns = self.read_rows(first, last)
             if target.shape[0] != last - first or draft.shape[0] != last - first:
                 raise InputError(f"{self.facts.path}: row {first} cannot be read; the file is shorter than it says")
+            if "token" in columns:
+                _refuse_unknown(columns["token"], max(target.shape[1], draft.shape[1]), first, self.facts.path)
             target, draft, _ = align_widths(target, draft, self.facts.path)
             yield LogitBatch(target, draft, torch.arange(first, last), **columns)
+
+
+def _refuse_unknown(token: Tensor, width: int, first: int, path: str) -> None:
+    # -1 stands for a token that was not recorded.
+    bad = (token >= width) | (token < -1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"{path} row {first + row}: token {int(token[row])} is recorded, but the vocabulary has {width} tokens; "
+            "the text was made with another tokenizer: log it with the models' own"
+        )
 
 
 def check_pair(path: str, target: tuple[int, ...], draft: tuple[int, ...]) -> None:
