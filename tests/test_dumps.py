@@ -29,7 +29,11 @@ def rows(count: int = ROWS, dtype: torch.dtype = torch.float16) -> dict[str, tor
 
 
 def columns(count: int = ROWS) -> dict[str, torch.Tensor]:
-    return {"doc": torch.arange(count) // 3, "position": torch.arange(count) % 3, "token": torch.arange(count) * 7}
+    return {
+        "doc": torch.arange(count) // 3,
+        "position": torch.arange(count) % 3,
+        "token": torch.arange(count) * 7 % WIDTH,
+    }
 
 
 def write_native(path: Path, count: int = ROWS, shard_rows: int = 4) -> Path:
