@@ -43,6 +43,10 @@ def tree(
     quiet: Quiet = False,
 ) -> None:
     """Decode with draft trees on a real pair: tokens per target call, measured; or summarise a log of such a run."""
+    import os
+
+    # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from mdsd_bounds.results import render
     from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
 
@@ -80,13 +84,10 @@ def _run(
     quiet: bool,
 ) -> list[dict[str, Any]]:
     import json
-    import os
     from pathlib import Path
 
     import torch
 
-    # Read when tqdm is first imported: loading would draw bars between the lines of this command.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from mdsd_bounds.models.loading import hush, load_model
     from mdsd_bounds.models.prompts import read_prompts
     from mdsd_bounds.problem import InputError
