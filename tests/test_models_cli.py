@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.cli import main
@@ -279,3 +280,31 @@ def test_damage_and_other_runs_are_named(folder: Path, tmp_path: Path, capsys, m
     code, _, notes = call("inspect", str(tmp_path / "d"), capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
     assert "facts.json: cannot be read" in notes.splitlines()[-1]
+
+
+def test_mapped_drafts_in_three_forms(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A map in EAGLE-3's terms from a head of 16 columns into 40 target tokens; the others are exact zeros."""
+    words = tokenizer(ONE)
+    target = build(tmp_path / "wide", 8, words, "llama", 2, 40)
+    goal = torch.arange(16) * 2 + 1
+    save_file({"d2t": goal - torch.arange(16)}, tmp_path / "map.safetensors")
+    # The draft embeds 16 tokens: it can read the given text, not whatever a head of 40 columns draws.
+    (tmp_path / "p.txt").write_text("abc dab\ncab cab cab\n")
+    for store in STORES:
+        given = ["--target", target, "--mode", "teacher-forced", "--prompts", str(tmp_path / "p.txt")]
+        more = [*given, "--token-map", str(tmp_path / "map.safetensors"), "--store", store, "--top-k", "5"]
+        assert call(*command(folder, tmp_path / store, *more), capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+    more += ["--mode", "sampled"]
+    code, _, notes = call(*command(folder, tmp_path / "drawn", *more), capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert "embeds 16 tokens and cannot read the target's token" in notes
+    full, hidden, top = (rows_of(tmp_path / store) for store in STORES)
+    assert [open_dump(tmp_path / store).facts.support for store in STORES] == ["mapped", "full, draft mapped", "top-k"]
+    law, again = (torch.softmax(batch.draft_logits.double(), -1) for batch in (full, hidden))
+    torch.testing.assert_close(law, again, atol=1e-6, rtol=1e-5)
+    zeros = torch.ones(40, dtype=torch.bool)
+    zeros[goal] = False
+    assert (law[:, zeros] == 0).all()
+    assert (again[:, zeros] == 0).all()
+    kept = torch.isfinite(top.draft_logits)
+    torch.testing.assert_close(top.draft_logits[kept].exp(), law[kept], atol=1e-7, rtol=1e-6)
