@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from mdsd_bounds.problem import InputError
 
 
 def hush() -> None:
-    """No bars and warnings of transformers on stderr, which a command line keeps for its own lines."""
+    """No bars and warnings of transformers and its hub on stderr, which a command line keeps for its own lines."""
+    getLogger("huggingface_hub").setLevel(ERROR)
     try:
         from transformers.utils import logging
     except ModuleNotFoundError:
