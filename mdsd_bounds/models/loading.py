@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from mdsd_bounds.problem import InputError
 
 def hush() -> None:
     """No bars and warnings of transformers and its hub on stderr, which a command line keeps for its own lines."""
-    getLogger("huggingface_hub").setLevel(ERROR)
     try:
+        from huggingface_hub.utils import logging as hub
         from transformers.utils import logging
     except ModuleNotFoundError:
         return
-    quiet: Any = logging
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
+    both: tuple[Any, Any] = (logging, hub)
+    for quiet in both:
+        quiet.set_verbosity_error()
+    both[0].disable_progress_bar()
 
 
 @dataclass(frozen=True)
