@@ -23,6 +23,8 @@ from mdsd_bounds.verifiers.optimal.prepared import Prepared
 #: Sampler -> (module of this package, function ``(p [V], q [V], n, **options) -> Prepared``).
 RULES: dict[str, tuple[str, str]] = {
     "with_replacement": ("with_replacement", "prepare_with_replacement"),
+    "without_replacement": ("without_replacement", "prepare_without_replacement"),
+    "top_m_plus": ("without_replacement", "prepare_top_m_plus"),
     "greedy": ("deterministic", "prepare_greedy"),
     "top_k": ("deterministic", "prepare_top_k"),
 }
@@ -51,7 +53,8 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
 
     Notes
     -----
-    Cost O(V) for greedy and top_k, O(V) after a radix sort with replacement.
+    Cost O(V) for greedy and top_k, O(V) after a radix sort with replacement; without replacement O(V) and a convex
+    search over a few hundred units, with at most :data:`.draft_sets.MOST_SETS` drafted sets over all of them.
     """
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")

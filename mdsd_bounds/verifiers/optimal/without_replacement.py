@@ -1,4 +1,40 @@
-"""Without replacement: a race whose weights solve a convex dual.  (Docstring to be completed.)"""
+"""Without replacement: a race whose weights solve a convex problem, exactly lossless, with its own certificate (new).
+
+**Rule.** Sort by p/q ascending; L is the prefix that minimises ``P - Q`` (with the fixed tokens of top_m_plus in it),
+R the rest.  The active drafts are those in R if there are any, else all, which then lie in L; active draft i is
+picked with probability ``w_i / (sum of the active w)``.  With ``w = e^theta`` and S the active set of a side,
+``Phi(theta) = E[ log sum over u in S of e^theta_u ; the side is active ]``.
+
+**Gradient.** ``grad Phi = r``, the law of the pick, by differentiating the log-sum-exp.  Phi is convex, and its
+Hessian ``E[diag pi - pi pi']``, pi the pick's law given S, has row sums of moduli at most ``2 pi_i (1 - pi_i) <=
+1/2``: the gradient has Lipschitz constant 1/2.
+
+**Certificate.**  The pick is in L exactly if all drafts are, so ``r(L) = Q(L)`` for every theta, and
+
+    ``sum min(p, r) = P(L) + 1 - Q(L) - sum_L (p - r)_+ - sum_R (r - p)_+``.
+
+``1 + P(L) - Q(L)`` bounds alpha* from above *whatever L is*: the two sums are the gap, at every iterate, for every L.
+
+**Convergence** (proved).  Let L be the minimiser, b any finite start.  Minimise ``Phi(b + x) - p.x`` over ``x >= 0``
+on L, over ``x <= 0`` on R.  Some rule attains alpha*; its law r* has ``r* >= p`` on L and ``<= p`` on R, and it
+respects the cut.  With pi* its picks, Gibbs' inequality ``log sum e^theta_u >= sum pi*_u theta_u + entropy(pi*)``
+averages to ``Phi(theta) >= r*.theta``, so that the objective is at least ``r*.b + (r* - p).x >= r*.b``: bounded
+below.  Projected gradient steps of length at most 2 on a function that is bounded below, with Lipschitz constant 1/2,
+have square-summable lengths.  Where ``p_i > r_i`` on L, x_i moves up by the step times ``p_i - r_i``, which no
+constraint blocks; on R likewise down.  So both sums of the gap go to 0.  A minimum need not exist (strict priorities
+inside a side are weights without bound), and is not needed.
+
+**Moved targets.** All of this holds for targets t in the place of p, with ``t >= p`` on L and ``<= p`` on R, as long
+as some rule has ``r >= t`` on L and ``<= t`` on R; :mod:`mdsd_bounds.verifiers.optimal.units` uses it for bins.
+
+**Lossless.** Whatever the search did, the weights are then frozen, and r is the law of the race with these weights: a
+finite sum over drafted sets (:mod:`.draft_sets`), over pairs of units (:mod:`.pairs`), or the integral of
+:mod:`.clocks` whose relative error is below 1e-13.  Binning and stopping cost acceptance only.
+
+Observed, not proved: that projected Newton and L-BFGS-B steps, which take the place of gradient steps, converge as
+fast as they do; the size of the gaps that bins leave; the quadrature in s (there).  The certificate does not rest on
+them, but for the last, for which it carries an allowance.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +44,96 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.bounds.prefix import prefix_order
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.verifiers.optimal import draft_sets
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
+from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.race_rule import Race, prepared_race
+from mdsd_bounds.verifiers.optimal.wide_race import prepare_clocks
 
 #: Range of the starting log-weights b.
 BASE_RANGE = 4.0
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
-    """The race for n draws without replacement."""
+    """The race for n draws without replacement.
+
+    Parameters
+    ----------
+    p, q : Tensor
+        ``[V]`` float64 laws.
+    n : int
+        At least 1.
+
+    Notes
+    -----
+    O(V) and a convex search over a few hundred units, or over all tokens where the drafted sets can be listed.
+    """
     return prepare_race(p, q, 0, n)
 
 
 def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: Any = 1) -> Prepared:
-    """The race for the m most probable tokens of q and n - m draws without replacement from the rest."""
+    """The race for the m most probable tokens of q and n - m draws without replacement from the rest.
+
+    Parameters
+    ----------
+    p, q : Tensor
+        ``[V]`` float64 laws.
+    n, m : int
+        Drafts, and fixed ones among them (all of them where ``m >= n``).
+
+    Notes
+    -----
+    Cost as :func:`prepare_without_replacement`.
+    """
     return prepare_race(p, q, *split(n, m))
 
 
 def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
-    """The race for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest."""
+    """The race for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest.
+
+    By the drafted sets where they are few, by pairs for two draws and nothing fixed, else by clocks; where p is all but
+    the draft law itself, by the first draft alone.
+    """
     held = fixed_mask(q[None], fixed)[0]
-    rates = remainder(q[None], held[None])[0]
+    rates = remainder(q[None], held[None])[0] if fixed else q
     if draws <= 1:
         return prepare_fixed(p, q, fixed, draws)
-    return _by_sets(p, rates, held, draws)
+    if draft_sets.countable(int((rates > 0).sum()), draws):
+        return _by_sets(p, rates, held, draws)
+    if fixed == 0 and draws == 2:
+        on_right, log_weight, r, error = prepare_pairs(p.numpy(), q.numpy())
+        race = Race(torch.from_numpy(on_right), torch.from_numpy(log_weight))
+        return first_or(prepared_race(p, race, torch.from_numpy(r), error), rates, fixed)
+    left = optimal_acceptance(p, q, fixed + draws, "top_m_plus", m=fixed).subset.to(torch.bool)
+    if bool((held & ~left).any()):
+        # The empty set is as good: then so is the set of all tokens that can be drafted.
+        left = held | (rates > 0)
+    return first_or(prepare_clocks(p, rates, held, draws, left), rates, fixed)
+
+
+def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
+    """``prepared``, or the rule that picks the first random draft, whose law is ``rates``, if that accepts more.
+
+    The race's upper bound of alpha* holds for either.
+    """
+    gap = prepared.acceptance + prepared.gap - float(torch.minimum(prepared.p, rates).sum())
+    # A subnormal rest of q cannot be renormalised: then ``rates`` is no law.
+    if gap >= prepared.gap or abs(float(rates.sum()) - 1.0) > 1e-13:
+        return prepared
+
+    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.full((len(drafts),), fixed)
+
+    def pick_law(drafts: Tensor) -> Tensor:
+        return (torch.arange(drafts.shape[1]) == fixed).to(torch.float64).expand(drafts.shape)
+
+    return Prepared(prepared.p, rates, max(gap, 0.0), pick_law, pick)
 
 
 def _by_sets(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Prepared:

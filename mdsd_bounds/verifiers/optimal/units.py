@@ -1,0 +1,196 @@
+"""Units: tokens that share one weight of the race, so that a row of any width becomes a problem of a few hundred.
+
+Tokens that matter most, by ``min(p, k q)`` with k the number of draws, are units of their own; the others are binned by
+the logarithm of p/q.  Nothing is sorted: the leading bits of the float64 ratio are its cell (128 to an octave), and
+bins are runs of cells.
+
+**Bins.**  Inside a bin r/q is all but constant while p/q is not, so that a bin whose sums match would still lose the
+mean deviation of p.  Two things keep the loss small.  The edges lie at equal increments of the cumulative square root
+of the cells' weight, which minimises the sum of mass times width.  And the targets are moved: on the left a bin is
+asked for ``q_u max p/q`` instead of p_u, on the right for ``q_u min p/q``, as far as the *slack* allows.  A rule with
+``r >= t`` on the left exists if ``t(L - H) <= Q(L) - Q(H)`` for the prefixes H (the t/q being sorted like p/q), that is
+if what has been added to the targets behind H is at most ``D(H) - D(L)``, ``D = P - Q``; on the right likewise.  At
+h itself the slack vanishes to first order just as the deviations do, D being stationary there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdsd_bounds.verifiers.optimal import unit_kernels
+
+#: Leading bits of a float64: sign, exponent and 7 bits of the mantissa.
+_SHIFT = 45
+_FIRST = int(np.array(2.0**-24).view(np.int64)) >> _SHIFT
+_LAST = int(np.array(2.0**24).view(np.int64)) >> _SHIFT
+CELLS = _LAST - _FIRST + 1
+#: Share of the slack that targets may use.
+SLACK = 0.9
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A row by cells of p/q: ``cell`` ``[V]`` (-1 where q = 0) and ``ratio`` ``[V]``."""
+
+    cell: np.ndarray
+    ratio: np.ndarray
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units of a row, in the order of p/q; the first ``left`` of them are side L.
+
+    Attributes
+    ----------
+    unit : ndarray
+        ``[V]`` int32 unit of each token; -1 where q = 0.
+    single : ndarray
+        ``[U]`` int64: the token of a unit of one, -1 for bins.
+    low, high : ndarray
+        ``[U]`` bounds of p/q in the unit.
+    """
+
+    unit: np.ndarray
+    single: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    left: int
+
+
+def make_cells(p: np.ndarray, q: np.ndarray) -> Cells:
+    """Cells of one row.  One pass."""
+    cell, ratio = np.empty(len(q), dtype=np.int32), np.empty(len(q))
+    unit_kernels.cells(p, q, _FIRST, _LAST, _SHIFT, cell, ratio)
+    return Cells(cell, ratio)
+
+
+def edges() -> np.ndarray:
+    """Lower edges of the cells and the upper edge of the last ``[CELLS + 1]``; the outer cells are open."""
+    inner = (np.arange(_FIRST, _LAST + 2, dtype=np.int64) << _SHIFT).view(np.float64)
+    inner[0], inner[-1] = 0.0, np.inf
+    return inner
+
+
+def choose_singles(p: np.ndarray, q: np.ndarray, draws: int, count: int, heavy: float) -> np.ndarray:
+    """Tokens that get a unit of their own: the ``count`` largest ``min(p, k q)``, and all with ``q > heavy``."""
+    weight = np.minimum(p, draws * q)
+    largest = np.argpartition(weight, len(q) - count)[len(q) - count :] if 0 < count < len(q) else np.arange(len(q))
+    largest = largest[: max(count, 0)]
+    return np.union1d(largest[q[largest] > 0], np.flatnonzero(q > heavy))
+
+
+def make_units(
+    p: np.ndarray, q: np.ndarray, grouped: Cells, threshold: float, singles: np.ndarray, draws: int, bins: int
+) -> Units:
+    """Singles, and about ``bins`` bins of the others; tokens with ``p/q < threshold`` are on the left."""
+    unit = np.full(len(q), -1, dtype=np.int32)
+    # Singles are marked for now by a number that no bin has.
+    unit[singles] = -2
+    weight = np.minimum(p, draws * q)
+    loose = (unit == -1) & (grouped.cell >= 0)
+    side = grouped.ratio >= threshold
+    mass = np.bincount((grouped.cell + CELLS * side)[loose], weights=weight[loose], minlength=2 * CELLS)
+    occupied = np.bincount((grouped.cell + CELLS * side)[loose], minlength=2 * CELLS) > 0
+    fine = np.cumsum(np.sqrt(mass))
+    # Cells without mass still need a bin: they join the one before.
+    number = np.minimum((fine / max(fine[-1], 1e-300) * bins * (1 - 1e-12)).astype(np.int64), bins - 1)
+    number += np.where(np.arange(2 * CELLS) >= CELLS, bins, 0)
+    edge = edges()
+    used = np.unique(number[occupied])
+    low, high = np.full(len(used), np.inf), np.zeros(len(used))
+    cells_of = np.flatnonzero(occupied)
+    place = np.searchsorted(used, number[cells_of])
+    np.minimum.at(low, place, edge[cells_of % CELLS])
+    np.maximum.at(high, place, edge[cells_of % CELLS + 1])
+    bin_left = used < bins
+    high = np.where(bin_left, np.minimum(high, threshold), high)
+    low = np.where(bin_left, low, np.maximum(low, threshold))
+    own = grouped.ratio[singles]
+    single_left = own < threshold
+    # Bins are placed by the middle of their range; only the two sides must not mix.
+    key = np.concatenate([np.where(np.isfinite(high), (low + high) / 2, low), own])
+    on_right = np.concatenate([~bin_left, ~single_left])
+    order = np.lexsort((key, on_right))
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    lookup = np.full(2 * CELLS, -1, dtype=np.int32)
+    lookup[cells_of] = rank[place]
+    unit[singles] = rank[len(used) :]
+    unit_kernels.assign(grouped.ratio, grouped.cell, threshold, lookup[:CELLS], lookup[CELLS:], unit)
+    token = np.concatenate([np.full(len(used), -1), singles])[order]
+    return Units(
+        unit,
+        token,
+        np.concatenate([low, own])[order],
+        np.concatenate([high, own])[order],
+        int(len(order) - on_right.sum()),
+    )
+
+
+def targets(p: np.ndarray, q: np.ndarray, curve: np.ndarray, units: Units, share: float = SLACK) -> np.ndarray:
+    """Targets ``[U]``: p of each unit, moved towards its extreme ratio as far as the slack of the prefixes allows.
+
+    Parameters
+    ----------
+    p, q : ndarray
+        ``[U]`` masses of the units.
+    curve : ndarray
+        ``[U + 1]``: ``P - Q`` of the prefixes of units.
+    """
+    goal, h = p.copy(), units.left
+    slack = np.maximum(curve - curve[h], 0.0) * share
+    room = np.minimum.accumulate(slack[: h + 1])
+    added = 0.0
+    for u in range(h - 1, -1, -1):
+        want = max(min(q[u] * units.high[u], 1.0) - p[u], 0.0)
+        total = max(added, min(added + want, room[u]))
+        goal[u] += total - added
+        added = total
+    room = np.minimum.accumulate(slack[h:][::-1])[::-1]
+    added = 0.0
+    for u in range(h, len(p)):
+        want = max(p[u] - q[u] * units.low[u], 0.0)
+        total = max(added, min(added + want, room[u + 1 - h]))
+        goal[u] -= total - added
+        added = total
+    return goal
+
+
+def best_threshold(grouped: Cells, at_edges: np.ndarray, inside: Callable[[int, np.ndarray], np.ndarray]) -> float:
+    """The ratio that splits the row where ``P - Q`` is least, between tokens of one cell if need be.
+
+    Parameters
+    ----------
+    at_edges : ndarray
+        ``[CELLS + 1]``: P - Q of the tokens in the cells before each edge.
+    inside : callable
+        ``(cell, its tokens in order) -> `` P - Q after 0, 1, ... of them.
+    """
+    best = int(np.argmin(at_edges))
+    value, threshold = at_edges[best], edges()[best]
+    for cell in (best - 1, best):
+        if 0 <= cell < CELLS:
+            tokens = np.flatnonzero(grouped.cell == cell)
+            if not len(tokens):
+                continue
+            tokens = tokens[np.argsort(grouped.ratio[tokens], kind="stable")]
+            curve = inside(cell, tokens)
+            place = int(np.argmin(curve))
+            if curve[place] < value:
+                value = curve[place]
+                threshold = grouped.ratio[tokens[place]] if place < len(tokens) else edges()[cell + 1]
+    return float(threshold)
+
+
+def starting_log_weights(p: np.ndarray, q: np.ndarray, span: float = 4.0) -> np.ndarray:
+    """b of one side's units ``[U]``: ``log(p/q)`` within ``span/2`` of that of the sums; 0 where p or q vanish."""
+    use = (p > 0) & (q > 0)
+    base = np.zeros(len(p))
+    if use.any():
+        ratio = np.log(p[use]) - np.log(q[use]) - (np.log(p[use].sum()) - np.log(q[use].sum()))
+        base[:] = -span / 2
+        base[use] = np.clip(ratio, -span / 2, span / 2)
+    return base
