@@ -6,12 +6,13 @@ Rows of the dump are taken at equal steps, without the 32 positions that are shi
 made).  Each row's certificate (an upper bound on alpha* from a token set minus the acceptance of the rule that runs) is
 computed by the rule itself; `worst miss` compares its acceptance with `optimal_acceptance`, which shares no code with
 it.  Milliseconds are processor time of one thread.  Writes docs/optimal_certificates.json, keeping what other samplers
-have there, and docs/optimal_certificates.md from all of it.
+have there, docs/optimal_certificates.md from all of it, and docs/results/optimal_certificates.csv with every row.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +32,7 @@ from mdsd_bounds.verifiers.optimal import prepare
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "optimal_certificates.json"
+ROWS = ROOT / "docs" / "results" / "optimal_certificates.csv"
 
 #: Route to alpha* that is exact to rounding where the fastest one gives a wider interval.
 ROUTE = {"with_replacement": "prefix"}
@@ -43,6 +46,7 @@ Written by `python scripts/optimal_certificates.py` from what it measured: {abou
 acceptance of the rule that runs; it includes the allowance for rounding. `worst miss` is the largest difference between
 that acceptance and alpha* by `optimal_acceptance`, which shares no code with the rule ({routes}).
 `prepare` is processor time of one thread for one position at V = {vocabulary:,}.
+Every row: [results/optimal_certificates.csv](results/optimal_certificates.csv).
 """
 
 
@@ -67,9 +71,10 @@ def chosen_rows(dump: Any, count: int) -> list[int]:
 
 def measure(
     dump: Any, rows: list[int], sampler: str, counts: list[int], options: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """One line per number of drafts."""
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """One line per number of drafts, and one for every row of each."""
     wanted, kept, documents = set(rows), {n: [] for n in counts}, set()
+    places: list[tuple[int, int]] = []
     begun, done = time.monotonic(), 0
     for batch in dump.batches(32):
         here = [i for i, row in enumerate(np.asarray(batch.row).tolist()) if row in wanted]
@@ -77,6 +82,7 @@ def measure(
             continue
         p, q = to_law(batch.target_logits[here]), to_law(batch.draft_logits[here])
         documents.update(np.asarray(batch.doc)[here].tolist())
+        places.extend(zip(np.asarray(batch.doc)[here].tolist(), np.asarray(batch.position)[here].tolist(), strict=True))
         best = optimal_acceptance(p, q, counts, sampler, method=ROUTE.get(sampler, "auto"), **options)
         for i, n in enumerate(counts):
             for b in range(len(here)):
@@ -90,9 +96,12 @@ def measure(
         done += len(here)
         left = (time.monotonic() - begun) * (len(wanted) - done) / done
         print(f"{sampler}: {done} of {len(wanted)} rows, {left / 60:.1f} min left", file=sys.stderr)
-    lines = []
+    lines, every = [], []
     for n in counts:
         value, gap, miss, spent = np.array(kept[n]).T
+        table = pd.DataFrame(places, columns=["doc", "position"])
+        short = [float(f"{one:.2e}") for one in gap]
+        every.append(table.assign(sampler=sampler, drafts=n, alpha=value.round(6), gap=short, ms=spent.round(1)))
         lines.append(
             {
                 "sampler": sampler,
@@ -108,7 +117,16 @@ def measure(
                 "prepare 95% ms": np.quantile(spent, 0.95),
             }
         )
-    return lines
+    return lines, pd.concat(every)
+
+
+def write_rows(rows: pd.DataFrame) -> None:
+    """The rows of one sampler, in the place of those it had."""
+    if ROWS.exists():
+        before = pd.read_csv(ROWS)
+        rows = pd.concat([before[before.sampler != rows.sampler.iloc[0]], rows])
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(ROWS, index=False)
 
 
 def page(result: dict[str, Any]) -> str:
@@ -119,7 +137,7 @@ def page(result: dict[str, Any]) -> str:
     text.append("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     text.extend("| " + " | ".join(_cell(name, line[name]) for name in names) + " |" for line in lines)
     about = "; ".join(f"{key} {value}" for key, value in result["machine"].items())
-    return "\n".join(text) + f"\n\nMachine: {about}.\n"
+    return "\n".join(text) + f"\n\nMachine: {about}.  Manifest of the dump: sha256 {result['dump']}.\n"
 
 
 def _cell(name: str, value: Any) -> str:
@@ -144,10 +162,12 @@ def main() -> None:
         "about": "positions of Qwen2.5-Coder-1.5B drafted by its 0.5B sibling on HumanEval, temperature 1, "
         "made as `data/README.md` says, the shipped rows left out",
         "machine": machine(),
+        "dump": hashlib.sha256((Path(arguments.dump) / "manifest.json").read_bytes()).hexdigest(),
     }
     for sampler in arguments.samplers.split(","):
         options = {"m": 1} if sampler == "top_m_plus" else {}
-        result["samplers"][sampler] = measure(dump, rows, sampler, counts, options)
+        result["samplers"][sampler], every = measure(dump, rows, sampler, counts, options)
+        write_rows(every)
         (batch,) = [batch for _, batch in zip(range(1), dump.batches(1), strict=False)]
         result["vocabulary"] = int(batch.target_logits.shape[1])
         PAGE.write_text(json.dumps(result, indent=1) + "\n")

@@ -51,10 +51,8 @@ from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.verifiers.optimal import draft_sets
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
-from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.race_rule import Race, prepared_race
-from mdsd_bounds.verifiers.optimal.wide_race import prepare_clocks
 
 #: Range of the starting log-weights b.
 BASE_RANGE = 4.0
@@ -106,6 +104,10 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         return prepare_fixed(p, q, fixed, draws)
     if draft_sets.countable(int((rates > 0).sum()), draws):
         return _by_sets(p, rates, held, draws)
+    # Imported here: numba takes half a second, which small vocabularies do not need.
+    from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
+    from mdsd_bounds.verifiers.optimal.wide_race import prepare_clocks
+
     if fixed == 0 and draws == 2:
         on_right, log_weight, r, error = prepare_pairs(p.numpy(), q.numpy())
         race = Race(torch.from_numpy(on_right), torch.from_numpy(log_weight))
