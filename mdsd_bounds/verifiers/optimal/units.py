@@ -1,7 +1,7 @@
 """Units: tokens that share one weight of the race, so that a row of any width becomes a problem of a few hundred.
 
 Tokens that matter most, by ``min(p, k q)`` with k the number of draws, are units of their own; the others are binned by
-the logarithm of p/q.  Nothing is sorted: the leading bits of the float64 ratio are its cell (128 to an octave), and
+the logarithm of p/q.  Nothing is sorted: the leading bits of the float64 ratio are its cell (512 to an octave), and
 bins are runs of cells.
 
 **Bins.**  Inside a bin r/q is all but constant while p/q is not, so that a bin whose sums match would still lose the
@@ -22,8 +22,8 @@ import numpy as np
 
 from mdsd_bounds.verifiers.optimal import unit_kernels
 
-#: Leading bits of a float64: sign, exponent and 7 bits of the mantissa.
-_SHIFT = 45
+#: Leading bits of a float64: sign, exponent and 9 bits of the mantissa.
+_SHIFT = 43
 _FIRST = int(np.array(2.0**-24).view(np.int64)) >> _SHIFT
 _LAST = int(np.array(2.0**24).view(np.int64)) >> _SHIFT
 CELLS = _LAST - _FIRST + 1
@@ -157,6 +157,13 @@ def targets(p: np.ndarray, q: np.ndarray, curve: np.ndarray, units: Units, share
         goal[u] -= total - added
         added = total
     return goal
+
+
+def shortage(q: np.ndarray, units: Units, goal: np.ndarray) -> float:
+    """What the bins lack of their extreme ratios ``[U]``; about a quarter of it is lost where targets are just met."""
+    on_left = np.arange(len(q)) < units.left
+    want = np.where(on_left, np.minimum(q * units.high, 1.0) - goal, goal - q * units.low)
+    return float(np.maximum(want, 0.0)[units.single < 0].sum())
 
 
 def best_threshold(grouped: Cells, at_edges: np.ndarray, inside: Callable[[int, np.ndarray], np.ndarray]) -> float:

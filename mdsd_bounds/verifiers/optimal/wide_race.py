@@ -38,13 +38,16 @@ from mdsd_bounds.verifiers.optimal.units import (
     choose_singles,
     make_cells,
     make_units,
+    shortage,
     starting_log_weights,
     targets,
 )
 
 SINGLES, BINS = 96, 192
+#: More bins where the targets fall short of what bins want by more than this, and how many at most.
+SHORTAGE, MOST_BINS = 4e-6, 1536
 #: What may be left open between law and targets, and evaluations allowed on each side.
-TOLERANCE, EVALUATIONS = 1e-7, 60
+TOLERANCE, EVALUATIONS = 1e-7, 100
 #: How far the search may move a log-weight.
 ROOM = 24.0
 #: Allowance for the quadrature of the final law: n and the steps are chosen for a relative error below it.
@@ -112,15 +115,21 @@ def prepare_clocks(
     own = choose_singles(target, q, draws, singles, heavy_from(draws) / coarse.scale / factor)
     inside = left.numpy() & (q > 0)
     threshold = float(np.nextafter(cells.ratio[inside].max(), np.inf)) if inside.any() else 0.0
-    units = make_units(target, q, cells, threshold, own, draws, bins)
-    table = np.zeros((len(units.single), MOMENTS + 1))
-    unit_kernels.sums_by_group(target, rate, units.unit, coarse.scale, table)
-    heavy = (units.single >= 0) & (table[:, 1] > heavy_from(draws))
-    mass = table[:, 1] / coarse.scale
-    # One token next to a subnormal rest: its x may overflow.
-    mass[heavy] = rate[units.single[heavy]]
     always = np.flatnonzero(held.numpy())
-    goal = unit_targets(table, mass, heavy, units, coarse, factor, target[always])
+    for _ in range(2):
+        units = make_units(target, q, cells, threshold, own, draws, bins)
+        table = np.zeros((len(units.single), MOMENTS + 1))
+        unit_kernels.sums_by_group(target, rate, units.unit, coarse.scale, table)
+        heavy = (units.single >= 0) & (table[:, 1] > heavy_from(draws))
+        mass = table[:, 1] / coarse.scale
+        # One token next to a subnormal rest: its x may overflow.
+        mass[heavy] = rate[units.single[heavy]]
+        goal = unit_targets(table, mass, heavy, units, coarse, factor, target[always])
+        # The loss falls like the width of the bins: where the slack is short, make them as narrow as it takes.
+        more = min(MOST_BINS, int(bins * shortage(mass / factor, units, goal) / SHORTAGE))
+        if more <= 1.2 * bins:
+            break
+        bins = more
     sides = [
         _side(table, mass, heavy, slice(0, units.left), target[always]),
         _side(table, mass, heavy, slice(units.left, len(table)), np.zeros(0)),
