@@ -390,3 +390,9 @@ def test_damaged_parquet_and_rows_beyond_the_dump(tmp_path: Path) -> None:
     log = written(tmp_path / "log.jsonl", [{"row": 2, "token": 0}])
     with pytest.raises(InputError, match=r"line 1: row 2, but .* has 2 rows"):
         audit_log(log, dump=str(tmp_path / "pair.npz"))
+
+
+def test_a_log_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDSD_MEMORY_GB", "0.0001")
+    with pytest.raises(InputError, match=r"a log of 60 positions would need .* GB"):
+        audit_log(EXAMPLE)

@@ -19,11 +19,14 @@ from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Law, Line
 from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
+from mdsd_bounds.memory import require_memory
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 
 #: Entries [units, K] held at a time (64 MB of float64 for each of p and q).
 ENTRIES = 8_000_000
+#: Bytes a position takes at the height of an audit: masses of its cells, scores of the faults, and copies of them.
+BYTES = 3 * CELLS * (2 * 8 + 4 * len(CONTROLS))
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ def assemble(
     Raises
     ------
     InputError
-        If an output or a draft lies outside the vocabulary, or a sampler is unknown.
+        If an output or a draft lies outside the vocabulary, a sampler is unknown, or the log needs more memory than
+        there is.
     """
     names = tuple(line.sampler or sampler for line in lines)
     for name in dict.fromkeys(name for name in names if name):
         _check_sampler(name, path)
+    require_memory(len(lines) * BYTES, f"{path}: a log of {len(lines)} positions", "audit it in parts")
     table = _Table(len(lines))
     # One number of drafts for all bets: that of a position might depend on its drafts.
     most = max(len(line.drafts) for line in lines)

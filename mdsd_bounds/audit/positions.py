@@ -14,6 +14,8 @@ from mdsd_bounds.audit.cells import Flags, Floats, Ints, cell_masses, cells_of
 
 #: Numbers of drafts for which "what would n drafts buy" is answered.
 LADDER = (1, 2, 3, 4)
+#: Vocabularies up to this size are bounded by enumeration of all subsets.
+FEW_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, optio
     """Upper ends of alpha* ``[len(counts), B]`` of full rows ``[B, V]``."""
     from mdsd_bounds.bounds import optimal_acceptance
 
-    bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, **options)
+    # All 2^V subsets are the quicker route to the same number for a handful of tokens.
+    method = "subsets" if p.shape[1] <= FEW_TOKENS else "auto"
+    bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, method=method, **options)
     return np.asarray(bound.high.numpy(), dtype=np.float64)
 
 
