@@ -32,7 +32,7 @@ from mdsd_bounds.run import run
 TEMPERATURES = (0.2, 0.6, 0.7, 1.0)
 DRAFTS = (1, 2, 3, 4, 6, 8)
 FAMILY = ("with_replacement", "without_replacement", "greedy", "top_k")
-#: Positions after the prompt that the costly verifiers are measured on: one in fourteen, chosen without looking at values.
+#: Positions after the prompt that the costly verifiers are measured on: two in 28, chosen without looking at values.
 PLACES = (10, 24)
 PER_DOCUMENT = 28
 
@@ -74,7 +74,8 @@ def selected(dump: Dump, rows: Sequence[int]) -> Dump:
         columns = {name: torch.cat([part[2][name] for part in parts]) for name in parts[0][2]}
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), columns
 
-    return Dump(dataclasses.replace(dump.facts, rows=len(rows), path=f"{dump.facts.path} (selection)"), read)
+    notes = {**dump.facts.notes, "selection": f"{len(rows)} rows"}
+    return Dump(dataclasses.replace(dump.facts, rows=len(rows), notes=notes), read)
 
 
 def swapped(dump: Dump) -> Dump:
@@ -86,7 +87,7 @@ def swapped(dump: Dump) -> Dump:
 
     facts = dump.facts
     widths = {"target_width": facts.draft_width, "draft_width": facts.target_width}
-    return Dump(dataclasses.replace(facts, path=f"{facts.path} (roles swapped)", **widths), read)
+    return Dump(dataclasses.replace(facts, notes={**facts.notes, "roles": "swapped"}, **widths), read)
 
 
 def view(which: str, dump: Path, second: Path) -> Dump:
