@@ -149,7 +149,7 @@ def write(table: pd.DataFrame, name: str, results: Path) -> None:
     compared = bool((table["verifier"] != "").any())
     summary = (summarise_comparison if compared else summarise)(table)
     summary.to_csv(results / f"{name}.csv", index=False, float_format="%.7g")
-    if not compared:
+    if not compared and "without_replacement" in set(table["sampler"]):
         paired_differences(table).to_csv(results / f"{name}_differences.csv", index=False, float_format="%.7g")
 
 
