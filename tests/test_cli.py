@@ -148,6 +148,15 @@ def test_a_bad_row_is_named_with_file_and_number(tmp_path: Path, capsys, monkeyp
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("name", "code"), [("DUMP", 0), ("nothing.npz", 2)])
+def test_a_process_ends_with_its_code_and_all_its_output(name: str, code: int, dump: str) -> None:
+    arguments = ["bounds", dump if name == "DUMP" else name, "--drafts", "1", "--format", "csv", "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "mdsd_bounds.cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == code
+    assert len(done.stdout.splitlines()) == (4 if code == 0 else 0)
+    assert len(done.stderr.splitlines()) == (0 if code == 0 else 1)
+
+
 def test_help_answers_without_torch() -> None:
     code = "import sys\nsys.argv = ['mdsd', '--help']\ntry:\n import mdsd_bounds.cli as c; c.main()\n"
     code += "except SystemExit: pass\n"

@@ -6,6 +6,9 @@ one line and exit code 2.  Heavy modules are imported inside the commands, so th
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import sys
 
 import typer
@@ -35,8 +38,30 @@ for command in COMMANDS:
     app.command()(command)
 
 
+def entry() -> None:
+    """The process ``mdsd``: :func:`main`, then an end that leaves out the destructors of C++ libraries.
+
+    Arrow may be starting a thread just then, and the process would abort after its work is done.  Registered first, the
+    last act runs after all other exit handlers.
+    """
+    status = [1]
+    atexit.register(_leave, status)
+    try:
+        main()
+    except SystemExit as stop:
+        status[0] = stop.code if isinstance(stop.code, int) else 0
+        raise
+
+
+def _leave(status: list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status[0])
+
+
 def main() -> None:
-    """Entry point: one clear line and exit code 2 for anything the user can mend."""
+    """One command: one clear line and exit code 2 for anything the user can mend."""
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, standalone_mode=False)

@@ -1,5 +1,5 @@
 """``python -m mdsd_bounds.cli``."""
 
-from mdsd_bounds.cli import main
+from mdsd_bounds.cli import entry
 
-main()
+entry()
