@@ -251,6 +251,11 @@ def draft_temperature_section(results: Path) -> str:
         )
         + markdown(header, rows)
         + "\n"
+        + (
+            "\n1.5 is the largest ratio tried: more may be better still.\n"
+            if any(e["advice"] == 1.5 for e in found)
+            else ""
+        )
     )
 
 
