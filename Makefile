@@ -31,8 +31,9 @@ demo: $(VENV)/.base
 	$(BIN)/mdsd bounds $(DUMP) --sampler all --drafts 1,2,4,8 --out out/demo.parquet
 	$(BIN)/mdsd plot out/demo.parquet --figure acceptance_by_drafts --out out/demo.png
 
+# One process a core, one thread each: threads of several processes would wait for one another.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
