@@ -1,6 +1,6 @@
 """Run the benchmarks, side by side with their peers: ratios to a reference in the same run.
 
-    python scripts/bench.py [--only production,oracles] [--out out/bench.json] [--quick]
+    python scripts/bench.py [--only cores,oracles] [--out out/bench.json] [--quick]
 
 One table per file of ``scripts/benchmarks/`` that has a ``TITLE`` and a ``table(runs)``.  Writes JSON with a
 description of the machine, prints the tables and draws a figure beside the JSON.  A table that is not run keeps what

@@ -1,30 +1,21 @@
 """The search between cells against the plain scan, and how its cost grows with vocabulary, drafts and batch.
 
-    PYTHONPATH=scripts python -m benchmarks.cores [RUNS [OUT.json]]
-
-writes the rows as JSON and a figure beside them.  Every ratio is to ``torch.softmax`` in float32 of the same two rows,
-run in turn; ``reused_ratio`` is to the same softmax writing into memory that it already holds (the plain call takes
-fresh memory for its result, which on large batches costs more than the softmax).  Bounds start from float64 laws and
-include their validation.  Times are processor time of all threads, so that other work on the machine shows less.
+Every ratio is to ``torch.softmax`` in float32 of the same two rows, run in turn; ``reused_ratio`` is to the same one
+writing into memory that it already holds (the plain call takes fresh memory for its result, which on large batches can
+cost more than the softmax).  Bounds start from float64 laws and include their validation.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.timing import interleaved, logits, softmax_of_both
 from torch import Tensor
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks.timing import interleaved, logits, machine, softmax_of_both
 
 from mdsd_bounds import optimal_acceptance, to_law
 from mdsd_bounds.bounds import make_problem
@@ -56,14 +47,14 @@ def _measure(case: str, size: int, batch: int, call: Callable[[Tensor, Tensor], 
         lambda: (torch.softmax(target, -1, out=mine), torch.softmax(draft, -1, out=other)),
     )
     if runs:
-        times = interleaved(runs, lambda: call(p, q), *references, clock=time.process_time)
+        times = interleaved(runs, lambda: call(p, q), *references)
     else:
         # Once and cold, between two lots of the reference.
-        before = interleaved(3, *references, clock=time.process_time)
-        begun = time.process_time()
+        before = interleaved(3, *references)
+        begun = time.perf_counter()
         call(p, q)
-        times = [[time.process_time() - begun]]
-        after = interleaved(3, *references, clock=time.process_time)
+        times = [[time.perf_counter() - begun]]
+        after = interleaved(3, *references)
         times += [one + two for one, two in zip(before, after, strict=True)]
     subject, plain, reused = (statistics.median(each) for each in times)
     return {
@@ -71,7 +62,8 @@ def _measure(case: str, size: int, batch: int, call: Callable[[Tensor, Tensor], 
         **facts,
         "vocabulary": size,
         "batch": batch,
-        "cpu_ms_per_position": 1e3 * subject / batch,
+        "ms_per_position": 1e3 * subject / batch,
+        "softmax_ms": 1e3 * plain / batch,
         "ratio": subject / plain,
         "reused_ratio": subject / reused,
     }
@@ -111,72 +103,3 @@ def table(runs: int) -> list[dict[str, Any]]:
     both = lambda p, q: (to_law(target, temperature=0.7), to_law(draft, temperature=0.7))  # noqa: E731
     found.append(_measure("before", WIDTH, 64, both, runs, sampler="to_law of both", method="", drafts=8))
     return found
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Old and new for every sampler, and the growth of the new one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, title
-
-    figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.6), layout="constrained")
-    for i, method in enumerate(("prefix", "fast")):
-        part = [row for row in rows if row["case"] == "sampler" and row["method"] == method]
-        places = [k + 0.38 * (0.5 - i) for k in range(len(part))]
-        ratios = [row["ratio"] for row in part]
-        label = "plain scan" if method == "prefix" else "search between cells"
-        axes[0, 0].barh(
-            places, ratios, 0.36, color=COLOURS[1 - i], hatch="//" if i else None, edgecolor="white", label=label
-        )
-        for place, ratio in zip(places, ratios, strict=True):
-            axes[0, 0].text(ratio * 1.12, place, f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}", va="center", size=8)
-        axes[0, 0].set_yticks(range(len(part)), [title(row["sampler"]) for row in part])
-    axes[0, 0].set(
-        xscale="log", xlabel="processor time / float32 softmax of the two rows", title="n = 1..8 at once, V = 151,936"
-    )
-    axes[0, 0].margins(x=0.2)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper right")
-    names = {
-        "vocabulary": "tokens in the vocabulary",
-        "drafts": "largest n (all n up to it)",
-        "batch": "rows in a batch",
-    }
-    for ax, (case, label) in zip(axes.flat[1:], names.items(), strict=True):
-        for i, sampler in enumerate(("with_replacement", "without_replacement")):
-            part = [r for r in rows if r["case"] == case and r["sampler"] == sampler and r["method"] == "fast"]
-            ax.plot(
-                [row[case] for row in part], [row["cpu_ms_per_position"] for row in part], color=COLOURS[i],
-                marker=MARKERS[i], linestyle=DASHES[i], label=title(sampler),
-            )  # fmt: skip
-        ax.set(xlabel=label, ylabel="processor ms per position", xscale="linear" if case == "vocabulary" else "log")
-        ticks = sorted({row[case] for row in rows if row["case"] == case and row["method"] == "fast"})
-        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        ax.minorticks_off()
-        ax.set_ylim(bottom=0)
-        ax.legend(fontsize=8, frameon=False)
-    for ax in axes.flat:
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def main() -> None:
-    """Run alone."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    out = Path(sys.argv[2] if len(sys.argv) > 2 else "out/cores.json")
-    rows = table(runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine(), "title": TITLE, "rows": rows}, indent=1))
-    draw(rows, out.with_suffix(".png"))
-    for row in rows:
-        print(" ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,14 @@
-"""The figure of ``make bench``: peers by size of the vocabulary, and every ratio to softmax."""
+"""The figure of ``make bench``: one panel for each table that was run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, title
+
+Rows = list[dict[str, Any]]
 
 #: Names of the solvers as their makers write them.
 SOLVERS = {
@@ -17,103 +20,178 @@ SOLVERS = {
     "emd": "POT emd",
     "prefix": "prefix scan (ours)",
 }
+SOFTMAX = "times float32 softmax of the same two rows"
+WIDTH = 151_936
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw what a result of ``scripts/bench.py`` holds."""
+    """Draw what a result of ``scripts/bench.py`` holds; nothing where no table has a panel."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tables = {name: _labelled(part["rows"]) for name, part in result.items() if name != "oracles"}
-    tables = {name: rows for name, rows in tables.items() if rows}
-    peers = result.get("oracles")
-    panels = len(tables) + (peers is not None)
-    if panels == 0:
+    tables = {name: part["rows"] for name, part in result.items()}
+    panels: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+    if "oracles" in tables:
+        panels.append((_peers, (tables["oracles"],)))
+    if "cores" in tables:
+        panels.append((_before_and_after, (tables["cores"],)))
+        for case, label in (
+            ("vocabulary", "tokens in the vocabulary"),
+            ("drafts", "largest n (all n up to it)"),
+            ("batch", "rows in a batch"),
+        ):
+            panels.append((_growth, (tables["cores"], case, label)))
+    if "optimal" in tables:
+        panels.append((_prepare, (tables["optimal"],)))
+    if "verifiers" in tables:
+        panels += [(_steps, (tables["verifiers"], what)) for what in ("step", "exact rate")]
+    if "worker" in tables:
+        panels.append((_worker, (tables["worker"],)))
+    if not panels:
         return
-    heights = ([14] if peers is not None else []) + [len(rows) + 3 for rows in tables.values()]
-    figure, axes = plt.subplots(
-        panels, 1, figsize=(7.2, 0.24 * sum(heights) + 0.6), layout="constrained", height_ratios=heights, squeeze=False
-    )
-    places = iter(axes[:, 0])
-    if peers is not None:
-        _peers(next(places), peers)
-    for name, rows in tables.items():
-        _ratios(next(places), result[name]["title"], rows)
-    figure.savefig(path, dpi=150)
+    down = -(-len(panels) // 3)
+    figure, axes = plt.subplots(down, 3, figsize=(16, 4.6 * down), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax, (panel, given) in zip(axes.flat, panels, strict=False):
+        panel(ax, *given)
+        ax.title.set_fontsize(10.5)
+        ax.grid(alpha=0.25, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _peers(ax: Any, part: dict[str, Any]) -> None:
-    solvers = list(dict.fromkeys(row["solver"] for row in part["rows"]))
-    for i, solver in enumerate(solvers):
-        rows = [row for row in part["rows"] if row["solver"] == solver]
-        mine = solver == "prefix"
+def _lines(ax: Any, series: dict[str, tuple[list[float], list[float]]], mine: str = "") -> None:
+    for i, (label, (x, y)) in enumerate(series.items()):
+        own = label == mine
         ax.plot(
-            [row["vocabulary"] for row in rows],
-            [row["ms"] for row in rows],
-            color="black" if mine else COLOURS[i % len(COLOURS)],
+            x,
+            y,
+            color="black" if own else COLOURS[i % 6],
             marker=MARKERS[i % len(MARKERS)],
-            linestyle="-" if mine else DASHES[1 + i % (len(DASHES) - 1)],
-            linewidth=2.4 if mine else 1.4,
-            label=SOLVERS.get(solver, solver),
+            markersize=5,
+            linestyle="-" if own else DASHES[i % len(DASHES)],
+            linewidth=2.4 if own else 1.4,
+            label=label,
         )
-    ax.set(xscale="log", yscale="log", xlabel="vocabulary", ylabel="ms", title=part["title"])
-    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _plain(ax)
 
 
-def _labelled(rows: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
-    """(label, kind of ratio, ratio) of every number whose column says that it is a ratio."""
-    found = []
+def _peers(ax: Any, rows: Rows) -> None:
+    series: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
-        label = ", ".join(
-            f"V = {value:,}" if name == "vocabulary" else f"{name} {value}" if isinstance(value, int) else title(value)
-            for name, value in row.items()
-            if isinstance(value, str | int) and not isinstance(value, bool)
-        )
-        found.extend(
-            (label, name, float(value))
-            for name, value in row.items()
-            if isinstance(value, float) and (name == "ratio" or name.endswith("_ratio"))
-        )
-    return found
+        x, y = series.setdefault(SOLVERS.get(row["solver"], row["solver"]), ([], []))
+        x.append(row["vocabulary"])
+        y.append(row["ms"])
+    _lines(ax, series, SOLVERS["prefix"])
+    ax.set(xscale="log", yscale="log", xlabel="tokens in the vocabulary", ylabel="ms")
+    ax.set_title("The bound beside its peers: n = 2 without replacement")
+    # Room for the names above the curves.
+    ax.set_ylim(top=100 * max(row["ms"] for row in rows))
+    ax.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    _ticks(ax.xaxis, sorted({row["vocabulary"] for row in rows}))
+    _decimal(ax.yaxis)
 
 
-def _ratios(ax: Any, name: str, rows: list[tuple[str, str, float]]) -> None:
-    kinds = list(dict.fromkeys(kind for _, kind, _ in rows))
-    labels = list(dict.fromkeys(label for label, _, _ in rows))
-    for i, kind in enumerate(kinds):
-        points = [(labels.index(label), ratio) for label, found, ratio in rows if found == kind]
-        ax.plot(
-            [ratio for _, ratio in points],
-            [place for place, _ in points],
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle="none",
-            label=title(kind),
-        )
-        for place, ratio in points:
-            ax.annotate(f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}", (ratio, place), (6, 0), fontsize=7,
-                        textcoords="offset points", va="center")  # fmt: skip
-    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+def _before_and_after(ax: Any, rows: Rows) -> None:
+    part = [row for row in rows if row["case"] == "sampler"]
+    samplers = list(dict.fromkeys(row["sampler"] for row in part))
+    for i, (method, label) in enumerate((("prefix", "before: plain scan"), ("fast", "now: search between cells"))):
+        found = {row["sampler"]: row["ratio"] for row in part if row["method"] == method}
+        places = [k + 0.38 * (i - 0.5) for k, sampler in enumerate(samplers) if sampler in found]
+        ax.barh(places, found.values(), 0.36, color=COLOURS[1 - i], hatch="//" if i else None, edgecolor="white",
+                label=label)  # fmt: skip
+        for place, ratio in zip(places, found.values(), strict=True):
+            ax.annotate(_short(ratio), (ratio, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(range(len(samplers)), [title(sampler) for sampler in samplers])
+    ax.set(xscale="log", xlabel=SOFTMAX, title="All of n = 1..8, V = 151,936, 64 rows")
+    ax.axvline(1, color="0.4", linewidth=0.8)
+    ax.margins(x=0.25)
     ax.invert_yaxis()
-    ax.set(xscale="log", xlabel="times float32 softmax of the same two rows", title=name)
-    ax.axvline(1, color="0.6", linewidth=0.8)
-    ax.margins(x=0.12)
-    if len(kinds) > 1:
-        ax.legend(fontsize=8, frameon=False)
-    _plain(ax)
+    _decimal(ax.xaxis)
+    ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
-def _plain(ax: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _growth(ax: Any, rows: Rows, case: str, label: str) -> None:
+    series = {}
+    for sampler in ("with_replacement", "without_replacement"):
+        part = [row for row in rows if (row["case"], row["sampler"], row["method"]) == (case, sampler, "fast")]
+        part.sort(key=lambda row: row[case])
+        series[title(sampler)] = ([row[case] for row in part], [row["ms_per_position"] for row in part])
+    _lines(ax, series)
+    ticks = sorted({x for x, _ in series.values() for x in x})
+    ax.set(xlabel=label, ylabel="ms per position", xscale="linear" if case == "vocabulary" else "log")
+    ax.set_title(f"Growth with {'the ' if case != 'drafts' else ''}{case}")
+    ax.set_ylim(bottom=0)
+    _ticks(ax.xaxis, ticks)
+    ax.legend(fontsize=8, frameon=False)
 
-    for axis in [ax.xaxis] + ([ax.yaxis] if ax.get_yscale() == "log" else []):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
-    ax.title.set_fontsize(10)
-    ax.grid(alpha=0.25, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+
+def _prepare(ax: Any, rows: Rows) -> None:
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        for name, key in (("prepare", "prepare_ms"), ("step", "step_ms")):
+            if name == "step" and row["sampler"] != "without_replacement":
+                continue
+            label = title(row["sampler"]) if name == "prepare" else "one step, without replacement"
+            x, y = series.setdefault(label, ([], []))
+            x.append(row["drafts"])
+            y.append(row[key])
+    _lines(ax, series)
+    ax.set(xscale="log", yscale="log", xlabel="n", ylabel="median ms per position")
+    ax.set_title("Optimal verifier: preparing a position, V = 151,936")
+    _ticks(ax.xaxis, sorted({row["drafts"] for row in rows}))
+    _decimal(ax.yaxis)
+    ax.set_ylim(top=60 * max(row["prepare_ms"] for row in rows))
+    ax.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+
+
+def _steps(ax: Any, rows: Rows, what: str) -> None:
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["vocabulary"] == WIDTH and row["what"] == what:
+            after = f", {title(row['sampler'])}" if row["sampler"] == "greedy" != row["verifier"] else ""
+            found[f"{title(row['verifier'])}{after}, n = {row['drafts']}"] = row["ratio"]
+    _dots(ax, found)
+    name = "one step of a batch of 64" if what == "step" else "exact acceptance of n = 1..8"
+    ax.set(xlabel=SOFTMAX, title=f"Verifiers: {name}, V = 151,936")
+
+
+def _worker(ax: Any, rows: Rows) -> None:
+    _dots(ax, {title(row["step"]): row["ratio"] for row in rows})
+    ax.set(xlabel=SOFTMAX, title="One worker of one thread: n = 1, 2, 4, 8")
+
+
+def _dots(ax: Any, found: dict[str, float]) -> None:
+    places = range(len(found))
+    ax.hlines(places, 0.9 * min(found.values()), found.values(), color="0.85", linewidth=1)
+    ax.plot(list(found.values()), places, linestyle="none", marker="o", markersize=5, color=COLOURS[0])
+    for place, ratio in zip(places, found.values(), strict=True):
+        ax.annotate(_short(ratio), (ratio, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_yticks(places, list(found), fontsize=8 if len(found) < 12 else 7)
+    ax.set_xscale("log")
+    ax.axvline(1, color="0.4", linewidth=0.8)
+    ax.margins(x=0.15)
+    ax.invert_yaxis()
+    _decimal(ax.xaxis)
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def _ticks(axis: Any, values: list[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axis.set_ticks(values, [f"{value:,}" for value in values])
+    axis.set_minor_locator(NullLocator())
+
+
+def _decimal(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
