@@ -139,6 +139,7 @@ def to_law(
     top_p: float | None = None,
     name: str = "logits",
     first_row: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Softmax in float64 after the warps a serving stack applies, in its order: temperature, top-k, top-p.
 
@@ -157,11 +158,19 @@ def to_law(
         ``top_k >= 1``; ``0 < top_p <= 1``.
     name, first_row :
         Used in error messages only: what the rows are, and the number of the first one.
+    out : Tensor, optional
+        ``[B, V]`` float64 on the same device, written over and returned: fresh memory for many wide rows costs as much
+        as their softmax.
 
     Returns
     -------
     Tensor
         Same shape, float64, on the device of the input.
+
+    Notes
+    -----
+    Wide rows on the CPU take two compiled passes (:mod:`mdsd_bounds.softmax_rows`), shared among threads, unless
+    ``top_k`` cuts them or a gradient is wanted; all others go through torch.  The two agree to rounding.
 
     Raises
     ------
@@ -175,16 +184,66 @@ def to_law(
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
     x, single = as_rows(logits, name)
+    if out is not None and (out.shape != x.shape or out.dtype != torch.float64 or out.device != x.device):
+        raise InputError(
+            f"out: {tuple(out.shape)} {out.dtype} on {out.device}; give {tuple(x.shape)} float64 on {x.device}"
+        )
+    plain = temperature > 0 and (top_k is None or top_k >= x.shape[-1])
+    law = _compiled_law(x, temperature, out) if plain else None
+    if law is None:
+        law = _law_by_torch(x, temperature, top_k, top_p, name, first_row, out)
+    elif top_p is not None and top_p < 1:
+        law = _nucleus(law, top_p) if out is None else out.copy_(_nucleus(law, top_p))
+    return law[0] if single else law
+
+
+def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> Tensor | None:
+    """Softmax of wide rows by compiled passes; None where they do not apply or a row is unsound."""
+    if x.device.type != "cpu" or x.shape[-1] < _WIDE or x.dtype not in SUM_TOLERANCE:
+        return None
+    if (torch.is_grad_enabled() and x.requires_grad) or (out is not None and not out.is_contiguous()):
+        return None
+    try:
+        from mdsd_bounds import softmax_rows
+    except ImportError:
+        return None
+    rows = x.detach().contiguous()
+    law = torch.empty(x.shape, dtype=torch.float64) if out is None else out
+    values, sound = law.numpy(), np.empty(len(rows), np.bool_)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        kind = softmax_rows.HALF if x.dtype == torch.float16 else softmax_rows.BFLOAT
+        bits = rows.view(torch.int16).numpy().view(np.uint16)
+
+        def work(first: int, last: int) -> None:
+            softmax_rows.softmax_bits(bits, kind, float(temperature), first, last, values, sound)
+    else:
+        numbers = rows.numpy()
+
+        def work(first: int, last: int) -> None:
+            softmax_rows.softmax_numbers(numbers, float(temperature), first, last, values, sound)
+
+    in_threads(work, len(rows))
+    return law if sound.all() else None
+
+
+def _law_by_torch(
+    x: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    name: str,
+    first_row: int,
+    out: Tensor | None,
+) -> Tensor:
     # A few rows at a time: their working copies then stay in the processor's cache and in memory already mapped.
     rows = max(1, _SLICE // x.shape[-1]) if x.device.type == "cpu" else x.shape[0]
-    if x.shape[0] <= rows:
-        law = _to_law(x, temperature, top_k, top_p, name, first_row)
-    else:
-        law = torch.empty(x.shape, dtype=torch.float64, device=x.device)
-        for first in range(0, x.shape[0], rows):
-            part = slice(first, first + rows)
-            law[part] = _to_law(x[part], temperature, top_k, top_p, name, first_row + first)
-    return law[0] if single else law
+    if x.shape[0] <= rows and out is None:
+        return _to_law(x, temperature, top_k, top_p, name, first_row)
+    law = torch.empty(x.shape, dtype=torch.float64, device=x.device) if out is None else out
+    for first in range(0, x.shape[0], rows):
+        part = slice(first, first + rows)
+        law[part] = _to_law(x[part], temperature, top_k, top_p, name, first_row + first)
+    return law
 
 
 def _to_law(

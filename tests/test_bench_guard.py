@@ -56,7 +56,7 @@ def test_every_benchmark_has_a_title_and_a_table() -> None:
         import bench
 
         names = bench.benchmarks()
-        assert {"production", "oracles", "guard", "streaming"} <= set(names)
+        assert {"cores", "oracles", "guard", "streaming"} <= set(names)
         for name in names:
             assert bench.load(name).TITLE
     finally:

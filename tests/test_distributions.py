@@ -139,3 +139,59 @@ def test_pad_columns() -> None:
     assert pad_mass(torch.zeros(1, 200), 100).tolist() == [0.5]
     with pytest.raises(InputError, match="token map"):
         align_widths(torch.zeros(2, 100), torch.zeros(2, 229))
+
+
+WIDE = 9_001
+
+
+def wide_rows(dtype: torch.dtype) -> torch.Tensor:
+    rows = 12 * torch.randn(5, WIDE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rows[0, ::3] = -float("inf")
+    rows[1] = torch.linspace(-760, 0, WIDE)  # down to subnormal probabilities
+    rows[2] = -float("inf")
+    rows[2, 7] = 3.0
+    rows[3] = 0.25
+    return rows.to(dtype)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1e-3, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_compiled_softmax_of_wide_rows_is_that_of_long_double(dtype: torch.dtype, temperature: float) -> None:
+    rows = wide_rows(dtype)
+    law = to_law(rows, temperature=temperature).numpy()
+    x = rows.double().numpy().astype(np.longdouble)
+    exact = np.exp((x - x.max(-1, keepdims=True)) / temperature)
+    exact /= exact.sum(-1, keepdims=True)
+    # The rounding of (x - max) / T is magnified by its size.
+    slack = 2.3e-16 * (np.where(np.isfinite(x), x.max(-1, keepdims=True) - x, 0) / temperature + 8)
+    assert (np.abs(law - exact) <= slack * exact + 5e-324).all()
+    assert (law[~np.isfinite(rows.double().numpy())] == 0).all()
+    assert np.abs(law.sum(-1) - 1).max() < 1e-13
+
+
+def test_every_half_number_is_decoded() -> None:
+    bits = torch.arange(1 << 16).to(torch.int32).to(torch.uint16).view(torch.int16)
+    for dtype in (torch.float16, torch.bfloat16):
+        numbers = bits.view(dtype)
+        finite = numbers[torch.isfinite(numbers)]
+        row = finite[None].contiguous()
+        # Against the same numbers given in float64, which need no decoding.
+        torch.testing.assert_close(to_law(row, temperature=3e4), to_law(row.double(), temperature=3e4), atol=0, rtol=0)
+
+
+def test_the_compiled_softmax_keeps_to_its_rows_and_the_given_memory() -> None:
+    rows = wide_rows(torch.float32)
+    out = torch.full((5, WIDE), 7.0, dtype=torch.float64)
+    assert to_law(rows, out=out) is out
+    for b in range(5):
+        assert torch.equal(to_law(rows[b]), out[b])
+    for bad, message in ((float("nan"), "row 3: NaN"), (float("inf"), r"row 3: \+inf")):
+        broken = rows.clone()
+        broken[3, 5000] = bad
+        with pytest.raises(InputError, match=message):
+            to_law(broken)
+    with pytest.raises(InputError, match=r"give .* float64"):
+        to_law(rows, out=out[:2])
+    logits = rows[:2].clone().nan_to_num(neginf=-50.0).requires_grad_()
+    to_law(logits)[:, 0].sum().backward()
+    assert logits.grad is not None

@@ -28,10 +28,10 @@ from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.engines import ENGINES, Job, job, local, store
 from mdsd_bounds.engines.job import reads
 from mdsd_bounds.engines.store import claim, open_store
-from mdsd_bounds.evaluate import Settings
+from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
 from mdsd_bounds.run import run
 
-ROWS, SIZE = 193, 40  # six blocks and a single row
+ROWS, SIZE = 6 * BLOCK_ROWS + 1, 40  # six blocks and a single row
 SETTINGS = Settings(samplers=("with_replacement", "top_k"), drafts=(1, 3))
 #: Monte Carlo rates have seeds that belong to blocks, so that they change where a block is cut elsewhere.
 DRAWN = Settings(samplers=("without_replacement",), drafts=(3,), verifiers=("nss",), samples=4)
@@ -68,7 +68,7 @@ def to_bytes(pair: str, out: Path, settings: Settings = SETTINGS, **options: Any
 @pytest.mark.parametrize("settings", [SETTINGS, DRAWN], ids=["bounds", "drawn"])
 def test_same_bytes_for_every_batch_size_and_number_of_shards(pair: str, tmp_path: Path, settings: Settings) -> None:
     whole = to_bytes(pair, tmp_path / "whole.parquet", settings)
-    for batch_rows in (1, 33, 64, 10**6):
+    for batch_rows in (1, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 10**6):
         assert to_bytes(pair, tmp_path / "batch.parquet", settings, batch_rows=batch_rows) == whole
     for shards in (2, 5, 9):
         out = tmp_path / f"{shards}.parquet"
@@ -103,7 +103,7 @@ def test_same_numbers_with_one_thread_and_two(tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 64, 65, 66, 1000])
+@pytest.mark.parametrize("rows", [1, 2, *(k * BLOCK_ROWS + e for k in (1, 2) for e in (-1, 0, 1, 2)), 1000])
 @pytest.mark.parametrize("max_parts", [1, 3, 10**6])
 def test_blocks_and_parts_cover_every_row_once(pair: str, rows: int, max_parts: int) -> None:
     whole = Job(open_dump(pair), SETTINGS, rows, max_parts=max_parts)
@@ -111,7 +111,7 @@ def test_blocks_and_parts_cover_every_row_once(pair: str, rows: int, max_parts: 
     assert covered == list(range(rows))
     assert len(whole.parts) <= max_parts
     assert all(stop - start > 1 for start, stop in whole.blocks) or rows == 1
-    for batch_rows in (1, 40, 64, 10**4):
+    for batch_rows in (1, BLOCK_ROWS + 8, 2 * BLOCK_ROWS, 10**4):
         groups = reads(replace(whole, batch_rows=batch_rows), whole.blocks)
         assert [block for group in groups for block in group] == whole.blocks
         assert all(len(group) == 1 or group[-1][1] - group[0][0] <= batch_rows for group in groups)
@@ -126,15 +126,15 @@ def test_the_next_rows_are_read_while_the_present_ones_are_computed(pair: str, m
     dump, begun, computed = open_dump(pair), [threading.Event() for _ in range(8)], []
 
     def read_rows(start: int, stop: int) -> Any:
-        begun[start // 32].set()
+        begun[start // BLOCK_ROWS].set()
         # Never more than the present read and the next are in memory.
-        assert start // 32 <= len(computed) + 1
+        assert start // BLOCK_ROWS <= len(computed) + 1
         return dump.read_rows(start, stop)
 
     original = local.compute
 
     def compute(work: Job, batch: Any) -> pd.DataFrame:
-        number = int(batch.row[0]) // 32
+        number = int(batch.row[0]) // BLOCK_ROWS
         if number < 5:
             assert begun[number + 1].wait(timeout=30), "the next rows are not being read"
         frame = original(work, batch)
@@ -165,7 +165,7 @@ def test_killed_and_run_again(pair: str, tmp_path: Path, monkeypatch: pytest.Mon
         "import sys, time\nfrom mdsd_bounds import open_dump\nfrom mdsd_bounds.evaluate import Settings\n"
         "from mdsd_bounds.run import run\nfrom tests_settings import SETTINGS\n"
         "run(open_dump(sys.argv[1]), SETTINGS, out=sys.argv[2],"
-        " progress=lambda done, total: time.sleep(60 if done > 90 else 0))\n"
+        f" progress=lambda done, total: time.sleep(60 if done >= {3 * BLOCK_ROWS} else 0))\n"
     )
     (tmp_path / "tests_settings.py").write_text(f"from mdsd_bounds.evaluate import Settings\nSETTINGS = {SETTINGS!r}\n")
     with subprocess.Popen([sys.executable, "-c", code, pair, str(out)], cwd=tmp_path) as process:
@@ -263,7 +263,7 @@ def test_a_dump_that_shrinks_is_named_and_finished_parts_stay(copied: Path, tmp_
     data = file.read_bytes()
 
     def shrink(done: int, total: int) -> None:
-        if done >= 64:
+        if done >= 2 * BLOCK_ROWS:
             os.truncate(file, len(data) // 2)
 
     with pytest.raises(InputError, match=r"ends before row \d+; the file was cut short") as caught:
@@ -277,8 +277,8 @@ def test_a_dump_that_shrinks_is_named_and_finished_parts_stay(copied: Path, tmp_
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_native_dump_that_shrinks(tmp_path: Path, damage: str) -> None:
-    with DumpWriter(tmp_path / "native", shard_rows=32) as writer:
-        rows = torch.randn(96, SIZE, generator=torch.Generator().manual_seed(0))
+    with DumpWriter(tmp_path / "native", shard_rows=BLOCK_ROWS) as writer:
+        rows = torch.randn(3 * BLOCK_ROWS, SIZE, generator=torch.Generator().manual_seed(0))
         writer.append(rows, rows.flip(0))
 
     def shrink(done: int, total: int) -> None:
@@ -303,13 +303,15 @@ def test_out_of_memory_is_one_line(
     original = job.evaluate_block
 
     def evaluate(batch: Any, settings: Settings, name: str) -> pd.DataFrame:
-        if int(batch.row[0]) == 64:
+        if int(batch.row[0]) == 2 * BLOCK_ROWS:
             raise error
         return original(batch, settings, name)
 
     monkeypatch.setattr(job, "evaluate_block", evaluate)
     out = tmp_path / "out.parquet"
-    with pytest.raises(InputError, match=r"rows 64 to 95: out of memory; .* finished parts are intact"):
+    with pytest.raises(
+        InputError, match=rf"rows {2 * BLOCK_ROWS} to {3 * BLOCK_ROWS - 1}: out of memory; .* finished parts are intact"
+    ):
         run(open_dump(pair), SETTINGS, out=str(out))
     assert len(list(Path(f"{out}.parts").glob("*.parquet"))) == 2
 
@@ -324,7 +326,7 @@ def test_other_errors_are_not_taken_for_memory(pair: str, monkeypatch: pytest.Mo
 
 
 def test_memory_that_really_ends(tmp_path: Path) -> None:
-    rows = np.zeros((32, 200_000), dtype=np.float16)
+    rows = np.zeros((BLOCK_ROWS, 200_000), dtype=np.float16)
     for name in ("target_logits", "draft_logits"):
         np.save(tmp_path / f"{name}.npy", rows)
     code = (
@@ -336,7 +338,7 @@ def test_memory_that_really_ends(tmp_path: Path) -> None:
         "try:\n    run(dump, settings)\nexcept InputError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert "rows 0 to 31: out of memory" in done.stdout, done.stderr
+    assert f"rows 0 to {BLOCK_ROWS - 1}: out of memory" in done.stdout, done.stderr
 
 
 def test_a_full_disk_while_parts_are_written(pair: str, tmp_path: Path) -> None:
@@ -446,8 +448,8 @@ def test_dumps_at_urls_give_the_same_rows_and_results(pair: str, tmp_path: Path,
 
 
 def test_a_shard_that_goes_from_a_url(pair: str, tmp_path: Path) -> None:
-    with DumpWriter(tmp_path / "native", shard_rows=32) as writer:
-        rows = torch.randn(96, SIZE, generator=torch.Generator().manual_seed(0))
+    with DumpWriter(tmp_path / "native", shard_rows=BLOCK_ROWS) as writer:
+        rows = torch.randn(3 * BLOCK_ROWS, SIZE, generator=torch.Generator().manual_seed(0))
         writer.append(rows, rows.flip(0))
     fs = fsspec.filesystem("memory")
     for file in (tmp_path / "native").iterdir():

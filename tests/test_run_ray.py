@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 from mdsd_bounds import InputError, open_dump
-from mdsd_bounds.evaluate import Settings
+from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
 from mdsd_bounds.run import run
 
 ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 
-ROWS, SIZE = 230, 30
+ROWS, SIZE = 7 * BLOCK_ROWS + 6, 30  # eight parts
 SETTINGS = Settings(samplers=("with_replacement", "without_replacement"), drafts=(1, 3))
 
 
@@ -78,7 +78,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         open_dump(pair), SETTINGS, out=f"file://{out}", engine="ray", progress=lambda done, _: seen.append(done)
     )
     assert seen == sorted(set(seen))
-    assert seen[0] == 70  # parts 1, 4 and 7: the shard before is not computed again
+    assert seen[0] == 2 * BLOCK_ROWS + 6  # parts 1, 4 and 7: the shard before is not computed again
     assert seen[-1] == ROWS
     assert {path.name for path in tmp_path.glob("killed-*")} == {"killed-2", "killed-5"}
     assert out.read_bytes() == whole
@@ -105,13 +105,16 @@ def test_a_part_that_kills_every_worker_is_named(pair: str, tmp_path: Path, monk
         return mortal
 
     monkeypatch.setattr(ray_data, "make_worker", make_worker)
-    with pytest.raises(InputError, match=r"rows 32 to 63: \d workers died over them, perhaps out of memory"):
+    with pytest.raises(
+        InputError,
+        match=rf"rows {BLOCK_ROWS} to {2 * BLOCK_ROWS - 1}: \d workers died over them, perhaps out of memory",
+    ):
         run(open_dump(pair), SETTINGS, out=str(tmp_path / "out.parquet"), engine="ray")
 
 
 @pytest.mark.usefixtures("cluster")
 def test_bad_rows_and_places_give_one_line(tmp_path: Path, pair: str) -> None:
-    rows = np.zeros((70, 5), dtype=np.float32)
+    rows = np.zeros((2 * BLOCK_ROWS + 6, 5), dtype=np.float32)
     bad = rows.copy()
     bad[67, 2] = np.nan
     np.savez(tmp_path / "bad.npz", target_logits=bad, draft_logits=rows)

@@ -8,30 +8,18 @@ subset (ratio at or above the cut-off, or q = 0).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-#: Tokens of one block of sums, and of one strip of ratios.
+from mdsd_bounds.compiled import STEP, STRIP, SUMS
+
+#: Tokens of one block of sums.
 BLOCK = 512
-STRIP = 2048
 #: Bits of the fraction dropped: 2^7 = 128 cells per octave.
 SHIFT = 45
 SMALLEST = 2.0**-36
 #: Most cells: indices are kept in 16 bits.
 CELLS = 1 << 15
-
-# Sums may be reordered (that is what lets them run in vector registers); NaN and infinity keep their meaning.
-SUMS = {"reassoc", "contract", "nsz"}
-#: Options of compiled steps that only compiled code calls (no wrapper for Python, which takes a while to compile).
-STEP: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
 
 
 def cell_base() -> int:

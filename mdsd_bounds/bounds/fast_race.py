@@ -56,8 +56,8 @@ import math
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.bounds.fast_cells import STEP, SUMS
 from mdsd_bounds.bounds.power_sums import ORDER
+from mdsd_bounds.compiled import STEP, SUMS
 
 #: Columns of a run, one line for each edge between cells or tokens: P(H), q(H), q off H, sum of q/(1-q) of the heavy
 #: tokens of H, and the eight power sums of its light ones.

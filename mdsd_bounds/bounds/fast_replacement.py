@@ -11,9 +11,6 @@ from numba import njit
 from mdsd_bounds.bounds.fast_cells import (
     BLOCK,
     CELLS,
-    STEP,
-    STRIP,
-    SUMS,
     add_two,
     block_facts,
     cell_numbers,
@@ -27,6 +24,7 @@ from mdsd_bounds.bounds.fast_cells import (
     sort_by_ratio,
     tokens_in,
 )
+from mdsd_bounds.compiled import STEP, STRIP, SUMS
 
 
 @njit(**STEP)

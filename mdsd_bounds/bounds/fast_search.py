@@ -11,9 +11,10 @@ import math
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.bounds.fast_cells import STEP, crossing_bound
+from mdsd_bounds.bounds.fast_cells import crossing_bound
 from mdsd_bounds.bounds.fast_race import INSIDE, OUTSIDE, TARGET, evaluate
 from mdsd_bounds.bounds.power_sums import ORDER
+from mdsd_bounds.compiled import STEP
 
 
 @njit(**STEP)

@@ -13,8 +13,6 @@ from numba import njit
 from mdsd_bounds.bounds.fast_cells import (
     BLOCK,
     CELLS,
-    STEP,
-    STRIP,
     add_four,
     block_facts,
     cell_numbers,
@@ -30,6 +28,7 @@ from mdsd_bounds.bounds.fast_cells import (
 from mdsd_bounds.bounds.fast_race import COLUMNS, INSIDE, ODDS, OUTSIDE, POWERS, TARGET, evaluate, heavy_table
 from mdsd_bounds.bounds.fast_search import node_range, search, truncation
 from mdsd_bounds.bounds.power_sums import ORDER
+from mdsd_bounds.compiled import STEP, STRIP
 
 #: Tokens with ``q T`` above this are heavy; up to the second they keep three powers.
 LIGHT = 0.25

@@ -37,8 +37,8 @@ TITLE = "The loop over a dump on disk, n = 1, 2, 4, 8, V = 151,936"
 
 SAMPLERS = ("greedy", "with_replacement")
 SIZE = 151_936
-#: Blocks of a timed pass.
-BLOCKS = 4
+#: Blocks of a timed pass: a quarter of the dump within these, for the first read of a pass has nothing to overlap with.
+BLOCKS, MOST_BLOCKS = 4, 32
 
 
 def table(
@@ -74,7 +74,7 @@ def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
     """Seconds per position of the loop, of its blocks from memory and of reading alone, in turn."""
     dump, settings = open_dump(path), Settings(samplers=(sampler,), drafts=(1, 2, 4, 8))
     job = Job(dump, settings, len(dump))
-    shards = max(len(job.blocks) // BLOCKS, 1)
+    shards = max(len(job.blocks) // max(BLOCKS, min(MOST_BLOCKS, len(job.blocks) // 4)), 1)
     times: dict[str, list[float]] = {"loop": [], "memory": [], "disk": []}
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         for turn in range(runs + 1):
