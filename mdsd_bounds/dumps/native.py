@@ -9,6 +9,7 @@ shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where know
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -229,12 +230,14 @@ def open_native(path: Path) -> Dump:
     )
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        pieces: list[dict[str, Tensor]] = []
+        joined = {
+            name: torch.empty((stop - start, *width), dtype=dtype) for name, (dtype, width) in _layout(manifest).items()
+        }
         for first, shard in zip(starts, manifest.shards, strict=True):
-            low, high = max(start - first, 0), min(stop - first, shard.rows)
+            low, high = max(start, first), min(stop, first + shard.rows)
             if low < high:
-                pieces.append(_read_shard(path / shard.file, low, high, manifest))
-        joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+                part = slice(low - start, high - start)
+                _read_shard(path / shard.file, low - first, {name: rows[part] for name, rows in joined.items()})
         return joined.pop("target_logits"), joined.pop("draft_logits"), joined
 
     return Dump(facts, read_rows)
@@ -267,13 +270,20 @@ def _read_manifest(path: Path) -> Manifest:
         raise InputError(f"{file}: invalid manifest, {where}: {first['msg']}; write the dump again") from None
 
 
-def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
-    expected: dict[str, tuple[str, list[int]]] = {
-        "target_logits": (_DTYPES[manifest.dtype], [shard.rows, manifest.target_width]),
-        "draft_logits": (_DTYPES[manifest.dtype], [shard.rows, manifest.draft_width]),
-    }
+def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
+    """Type and shape of a row of everything a shard holds."""
+    dtype = getattr(torch, manifest.dtype)
+    held = {"target_logits": (dtype, [manifest.target_width]), "draft_logits": (dtype, [manifest.draft_width])}
     for column in manifest.columns:
-        expected[column] = ("F64", [shard.rows, 4]) if column in CUTS else ("I64", [shard.rows])
+        held[column] = (torch.float64, [4]) if column in CUTS else (torch.int64, [])
+    return held
+
+
+def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
+    expected = {
+        name: (_STORED[str(dtype).removeprefix("torch.")], [shard.rows, *width])
+        for name, (dtype, width) in _layout(manifest).items()
+    }
     found: dict[str, tuple[str, list[int]]] = {}
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -289,13 +299,32 @@ def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
             raise InputError(f"{file}: {name} is {found.get(name)} but {MANIFEST} says {facts}; log the shard again")
 
 
-def _read_shard(file: Path, low: int, high: int, manifest: Manifest) -> dict[str, Tensor]:
-    names = ["target_logits", "draft_logits", *manifest.columns]
+def _read_shard(file: Path, first: int, into: dict[str, Tensor]) -> None:
+    """Fill tensors with the shard's rows from ``first`` on.
+
+    Plain reads into the memory where rows are wanted: a mapped file costs a page fault for every few pages, and kills
+    the process where it shrinks.
+    """
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_slice(name)[low:high] for name in names}
-    except (SafetensorError, OSError) as error:
+        with file.open("rb", buffering=0) as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            places = json.loads(stream.read(size))
+            for name, rows in into.items():
+                begin = places[name]["data_offsets"][0]
+                # One number a row has no second axis to take the size from.
+                width = rows[0].numel() * rows.element_size()
+                stream.seek(8 + size + begin + first * width)
+                _fill(stream, memoryview(rows.reshape(-1).view(torch.uint8).numpy().data))
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
+
+
+def _fill(stream: io.FileIO, memory: memoryview) -> None:
+    while memory:
+        count = stream.readinto(memory)
+        if not count:
+            raise EOFError(f"it ends {len(memory)} bytes early")
+        memory = memory[count:]
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -312,6 +341,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 _DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+_STORED = {"int64": "I64", **_DTYPES}
 
 
 def _dtype_name(dtype: torch.dtype, path: Path) -> Any:
