@@ -102,4 +102,7 @@ def table(runs: int) -> list[dict[str, Any]]:
     target, draft = rows_at(WIDTH, 64)
     both = lambda p, q: (to_law(target, temperature=0.7), to_law(draft, temperature=0.7))  # noqa: E731
     found.append(_measure("before", WIDTH, 64, both, runs, sampler="to_law of both", method="", drafts=8))
+    law_p, law_q = (torch.empty(64, WIDTH, dtype=torch.float64) for _ in range(2))
+    kept = lambda p, q: (to_law(target, temperature=0.7, out=law_p), to_law(draft, temperature=0.7, out=law_q))  # noqa: E731
+    found.append(_measure("before", WIDTH, 64, kept, runs, sampler="to_law into kept memory", method="", drafts=8))
     return found
