@@ -39,7 +39,7 @@ def bounds(
     limit: Limit = None,
     shard: Shard = "0/1",
     engine: Engine = "local",
-    batch: Batch = 32,
+    batch: Batch = 64,
     quiet: Quiet = False,
 ) -> None:
     """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""

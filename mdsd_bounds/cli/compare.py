@@ -48,7 +48,7 @@ def compare(
     limit: Limit = None,
     shard: Shard = "0/1",
     engine: Engine = "local",
-    batch: Batch = 32,
+    batch: Batch = 64,
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
