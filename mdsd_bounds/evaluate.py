@@ -133,11 +133,26 @@ def _warped(
     batch: Any, settings: Settings, temperature: float, name: str
 ) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
     """Target and draft rows, each with the warps that make a law of them."""
+    if batch.target_cut is None and batch.draft_cut is None:
+        for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
+            _refuse_probabilities(rows, f"{name} {role}_logits")
     warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
     second = temperature if settings.draft_temperature is None else settings.draft_temperature
     target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
     draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
     return (batch.target_logits, target), (batch.draft_logits, draft)
+
+
+def _refuse_probabilities(rows: Tensor, name: str) -> None:
+    """Rows of many entries in [0, 1] that all sum to one are no logits."""
+    if rows.shape[-1] < 8:
+        return
+    # One row in most cases: the others are looked at where it is suspect.
+    for part in (rows[:1], rows):
+        sums = part.to(torch.float64).sum(-1)
+        if not bool(((part >= 0).all(-1) & ((sums - 1.0).abs() < 1e-2)).all()):
+            return
+    raise InputError(f"{name}: every row is non-negative and sums to one: probabilities; save their logarithms instead")
 
 
 def _refuse_missing(law: CutLaw, role: str, first_row: int, name: str) -> None:

@@ -88,9 +88,11 @@ def _advice(gaps: pd.DataFrame) -> str:
     closest = gaps.sort_values("gap").drop_duplicates(["sampler", "drafts", "temperature"])
     worst = closest.iloc[-1]
     return (
-        f"The best verifier of each setting is at most {100 * worst['gap']:.2f} points below its bound "
+        f"Of the verifiers compared here, the best of each setting is at most {100 * worst['gap']:.2f} points below "
+        "its bound "
         f"({_plain(worst['verifier'])} on {_plain(worst['sampler'])}, n = {int(worst['drafts'])}, "
-        f"T = {worst['temperature']:g}); what is missing beyond that, only a better draft can give."
+        f"T = {worst['temperature']:g}); a better verifier could add that, "
+        "and only a better draft what is missing beyond the bound."
     )
 
 
@@ -129,7 +131,7 @@ def _cell(name: str, value: Any) -> str:
         return _text(value) if name in ("value", "fact") else _plain(value)
     if value != value:
         return "-"
-    return f"{value:g}" if name == "temperature" else f"{value:.5f}"
+    return f"{value:g}" if name == "temperature" else f"{round(value, 5) + 0.0:.5f}"
 
 
 def _plain(name: Any) -> str:

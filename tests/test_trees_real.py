@@ -284,6 +284,21 @@ def test_a_tree_log_is_a_step_log(tmp_path: Path) -> None:
     assert len(steps) <= len(dump) <= drafted
 
 
+def test_an_audit_reads_the_log_of_a_tree_as_a_tree(tmp_path: Path) -> None:
+    from mdsd_bounds.audit.log_lines import read_log as read_positions
+
+    steps, file = decoded(tmp_path)
+    found = read_positions(str(file))
+    wanted = []
+    for _, step in steps:
+        for k, node in enumerate((0, *step.verified.nodes)[: len(step.verified.tokens)]):
+            offered = tuple(step.tree.drafts[node] or ())
+            wanted.append((offered, step.verified.tokens[k], k < len(step.verified.nodes)))
+    assert [(line.drafts, line.token) for line in found] == [entry[:2] for entry in wanted]
+    assert any(len(line.drafts) > 1 for line in found)
+    assert [bool(line.flag) for line in found if line.drafts] == [hit for offered, _, hit in wanted if offered]
+
+
 def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     _, file = decoded(tmp_path, rule="recursive")
     lines = read_log(file)

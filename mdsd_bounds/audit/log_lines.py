@@ -163,8 +163,13 @@ def _line(entry: dict[str, Any], number: int) -> Line:
 
 
 def _step(entry: dict[str, Any], number: int) -> list[Line]:
-    """The positions of one line of a step log: a chain, so that position i verifies draft i."""
+    """The positions of one line of a step log.
+
+    A chain's position i verifies draft i; a tree's (``slots``, ``path``) the drafts below the node it has come to.
+    """
     drafts, accepted = entry["drafts"], _whole(entry["accepted"], "accepted")
+    tree = "slots" in entry
+    nodes = [0, *entry["path"]] if tree else []
     lines = []
     for i, position in enumerate(entry["positions"]):
         if "target_candidates" not in position:
@@ -172,7 +177,7 @@ def _step(entry: dict[str, Any], number: int) -> list[Line]:
                 f"position {i} of the step has no target_candidates: the probability of the output alone cannot be "
                 "tested; log the target's most probable tokens"
             )
-        offered = tuple(drafts[i : i + 1])
+        offered = tuple(entry["slots"].get(str(nodes[i]), ())) if tree else tuple(drafts[i : i + 1])
         held = {
             "doc": entry.get("doc", 0),
             "step": entry.get("step", -1),

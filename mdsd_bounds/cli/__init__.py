@@ -68,8 +68,10 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("mdsd: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+    except (BrokenPipeError, SystemExit):
+        # Whoever read the output went away (the framework turns that into an exit of its own).  The code is that of a
+        # process ended by the signal: never 0 or 1, which are verdicts of an audit.
+        sys.exit(141)
     except Exception as error:
         message = _usage_or_input_error(error)
         if message is None:

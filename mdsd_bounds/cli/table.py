@@ -37,10 +37,19 @@ def run_and_print(
     for name in settings.samplers:
         get_sampler(name)
     index, number = shard_in(shard, out)
+    source = open_dump(dump)
+    widths = source.facts.target_width, source.facts.draft_width
+    if widths[0] != widths[1]:
+        extra = abs(widths[0] - widths[1])
+        print(
+            f"note: the target has {widths[0]} columns and the draft {widths[1]}; the last {extra} "
+            "are taken for padding and left out (mdsd inspect shows the mass they hold)",
+            file=sys.stderr,
+        )
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
     with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr):
         table = run(
-            open_dump(dump),
+            source,
             settings,
             out=out,
             shard=(index, number),

@@ -339,8 +339,9 @@ def _kld(path: Path, dump: Dump, role: str) -> None:
     count = len(dump)
     ids = np.zeros((1, 2 * count + 2), "<i4")
     columns = _columns(dump)
-    if "token" in columns:
-        ids[0, count + 2 :] = columns["token"].numpy()
+    if "token" not in columns:
+        raise InputError(f"{path}: this format holds the text, and {dump.facts.path} records no tokens; choose another")
+    ids[0, count + 2 :] = columns["token"].numpy()
     with path.open("wb") as stream:
         write_header(stream, ids, width)
         for rows in _rows(dump, role):

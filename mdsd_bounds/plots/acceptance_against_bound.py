@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, need_verifiers, title
+from mdsd_bounds.plots.style import axes, legend, need_verifiers, styles, title
 
 
 def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
@@ -15,14 +15,17 @@ def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
     ax = axes(ax)
     n, temperature = max(table["drafts"]), min(table["temperature"])
     part = table[(table["drafts"] == n) & (table["temperature"] == temperature)]
-    for i, ((sampler, verifier), rows) in enumerate(part.groupby(["sampler", "verifier"], sort=False)):
+    groups = list(part.groupby(["sampler", "verifier"], sort=False))
+    for ((sampler, verifier), rows), (colour, marker, _) in zip(
+        groups, styles(pair for pair, _ in groups), strict=True
+    ):
         ax.scatter(
             rows["value"],
             rows["acceptance"],
             s=9,
             alpha=0.6,
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
+            color=colour,
+            marker=marker,
             linewidths=0,
             label=f"{title(sampler)}: {title(verifier)}",
         )
@@ -30,5 +33,5 @@ def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_xlabel("bound (optimal acceptance of the sampler)")
     ax.set_ylabel("acceptance")
     ax.set_title(f"Each position against its bound, n = {n}, temperature {temperature:g}")
-    ax.legend(fontsize=7, loc="upper left")
+    legend(ax, fontsize=7, loc="upper left")
     return ax

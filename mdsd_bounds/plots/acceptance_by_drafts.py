@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, title
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
 from mdsd_bounds.results import bootstrap_interval
 
 
@@ -44,7 +44,7 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_ylabel("acceptance rate")
     ax.set_title(f"Optimal acceptance, temperature {temperature:g}, {table['row'].nunique()} positions")
     note = "bars: 95% over documents\nshaded: certified interval of cut rows" if shaded else None
-    ax.legend(fontsize=8, loc="lower right", title=note, title_fontsize=7)
+    legend(ax, fontsize=8, loc="lower right", title=note, title_fontsize=7)
     return ax
 
 
@@ -65,7 +65,7 @@ def _distinct_lines(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str, i
         several = (table["verifier"] != "").any()
         lines.append((title(sampler) + (": bound" if several else ""), bound, "value", colour, 0))
         for style, (verifier, rows) in enumerate(part[part["verifier"] != ""].groupby("verifier", sort=False), 1):
-            lines.append((f"{title(sampler)}: {verifier}", rows, "acceptance", colour, style))
+            lines.append((f"{title(sampler)}: {title(verifier)}", rows, "acceptance", colour, style))
     return lines
 
 

@@ -48,7 +48,8 @@ def frontier(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_xlabel("nodes per target call")
     ax.set_ylabel("tokens per target call")
     ax.set_title("Best trees of each size, positions exchangeable")
-    ax.legend(fontsize=8, loc="lower right")
+    note = "bands: 95% over documents"
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), title=note, title_fontsize=7)
     return ax
 
 

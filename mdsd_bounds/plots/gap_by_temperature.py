@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, need_verifiers, title
+from mdsd_bounds.plots.style import axes, legend, need_verifiers, styles, title
 from mdsd_bounds.results import bootstrap_interval
 
 
@@ -17,7 +17,10 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
     n = max(table["drafts"])
     part = table[table["drafts"] == n]
     temperatures = sorted(part["temperature"].unique())
-    for i, ((sampler, verifier), rows) in enumerate(part.groupby(["sampler", "verifier"], sort=False)):
+    groups = list(part.groupby(["sampler", "verifier"], sort=False))
+    for ((sampler, verifier), rows), (colour, marker, dash) in zip(
+        groups, styles(pair for pair, _ in groups), strict=True
+    ):
         means, below, above = [], [], []
         for temperature in temperatures:
             cell = rows[rows["temperature"] == temperature]
@@ -30,17 +33,18 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
             temperatures,
             means,
             yerr=[below, above],
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle=DASHES[i % len(DASHES)],
+            color=colour,
+            marker=marker,
+            linestyle=dash,
             linewidth=1.2,
             elinewidth=0.7,
             capsize=2,
             label=f"{title(sampler)}: {title(verifier)}",
         )
     ax.set_xlabel("temperature")
+    ax.set_xticks(temperatures, [f"{temperature:g}" for temperature in temperatures])
     ax.set_ylabel("bound minus acceptance")
     ax.set_title(f"What a better verifier could still add, n = {n}")
     ax.axhline(0, color="#999999", linewidth=0.8)
-    ax.legend(fontsize=7)
+    legend(ax, fontsize=7)
     return ax

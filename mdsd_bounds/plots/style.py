@@ -26,6 +26,28 @@ def axes(ax: Any) -> Any:
     return ax
 
 
+def legend(ax: Any, **options: Any) -> None:
+    """The legend inside the axes, or beside them where it would hide what is drawn."""
+    number = len(ax.get_legend_handles_labels()[1])
+    if number > 8:
+        options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "ncols": 1 + (number > 24), "fontsize": 7}
+    ax.legend(frameon=False, **options)
+
+
+def styles(pairs: Any) -> list[tuple[str, str, str]]:
+    """(colour, marker, dash) of each (sampler, verifier): the colour says the sampler, marker and dash the verifier."""
+    pairs = list(pairs)
+    samplers, verifiers = ([*dict.fromkeys(pair[i] for pair in pairs)] for i in (0, 1))
+    return [
+        (
+            COLOURS[samplers.index(sampler) % len(COLOURS)],
+            MARKERS[verifiers.index(verifier) % len(MARKERS)],
+            DASHES[(verifiers.index(verifier) + verifiers.index(verifier) // len(MARKERS)) % len(DASHES)],
+        )
+        for sampler, verifier in pairs
+    ]
+
+
 def title(name: Any) -> str:
     """A registry name as people read it."""
     return str(name).replace("_", " ")

@@ -118,7 +118,7 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
     Parameters
     ----------
     draft : float or None
-        Cost of one draft call, in target calls over one token (in the file's unit if ``target`` is a file).
+        Cost of one draft call, in target calls over one token, whatever ``target`` is measured in.
     target : str or None
         ``"1:1,8:1.1,32:1.6"``; or a JSON file ``{"target": {"1": s, ...}, "draft": {"1": s, ...}}``; None: every call
         costs one, as where memory traffic is all that counts.
@@ -143,11 +143,15 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
             pairs = dict(part.split(":") for part in target.split(","))
         except ValueError:
             raise InputError(f"--target-cost {target!r}: give nodes:cost pairs like 1:1,8:1.1,32:1.6") from None
+    curve = _curve(pairs, "target")
     if draft is not None:
-        by_width = {"1": draft}
+        by_width = {"1": draft * _at(curve, 1)}
     if by_width is None:
-        raise InputError("the draft's cost is unknown; give --draft-cost, one draft call in target calls")
-    return Costs(_curve(pairs, "target"), _curve(by_width, "draft"), unit)
+        raise InputError(
+            "the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
+            + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
+        )
+    return Costs(curve, _curve(by_width, "draft"), unit)
 
 
 def profiles(
