@@ -95,6 +95,8 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if not sound:
         _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
         _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
+        # What is left is minus zero, of which a ratio would be minus infinity.
+        law = law + 0.0
     defect = (1.0 - total).abs()
     bad = defect > tolerance
     if bool(bad.any()):

@@ -300,3 +300,24 @@ def test_inspect_notices_rows_and_tokens_that_do_not_belong_together(tmp_path: P
     line = "log p of the recorded tokens"
     assert "BEWARE" not in inspect_dump(str(tmp_path / "right"))[line]
     assert "BEWARE, less than a uniform law" in inspect_dump(str(tmp_path / "shifted"))[line]
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = write_native(tmp_path / "d")
+    shard = path / "shard-00001.safetensors"
+    good = shard.read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    dump = open_dump(path)
+    for damaged in (
+        good.replace(b'"F32"', b'"I32"').replace(b'"F16"', b'"I16"'),
+        (1 << 40).to_bytes(8, "little") + good[8:],
+        b"\xff" * len(good),
+        (2).to_bytes(8, "little") + b"[]" + good[10:],
+        good[: 8 + size],
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"shard-00001.safetensors: the shard cannot be read") as error:
+            list(dump.batches(3))
+        assert "\n" not in str(error.value)
+    shard.write_bytes(good)
+    list(dump.batches(3))

@@ -330,3 +330,23 @@ def test_compiled_sums_refuse_what_the_slow_ones_refuse() -> None:
     law, defect = validate_law(wide, "p")
     assert float((law.sum(-1) - 1).abs().max()) <= 1e-13
     assert float(defect[0]) == pytest.approx(5e-7, rel=1e-6)
+
+
+def test_minus_zero_is_zero() -> None:
+    p, q = torch.zeros(9000, dtype=torch.float64), torch.full((9000,), -0.0, dtype=torch.float64)
+    p[:3], q[0], q[3] = torch.tensor([0.5, 0.3, 0.2]), 0.5, 0.5
+    for sampler in ("with_replacement", "without_replacement", "greedy"):
+        found, plain = (optimal_acceptance(p, law, (1, 2), sampler) for law in (q, q + 0.0))
+        assert torch.equal(found.value, plain.value)
+    assert float(optimal_acceptance(p, q, 1, "with_replacement").value) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("sampler", ["greedy", "top_m_plus"])
+def test_a_subnormal_rest_is_left_to_the_scan(sampler: str) -> None:
+    p, logits = torch.zeros(9000, dtype=torch.float64), torch.full((9000,), -float("inf"), dtype=torch.float64)
+    p[:4], logits[0], logits[1:3] = 0.25, 0.0, -712.5
+    q = to_law(logits)
+    assert 0 < float(q[1]) < 1e-308
+    wide, narrow = (optimal_acceptance(p[:size], q[:size], 2, sampler) for size in (9000, 4))
+    assert float(wide.value) == pytest.approx(float(narrow.value), abs=1e-9)
+    assert float(wide.low) <= 0.75 <= float(wide.high)

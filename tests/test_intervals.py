@@ -20,6 +20,7 @@ from mdsd_bounds.bounds.cut import cut_law
 from mdsd_bounds.bounds.intervals import interval_bounds, solve_cut
 from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import sides
+from mdsd_bounds.dumps.convert import top_k_rows
 
 SAMPLERS = [
     ("with_replacement", {}),
@@ -307,3 +308,48 @@ def test_comparisons_of_cut_dumps(tmp_path: Path, capsys, monkeypatch) -> None: 
     for one, other in zip(*tables, strict=True):
         for name in ("acceptance", "bound", "gap"):
             assert one[name] == pytest.approx(other[name], abs=1e-9)
+
+
+@pytest.mark.parametrize(("sampler", "options"), SAMPLERS)
+@pytest.mark.parametrize(
+    "warp", [{"top_k": 6}, {}, {"temperature": 2e-3}, {"temperature": 1e-3, "top_k": 6}, {"temperature": 40.0}]
+)
+def test_ties_at_the_cut_and_extreme_temperatures(
+    sampler: str, options: dict[str, int], warp: dict[str, float]
+) -> None:
+    # Logits of few values, as half precision has them: tokens that were not stored tie with the last one that was.
+    target, draft = (torch.round(logits) for logits in pair(40, 30, 2.0, 1.0, 5))
+    p, q = (to_law(logits, **warp) for logits in (target, draft))  # type: ignore[arg-type]
+    full = optimal_acceptance(p, q, COUNTS, sampler, **options)
+    for stored in (top_k_rows, None):
+        laws = []
+        for logits in (target, draft):
+            if stored is None:  # by a program that says nothing of the first token that it left out
+                laws.append(cut_law(*cut(logits, 6), **warp))  # type: ignore[arg-type]
+                continue
+            ids, value, facts = stored(logits, None, 6)
+            rows = torch.full(logits.shape, -float("inf"), dtype=torch.float64).scatter_(-1, ids, value)
+            laws.append(cut_law(rows, facts, **warp))  # type: ignore[arg-type]
+        found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
+        assert (found.low <= full.low + 1e-10).all()
+        assert (full.high <= found.high + 1e-10).all()
+
+
+def test_a_tie_at_the_cut_is_seen() -> None:
+    # Four tokens of one probability, two of them stored: cut to two, the full row keeps all four.
+    logits = torch.zeros(1, 4, dtype=torch.float64)
+    law = cut_law(*cut(logits, 2), top_k=2)
+    assert float(law.low) == 0
+    assert float(law.high) == pytest.approx(0.5)
+    # Without room for another token of that probability there is no tie.
+    logits = torch.tensor([[0.0, 0.0, -2.0, -2.0]], dtype=torch.float64)
+    assert float(cut_law(*cut(logits, 2), top_k=2).high) == 0
+
+
+def test_tokens_that_vanish_at_temperature_one_come_back() -> None:
+    logits = torch.cat([torch.zeros(1, 3), torch.full((1, 27), -800.0)], -1).to(torch.float64)
+    ids, value, facts = top_k_rows(logits, None, 3)
+    rows = torch.full(logits.shape, -float("inf"), dtype=torch.float64).scatter_(-1, ids, value)
+    law = cut_law(rows, facts, temperature=200.0)
+    missing = float(to_law(logits, temperature=200.0)[0, 3:].sum())
+    assert float(law.low) <= missing <= float(law.high)

@@ -8,7 +8,12 @@ A cut row stores log-probabilities of *kept* tokens.  Of the others only this is
 * s >= 1: ``J (m_low / J)^s <= t <= m_high cap^(s-1)``     (the same two facts, reversed)
 
 so the kept tokens' conditional law is known exactly and the missing mass ``t / (S + t)``, S the kept weight, is in an
-interval.  A top-k or nucleus cut that stays inside the kept tokens leaves nothing missing: the row is exact again.
+interval.  All of it is done with logarithms: at low temperatures the weights themselves underflow.
+
+A top-k or nucleus cut that stays inside the kept tokens, each more probable than any other can be, leaves nothing
+missing: the row is exact again.  No token is more probable than the cap, nor than all missing mass.  Where the k-th
+token is no more probable than that, others may tie with it, and full rows keep ties: at most as many as the missing
+mass has room for.
 """
 
 from __future__ import annotations
@@ -77,7 +82,7 @@ def cut_law(
         ``[B, 4]`` float64: least and greatest missing mass, largest log-probability a missing token may have
         (``inf`` if unknown), and error bound of the stored logarithms.  None: the rows are full.
     temperature, top_k, top_p, name, first_row :
-        As :func:`mdsd_bounds.to_law`.  A token that is not stored and ties exactly with the k-th is taken as cut.
+        As :func:`mdsd_bounds.to_law`.
 
     Raises
     ------
@@ -97,6 +102,7 @@ def cut_law(
     # Where every token is stored nothing can be missing, whatever rounding left over.
     least, most = (cut[:, i].clamp(0.0, 1.0) * (~kept).any(-1) for i in (MISSING_LOW, MISSING_HIGH))
     exact = most <= 0
+    cap = torch.minimum(cap, most.log().clamp(min=-700.0))
     if temperature == 0:
         _refuse(~exact & (x.amax(-1) - slack < cap + slack), name, first_row, "greedy decoding")
         return _known(law, slack)
@@ -104,18 +110,17 @@ def cut_law(
     held = kept.sum(-1)
     others = (kept.shape[-1] - held).clamp(min=1).to(torch.float64)
     log_kept = torch.logsumexp(x * s, -1)
-    low, high = _tail(least, most, others, cap, s)
+    low, high = _log_tail(least, most, others, cap, s)
     if top_k is not None:
-        # Every kept token of the cut must outrank the unknown ones; then either the cut holds kept tokens only, or it
-        # holds all of them and at most (top_k - held) unknown ones.
+        # No unknown token may outrank a kept one of the cut.  Then either the cut holds kept tokens and those that tie
+        # with the last of them, or it holds all of them and some unknown ones.
         last = torch.where(law > 0, x, torch.full_like(x, float("inf"))).amin(-1)
         _refuse(~exact & (last < cap), name, first_row, f"top_k={top_k}")
-        room = (top_k - held).clamp(min=0).to(torch.float64)
-        high = torch.minimum(high, room * torch.exp(cap * s))
-        low = torch.zeros_like(low)
+        ties = torch.where(last - slack <= cap, torch.floor(most * torch.exp(-cap) * (1 + 1e-9)), 0.0)
+        high = torch.where(held < top_k, high, torch.minimum(high, ties.log() + cap * s))
+        low = torch.full_like(low, -float("inf"))
         log_kept = torch.logsumexp(torch.where(law > 0, x * s, torch.full_like(x, -float("inf"))), -1)
-    weight = torch.exp(log_kept)
-    missing_low, missing_high = low / (weight + low), high / (weight + high)
+    missing_low, missing_high = torch.sigmoid(low - log_kept), torch.sigmoid(high - log_kept)
     cap_weight = torch.exp(cap * s - log_kept)
     slack = slack * s
     if top_p is not None and top_p < 1:
@@ -124,12 +129,11 @@ def cut_law(
     return CutLaw(law, all_kept, missing_low, missing_high, cap_weight, slack)
 
 
-def _tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) -> tuple[Tensor, Tensor]:
-    concentrated = torch.exp(cap * (s - 1.0))
-    spread_low, spread_high = (others * (mass / others).pow(s) for mass in (low, high))
-    if s <= 1.0:
-        return low * concentrated, spread_high
-    return spread_low, high * concentrated
+def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    """Logarithms of the bounds of ``t`` above."""
+    concentrated_low, concentrated_high = (mass.log() + cap * (s - 1.0) for mass in (low, high))
+    spread_low, spread_high = (others.log() + s * (mass.log() - others.log()) for mass in (low, high))
+    return (concentrated_low, spread_high) if s <= 1.0 else (spread_low, concentrated_high)
 
 
 def _nucleus(
@@ -143,7 +147,8 @@ def _nucleus(
     most = ((1 - high)[:, None] * before * (1 - margin) < top_p).sum(-1)
     covered = (1 - high)[:, None] * (before + ranked) * (1 - margin)
     last = ranked.gather(-1, (most - 1)[:, None])[:, 0]
-    sure = (covered.gather(-1, (most - 1)[:, None])[:, 0] >= top_p) & (last >= cap)
+    # A tie with an unknown token would be broken by their places in the vocabulary.
+    sure = (covered.gather(-1, (most - 1)[:, None])[:, 0] >= top_p) & (last * (1 - 1e-12) > cap)
     _refuse(~sure & (high > 0), name, first_row, f"top_p={top_p}")
     _refuse((fewest != most) & (high > 0), name, first_row, f"the edge of top_p={top_p}")
     size = torch.where(high > 0, most, (before < top_p).sum(-1))

@@ -274,6 +274,8 @@ def _greedy(
         kernels.greedy(p, q, fixed, drawn, first, last, found.best, found.scale, token, found.size)
 
     in_threads(work, len(p))
+    # A subnormal rest of q has no finite scale; the scan takes such rows.
+    found.usable[:] = np.isfinite(found.scale)
     found.best[:] -= 1.0
     found.low[:] = found.best
     found.ratio[:] = drawn[:, None]

@@ -288,7 +288,8 @@ def _open(q: CutLaw, m: int) -> tuple[Tensor, Tensor]:
     top = torch.nn.functional.pad(top, (0, m + 1 - size))
     index = torch.nn.functional.pad(index, (0, m + 1 - size))
     margin = torch.exp(2 * q.slack)[:, None]
-    outranks = (top[:, :m] >= q.cap[:, None] * margin) | (q.high <= 0)[:, None]
+    # Strictly: a tie with an unknown token would be broken by their places in the vocabulary.
+    outranks = (top[:, :m] * (1 - 1e-12) > q.cap[:, None] * margin) | (q.high <= 0)[:, None]
     clear = (top[:, :m] >= top[:, 1:] * margin) & outranks & (top[:, :m] > 0)
     # The first j tokens are sure if the j-th is clear of the next, whatever the order among them.
     rank = torch.arange(1, m + 1, device=top.device)

@@ -192,6 +192,10 @@ def _to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     return logprobs.to(torch.float32), cut
 
 
+#: What is said of dropped mass that underflows: not nothing.
+LEAST = 1e-300
+
+
 def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """The k most probable tokens of full or cut rows ``[B, V]``: ids ``[B, k]``, log-probabilities float64, cut.
 
@@ -200,20 +204,24 @@ def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tens
     samplers with fixed tokens depend.
     """
     if cut is None:
-        law = to_law(logits)
-        logprobs = law.log()
+        to_law(logits)  # refuses what is no row of logits
+        # Not the logarithm of the law, which is zero for tokens that a high temperature brings back.
+        logprobs = torch.log_softmax(logits.to(torch.float64), -1)
         cut = torch.zeros((logits.shape[0], 4), dtype=torch.float64)
         cut[:, 2] = -float("inf")
     else:
         logprobs, cut = logits.to(torch.float64), cut.clone()
     k = min(k, logprobs.shape[1])
-    value, ids = logprobs.topk(k, -1)
+    value, ids = logprobs.topk(min(k + 1, logprobs.shape[1]), -1)
+    # No dropped token is more probable than the first of them.
+    first = value[:, k] if value.shape[1] > k else torch.full_like(value[:, 0], -float("inf"))
+    value, ids = value[:, :k], ids[:, :k]
     dropped = (logprobs.exp().scatter(-1, ids, 0.0)).sum(-1)
     slack = cut[:, 3].clone()
     held = torch.isfinite(value)
     cut[:, 0] += dropped * (-slack).exp()
-    cut[:, 1] += dropped * slack.exp()
-    cut[:, 2] = torch.maximum(cut[:, 2], torch.where(held, value, torch.zeros_like(value)).amin(-1) + slack)
+    cut[:, 1] += torch.where(torch.isfinite(first), (dropped * slack.exp()).clamp(min=LEAST), 0.0)
+    cut[:, 2] = torch.maximum(cut[:, 2], first + slack)
     return torch.where(held, ids, torch.full_like(ids, -1)), value, cut
 
 

@@ -308,14 +308,19 @@ def _read_shard(file: Path, first: int, into: dict[str, Tensor]) -> None:
     try:
         with file.open("rb", buffering=0) as stream:
             size = int.from_bytes(stream.read(8), "little")
+            if size > file.stat().st_size:
+                raise EOFError("its header is longer than the file")
             places = json.loads(stream.read(size))
             for name, rows in into.items():
+                held = places[name]["dtype"], places[name]["shape"][1:]
+                if held != (_STORED[str(rows.dtype).removeprefix("torch.")], list(rows.shape[1:])):
+                    raise ValueError(f"{name} is {held} now; it was replaced after the dump was opened")
                 begin = places[name]["data_offsets"][0]
                 # One number a row has no second axis to take the size from.
                 width = rows[0].numel() * rows.element_size()
                 stream.seek(8 + size + begin + first * width)
                 _fill(stream, memoryview(rows.reshape(-1).view(torch.uint8).numpy().data))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, TypeError, LookupError, EOFError) as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
 
 
