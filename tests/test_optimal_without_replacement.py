@@ -277,3 +277,35 @@ def test_adversarial_wide_rows(name: str) -> None:
         assert float(best.low) - prepared.gap - 1e-9 <= prepared.acceptance <= float(best.high) + 1e-12
         assert prepared.gap <= 2e-4
         assert float(prepared.r.sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        ([0.3, 0.3, 0.4], [0.0, 0.9, 0.1]),  # both tokens are always drafted
+        ([0.15, 0.25, 0.15, 0.45], [0.05, 0.85, 0.05, 0.05]),
+    ],
+)
+def test_the_search_does_not_come_back_to_where_it_was(p: list[float], q: list[float]) -> None:
+    # A step may lessen the loss and raise the objective; if it were taken, the next would undo it, for ever.
+    laws = torch.tensor(p, dtype=torch.float64), torch.tensor(q, dtype=torch.float64)
+    found = prepare(*laws, 2, "without_replacement")
+    assert found.gap < 1e-10
+    assert found.acceptance == pytest.approx(float(optimal_acceptance(*laws, 2, method="subsets").value), abs=1e-10)
+
+
+@pytest.mark.parametrize("rest", [1e-2, 1e-6, 1e-9, 1e-12, 1e-15, 1e-30])
+@pytest.mark.parametrize("size", [5, 9, 100, 300])
+def test_one_token_takes_nearly_all_of_the_draft(size: int, rest: float) -> None:
+    generator = np.random.default_rng(size)
+    for _ in range(8 if size < 10 else 1):
+        p, q = (generator.dirichlet(np.ones(size)) for _ in range(2))
+        q *= rest
+        q[generator.integers(size)] += 1.0 - rest
+        laws = torch.from_numpy(p), torch.from_numpy(q / q.sum())
+        for n in (2, 3) if size < 10 else (2,):
+            found = prepare(*laws, n, "without_replacement")
+            bound = optimal_acceptance(*laws, n, "without_replacement")
+            assert found.gap < 1e-7
+            assert float(bound.low) <= found.acceptance + found.gap
+            assert found.acceptance <= float(bound.high) + 1e-12

@@ -13,6 +13,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 #: Longest step of one log-weight.
 _LONGEST = 6.0
+#: Relative changes of the objective that are rounding.
+UNRESOLVED = 1e-13
 
 #: ``log_weight [U] -> (Phi, r [U], Hessian [U, U])``.
 Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
@@ -67,8 +69,12 @@ def minimise(
                 objective_trial = value - sign * float(target @ trial)
                 lost = loss(r_trial)
                 promised = float(slope @ (trial - x))
-                # Near the end the objective no longer resolves a step that the loss still does.
-                if (promised < 0.0 and objective_trial <= objective + 1e-4 * promised) or lost < 0.9 * missing:
+                # Near the end the objective no longer resolves a step that the loss still does.  A step that raises the
+                # objective is never taken for its loss: the next one would come back, and so for ever.
+                resolved = objective_trial <= objective + UNRESOLVED * max(1.0, abs(objective))
+                if (promised < 0.0 and objective_trial <= objective + 1e-4 * promised) or (
+                    resolved and lost < 0.9 * missing
+                ):
                     moved = True
                     break
                 length /= 2.0

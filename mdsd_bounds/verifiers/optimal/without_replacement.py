@@ -38,6 +38,7 @@ them, but for the last, for which it carries an allowance.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.bounds.prefix import prefix_order
+from mdsd_bounds.bounds.race import sum_rounding
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
@@ -54,6 +56,8 @@ from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.race_rule import Race, prepared_race
 
+#: Gap of the route by pairs beyond which that by clocks is tried as well.
+FAIR = 1e-6
 #: Range of the starting log-weights b.
 BASE_RANGE = 4.0
 
@@ -108,15 +112,24 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
     from mdsd_bounds.verifiers.optimal.wide_race import prepare_clocks
 
+    paired = None
     if fixed == 0 and draws == 2:
         on_right, log_weight, r, error = prepare_pairs(p.numpy(), q.numpy())
         race = Race(torch.from_numpy(on_right), torch.from_numpy(log_weight))
-        return first_or(prepared_race(p, race, torch.from_numpy(r), error), rates, fixed)
-    left = optimal_acceptance(p, q, fixed + draws, "top_m_plus", m=fixed).subset.to(torch.bool)
+        paired = first_or(prepared_race(p, race, torch.from_numpy(r), error), rates, fixed)
+        if paired.gap <= FAIR:
+            return paired
+    bound = optimal_acceptance(p, q, fixed + draws, "top_m_plus", m=fixed)
+    left = bound.subset.to(torch.bool)
     if bool((held & ~left).any()):
         # The empty set is as good: then so is the set of all tokens that can be drafted.
         left = held | (rates > 0)
-    return first_or(prepare_clocks(p, rates, held, draws, left), rates, fixed)
+    found = first_or(prepare_clocks(p, rates, held, draws, left), rates, fixed)
+    if paired is None:
+        return found
+    # Very peaked draft laws: the pairs' own split may lie off the best one, of which the bound knows more.
+    best = max(paired, found, key=lambda rule: rule.acceptance)
+    return replace(best, gap=min(best.gap, max(float(bound.high) - best.acceptance, 0.0) + 4 * sum_rounding(len(p))))
 
 
 def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
