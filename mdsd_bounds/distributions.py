@@ -95,8 +95,9 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if not sound:
         _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
         _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
-        # What is left is minus zero, of which a ratio would be minus infinity.
-        law = law + 0.0
+        if bool(torch.signbit(law).any()):
+            # Minus zero, of which a ratio would be minus infinity.
+            law = law + 0.0
     defect = (1.0 - total).abs()
     bad = defect > tolerance
     if bool(bad.any()):
@@ -211,18 +212,12 @@ def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> Tensor |
         return None
     rows = x.detach().contiguous()
     law = torch.empty(x.shape, dtype=torch.float64) if out is None else out
+    kind = {torch.float16: softmax_rows.HALF, torch.bfloat16: softmax_rows.BFLOAT}.get(x.dtype, softmax_rows.NUMBERS)
+    given = rows.numpy() if kind == softmax_rows.NUMBERS else rows.view(torch.int16).numpy().view(np.uint16)
     values, sound = law.numpy(), np.empty(len(rows), np.bool_)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        kind = softmax_rows.HALF if x.dtype == torch.float16 else softmax_rows.BFLOAT
-        bits = rows.view(torch.int16).numpy().view(np.uint16)
 
-        def work(first: int, last: int) -> None:
-            softmax_rows.softmax_bits(bits, kind, float(temperature), first, last, values, sound)
-    else:
-        numbers = rows.numpy()
-
-        def work(first: int, last: int) -> None:
-            softmax_rows.softmax_numbers(numbers, float(temperature), first, last, values, sound)
+    def work(first: int, last: int) -> None:
+        softmax_rows.softmax_rows(given, kind, float(temperature), first, last, values, sound)
 
     in_threads(work, len(rows))
     return law if sound.all() else None
@@ -252,16 +247,7 @@ def _to_law(
     given: Tensor, temperature: float, top_k: int | None, top_p: float | None, name: str, first_row: int
 ) -> Tensor:
     x = given.to(torch.float64)
-    peak = x.amax(-1, keepdim=True)  # NaN propagates through amax, so tests on [B] see all
-    _refuse(torch.isnan(peak), name, "NaN logit", "log the row again", first_row)
-    _refuse(
-        peak == float("inf"),
-        name,
-        "+inf logit",
-        "log in a wider dtype (float16 overflows at 65504)",
-        first_row,
-    )
-    _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
+    peak = peak_of(x, name, first_row)
     if temperature == 0:
         return torch.zeros_like(x).scatter_(-1, _first_argmax(x), 1.0)
     # Divide the difference, not the logits: at T = 1e-6 the quotient of the logits themselves would lose digits.
@@ -273,6 +259,27 @@ def _to_law(
         x = x.masked_fill(x < kth, -float("inf"))
     law = torch.softmax(x, -1)
     return _nucleus(law, top_p) if top_p is not None and top_p < 1 else law
+
+
+def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
+    """The largest logit of each row ``[B, 1]`` of ``x`` ``[B, V]``.
+
+    Raises
+    ------
+    InputError
+        On NaN, ``+inf`` or rows that are all ``-inf``.
+    """
+    peak = x.amax(-1, keepdim=True)  # NaN propagates through amax, so tests on [B] see all
+    _refuse(torch.isnan(peak), name, "NaN logit", "log the row again", first_row)
+    _refuse(
+        peak == float("inf"),
+        name,
+        "+inf logit",
+        "log in a wider dtype (float16 overflows at 65504)",
+        first_row,
+    )
+    _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
+    return peak
 
 
 def align_widths(

@@ -77,9 +77,13 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     InputError
         On rows that are no laws; where verifiers are asked for and a row misses mass.
     """
+    cut = batch.target_cut is not None or batch.draft_cut is not None
+    if not cut:
+        for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
+            _refuse_probabilities(rows, f"{name} {role}_logits")
     frames = []
+    bounds = _cut_bounds if cut else _full_bounds
     for temperature in settings.temperatures:
-        bounds = _cut_bounds if batch.target_cut is not None or batch.draft_cut is not None else _full_bounds
         for bound in bounds(batch, settings, temperature, name):
             if settings.verifiers:
                 frames.extend(_against_bound(bound, batch, temperature, settings))
@@ -133,9 +137,6 @@ def _warped(
     batch: Any, settings: Settings, temperature: float, name: str
 ) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
     """Target and draft rows, each with the warps that make a law of them."""
-    if batch.target_cut is None and batch.draft_cut is None:
-        for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
-            _refuse_probabilities(rows, f"{name} {role}_logits")
     warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
     second = temperature if settings.draft_temperature is None else settings.draft_temperature
     target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.results import summarise, summarise_comparison
+from mdsd_bounds.results import cell, summarise, summarise_comparison
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; padding: 0 1rem; }
@@ -129,9 +129,7 @@ def _table(table: pd.DataFrame) -> str:
 def _cell(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return _text(value) if name in ("value", "fact") else _plain(value)
-    if value != value:
-        return "-"
-    return f"{value:g}" if name == "temperature" else f"{round(value, 5) + 0.0:.5f}"
+    return cell(name, value)
 
 
 def _plain(name: Any) -> str:

@@ -210,7 +210,7 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _aligned(table: pd.DataFrame) -> str:
     header = [str(name) for name in table.columns]
-    body = [[_cell(name, value) for name, value in zip(header, row, strict=True)] for row in _rows(table)]
+    body = [[cell(name, value) for name, value in zip(header, row, strict=True)] for row in _rows(table)]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *body]
@@ -227,7 +227,8 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
     return table.itertuples(index=False, name=None)
 
 
-def _cell(name: str, value: Any) -> str:
+def cell(name: str, value: Any) -> str:
+    """One value of a summary as people read it."""
     if not isinstance(value, float):
         return str(value)
     if value != value:

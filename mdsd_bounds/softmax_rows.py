@@ -14,8 +14,8 @@ from numba import njit
 
 from mdsd_bounds.compiled import STEP, STRIP, SUMS
 
-#: What the bits of a row stand for.
-HALF, BFLOAT = 0, 1
+#: What rows are given as: numbers, or the bits of float16 or bfloat16.
+NUMBERS, HALF, BFLOAT = 0, 1, 2
 
 LOG2_E = 1.4426950408889634
 #: ln 2 in two parts: the first with its last 21 bits empty, so that its multiples by k are exact.
@@ -30,41 +30,20 @@ _BIAS = np.int64(1023)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def softmax_numbers(x, temperature, first, last, law, sound):  # type: ignore[no-untyped-def]
-    """Rows ``first`` to ``last`` of float32 or float64 logits ``x`` ``[B, V]`` into ``law`` ``[B, V]``.
+def softmax_rows(x, kind, temperature, first, last, law, sound):  # type: ignore[no-untyped-def]
+    """Rows ``first`` to ``last`` of logits ``x`` ``[B, V]`` into ``law`` ``[B, V]`` float64.
 
-    ``sound[b]`` is False where a row has NaN or +inf, or nothing but -inf; the row is then left as it is.
+    ``x`` is float32 or float64 (:data:`NUMBERS`), or uint16, the bits of float16 (:data:`HALF`) or bfloat16
+    (:data:`BFLOAT`).  ``sound[b]`` is False where a row has NaN or +inf, or nothing but -inf; the row is then left as
+    it is.
     """
-    strip = np.empty(STRIP)
-    power, rest = np.empty(STRIP), np.empty(STRIP)
-    for b in range(first, last):
-        peak, bad = -np.inf, 0
-        for start in range(0, x.shape[1], STRIP):
-            part = strip[: min(STRIP, x.shape[1] - start)]
-            _copy(x[b, start : start + STRIP], part)
-            peak, bad = max(peak, _largest(part)), bad + _count_nan(part)
-        sound[b] = bad == 0 and np.isfinite(peak)
-        if not sound[b]:
-            continue
-        total = 0.0
-        for start in range(0, x.shape[1], STRIP):
-            out = law[b, start : start + STRIP]
-            _copy(x[b, start : start + STRIP], out)
-            _exponentials(out, peak, temperature, power, rest)
-            total += _sum(out)
-        _scale(law[b], 1.0 / total)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def softmax_bits(x, kind, temperature, first, last, law, sound):  # type: ignore[no-untyped-def]
-    """As :func:`softmax_numbers` for rows ``x`` ``[B, V]`` uint16: the bits of float16 or bfloat16 numbers."""
     strip, word = np.empty(STRIP), np.empty(STRIP, np.uint32)
     power, rest = np.empty(STRIP), np.empty(STRIP)
     for b in range(first, last):
         peak, bad = -np.inf, 0
         for start in range(0, x.shape[1], STRIP):
             part = strip[: min(STRIP, x.shape[1] - start)]
-            _decode(x[b, start : start + STRIP], kind, word, part)
+            _load(x[b, start : start + STRIP], kind, word, part)
             peak, bad = max(peak, _largest(part)), bad + _count_nan(part)
         sound[b] = bad == 0 and np.isfinite(peak)
         if not sound[b]:
@@ -72,36 +51,34 @@ def softmax_bits(x, kind, temperature, first, last, law, sound):  # type: ignore
         total = 0.0
         for start in range(0, x.shape[1], STRIP):
             out = law[b, start : start + STRIP]
-            _decode(x[b, start : start + STRIP], kind, word, out)
+            _load(x[b, start : start + STRIP], kind, word, out)
             _exponentials(out, peak, temperature, power, rest)
             total += _sum(out)
         _scale(law[b], 1.0 / total)
 
 
 @njit(**STEP)
-def _copy(x, out):  # type: ignore[no-untyped-def]
-    for i in range(out.shape[0]):
-        out[i] = x[i]
-
-
-@njit(**STEP)
-def _decode(bits, kind, word, out):  # type: ignore[no-untyped-def]
-    """float16 or bfloat16 bits as float64."""
+def _load(x, kind, word, out):  # type: ignore[no-untyped-def]
+    """A strip of logits as float64."""
+    if kind == NUMBERS:
+        for i in range(out.shape[0]):
+            out[i] = x[i]
+        return
     number = word.view(np.float32)
     if kind == BFLOAT:
-        for i in range(bits.shape[0]):
-            word[i] = np.uint32(bits[i]) << np.uint32(16)
-        for i in range(bits.shape[0]):
+        for i in range(out.shape[0]):
+            word[i] = np.uint32(x[i]) << np.uint32(16)
+        for i in range(out.shape[0]):
             out[i] = number[i]
         return
     # Exponent and fraction at float32's places, then 2^112 for the difference of the biases: subnormals come out right
     # too.  Infinities and NaN have all bits of the exponent set and get all of float32's.
-    for i in range(bits.shape[0]):
-        value = np.uint32(bits[i])
+    for i in range(out.shape[0]):
+        value = np.uint32(x[i])
         special = np.uint32(0x70000000) if (value & np.uint32(0x7C00)) == np.uint32(0x7C00) else np.uint32(0)
         sign = (value & np.uint32(0x8000)) << np.uint32(16)
         word[i] = sign | ((value & np.uint32(0x7FFF)) << np.uint32(13)) | special
-    for i in range(bits.shape[0]):
+    for i in range(out.shape[0]):
         out[i] = np.float64(number[i]) * 5.192296858534828e33
 
 

@@ -1,4 +1,4 @@
-"""Rows shared among threads, for compiled loops that release the interpreter's lock."""
+"""Threads: rows shared among them, for compiled loops that release the interpreter's lock; BLAS kept to one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 
 def in_threads(work: Callable[[int, int], None], rows: int) -> None:
@@ -45,3 +50,19 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 # Threads do not survive a fork; the child makes its own.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """BLAS on one thread, where products are so small that waking others for each takes longer than they do.
+
+    Call it when the modules that use BLAS are imported: the libraries loaded at the first call are those that it knows.
+    """
+    manager: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return manager
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -15,6 +15,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mdsd_bounds.evaluate import BLOCK_ROWS
+
 DOCS = Path(__file__).parent.parent / "docs"
 POSITIONS = 1_000_000_000
 WORKERS = (8, 64, 256, 1_000)
@@ -33,6 +35,8 @@ def page(part: dict[str, Any]) -> str:
     results = steps["write results"]
     disk = sizes["logits"] / steps["read logits"]["ms_per_position"] / 1e3
     machine = ", ".join(f"{key} {value}" for key, value in part["machine"].items())
+
+    terabytes = results["bytes_per_position"] * POSITIONS / 1e12
 
     def compute_ms(kind: str) -> float:
         bound = sum(steps[f"bound {sampler}"]["ms_per_position"] for sampler in SAMPLERS)
@@ -63,7 +67,7 @@ def page(part: dict[str, Any]) -> str:
         ),
         "",
         f"Reading ran at {disk:,.0f} MB/s.  Results are {results['bytes_per_position']:,.0f} bytes a position in a",
-        f"part of 32 (three samplers, four n), {results['bytes_per_position'] * POSITIONS / 1e12:.2g} TB in all.",
+        f"part of {BLOCK_ROWS} (three samplers, four n), {terabytes:.2g} TB in all.",
         "",
         "## What it comes to",
         "",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
 from mdsd_bounds.dumps.distillkit import write_distillkit
 from mdsd_bounds.dumps.llama_cpp import encode, write_header
@@ -204,7 +204,7 @@ def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tens
     samplers with fixed tokens depend.
     """
     if cut is None:
-        to_law(logits)  # refuses what is no row of logits
+        peak_of(logits, "logits")
         # Not the logarithm of the law, which is zero for tokens that a high temperature brings back.
         logprobs = torch.log_softmax(logits.to(torch.float64), -1)
         cut = torch.zeros((logits.shape[0], 4), dtype=torch.float64)

@@ -280,10 +280,7 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
 
 
 def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
-    expected = {
-        name: (_STORED[str(dtype).removeprefix("torch.")], [shard.rows, *width])
-        for name, (dtype, width) in _layout(manifest).items()
-    }
+    expected = {name: (_stored(dtype), [shard.rows, *width]) for name, (dtype, width) in _layout(manifest).items()}
     found: dict[str, tuple[str, list[int]]] = {}
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -313,7 +310,7 @@ def _read_shard(file: Path, first: int, into: dict[str, Tensor]) -> None:
             places = json.loads(stream.read(size))
             for name, rows in into.items():
                 held = places[name]["dtype"], places[name]["shape"][1:]
-                if held != (_STORED[str(rows.dtype).removeprefix("torch.")], list(rows.shape[1:])):
+                if held != (_stored(rows.dtype), list(rows.shape[1:])):
                     raise ValueError(f"{name} is {held} now; it was replaced after the dump was opened")
                 begin = places[name]["data_offsets"][0]
                 # One number a row has no second axis to take the size from.
@@ -346,7 +343,11 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 _DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-_STORED = {"int64": "I64", **_DTYPES}
+
+
+def _stored(dtype: torch.dtype) -> str:
+    """A dtype as safetensors files name it."""
+    return {"int64": "I64", **_DTYPES}[str(dtype).removeprefix("torch.")]
 
 
 def _dtype_name(dtype: torch.dtype, path: Path) -> Any:

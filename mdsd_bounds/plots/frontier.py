@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, title
+from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend, title
 
 #: Verifier name under which the bound stands.
 BEST = "any (alpha*)"
@@ -48,8 +48,7 @@ def frontier(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_xlabel("nodes per target call")
     ax.set_ylabel("tokens per target call")
     ax.set_title("Best trees of each size, positions exchangeable")
-    note = "bands: 95% over documents"
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), title=note, title_fontsize=7)
+    legend(ax, beside=True, fontsize=8, title="bands: 95% over documents", title_fontsize=7)
     return ax
 
 

@@ -26,11 +26,13 @@ def axes(ax: Any) -> Any:
     return ax
 
 
-def legend(ax: Any, **options: Any) -> None:
-    """The legend inside the axes, or beside them where it would hide what is drawn."""
+def legend(ax: Any, *, beside: bool = False, **options: Any) -> None:
+    """The legend inside the axes, or beside them where asked for or where it would hide what is drawn."""
     number = len(ax.get_legend_handles_labels()[1])
     if number > 8:
-        options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02), "ncols": 1 + (number > 24), "fontsize": 7}
+        options |= {"ncols": 1 + (number > 24), "fontsize": 7}
+    if beside or number > 8:
+        options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)}
     ax.legend(frameon=False, **options)
 
 

@@ -26,7 +26,9 @@ from mdsd_bounds.engines.job import Job, as_table, compute, read
 from mdsd_bounds.engines.store import open_store
 from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
 
-TITLE = "One worker of one thread, V = 151,936, n = 1, 2, 4, 8, blocks of 32 positions: least of several runs"
+TITLE = (
+    f"One worker of one thread, V = 151,936, n = 1, 2, 4, 8, blocks of {BLOCK_ROWS} positions: least of several runs"
+)
 
 SIZE = 151_936
 #: Widths of the hidden states of the shipped pair.

@@ -9,14 +9,11 @@ computed on the fine one.  What the search leaves open is known exactly (``Prepa
 from __future__ import annotations
 
 import contextlib
-import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import Bounds, minimize
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from mdsd_bounds.verifiers.optimal import unit_kernels
@@ -210,18 +207,6 @@ def _total(theta: np.ndarray, drafts: int) -> float:
     return float(largest[-1] + np.log(np.exp(largest - largest[-1]).sum()))
 
 
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """BLAS on one thread: the search's products are small, and waking other threads for each takes longer than they."""
-    # Made once, as it looks through all loaded libraries; those of numpy and scipy are loaded by now.
-    manager: contextlib.AbstractContextManager[Any] = _thread_pools().limit(limits=1, user_api="blas")
-    return manager
-
-
 class _CloseEnoughError(Exception):
     """The search has come close enough."""
 
@@ -260,6 +245,6 @@ def search(
 
     bounds = Bounds(np.zeros(len(base)), ROOM / np.abs(stretch))
     options = {"maxfun": evaluations, "maxcor": 20, "gtol": 1e-12, "ftol": 1e-16}
-    with one_blas_thread(), contextlib.suppress(_CloseEnoughError):
+    with contextlib.suppress(_CloseEnoughError):
         minimize(value, np.zeros(len(base)), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return best

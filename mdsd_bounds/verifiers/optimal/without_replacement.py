@@ -51,6 +51,7 @@ from mdsd_bounds.bounds.race import sum_rounding
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
+from mdsd_bounds.threads import one_blas_thread
 from mdsd_bounds.verifiers.optimal import draft_sets
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
@@ -102,6 +103,11 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     By the drafted sets where they are few, by pairs for two draws and nothing fixed, else by clocks; where p is all but
     the draft law itself, by the first draft alone.
     """
+    with one_blas_thread():
+        return _prepare_race(p, q, fixed, draws)
+
+
+def _prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     held = fixed_mask(q[None], fixed)[0]
     rates = remainder(q[None], held[None])[0] if fixed else q
     if draws <= 1:
@@ -110,9 +116,9 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         return _by_sets(p, rates, held, draws)
     # Imported here: numba takes half a second, which small vocabularies do not need.
     from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
-    from mdsd_bounds.verifiers.optimal.wide_race import prepare_clocks
+    from mdsd_bounds.verifiers.optimal.wide_race import QUADRATURE, prepare_clocks
 
-    paired = None
+    paired, error = None, 0.0
     if fixed == 0 and draws == 2:
         on_right, log_weight, r, error = prepare_pairs(p.numpy(), q.numpy())
         race = Race(torch.from_numpy(on_right), torch.from_numpy(log_weight))
@@ -129,7 +135,8 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         return found
     # Very peaked draft laws: the pairs' own split may lie off the best one, of which the bound knows more.
     best = max(paired, found, key=lambda rule: rule.acceptance)
-    return replace(best, gap=min(best.gap, max(float(bound.high) - best.acceptance, 0.0) + 4 * sum_rounding(len(p))))
+    allowance = max(error, QUADRATURE) + 4 * sum_rounding(len(p))
+    return replace(best, gap=min(best.gap, max(float(bound.high) - best.acceptance, 0.0) + allowance))
 
 
 def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
