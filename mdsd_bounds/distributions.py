@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds.buffers import buffer
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.threads import in_threads
 
@@ -180,28 +181,66 @@ def to_law(
     InputError
         On NaN, ``+inf`` or rows that are all ``-inf``; on parameters out of range.
     """
+    x, single = as_rows(logits, name)
+    law, _ = _warped_law(x, temperature, top_k, top_p, name, first_row, out)
+    return law[0] if single else law
+
+
+def law_and_defect(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    name: str = "logits",
+    first_row: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """:func:`to_law` of rows ``[B, V]``, and :func:`validate_law` of the result, in most cases in the same passes.
+
+    Returns
+    -------
+    law : Tensor
+        ``[B, V]`` float64.
+    defect : Tensor
+        ``[B]`` float64, ``|1 - sum|``.
+    """
+    x, _ = as_rows(logits, name)
+    law, mass = _warped_law(x, temperature, top_k, top_p, name, first_row, None)
+    return validate_law(law, name) if mass is None else (law, (1.0 - mass).abs())
+
+
+def _warped_law(
+    x: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    name: str,
+    first_row: int,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The law, and the sums of its rows where they are known and the law needs no further check."""
     if not temperature >= 0 or temperature == float("inf"):
         raise InputError(f"temperature={temperature!r}: give a finite number of at least 0")
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k={top_k!r}: give a whole number of at least 1, or leave it out")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
-    x, single = as_rows(logits, name)
     if out is not None and (out.shape != x.shape or out.dtype != torch.float64 or out.device != x.device):
         raise InputError(
             f"out: {tuple(out.shape)} {out.dtype} on {out.device}; give {tuple(x.shape)} float64 on {x.device}"
         )
     plain = temperature > 0 and (top_k is None or top_k >= x.shape[-1])
-    law = _compiled_law(x, temperature, out) if plain else None
-    if law is None:
-        law = _law_by_torch(x, temperature, top_k, top_p, name, first_row, out)
-    elif top_p is not None and top_p < 1:
-        law = _nucleus(law, top_p) if out is None else out.copy_(_nucleus(law, top_p))
-    return law[0] if single else law
+    compiled = _compiled_law(x, temperature, out) if plain else None
+    if compiled is None:
+        return _law_by_torch(x, temperature, top_k, top_p, name, first_row, out), None
+    law, mass = compiled
+    if top_p is None or top_p == 1:
+        return law, mass
+    return (_nucleus(law, top_p) if out is None else out.copy_(_nucleus(law, top_p))), None
 
 
-def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> Tensor | None:
-    """Softmax of wide rows by compiled passes; None where they do not apply or a row is unsound."""
+def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Softmax of wide rows by compiled passes, and its sums; None where they do not apply or a row is unsound."""
     if x.device.type != "cpu" or x.shape[-1] < _WIDE or x.dtype not in SUM_TOLERANCE:
         return None
     if (torch.is_grad_enabled() and x.requires_grad) or (out is not None and not out.is_contiguous()):
@@ -211,16 +250,19 @@ def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> Tensor |
     except ImportError:
         return None
     rows = x.detach().contiguous()
-    law = torch.empty(x.shape, dtype=torch.float64) if out is None else out
+    law = buffer(x.shape, torch.float64) if out is None else out
     kind = {torch.float16: softmax_rows.HALF, torch.bfloat16: softmax_rows.BFLOAT}.get(x.dtype, softmax_rows.NUMBERS)
-    given = rows.numpy() if kind == softmax_rows.NUMBERS else rows.view(torch.int16).numpy().view(np.uint16)
-    values, sound = law.numpy(), np.empty(len(rows), np.bool_)
+    nothing = torch.empty(0, 0)
+    whole = kind == softmax_rows.NUMBERS
+    numbers, bits = (rows, nothing.short()) if whole else (nothing, rows.view(torch.int16))
+    given = numbers.numpy(), bits.numpy()
+    values, mass, sound = law.numpy(), np.empty(len(rows)), np.empty(len(rows), np.bool_)
 
     def work(first: int, last: int) -> None:
-        softmax_rows.softmax_rows(given, kind, float(temperature), first, last, values, sound)
+        softmax_rows.softmax_rows(*given, kind, float(temperature), first, last, values, mass, sound)
 
     in_threads(work, len(rows))
-    return law if sound.all() else None
+    return (law, torch.from_numpy(mass)) if sound.all() else None
 
 
 def _law_by_torch(

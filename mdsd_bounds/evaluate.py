@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.cut import CutLaw, cut_law
 from mdsd_bounds.bounds.intervals import solve_cut
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import law_and_defect
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.results import COLUMNS
 
@@ -89,32 +88,18 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 frames.extend(_against_bound(bound, batch, temperature, settings))
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
+            # Its laws are free for the next ones.
+            del bound
     return pd.concat(frames, ignore_index=True)
 
 
 def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
     (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
-    # A bound is read before the next block's laws are written over its own.
-    target, draft = to_law(p, **p_warp, out=_buffer(p, 0)), to_law(q, **q_warp, out=_buffer(q, 1))
+    (target, target_defect), (draft, draft_defect) = law_and_defect(p, **p_warp), law_and_defect(q, **q_warp)
+    defects = target_defect, draft_defect
     for sampler, options in _asked(settings):
-        problem, _, _ = make_problem(target, draft, settings.drafts, sampler, **options)
+        problem, _, _ = make_problem(target, draft, settings.drafts, sampler, defects=defects, **options)
         yield solve(problem, settings.method)
-
-
-_kept = threading.local()
-
-
-def _buffer(logits: Tensor, which: int) -> Tensor | None:
-    """Memory for the laws of a block on the CPU, kept from one block to the next by each thread.
-
-    The system takes back and clears what is freed at such sizes: fresh memory took longer than the softmax.
-    """
-    if logits.device.type != "cpu" or logits.ndim != 2:
-        return None
-    held: dict[int, Tensor] = _kept.__dict__.setdefault("laws", {})
-    if which not in held or held[which].shape[1] != logits.shape[1] or len(held[which]) < len(logits):
-        held[which] = torch.empty(logits.shape, dtype=torch.float64)
-    return held[which][: len(logits)]
 
 
 def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:

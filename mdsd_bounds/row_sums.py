@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_BLOCK = 512
+#: Entries that are added up before they join the rest.
+BLOCK = 512
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -17,8 +18,8 @@ def row_sums(x, bits, first, last, total, sign):  # type: ignore[no-untyped-def]
     """
     for b in range(first, last):
         everything, signs = 0.0, np.int64(0)
-        for start in range(0, x.shape[1], _BLOCK):
-            part, part_bits = x[b, start : start + _BLOCK], bits[b, start : start + _BLOCK]
+        for start in range(0, x.shape[1], BLOCK):
+            part, part_bits = x[b, start : start + BLOCK], bits[b, start : start + BLOCK]
             block = 0.0
             for i in range(part.shape[0]):
                 block += part[i]

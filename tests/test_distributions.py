@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsd_bounds import InputError, optimal_acceptance, to_law
-from mdsd_bounds.distributions import align_widths, pad_mass
+from mdsd_bounds.distributions import align_widths, law_and_defect, pad_mass, validate_law
 
 INF = float("inf")
 
@@ -195,3 +197,29 @@ def test_the_compiled_softmax_keeps_to_its_rows_and_the_given_memory() -> None:
     logits = rows[:2].clone().nan_to_num(neginf=-50.0).requires_grad_()
     to_law(logits)[:, 0].sum().backward()
     assert logits.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_rows_without_a_positive_logit_find_their_peak(dtype: torch.dtype) -> None:
+    rows = -torch.linspace(3, 900, WIDE).repeat(4, 1).to(dtype)
+    rows[1, 5] = -0.0
+    rows[2, 1:] = -float("inf")
+    rows[3, 7] = 2.0**-15  # subnormal in float16
+    assert torch.equal(to_law(rows), to_law(rows.double()))
+    rows[3, 9] = -float("nan")
+    with pytest.raises(InputError, match="row 3: NaN"):
+        to_law(rows)
+
+
+@pytest.mark.parametrize("warp", [{}, {"temperature": 0.3}, {"temperature": 0.0}, {"top_k": 50}, {"top_p": 0.9}])
+@pytest.mark.parametrize("width", [40, WIDE])
+def test_a_law_and_its_defect_are_those_of_the_check(width: int, warp: dict[str, Any]) -> None:
+    rows = wide_rows(torch.float32)[:, :width]
+    law, defect = law_and_defect(rows, **warp)
+    assert torch.equal(law, to_law(rows, **warp))
+    checked, expected = validate_law(law, "p")
+    assert checked is law
+    # Two sums of the same entries in other orders.
+    assert float((defect - expected).abs().max()) < 1e-14
+    exact = np.abs(1 - law.numpy().astype(np.longdouble).sum(-1))
+    assert float(np.abs(defect.numpy() - exact).max()) < 1e-14

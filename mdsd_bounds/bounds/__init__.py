@@ -7,6 +7,7 @@ import importlib.util
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_law
 from mdsd_bounds.problem import Bound, InputError, Problem, draft_counts, squeeze
@@ -97,8 +98,15 @@ def optimal_acceptance(
     )
 
 
-def make_problem(p: Any, q: Any, n_drafts: Any, sampler: str, **options: Any) -> tuple[Problem, bool, bool]:
+def make_problem(
+    p: Any, q: Any, n_drafts: Any, sampler: str, *, defects: tuple[Tensor, Tensor] | None = None, **options: Any
+) -> tuple[Problem, bool, bool]:
     """Check p, q and ``n_drafts`` and put them in a :class:`Problem`; the flags say which axes were single.
+
+    Parameters
+    ----------
+    defects : (Tensor, Tensor) or None
+        Of p and of q, where :func:`mdsd_bounds.distributions.law_and_defect` has made and checked them.
 
     Raises
     ------
@@ -137,8 +145,10 @@ def make_problem(p: Any, q: Any, n_drafts: Any, sampler: str, **options: Any) ->
                 rule.split(n, **options)
             except TypeError:
                 raise InputError(f"sampler {sampler!r} does not take the options {sorted(options)}") from None
-    law_p, defect_p = validate_law(target, "p")
-    law_q, defect_q = validate_law(draft, "q")
+    if defects is None:
+        (law_p, defect_p), (law_q, defect_q) = validate_law(target, "p"), validate_law(draft, "q")
+    else:
+        (law_p, law_q), (defect_p, defect_q) = (target, draft), defects
     if sampler == "joint":
         _check_table(options, counts, law_q.shape[1], law_p.shape[1])
     defect_q = defect_q.amax(-1) if defect_q.ndim == 2 else defect_q
