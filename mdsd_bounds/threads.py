@@ -25,7 +25,7 @@ def in_threads(work: Callable[[int, int], None], rows: int) -> None:
     if workers <= 1:
         work(0, rows)
         return
-    size = -(-rows // (2 * workers))
+    size = -(-rows // (8 * workers))
     # ``next`` on an iterator of a range is one step of the interpreter: no stretch is taken twice.
     starts = iter(range(0, rows, size))
 

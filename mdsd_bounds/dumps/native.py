@@ -9,7 +9,6 @@ shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where know
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from pathlib import Path
@@ -23,6 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.shard import DTYPES, open_shard, stored
+from mdsd_bounds.memory import memory_limit
 from mdsd_bounds.problem import InputError
 
 MANIFEST = "manifest.json"
@@ -229,15 +230,18 @@ def open_native(path: Path) -> Dump:
         notes=notes,
     )
 
+    layout, past_cache = _layout(manifest), facts.bytes > memory_limit() / 2
+
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        joined = {
-            name: torch.empty((stop - start, *width), dtype=dtype) for name, (dtype, width) in _layout(manifest).items()
-        }
+        joined: dict[str, Tensor] = {}
         for first, shard in zip(starts, manifest.shards, strict=True):
             low, high = max(start, first), min(stop, first + shard.rows)
             if low < high:
-                part = slice(low - start, high - start)
-                _read_shard(path / shard.file, low - first, {name: rows[part] for name, rows in joined.items()})
+                with open_shard(path / shard.file, layout) as held:
+                    if not joined:
+                        joined = {name: held.room(name, low - first, stop - start) for name in layout}
+                    for name, rows in joined.items():
+                        held.read(name, low - first, rows[low - start : high - start], past_cache)
         return joined.pop("target_logits"), joined.pop("draft_logits"), joined
 
     return Dump(facts, read_rows)
@@ -280,7 +284,7 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
 
 
 def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
-    expected = {name: (_stored(dtype), [shard.rows, *width]) for name, (dtype, width) in _layout(manifest).items()}
+    expected = {name: (stored(dtype), [shard.rows, *width]) for name, (dtype, width) in _layout(manifest).items()}
     found: dict[str, tuple[str, list[int]]] = {}
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -296,39 +300,6 @@ def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
             raise InputError(f"{file}: {name} is {found.get(name)} but {MANIFEST} says {facts}; log the shard again")
 
 
-def _read_shard(file: Path, first: int, into: dict[str, Tensor]) -> None:
-    """Fill tensors with the shard's rows from ``first`` on.
-
-    Plain reads into the memory where rows are wanted: a mapped file costs a page fault for every few pages, and kills
-    the process where it shrinks.
-    """
-    try:
-        with file.open("rb", buffering=0) as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if size > file.stat().st_size:
-                raise EOFError("its header is longer than the file")
-            places = json.loads(stream.read(size))
-            for name, rows in into.items():
-                held = places[name]["dtype"], places[name]["shape"][1:]
-                if held != (_stored(rows.dtype), list(rows.shape[1:])):
-                    raise ValueError(f"{name} is {held} now; it was replaced after the dump was opened")
-                begin = places[name]["data_offsets"][0]
-                # One number a row has no second axis to take the size from.
-                width = rows[0].numel() * rows.element_size()
-                stream.seek(8 + size + begin + first * width)
-                _fill(stream, memoryview(rows.reshape(-1).view(torch.uint8).numpy().data))
-    except (OSError, ValueError, TypeError, LookupError, EOFError) as error:
-        raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
-
-
-def _fill(stream: io.FileIO, memory: memoryview) -> None:
-    while memory:
-        count = stream.readinto(memory)
-        if not count:
-            raise EOFError(f"it ends {len(memory)} bytes early")
-        memory = memory[count:]
-
-
 def _write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -342,16 +313,8 @@ def _write_whole(path: Path, data: bytes) -> None:
         raise InputError(f"{path}: could not be written ({error.strerror}); finished shards are intact") from None
 
 
-_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-
-
-def _stored(dtype: torch.dtype) -> str:
-    """A dtype as safetensors files name it."""
-    return {"int64": "I64", **_DTYPES}[str(dtype).removeprefix("torch.")]
-
-
 def _dtype_name(dtype: torch.dtype, path: Path) -> Any:
     name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise InputError(f"{path}: logits of dtype {name}; give float16, bfloat16, float32 or float64")
     return name

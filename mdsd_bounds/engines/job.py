@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
+from mdsd_bounds.buffers import buffers_kept
 from mdsd_bounds.dumps.base import Dump, LogitBatch, size_on_disk
 from mdsd_bounds.evaluate import BLOCK_ROWS, Settings, evaluate_block
 from mdsd_bounds.problem import InputError
@@ -162,11 +163,12 @@ def compute(job: Job, batch: LogitBatch, device: str = "cpu") -> pd.DataFrame:
 
 def compute_part(job: Job, part: Sequence[tuple[int, int]], device: str = "cpu") -> pa.Table:
     """The table of one part: read, computed and joined in order."""
-    frames = [
-        compute(job, block, device)
-        for group in reads(job, part)
-        for block in pieces(read(job.dump, group[0][0], group[-1][1]), group)
-    ]
+    with buffers_kept():
+        frames = [
+            compute(job, block, device)
+            for group in reads(job, part)
+            for block in pieces(read(job.dump, group[0][0], group[-1][1]), group)
+        ]
     return as_table(frames)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from mdsd_bounds.buffers import buffers_kept
 from mdsd_bounds.dumps.base import LogitBatch
 from mdsd_bounds.engines.job import Job, as_table, compute, pieces, read, reads
 from mdsd_bounds.engines.store import Store
@@ -22,7 +23,7 @@ def run_local(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[t
     """
     plan = job.parts
     batches = _read_ahead(job, [reads(job, plan[part]) for part in parts])
-    with ThreadPoolExecutor(1) as writer:
+    with buffers_kept(), ThreadPoolExecutor(1) as writer:
         writing: Future[None] | None = None
         written = -1
         for part in parts:

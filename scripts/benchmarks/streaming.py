@@ -28,7 +28,8 @@ import torch
 from benchmarks.timing import logits, machine
 
 from mdsd_bounds import open_dump
-from mdsd_bounds.dumps import Dump, DumpWriter
+from mdsd_bounds.buffers import buffers_kept
+from mdsd_bounds.dumps import Dump, DumpWriter, LogitBatch
 from mdsd_bounds.engines.job import Job, compute, read
 from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
 from mdsd_bounds.run import run
@@ -84,7 +85,7 @@ def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
             out = str(Path(place) / f"{turn}.parquet")
             calls: dict[str, Callable[[], Any]] = {
                 "loop": lambda out=out, turn=turn: run(dump, settings, out=out, shard=(turn % shards, shards)),  # type: ignore[misc]
-                "memory": lambda held=held: [compute(job, batch) for batch in held],  # type: ignore[misc]
+                "memory": lambda held=held: _compute_all(job, held),  # type: ignore[misc]
                 "disk": lambda mine=mine: _read_all(dump, mine),  # type: ignore[misc]
             }
             for name, call in calls.items():
@@ -105,8 +106,15 @@ def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
 
 
 def _read_all(dump: Dump, blocks: list[tuple[int, int]]) -> None:
-    for block in blocks:
-        read(dump, *block)
+    with buffers_kept():
+        for block in blocks:
+            read(dump, *block)
+
+
+def _compute_all(job: Job, batches: list[LogitBatch]) -> None:
+    with buffers_kept():
+        for batch in batches:
+            compute(job, batch)
 
 
 def whole(path: Path, sampler: str) -> dict[str, Any]:
