@@ -321,3 +321,43 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_named(tmp_path: Path) -> N
         assert "\n" not in str(error.value)
     shard.write_bytes(good)
     list(dump.batches(3))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"shape":[4,40]', b'"shape":[5,40]', "bytes for"),
+        (b'"shape":[4,40]', b'"shape":[8,20]', "manifest.json says"),
+        (b'"dtype":"F16"', b'"dtype":"I16"', "manifest.json says"),
+        (b'"target_logits"', b'"target_logitz"', "manifest.json says"),
+        (b'"data_offsets":[', b'"data_offsets":"', "truncated or corrupt"),
+        (b"{", b"[", "truncated or corrupt"),
+    ],
+)
+def test_a_header_that_lies_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
+    path = write_native(tmp_path / "dump")
+    file = path / "shard-00001.safetensors"
+    opened, good = open_dump(path), file.read_bytes()
+    assert old in good
+    file.write_bytes(good.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        open_dump(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        list(opened.batches(ROWS))
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b"null", b"[" * 100_000, b"\xff" * 9, b'{"target_logits":{}}', b"{}"])
+def test_a_header_of_another_kind_is_refused(body: bytes, tmp_path: Path) -> None:
+    path = write_native(tmp_path / "dump")
+    (path / "shard-00000.safetensors").write_bytes(len(body).to_bytes(8, "little") + body)
+    with pytest.raises(InputError, match=r"shard-00000.safetensors: (truncated or corrupt|.*manifest.json says)"):
+        open_dump(path)
+
+
+def test_a_shard_replaced_by_a_shorter_one_gives_no_rows_of_another_tensor(tmp_path: Path) -> None:
+    path = write_native(tmp_path / "dump")
+    opened = open_dump(path)
+    short = write_native(tmp_path / "short", 2) / "shard-00000.safetensors"
+    (path / "shard-00000.safetensors").write_bytes(short.read_bytes())
+    with pytest.raises(InputError, match="has 2 rows now"):
+        list(opened.batches(ROWS))

@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
-from mdsd_bounds.dumps.shard import DTYPES, open_shard, stored
+from mdsd_bounds.dumps.shard import DTYPES, check_shard, open_shard
 from mdsd_bounds.memory import memory_limit
 from mdsd_bounds.problem import InputError
 
@@ -204,11 +203,12 @@ def open_native(path: Path) -> Dump:
         If the manifest is invalid, a shard is missing, truncated or disagrees with it.
     """
     manifest = _read_manifest(path)
+    layout = _layout(manifest)
     starts, total = [], 0
     for shard in manifest.shards:
         starts.append(total)
         total += shard.rows
-        _check_shard(path / shard.file, manifest, shard)
+        check_shard(path / shard.file, layout, shard.rows, MANIFEST)
     if total == 0:
         raise InputError(f"{path}: the dump has no rows; log some positions first")
     notes = dict(manifest.notes)
@@ -230,7 +230,7 @@ def open_native(path: Path) -> Dump:
         notes=notes,
     )
 
-    layout, past_cache = _layout(manifest), facts.bytes > memory_limit() / 2
+    past_cache = facts.bytes > memory_limit() / 2
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         joined: dict[str, Tensor] = {}
@@ -281,23 +281,6 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
     for column in manifest.columns:
         held[column] = (torch.float64, [4]) if column in CUTS else (torch.int64, [])
     return held
-
-
-def _check_shard(file: Path, manifest: Manifest, shard: Shard) -> None:
-    expected = {name: (stored(dtype), [shard.rows, *width]) for name, (dtype, width) in _layout(manifest).items()}
-    found: dict[str, tuple[str, list[int]]] = {}
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                part = tensors.get_slice(name)
-                found[name] = (part.get_dtype(), part.get_shape())
-    except FileNotFoundError:
-        raise InputError(f"{file}: the shard is missing; fetch it, or delete it from {MANIFEST}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated or corrupt shard ({error}); fetch or log it again") from None
-    for name, facts in expected.items():
-        if found.get(name) != facts:
-            raise InputError(f"{file}: {name} is {found.get(name)} but {MANIFEST} says {facts}; log the shard again")
 
 
 def _write_whole(path: Path, data: bytes) -> None:

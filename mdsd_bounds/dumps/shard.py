@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F6
 #: Type and shape of a row of everything a shard holds.
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I64": 8}
+
 
 def stored(dtype: torch.dtype) -> str:
     """A dtype as safetensors files name it."""
@@ -36,12 +39,12 @@ def stored(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class OpenShard:
-    """A shard while it is read: its file, and the byte at which each tensor begins."""
+    """A shard while it is read: its file, and where its tensors are."""
 
     file: Path
     stream: io.FileIO
     layout: Layout
-    begins: dict[str, int]
+    held: dict[str, _Tensor]
 
     def room(self, name: str, first: int, rows: int) -> Tensor:
         """Memory for ``rows`` rows of a tensor, of which row ``first`` of this shard is the first."""
@@ -50,6 +53,8 @@ class OpenShard:
 
     def read(self, name: str, first: int, rows: Tensor, past_cache: bool) -> None:
         """Fill ``rows`` with the tensor's rows from ``first`` on."""
+        if first + len(rows) > self.held[name].shape[0]:
+            raise EOFError(f"{name} has {self.held[name].shape[0]} rows now; it was replaced after the dump was opened")
         memory = memoryview(rows.reshape(-1).view(torch.uint8).numpy().data)
         place = self._place(name, first)
         if past_cache and (rows.data_ptr() - place) % PAGE == 0:
@@ -63,7 +68,7 @@ class OpenShard:
 
     def _place(self, name: str, first: int) -> int:
         dtype, width = self.layout[name]
-        return self.begins[name] + first * torch.Size(width).numel() * dtype.itemsize
+        return self.held[name].begin + first * torch.Size(width).numel() * dtype.itemsize
 
 
 @contextlib.contextmanager
@@ -77,22 +82,72 @@ def open_shard(file: Path, layout: Layout) -> Iterator[OpenShard]:
     """
     try:
         with file.open("rb", buffering=0) as stream:
-            yield OpenShard(file, stream, layout, _begins(stream, layout))
-    except (OSError, ValueError, TypeError, LookupError, EOFError) as error:
+            held = _tensors(stream)
+            for name, (dtype, width) in layout.items():
+                if (held[name].dtype, held[name].shape[1:]) != (stored(dtype), list(width)):
+                    raise ValueError(f"{name} is {held[name]} now; it was replaced after the dump was opened")
+            yield OpenShard(file, stream, layout, held)
+    except _DAMAGE as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
 
 
-def _begins(stream: io.FileIO, layout: Layout) -> dict[str, int]:
-    """The byte at which each tensor begins."""
-    size = int.from_bytes(stream.read(8), "little")
-    if size > os.fstat(stream.fileno()).st_size:
-        raise EOFError("its header is longer than the file")
-    header = json.loads(stream.read(size))
+def check_shard(file: Path, layout: Layout, rows: int, source: str) -> None:
+    """Refuse a shard of which the header does not say what ``source`` says it holds; its rows are not read.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, cut short or of another layout or number of rows.
+    """
+    try:
+        # A mapped file would be read ahead by megabytes for its header.
+        with file.open("rb", buffering=0) as stream:
+            held = _tensors(stream)
+    except FileNotFoundError:
+        raise InputError(f"{file}: the shard is missing; fetch it, or delete it from {source}") from None
+    except _DAMAGE as error:
+        raise InputError(f"{file}: truncated or corrupt shard ({error}); fetch or log it again") from None
     for name, (dtype, width) in layout.items():
-        held = header[name]["dtype"], header[name]["shape"][1:]
-        if held != (stored(dtype), list(width)):
-            raise ValueError(f"{name} is {held} now; it was replaced after the dump was opened")
-    return {name: 8 + size + header[name]["data_offsets"][0] for name in layout}
+        found = (held[name].dtype, held[name].shape) if name in held else None
+        if found != (stored(dtype), [rows, *width]):
+            raise InputError(
+                f"{file}: {name} is {found} but {source} says {(stored(dtype), [rows, *width])}; log the shard again"
+            )
+
+
+#: What reading a damaged file can raise; deep nesting of a header's JSON is a RecursionError.
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, RecursionError)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: str
+    shape: list[int]
+    begin: int
+
+
+def _tensors(stream: io.FileIO) -> dict[str, _Tensor]:
+    """What the header says, checked against the size of the file."""
+    file_size = os.fstat(stream.fileno()).st_size
+    size = int.from_bytes(stream.read(8), "little")
+    if 8 + size > file_size:
+        raise EOFError(f"it has {file_size} bytes, and its header alone says {8 + size}")
+    header = json.loads(stream.read(size))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no mapping")
+    header.pop("__metadata__", None)
+    found, last = {}, 8 + size
+    for name, entry in header.items():
+        begin, end = (8 + size + int(offset) for offset in entry["data_offsets"])
+        shape = [int(length) for length in entry["shape"]]
+        if entry["dtype"] in _BYTES and end - begin != math.prod(shape) * _BYTES[entry["dtype"]]:
+            raise ValueError(f"its header gives {name} {end - begin} bytes for {shape} {entry['dtype']}")
+        if begin < 8 + size:
+            raise ValueError(f"its header puts {name} before the data")
+        found[name], last = _Tensor(entry["dtype"], shape, begin), max(last, end)
+    if last != file_size:
+        raise EOFError(f"it has {file_size} bytes, and its header says {last}")
+    return found
 
 
 def _fill(stream: io.FileIO, place: int, memory: memoryview) -> None:

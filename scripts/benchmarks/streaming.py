@@ -38,8 +38,10 @@ TITLE = "The loop over a dump on disk, n = 1, 2, 4, 8, V = 151,936"
 
 SAMPLERS = ("greedy", "with_replacement")
 SIZE = 151_936
-#: Blocks of a timed pass: a quarter of the dump within these, for the first read of a pass has nothing to overlap with.
-BLOCKS, MOST_BLOCKS = 4, 32
+#: Blocks of a timed pass: a quarter of the dump, for the first read of a pass has nothing to overlap with.
+BLOCKS = 4
+#: Blocks held in memory at most; they are computed in turn until there were as many as in a pass.
+HELD = 32
 
 
 def table(
@@ -75,13 +77,15 @@ def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
     """Seconds per position of the loop, of its blocks from memory and of reading alone, in turn."""
     dump, settings = open_dump(path), Settings(samplers=(sampler,), drafts=(1, 2, 4, 8))
     job = Job(dump, settings, len(dump))
-    shards = max(len(job.blocks) // max(BLOCKS, min(MOST_BLOCKS, len(job.blocks) // 4)), 1)
+    shards = max(len(job.blocks) // max(BLOCKS, len(job.blocks) // 4), 1)
     times: dict[str, list[float]] = {"loop": [], "memory": [], "disk": []}
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
         for turn in range(runs + 1):
             mine = job.blocks[turn % shards :: shards]
-            rows = sum(stop - start for start, stop in mine)
-            held = [read(dump, *block) for block in mine]
+            held = [read(dump, *block) for block in mine[:HELD]]
+            held = [held[i % len(held)] for i in range(len(mine))]
+            rows = dict.fromkeys(times, sum(stop - start for start, stop in mine))
+            rows["memory"] = sum(len(batch.row) for batch in held)
             out = str(Path(place) / f"{turn}.parquet")
             calls: dict[str, Callable[[], Any]] = {
                 "loop": lambda out=out, turn=turn: run(dump, settings, out=out, shard=(turn % shards, shards)),  # type: ignore[misc]
@@ -93,7 +97,7 @@ def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
                 begun = time.perf_counter()
                 call()
                 if turn:
-                    times[name].append((time.perf_counter() - begun) / rows)
+                    times[name].append((time.perf_counter() - begun) / rows[name])
     loop, memory, disk = (1e3 * statistics.median(times[name]) for name in times)
     return {
         "sampler": sampler,
