@@ -7,8 +7,9 @@ standard errors and bootstrap intervals treat the *document* as the unit.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ SETTING = ["temperature", "sampler", "drafts", "verifier"]
 COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
+#: Entries of the resamples held at once.
+_DRAWN = 1 << 22
 
 
 def document_means(values: np.ndarray, documents: np.ndarray) -> tuple[float, float]:
@@ -78,8 +81,13 @@ def bootstrap_interval(
     if number < 2:
         empty = np.full(values.shape[1], np.nan)
         return empty, empty
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=BOOTSTRAP)
-    means = (draws @ sums) / (draws @ counts)[:, None]
+    random, means = np.random.default_rng(seed), np.empty((BOOTSTRAP, values.shape[1]))
+    # A few resamples at a time: all of them would be a matrix of 2000 columns as long as the table.
+    some = max(1, _DRAWN // number)
+    for first in range(0, BOOTSTRAP, some):
+        size = min(some, BOOTSTRAP - first)
+        draws = random.multinomial(number, np.full(number, 1 / number), size=size)
+        means[first : first + size] = (draws @ sums) / (draws @ counts)[:, None]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
@@ -117,13 +125,13 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     Lossy verifiers have a column ``tv``: the mean total variation between their output law and the target's.
     """
     rows = []
-    for setting, part in _settings(table):
+    settings = list(_settings(table))
+    for (setting, part), (low, high) in zip(settings, _gap_intervals([part for _, part in settings]), strict=True):
         temperature, sampler, drafts, verifier = setting
         documents = part["doc"].to_numpy()
         acceptance, bound = part["acceptance"].to_numpy(), part["value"].to_numpy()
         mean, spread = document_means(acceptance, documents)
         carlo = float(np.sqrt(np.square(part["acceptance_stderr"].to_numpy()).sum()) / len(part))
-        low, high = bootstrap_interval(np.stack([acceptance, bound - acceptance], 1), documents)
         rows.append(
             {
                 "sampler": sampler,
@@ -194,6 +202,15 @@ def read_table(path: str) -> pd.DataFrame:
 def _settings(table: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
     groups: Iterable[tuple[Any, pd.DataFrame]] = table.groupby(SETTING, sort=False, dropna=False)
     return groups
+
+
+def _gap_intervals(parts: Sequence[pd.DataFrame]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Intervals of acceptance and gap for each part; neighbours with the same documents share one set of resamples."""
+    for _, alike in itertools.groupby(parts, key=lambda part: part["doc"].to_numpy().tobytes()):
+        same = list(alike)
+        columns = [column for part in same for column in (part["acceptance"], part["value"] - part["acceptance"])]
+        found = bootstrap_interval(np.stack(columns, 1), same[0]["doc"].to_numpy())
+        yield from zip(*(ends.reshape(-1, 2) for ends in found), strict=True)
 
 
 def _by_document(values: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdsd_bounds import InputError
-from mdsd_bounds.results import COLUMNS, bootstrap_interval, document_means, read_table, render
+from mdsd_bounds import InputError, results
+from mdsd_bounds.results import COLUMNS, bootstrap_interval, document_means, read_table, render, summarise_comparison
 
 
 def test_document_standard_error_covers() -> None:
@@ -53,3 +53,25 @@ def test_a_table_without_the_columns_is_refused(tmp_path) -> None:  # type: igno
     pd.DataFrame({name: [0] for name in COLUMNS[:-1]}).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="subset_size"):
         read_table(str(tmp_path / "x.parquet"))
+
+
+def test_settings_that_share_resamples_get_the_intervals_they_get_alone() -> None:
+    random = np.random.default_rng(3)
+    parts = []
+    for drafts, documents in ((1, np.arange(60) // 3), (2, np.arange(60) // 3), (4, np.arange(60) // 6)):
+        part = dict.fromkeys(COLUMNS, 0.0) | {"sampler": "s", "verifier": "v", "drafts": drafts, "temperature": 1.0}
+        parts.append(
+            pd.DataFrame(part | {"doc": documents, "value": random.random(60), "acceptance": random.random(60)})
+        )
+    together = summarise_comparison(pd.concat(parts, ignore_index=True))
+    alone = pd.concat([summarise_comparison(part) for part in parts], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-12)
+
+
+def test_resamples_in_pieces_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(4)
+    values, documents = random.random((500, 3)), random.integers(0, 70, 500)
+    whole = bootstrap_interval(values, documents)
+    monkeypatch.setattr(results, "_DRAWN", 700)
+    for at_once, in_pieces in zip(whole, bootstrap_interval(values, documents), strict=True):
+        np.testing.assert_allclose(in_pieces, at_once, rtol=1e-13)

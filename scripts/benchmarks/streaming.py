@@ -3,13 +3,15 @@
     python scripts/benchmarks/streaming.py [--gigabytes 20] [--folder /tmp] [--sampler greedy]
 
 The dump repeats the shipped rows (or rows drawn to look like them) in the native format; its files are dropped from the
-page cache before each timed pass, so that the disk is read.  ``share`` is the loop's rate over the lower of the two
-limits.  Peak memory is that of a process of its own that runs ``mdsd bounds`` over the whole dump, with the join.
+page cache before each timed pass, so that the disk is read.  A small dump is read as one too large for that cache is,
+past it, unless ``--through-cache`` is given.  ``share`` is the loop's rate over the lower of the two limits.  Peak
+memory is that of a process of its own that runs ``mdsd bounds`` over the whole dump, with the join.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from mdsd_bounds.buffers import buffers_kept
 from mdsd_bounds.dumps import Dump, DumpWriter, LogitBatch
 from mdsd_bounds.engines.job import Job, compute, read
 from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
+from mdsd_bounds.memory import VARIABLE
 from mdsd_bounds.run import run
 
 TITLE = "The loop over a dump on disk, n = 1, 2, 4, 8, V = 151,936"
@@ -45,13 +48,32 @@ HELD = 32
 
 
 def table(
-    runs: int, gigabytes: float = 0.6, folder: str | None = None, samplers: tuple[str, ...] = SAMPLERS
+    runs: int,
+    gigabytes: float = 1.2,
+    folder: str | None = None,
+    samplers: tuple[str, ...] = SAMPLERS,
+    verifiers: tuple[str, ...] = (),
+    through_cache: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row per sampler."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="mdsd-bench-") as place:
+    """One row per sampler; with ``verifiers``, of ``mdsd compare``."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix="mdsd-bench-") as place, _memory(through_cache):
         path = Path(place) / "dump"
         write(path, max(int(gigabytes * 1e9 / (4 * SIZE)), BLOCKS * BLOCK_ROWS))
-        return [rates(path, sampler, runs) | whole(path, sampler) for sampler in samplers]
+        facts = {"verifiers": ", ".join(verifiers), "through_cache": through_cache}
+        return [rates(path, sampler, runs, verifiers) | whole(path, sampler, verifiers) | facts for sampler in samplers]
+
+
+@contextlib.contextmanager
+def _memory(through_cache: bool) -> Iterator[None]:
+    """Dumps opened meanwhile count as small, or as too large for the page cache."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "1e6" if through_cache else "0.1"
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def write(path: Path, rows: int) -> None:
@@ -73,9 +95,9 @@ def forget(path: Path) -> None:
         os.close(handle)
 
 
-def rates(path: Path, sampler: str, runs: int) -> dict[str, Any]:
+def rates(path: Path, sampler: str, runs: int, verifiers: tuple[str, ...]) -> dict[str, Any]:
     """Seconds per position of the loop, of its blocks from memory and of reading alone, in turn."""
-    dump, settings = open_dump(path), Settings(samplers=(sampler,), drafts=(1, 2, 4, 8))
+    dump, settings = open_dump(path), Settings(samplers=(sampler,), drafts=(1, 2, 4, 8), verifiers=verifiers)
     job = Job(dump, settings, len(dump))
     shards = max(len(job.blocks) // max(BLOCKS, len(job.blocks) // 4), 1)
     times: dict[str, list[float]] = {"loop": [], "memory": [], "disk": []}
@@ -121,11 +143,12 @@ def _compute_all(job: Job, batches: list[LogitBatch]) -> None:
             compute(job, batch)
 
 
-def whole(path: Path, sampler: str) -> dict[str, Any]:
-    """Peak memory and time of ``mdsd bounds`` over the whole dump, in a process of its own."""
+def whole(path: Path, sampler: str, verifiers: tuple[str, ...]) -> dict[str, Any]:
+    """Peak memory and time of ``mdsd bounds`` or ``mdsd compare`` over the whole dump, in a process of its own."""
     forget(path)
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        command = [sys.executable, "-m", "mdsd_bounds.cli", "bounds", str(path), "--sampler", sampler, "--quiet"]
+        asked = ["compare", "--verifier", ",".join(verifiers)] if verifiers else ["bounds"]
+        command = [sys.executable, "-m", "mdsd_bounds.cli", *asked, str(path), "--sampler", sampler, "--quiet"]
         # The parent's own peak would be handed down by a fork.
         code = (
             "import json, resource, subprocess, sys, time\nbegun = time.perf_counter()\n"
@@ -152,10 +175,14 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--folder", help="where the dump is made, and removed again")
     parser.add_argument("--sampler", default=",".join(SAMPLERS))
+    parser.add_argument("--verifier", default="", help="verifiers of mdsd compare; without them, mdsd bounds")
     parser.add_argument("--out", type=Path, help="a JSON of scripts/bench.py whose part on streaming is replaced")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--through-cache", action="store_true", help="read as a dump that fits the page cache is read")
     arguments = parser.parse_args()
-    rows = table(arguments.runs, arguments.gigabytes, arguments.folder, tuple(arguments.sampler.split(",")))
+    samplers = tuple(arguments.sampler.split(","))
+    verifiers = tuple(name for name in arguments.verifier.split(",") if name)
+    rows = table(arguments.runs, arguments.gigabytes, arguments.folder, samplers, verifiers, arguments.through_cache)
     part = {"title": TITLE, "machine": machine(), "rows": rows}
     print(json.dumps(part, indent=1))
     if arguments.out is not None:

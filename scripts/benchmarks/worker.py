@@ -21,6 +21,7 @@ from benchmarks.streaming import forget, write
 from benchmarks.timing import interleaved, logits, softmax_of_both
 
 from mdsd_bounds import open_dump
+from mdsd_bounds.buffers import buffers_kept
 from mdsd_bounds.dumps.hidden import Head, hidden_rows
 from mdsd_bounds.engines.job import Job, as_table, compute, read
 from mdsd_bounds.engines.store import open_store
@@ -38,7 +39,7 @@ SAMPLERS = ("with_replacement", "greedy", "without_replacement")
 
 def table(runs: int) -> list[dict[str, Any]]:
     """Milliseconds and bytes per position of each step, and its ratio to softmax of the two rows in float32."""
-    with one_thread(), tempfile.TemporaryDirectory(prefix="mdsd-bench-") as place:
+    with one_thread(), buffers_kept(), tempfile.TemporaryDirectory(prefix="mdsd-bench-") as place:
         path = Path(place) / "dump"
         write(path, BLOCK_ROWS)
         dump = open_dump(path)
