@@ -125,7 +125,8 @@ def _growth(ax: Any, rows: Rows, case: str, label: str) -> None:
     ticks = sorted({x for x, _ in series.values() for x in x})
     ax.set(xlabel=label, ylabel="ms per position", xscale="linear" if case == "vocabulary" else "log")
     ax.set_title(f"Growth with {'the ' if case != 'drafts' else ''}{case}")
-    ax.set_ylim(bottom=0)
+    # Room for the legend above the lines.
+    ax.set_ylim(0, 1.3 * max(y for _, ys in series.values() for y in ys))
     _ticks(ax.xaxis, ticks)
     ax.legend(fontsize=8, frameon=False)
 
