@@ -23,6 +23,7 @@ th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444;
 """
 _BOUNDS = ["sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"]
 _GAPS = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+_GAPS += ["carlo_stderr"]
 
 
 def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str) -> str:
@@ -62,7 +63,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
             _table(gaps[_GAPS]),
             '<p class="note"><b>low</b>, <b>high</b>: 95% bootstrap interval of the acceptance over documents. '
             "<b>gap</b>: what a better verifier could still add with the same drafts. <b>share</b>: part of the bound "
-            "that is attained.</p>",
+            "that is attained. <b>carlo stderr</b>: error of acceptances estimated from samples; 0 where they are "
+            "exact.</p>",
             *_figures(comparison, ("gap_by_temperature", "acceptance_against_bound")),
         ]
     rows = pd.DataFrame({"fact": list(facts), "value": [str(value) for value in facts.values()]})

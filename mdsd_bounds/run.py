@@ -9,6 +9,7 @@ parts are shared among workers, or on where a run was interrupted.  Who computes
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -70,8 +71,9 @@ def run(
     Raises
     ------
     InputError
-        If the dump has no rows or cannot be read whole, memory or disk space does not suffice, another run writes to
-        ``out``, or ``OUT.parts`` belongs to other settings.  Finished parts stay.
+        If ``out`` has the ending of another format, the dump has no rows or cannot be read whole, memory or disk space
+        does not suffice, another run writes to ``out``, or ``OUT.parts`` belongs to other settings.  Finished parts
+        stay.
     """
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:
@@ -82,6 +84,7 @@ def run(
     if out is None:
         tables = dict(_compute(job, mine, mine, None, engine, progress, keep))
         return _frame(pa.concat_tables([tables.pop(part) for part in mine]))
+    _refuse_other_format(out)
     store = open_store(out, f"{settings.key(dump)}-{rows}-{len(job.parts)}")
     before = _version(store)
     try:
@@ -105,6 +108,16 @@ def run(
     fs, path = split(out)
     # As bytes: a Python file object handed to Arrow's threads can abort the process when it ends.
     return _frame(pq.read_table(pa.BufferReader(fs.cat_file(path))))
+
+
+def _refuse_other_format(out: str) -> None:
+    ending = PurePosixPath(out).suffix.lower()
+    if ending in (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".html", ".npz"):
+        better = out[: -len(ending)] + ".parquet"
+        raise InputError(
+            f"{out}: per-position results are written as parquet; name it {better}, and read it with "
+            "pandas.read_parquet (the summary on stdout can be --format csv or json)"
+        )
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

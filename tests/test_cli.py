@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mdsd_bounds import optimal_acceptance, to_law
-from mdsd_bounds.cli import main
+from mdsd_bounds.cli import main, options
 
 ROWS, SIZE = 70, 50
 
@@ -172,3 +172,43 @@ def test_help_answers_without_torch() -> None:
 def test_rows_on_a_device_stay_there() -> None:
     p = torch.full((2, 8), 0.125, device="cuda")
     assert optimal_acceptance(p, p, 2).value.is_cuda
+
+
+def test_results_are_never_parquet_under_another_name(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "rows.csv"
+    code, text, note = call("bounds", dump, "--out", str(out), capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, text) == (2, "")
+    assert f"name it {tmp_path / 'rows.parquet'}" in note
+    assert not list(tmp_path.glob("rows*"))
+
+
+def test_a_comparison_says_which_cells_come_from_samples(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    ask = ("compare", dump, "--sampler", "without_replacement", "--samples", "20", "--limit", "6")
+    _, sampled, _ = call(*ask, "--verifier", "nss", "--drafts", "4", capsys=capsys, monkeypatch=monkeypatch)
+    _, exact, _ = call(*ask, "--verifier", "nss", "--drafts", "1", capsys=capsys, monkeypatch=monkeypatch)
+    assert "carlo_stderr" in sampled
+    assert "carlo_stderr" not in exact
+
+
+def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    now = [100.0]
+    monkeypatch.setattr(options.time, "monotonic", lambda: now[0])
+    with options.progress_bar("somewhere/dump", quiet=False) as report:
+        assert report is not None
+        report(64, 1064)  # finished before this run
+        for done in range(1, 11):
+            now[0] += 8
+            report(64 + 100 * done, 1064)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["dump: 364 of 1064, 56 s left", "dump: 664 of 1064, 32 s left", "dump: 964 of 1064, 8 s left"]
+
+
+def test_a_reader_that_leaves_is_no_verdict(dump: str) -> None:
+    """141, the code of a process ended by the signal: 0 and 1 are verdicts of an audit."""
+    command = [sys.executable, "-m", "mdsd_bounds.cli", "bounds", dump, "--drafts", "1", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -147,3 +147,11 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="No space left on device"):
         convert(src, tmp_path / "x.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
+
+
+@pytest.mark.parametrize(("ending", "lost"), [(".npy", "doc, position, token"), (".kld", "doc, position"), ("", "")])
+def test_what_a_format_leaves_out_is_said(ending: str, lost: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    dst = f"{tmp_path / 't'}{ending},{tmp_path / 'd'}{ending}" if ending else tmp_path / "whole"
+    convert(source(tmp_path), dst, report=said.append)
+    assert said == ([f"{dst}: {ending} cannot hold {lost}; left out"] if lost else [])

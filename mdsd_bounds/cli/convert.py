@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -33,5 +34,11 @@ def convert(
     if len(paths) not in (2, 3):
         raise typer.BadParameter(f"{len(paths)} paths; give SRC DST, or TARGET_SRC DRAFT_SRC DST")
     draft = paths[1] if len(paths) == 3 else None
+
+    def report(line: str) -> None:
+        print(f"note: {line}", file=sys.stderr)
+
+    options = {"top_k": top_k, "shard_rows": shard_rows, "limit": limit, "report": report}
     with progress_bar(paths[-1], quiet) as progress:
-        print(write(paths[0], paths[-1], draft, top_k=top_k, shard_rows=shard_rows, limit=limit, progress=progress))
+        written = write(paths[0], paths[-1], draft, progress=progress, **options)  # type: ignore[arg-type]
+    print(written)

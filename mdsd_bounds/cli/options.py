@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+#: Between two lines of progress in a log file.
+SECONDS_OF_SILENCE = 20.0
 ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
@@ -73,9 +77,13 @@ def shard_in(text: str, out: str | None) -> tuple[int, int]:
 
 @contextmanager
 def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Progress with time left on stderr; None where it is not wanted."""
+    """Progress with time left on stderr: a bar, or a line now and then where that is no terminal; None if unwanted."""
     if quiet:
         yield None
+        return
+    name = Path(label).name or label
+    if not sys.stderr.isatty():
+        yield _lines_of_progress(name)
         return
     from rich.console import Console
     from rich.progress import (
@@ -87,8 +95,24 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]
         TimeRemainingColumn,
     )
 
-    name = Path(label).name or label
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines_of_progress(name: str) -> Callable[[int, int], None]:
+    begun = said = time.monotonic()
+    first: int | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal said, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now - said < SECONDS_OF_SILENCE or done <= first:
+            return
+        said = now
+        left = (now - begun) / (done - first) * (total - done)
+        print(f"{name}: {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report

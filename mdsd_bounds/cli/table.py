@@ -61,4 +61,8 @@ def run_and_print(
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
         return
-    print(render(summarise(table), format.value, columns))
+    summary = summarise(table)
+    if columns is not None and "carlo_stderr" in summary and bool((summary["carlo_stderr"] > 0).any()):
+        # Which cells come from samples, and how far off they may be; 0 is exact.
+        columns = [*columns, "carlo_stderr"]
+    print(render(summary, format.value, columns))

@@ -25,6 +25,8 @@ from mdsd_bounds.problem import InputError, rounding_unit
 
 _BLOCK = 32
 _ROLES = ("target", "draft")
+#: What formats of one file a model have no place for.
+_LOST = {".npy": ("doc", "position", "token"), ".kld": ("doc", "position")}
 _SAFETENSORS = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
@@ -44,6 +46,7 @@ def convert(
     shard_rows: int = 64,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a dump in another format.
 
@@ -64,6 +67,8 @@ def convert(
         Convert only the first rows.
     progress : callable or None
         Called with (rows read, rows in all); formats with a file a model read the dump once for each.
+    report : callable or None
+        Told in one line what the format cannot hold and leaves out.
 
     Returns
     -------
@@ -103,6 +108,9 @@ def convert(
     if kind == "":
         return _native(dump, parts[0], shard_rows)
     first = next(dump.batches(1))
+    lost = [name for name in _LOST.get(kind, ()) if getattr(first, name) is not None]
+    if lost and report is not None:
+        report(f"{dst}: {kind} cannot hold {', '.join(lost)}; left out")
     cut = first.target_cut is not None or first.draft_cut is not None
     if kind in (".json", ".parquet") and (top_k is None or first.token is None):
         raise InputError(f"{dst}: give top_k, and a dump that records its tokens; the format is built around both")
