@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from problems import FAMILY, pairs
 from torch import Tensor
 
-from mdsd_bounds import optimal_acceptance, to_law
+from mdsd_bounds import optimal_acceptance, subset_bound, to_law
 from mdsd_bounds.bounds import fast, fast_race
 from mdsd_bounds.bounds.draft_sets import draft_sets
 from mdsd_bounds.bounds.fast_race import COLUMNS, POWERS, evaluate, left_nodes
@@ -350,3 +350,13 @@ def test_a_subnormal_rest_is_left_to_the_scan(sampler: str) -> None:
     wide, narrow = (optimal_acceptance(p[:size], q[:size], 2, sampler) for size in (9000, 4))
     assert float(wide.value) == pytest.approx(float(narrow.value), abs=1e-9)
     assert float(wide.low) <= 0.75 <= float(wide.high)
+
+
+@pytest.mark.parametrize("sampler", ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"])
+def test_the_subset_holds_tokens_whose_ratio_overflows(sampler: str) -> None:
+    p, q = torch.zeros(2, 1, 9000, dtype=torch.float64)
+    p[0, :2], q[0, :2] = torch.tensor([0.9, 0.1]), torch.tensor([1.0, 1e-310])
+    for counts in ([1, 2], [2], [2, 3], [1, 2, 3]):
+        bound = optimal_acceptance(p, q, counts, sampler=sampler)
+        torch.testing.assert_close(subset_bound(bound), bound.value, atol=1e-12, rtol=0)
+        assert torch.equal(bound.subset.sum(-1), bound.subset_size)

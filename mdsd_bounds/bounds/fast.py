@@ -161,7 +161,9 @@ def _subset(p: Tensor, q: Tensor, found: Found, d: int, rows: Tensor) -> Tensor:
     ratio, token, scale = (torch.from_numpy(x[d])[rows, None] for x in (found.ratio, found.token, found.scale))
     w = p / (q * scale)
     index = torch.arange(p.shape[-1])
-    return (w < ratio) | ((w == ratio) & (index <= token)) | fixed_mask(q, found.fixed[d])
+    # No bound on the ratio: all of the support, also where a ratio overflows.
+    below = torch.where(ratio == float("inf"), q > 0, w < ratio)
+    return below | ((w == ratio) & (index <= token)) | fixed_mask(q, found.fixed[d])
 
 
 def scan_rest(
