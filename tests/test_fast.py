@@ -355,7 +355,7 @@ def test_a_subnormal_rest_is_left_to_the_scan(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"])
 def test_the_subset_holds_tokens_whose_ratio_overflows(sampler: str) -> None:
     p, q = torch.zeros(2, 1, 9000, dtype=torch.float64)
-    p[0, :2], q[0, :2] = torch.tensor([0.9, 0.1]), torch.tensor([1.0, 1e-310])
+    p[0, :2], q[0, :2] = torch.tensor([[0.9, 0.1], [1.0, 1e-310]], dtype=torch.float64)
     for counts in ([1, 2], [2], [2, 3], [1, 2, 3]):
         bound = optimal_acceptance(p, q, counts, sampler=sampler)
         torch.testing.assert_close(subset_bound(bound), bound.value, atol=1e-12, rtol=0)
