@@ -265,6 +265,7 @@ def page(tables: dict[str, pd.DataFrame], results: Path) -> str:
     positions = int(tables["bounds"]["positions"].max())
     dumps = json.loads((results / "dumps.json").read_text())
     wins, cells, lost = best_samplers(tables, "bounds")
+    counts = ", ".join(str(n) for n in sorted(tables["bounds_differences"]["drafts"].unique()))
     low, high = gap_range(lines, "with_replacement", ["rrs", "k_seq"])
     least, most = advantage(tables)
     order = khisti_order(tables, 1.0)
@@ -287,7 +288,7 @@ from it at the same positions, with 95% intervals.
 
 ![bounds](results/study/samplers.png)
 
-Sampling without replacement is best or tied in {wins} of {cells} settings.""" + (
+Sampling without replacement is best or tied in {wins} of {cells} settings (the temperatures of the table, n = {counts}).""" + (
         "  Clearly ahead of it: " + "; ".join(lost) + ".\n"
         if lost
         else "  No other sampler is clearly ahead anywhere.\n"
