@@ -53,7 +53,7 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
         '<p class="note"><b>mean</b>: average over positions of alpha* = 1 + min over token sets H of '
         "(P(H) - Pr[all drafts in H]). <b>low</b>, <b>high</b>: average of the certified interval. <b>stderr</b>: what "
         "the sample of documents leaves open, with documents as the unit.</p>",
-        *_figures(bounds, ("acceptance_by_drafts", "sampler_wins")),
+        *_by_temperature(bounds, ("acceptance_by_drafts", "sampler_wins")),
     ]
     if comparison is not None and len(comparison):
         gaps = summarise_comparison(comparison)
@@ -65,7 +65,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
             "<b>gap</b>: what a better verifier could still add with the same drafts. <b>share</b>: part of the bound "
             "that is attained. <b>carlo stderr</b>: error of acceptances estimated from samples; 0 where they are "
             "exact.</p>",
-            *_figures(comparison, ("gap_by_temperature", "acceptance_against_bound")),
+            *_figures(comparison, ("gap_by_temperature",)),
+            *_by_temperature(comparison, ("acceptance_against_bound",)),
         ]
     rows = pd.DataFrame({"fact": list(facts), "value": [str(value) for value in facts.values()]})
     parts += ["<h2>The dump</h2>", _table(rows), f'<p class="note">mdsd_bounds {_text(version)}</p>']
@@ -96,6 +97,11 @@ def _advice(gaps: pd.DataFrame) -> str:
         f"T = {worst['temperature']:g}); a better verifier could add that, "
         "and only a better draft what is missing beyond the bound."
     )
+
+
+def _by_temperature(table: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
+    parts = (table[table["temperature"] == temperature] for temperature in sorted(table["temperature"].unique()))
+    return [image for part in parts for image in _figures(part, names)]
 
 
 def _figures(table: pd.DataFrame, names: tuple[str, ...]) -> list[str]:

@@ -212,3 +212,68 @@ def test_a_reader_that_leaves_is_no_verdict(dump: str) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sampler", ""), "give at least one name"),
+        (("--sampler", ","), "give at least one name"),
+        (("--out", "FOLDER"), "is a folder; name a file in it"),
+    ],
+)
+def test_what_cannot_be_asked(  # type: ignore[no-untyped-def]
+    arguments: tuple[str, str], message: str, dump: str, capsys, monkeypatch, tmp_path: Path
+) -> None:
+    option, value = arguments
+    value = str(tmp_path) if value == "FOLDER" else value
+    code, text, note = call("bounds", dump, option, value, "--quiet", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, text) == (2, "")
+    assert message in note
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.parts"))
+
+
+def test_all_may_stand_beside_other_names() -> None:
+    assert options.names_in("greedy,all")[0] == "greedy"
+    assert set(options.names_in("greedy,all")) == set(options.ALL_SAMPLERS.split(","))
+
+
+def test_default_verifiers_are_those_that_fit(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = str(tmp_path / "page.html")
+    ask = ("--sampler", "without_replacement", "--limit", "14", "--quiet")
+    code, _, _ = call("report", dump, "--out", out, *ask, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0
+    code, _, note = call(
+        "report", dump, "--out", out, "--verifier", "rrs", *ask, capsys=capsys, monkeypatch=monkeypatch
+    )
+    assert code == 2
+    assert "does not fit the samplers" in note
+
+
+def test_plots_take_one_temperature_and_say_which(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    table, out = str(tmp_path / "rows.parquet"), str(tmp_path / "f.png")
+    call("bounds", dump, "--temperature", "0.5,1", "--out", table, "--quiet", capsys=capsys, monkeypatch=monkeypatch)
+    plot = ("plot", table, "--out", out, "--figure", "sampler_wins")
+    _, _, note = call(*plot, capsys=capsys, monkeypatch=monkeypatch)
+    assert "figures of one take 0.5" in note
+    code, _, note = call(*plot, "--temperature", "1", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, note) == (0, "")
+    code, _, note = call(*plot, "--temperature", "2", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert "which holds 0.5, 1" in note
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_output_that_cannot_be_written_is_one_line(dump: str) -> None:
+    command = [sys.executable, "-m", "mdsd_bounds.cli", "bounds", dump, "--drafts", "1", "--quiet"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["mdsd: the output could not be written (No space left on device)"]
+
+
+def test_a_dump_without_documents_is_a_note(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    rows = np.random.default_rng(0).normal(size=(9, 20))
+    np.savez(tmp_path / "pair.npz", target_logits=rows, draft_logits=rows)
+    _, _, note = call("bounds", str(tmp_path / "pair.npz"), "--quiet", capsys=capsys, monkeypatch=monkeypatch)
+    assert "names no documents" in note

@@ -361,3 +361,10 @@ def test_a_shard_replaced_by_a_shorter_one_gives_no_rows_of_another_tensor(tmp_p
     (path / "shard-00000.safetensors").write_bytes(short.read_bytes())
     with pytest.raises(InputError, match="has 2 rows now"):
         list(opened.batches(ROWS))
+
+
+def test_documents_given_by_name_are_refused_in_one_line(tmp_path: Path) -> None:
+    rows = np.zeros((4, 5), dtype=np.float32)
+    np.savez(tmp_path / "named.npz", target_logits=rows, draft_logits=rows, doc=np.array(["a", "a", "b", "b"]))
+    with pytest.raises(InputError, match=r"doc is <U1; give 4 whole numbers"):
+        open_dump(tmp_path / "named.npz")

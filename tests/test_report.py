@@ -44,7 +44,8 @@ def test_report_holds_the_numbers_of_the_library(dump: Path, tmp_path: Path, mon
     for mean in summarise(table)["mean"]:
         assert f"{mean:.5f}" in page
     assert "rrs without replacement" in page
-    assert page.count("data:image/png") == 4
+    # Three figures of one temperature, for each of the two, and one over both.
+    assert page.count("data:image/png") == 7
     # Names from outside are text, not markup; nothing is fetched.
     assert "<pair>" not in page
     assert not re.search(r'(src|href)="(?!data:)', page)

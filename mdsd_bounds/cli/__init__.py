@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import sys
 
@@ -65,6 +66,7 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except (typer.Abort, KeyboardInterrupt):
         print("mdsd: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -85,6 +87,8 @@ def _usage_or_input_error(error: Exception) -> str | None:
     # Usage errors are recognised by what they can do: typer may carry its own copy of click.
     if hasattr(error, "format_message"):
         return str(error.format_message()) + " (see mdsd --help)"
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+        return f"the output could not be written ({error.strerror})"
     from mdsd_bounds.problem import InputError
 
     return str(error) if isinstance(error, InputError) else None

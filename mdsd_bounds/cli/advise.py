@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds.cli.options import (
+    QUICK_VERIFIERS,
     Dump,
     Format,
     Limit,
     Quiet,
     Samplers,
     Style,
+    fitting,
     names_in,
     progress_bar,
 )
@@ -25,7 +27,7 @@ def advise(
     verifier: Annotated[
         str,
         typer.Option("--verifier", help="Verifiers, comma-separated; the bound of each sampler stands beside them."),
-    ] = "rrs,k_seq,rrs_without_replacement,greedy",
+    ] = QUICK_VERIFIERS,
     most_drafts: Annotated[int, typer.Option("--most-drafts", min=1, help="Most drafts below one node.")] = 4,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=128, help="Most nodes of a tree.")] = 32,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Most levels of a tree.")] = 8,
@@ -54,7 +56,7 @@ def advise(
 
     costs = costs_from(draft_cost, target_cost)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
-    verifiers = matching_verifiers(names_in(verifier), samplers, counts)
+    verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
     with progress_bar(dump, quiet) as progress:
         table = run(open_dump(dump), settings, limit=limit, progress=progress)

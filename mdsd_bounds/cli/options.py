@@ -14,6 +14,8 @@ import typer
 
 #: Between two lines of progress in a log file.
 SECONDS_OF_SILENCE = 20.0
+#: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
+QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy"
 ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
@@ -50,8 +52,21 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 def names_in(text: str) -> tuple[str, ...]:
     """Names separated by commas, in order, each once; ``all`` is every sampler."""
-    names = ALL_SAMPLERS if text == "all" else text
-    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    given = [name.strip() for name in text.split(",") if name.strip()]
+    if not given:
+        raise typer.BadParameter(f"{text!r}: give at least one name, or several separated by commas")
+    names = [name for part in given for name in (ALL_SAMPLERS.split(",") if part == "all" else [part])]
+    return tuple(dict.fromkeys(names))
+
+
+def fitting(text: str, samplers: tuple[str, ...]) -> tuple[str, ...]:
+    """The verifiers named; of the default ones only those that fit a sampler asked for."""
+    names = names_in(text)
+    if text != QUICK_VERIFIERS:
+        return names
+    from mdsd_bounds.verifiers import get_verifier
+
+    return tuple(name for name in names if set(get_verifier(name).samplers) & set(samplers))
 
 
 def numbers_in(text: str, option: str, kind: type) -> tuple[Any, ...]:

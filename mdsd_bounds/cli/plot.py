@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,10 +14,23 @@ def plot(
     figure: Annotated[
         str, typer.Option("--figure", help="Which figure; 'all' for every one the table allows.")
     ] = "all",
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Draw this one; figures of one temperature take the lowest.")
+    ] = None,
 ) -> None:
     """Figures from a per-position table."""
     from mdsd_bounds.plots import save_figures
+    from mdsd_bounds.problem import InputError
     from mdsd_bounds.results import read_table
 
-    for path in save_figures(read_table(results), out, figure):
+    table = read_table(results)
+    there = sorted(table["temperature"].unique())
+    listed = ", ".join(f"{t:g}" for t in there)
+    if temperature is not None:
+        table = table[table["temperature"] == temperature]
+        if table.empty:
+            raise InputError(f"--temperature {temperature:g}: not in {results}, which holds {listed}")
+    elif len(there) > 1:
+        print(f"note: temperatures {listed}; figures of one take {there[0]:g} (see --temperature)", file=sys.stderr)
+    for path in save_figures(table, out, figure):
         print(path)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds.cli.options import (
+    QUICK_VERIFIERS,
     Drafts,
     DraftTemperature,
     Dump,
@@ -16,6 +17,7 @@ from mdsd_bounds.cli.options import (
     Temperatures,
     TopK,
     TopP,
+    fitting,
     names_in,
     numbers_in,
     progress_bar,
@@ -28,7 +30,7 @@ def report(
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
     verifier: Annotated[
         str, typer.Option("--verifier", help="Verifiers, comma-separated, 'all', or 'none' for bounds alone.")
-    ] = "rrs,k_seq,rrs_without_replacement,greedy",
+    ] = QUICK_VERIFIERS,
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
@@ -65,7 +67,7 @@ def report(
         table = run(opened, settings, limit=limit, progress=progress)
     assert table is not None
     if verifier != "none":
-        names = None if verifier == "all" else names_in(verifier)
+        names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
         with progress_bar(f"{dump} (verifiers)", quiet) as progress:
             compared = dataclasses.replace(settings, verifiers=chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
@@ -46,6 +47,8 @@ def run_and_print(
             "are taken for padding and left out (mdsd inspect shows the mass they hold)",
             file=sys.stderr,
         )
+    if out is not None and Path(out).is_file():
+        print(f"note: {out} exists and will be replaced", file=sys.stderr)
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
     with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr):
         table = run(
@@ -61,6 +64,12 @@ def run_and_print(
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
         return
+    if len(table) and bool((table["doc"] == table["row"]).all()):
+        print(
+            "note: the dump names no documents: every position counts as one of its own, and errors come out too small "
+            "where neighbours are alike",
+            file=sys.stderr,
+        )
     summary = summarise(table)
     if columns is not None and "carlo_stderr" in summary and bool((summary["carlo_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.

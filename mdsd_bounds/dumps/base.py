@@ -164,7 +164,14 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
     """
     checked = {}
     for name, values in columns.items():
-        column = torch.as_tensor(values)
+        try:
+            column = torch.as_tensor(values)
+        except (TypeError, ValueError):
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise InputError(
+                f"{path}: {name} is {kind}; give {rows} whole numbers (numpy.unique(..., return_inverse=True) makes "
+                "numbers of names)"
+            ) from None
         if name in CUTS:
             if column.shape != (rows, 4) or column.dtype != torch.float64:
                 raise InputError(f"{path}: {name} has shape {tuple(column.shape)}; give float64 [{rows}, 4]")

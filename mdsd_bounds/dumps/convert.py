@@ -253,9 +253,10 @@ def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
     elif kind == ".pt":
         torch.save(arrays, path)
     else:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(arrays, path)
+        # As bytes: files written by the library itself can be read by nobody else.
+        path.write_bytes(save(arrays))
 
 
 def _columns(dump: Dump) -> dict[str, Tensor]:

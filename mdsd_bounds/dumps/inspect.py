@@ -14,6 +14,7 @@ from mdsd_bounds.dumps.base import CUTS, Dump, Facts
 #: Tokens kept in the top-k form whose size is stated.
 TOP_K = 64
 _BLOCK = 32
+_SHIFT = {"next": "the next token, the one recorded beside it", "same": "token t"}
 
 
 def inspect(dump: Dump) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def inspect(dump: Dump) -> dict[str, Any]:
         "pad mass, first row": f"target {pads[0]:.3g}, draft {pads[1]:.3g}",
         "kind": facts.kind,
         "support": facts.support,
-        "row t is the law of": {"next": "token t + 1", "same": "token t"}.get(facts.shift, facts.shift),
+        "row t is the law of": _SHIFT.get(facts.shift, facts.shift),
         "stage": facts.stage,
         "dtype": facts.dtype,
         "columns": ", ".join(name for name in columns if name not in CUTS) or "none",

@@ -77,7 +77,7 @@ def open_step_log(path: Path) -> Dump:
             except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
                 raise InputError(
                     f"{path} line {number}: no step ({type(error).__name__}: {error}); give step, drafts, accepted "
-                    "and positions with token, p and candidates"
+                    "and positions with token, p and candidates (a log of verification steps is for mdsd audit)"
                 ) from None
     if not targets:
         raise InputError(f"{path}: no position has both p and candidates; log the draft's top candidates")

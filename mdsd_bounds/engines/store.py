@@ -148,6 +148,8 @@ def open_store(out: str, key: str) -> Store:
     parent = fs._parent(path)
     if is_local(fs) and not fs.isdir(parent):
         raise InputError(f"{out}: the folder {parent} does not exist; make it first")
+    if fs.isdir(path):
+        raise InputError(f"{out}: is a folder; name a file in it, for example {out.rstrip('/')}/rows.parquet")
     store = Store(out, f"{path}.parts", fs, key)
     mark = f"{store.folder}/key"
     try:

@@ -22,14 +22,16 @@ def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
         ax.scatter(
             rows["value"],
             rows["acceptance"],
-            s=9,
+            s=16,
             alpha=0.6,
             color=colour,
             marker=marker,
             linewidths=0,
             label=f"{title(sampler)}: {title(verifier)}",
         )
-    ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    # From a little below the lowest point: on good pairs most of [0, 1] would be empty.
+    low = max(0.0, 1.1 * float(min(part["acceptance"].min(), part["value"].min())) - 0.1)
+    ax.plot([low, 1], [low, 1], color="#999999", linewidth=0.8)
     ax.set_xlabel("bound (optimal acceptance of the sampler)")
     ax.set_ylabel("acceptance")
     ax.set_title(f"Each position against its bound, n = {n}, temperature {temperature:g}")

@@ -42,7 +42,8 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.minorticks_off()
     ax.set_xlabel("number of drafts n")
     ax.set_ylabel("acceptance rate")
-    ax.set_title(f"Optimal acceptance, temperature {temperature:g}, {table['row'].nunique()} positions")
+    what = "Acceptance and its bound" if (table["verifier"] != "").any() else "Optimal acceptance"
+    ax.set_title(f"{what}, temperature {temperature:g}, {table['row'].nunique()} positions")
     note = "bars: 95% over documents\nshaded: certified interval of cut rows" if shaded else None
     legend(ax, fontsize=8, loc="lower right", title=note, title_fontsize=7)
     return ax

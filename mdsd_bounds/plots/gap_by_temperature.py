@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -18,9 +19,11 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
     part = table[table["drafts"] == n]
     temperatures = sorted(part["temperature"].unique())
     groups = list(part.groupby(["sampler", "verifier"], sort=False))
-    for ((sampler, verifier), rows), (colour, marker, dash) in zip(
-        groups, styles(pair for pair, _ in groups), strict=True
-    ):
+    # Side by side at each temperature, or bars and markers would cover one another.
+    room = min((0.25 * (b - a) for a, b in pairwise(temperatures)), default=1.0)
+    drawn = enumerate(zip(groups, styles(pair for pair, _ in groups), strict=True))
+    for i, (((sampler, verifier), rows), (colour, marker, dash)) in drawn:
+        shift = room * (i + 0.5 - len(groups) / 2) / len(groups)
         means, below, above = [], [], []
         for temperature in temperatures:
             cell = rows[rows["temperature"] == temperature]
@@ -30,7 +33,7 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
             below.append(max(means[-1] - low[0], 0.0))
             above.append(max(high[0] - means[-1], 0.0))
         ax.errorbar(
-            temperatures,
+            [temperature + shift for temperature in temperatures],
             means,
             yerr=[below, above],
             color=colour,
@@ -46,5 +49,5 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_ylabel("bound minus acceptance")
     ax.set_title(f"What a better verifier could still add, n = {n}")
     ax.axhline(0, color="#999999", linewidth=0.8)
-    legend(ax, fontsize=7)
+    legend(ax, beside=True, fontsize=7)
     return ax

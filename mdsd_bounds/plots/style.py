@@ -33,6 +33,9 @@ def legend(ax: Any, *, beside: bool = False, **options: Any) -> None:
         options |= {"ncols": 1 + (number > 24), "fontsize": 7}
     if beside or number > 8:
         options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)}
+        if len(ax.figure.axes) == 1:
+            # Room for it, so that the axes keep their width.
+            ax.figure.set_figwidth(max(ax.figure.get_figwidth(), 8.8))
     ax.legend(frameon=False, **options)
 
 

@@ -8,6 +8,7 @@ proofs, is in ``docs/optimal_verifier.md``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
-    return prepared
+    return dataclasses.replace(prepared, n=n, distinct=sampler != "with_replacement")
 
 
 def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:

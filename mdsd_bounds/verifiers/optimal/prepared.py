@@ -21,6 +21,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import InputError
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -39,6 +41,11 @@ class Prepared:
         are never picked.  Averaged over the drafts it is r.
     pick : callable
         ``(drafts [T, n], generator) -> slot [T]``: a draw from ``pick_law``.
+    n : int or None
+        Number of drafts it was made for; drafts of another number are refused, since no other law of drafts is
+        lossless with it.
+    distinct : bool
+        Whether its sampler never draws a token twice.
     """
 
     p: Tensor
@@ -46,6 +53,8 @@ class Prepared:
     gap: float
     pick_law: Callable[[Tensor], Tensor]
     pick: Callable[[Tensor, torch.Generator | None], Tensor]
+    n: int | None = None
+    distinct: bool = False
 
     @cached_property
     def acceptance(self) -> float:
@@ -58,8 +67,14 @@ class Prepared:
         return (self.p - self.r).clamp_(min=0.0).cumsum(0)
 
     def output_law(self, drafts: Tensor) -> Tensor:
-        """Law of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of the pick law))."""
-        drafts = drafts.cpu()
+        """Law of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of the pick law)).
+
+        Raises
+        ------
+        InputError
+            On drafts that the sampler of the rule cannot have drawn: another number, a repeated or an unknown token.
+        """
+        drafts = self._checked(drafts)
         chance = self.pick_law(drafts)
         token = drafts.clamp(min=0)
         accepted = chance * self._accept_probability(token)
@@ -72,8 +87,14 @@ class Prepared:
         return torch.addcmul(law, (chance - accepted).sum(-1, keepdim=True), residual[None])
 
     def step(self, drafts: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Output tokens ``[T]`` for drafts ``[T, n]``, each row on its own.  Cost O(pick + log V) a row."""
-        drafts = drafts.cpu()
+        """Output tokens ``[T]`` for drafts ``[T, n]``, each row on its own.  Cost O(pick + log V) a row.
+
+        Raises
+        ------
+        InputError
+            As :meth:`output_law`.
+        """
+        drafts = self._checked(drafts)
         slot = self.pick(drafts, generator)
         token = drafts.gather(-1, slot[:, None])[:, 0]
         uniform = torch.rand((2, len(token)), dtype=self.p.dtype, generator=generator)
@@ -84,6 +105,24 @@ class Prepared:
             goal = table[-1] * (1.0 - uniform[1, rejected])
             token[rejected] = torch.searchsorted(table, goal).clamp_(max=len(table) - 1)
         return token
+
+    def _checked(self, drafts: Tensor) -> Tensor:
+        """The drafts on the CPU.  A rule given other drafts than it was made for would put out another law than p."""
+        drafts = drafts.cpu()
+        if drafts.ndim != 2 or self.n not in (None, drafts.shape[1]):
+            raise InputError(f"drafts: shape {tuple(drafts.shape)}, but the rule was prepared for [T, {self.n}]")
+        if len(drafts) and not (int(drafts.min()) >= -1 and int(drafts.max()) < len(self.p)):
+            raise InputError(f"drafts: tokens from {int(drafts.min())} to {int(drafts.max())}, but V = {len(self.p)}")
+        if self.distinct and drafts.shape[1] > 1:
+            ordered = drafts.sort(-1).values
+            again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+            if bool(again.any()):
+                row = int(again.any(-1).nonzero()[0])
+                raise InputError(
+                    f"drafts row {row}: {drafts[row].tolist()} repeats a token, but the rule was prepared for draws "
+                    "without replacement; prepare it for the sampler that drew them"
+                )
+        return drafts
 
     def _accept_probability(self, token: Tensor) -> Tensor:
         target, picked = self.p[token], self.r[token]
