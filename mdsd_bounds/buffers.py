@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from torch import Tensor
 
 #: Smaller tensors gain nothing.
 LEAST_BYTES = 1 << 20
+#: No more than this is kept; what comes back beyond it goes to the system.
+MOST_BYTES = 1 << 30
 #: A multiple of the block of every usual disk.
 PAGE = 4096
 
@@ -48,8 +51,9 @@ def buffer(shape: Sequence[int], dtype: torch.dtype, offset: int = 0) -> Tensor:
     Parameters
     ----------
     offset : int
-        The tensor begins this far, modulo :data:`PAGE`, behind the start of a page: where a file is read past the
-        cache, what is read must begin at the same place of a page in the file and in memory.
+        The tensor begins this far, modulo :data:`PAGE`, behind the start of a page, rounded down to whole items: where
+        a file is read past the cache, what is read must begin at the same place of a page in the file and in memory.
+        Tensors that are small or made outside :func:`buffers_kept` begin anywhere.
     """
     size = math.prod(shape) * dtype.itemsize
     if size < LEAST_BYTES:
@@ -74,5 +78,17 @@ def _pages(size: int) -> np.ndarray:
 
 def _give_back(size: int, memory: np.ndarray) -> None:
     with _lock:
-        if _loops:
+        kept = sum(length * len(held) for length, held in _free.items())
+        if _loops and kept + size <= MOST_BYTES:
             _free.setdefault(size, []).append(memory)
+
+
+def _after_fork() -> None:
+    # Another thread may have held the lock, and the loops of the parent are not this process's.
+    global _lock, _loops
+    _lock, _loops = threading.RLock(), 0
+    _free.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ from mdsd_bounds.bounds.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.results import COLUMNS
+from mdsd_bounds.threads import one_blas_thread, one_torch_thread
 
 #: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
 BLOCK_ROWS = 64
@@ -85,7 +86,9 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     for temperature in settings.temperatures:
         for bound in bounds(batch, settings, temperature, name):
             if settings.verifiers:
-                frames.extend(_against_bound(bound, batch, temperature, settings))
+                # A table must not depend on how many cores a machine or a worker has.
+                with one_torch_thread(), one_blas_thread():
+                    frames.extend(_against_bound(bound, batch, temperature, settings))
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
             # Its laws are free for the next ones.

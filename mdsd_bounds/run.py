@@ -85,6 +85,9 @@ def run(
         tables = dict(_compute(job, mine, mine, None, engine, progress, keep))
         return _frame(pa.concat_tables([tables.pop(part) for part in mine]))
     _refuse_other_format(out)
+    if not mine:
+        # More shards than parts: the others put the table together without this one.
+        return None
     store = open_store(out, f"{settings.key(dump)}-{rows}-{len(job.parts)}")
     before = _version(store)
     try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ def in_threads(work: Callable[[int, int], None], rows: int) -> None:
     The calling thread is one of them.  Two stretches for each thread, taken as they come, so that one slow row does not
     keep all others waiting; results must not depend on how rows are cut.  An exception in one of them is raised here.
     """
-    workers = min(torch.get_num_threads(), rows)
+    workers = min(_workers or torch.get_num_threads(), rows)
     if workers <= 1:
         work(0, rows)
         return
@@ -50,6 +51,34 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 # Threads do not survive a fork; the child makes its own.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+_lock = threading.Lock()
+_holders = 0
+#: Threads of :func:`in_threads` while torch itself is held to one.
+_workers = 0
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch on one thread; :func:`in_threads` keeps the number there was.
+
+    Torch splits a long sum among its threads, and its last bits then depend on how many there are.
+    """
+    global _holders, _workers
+    with _lock:
+        if _holders == 0:
+            _workers = torch.get_num_threads()
+        _holders += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders -= 1
+            torch.set_num_threads(_workers)
+            if _holders == 0:
+                _workers = 0
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:

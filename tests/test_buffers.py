@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -63,6 +65,42 @@ def test_memory_is_given_back_after_the_last_loop() -> None:
     assert not buffers._free, "nobody would use it again"
 
 
+def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mdsd_bounds import buffers
+
+    monkeypatch.setattr(buffers, "MOST_BYTES", 5 * LEAST_BYTES)
+    with buffers_kept():
+        for rows in range(1, 9):
+            buffer((rows, LEAST_BYTES), torch.uint8)
+        assert 0 < sum(size * len(held) for size, held in buffers._free.items()) <= 5 * LEAST_BYTES
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking while threads run is what is tested
+def test_a_child_forked_while_the_lock_is_held_goes_on() -> None:
+    from mdsd_bounds import buffers
+
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with buffers._lock:
+            held.set()
+            done.wait(timeout=30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(timeout=30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with buffers_kept():
+            buffer(SIZE, torch.uint8)
+        os._exit(0 if not buffers._free else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_threads_never_share_memory_in_use() -> None:
     wrong = []
 
@@ -119,6 +157,28 @@ def test_rows_read_past_the_cache_are_the_same(
         assert torch.equal(getattr(found, name), getattr(held, name))
     if stop - start > 20 and not any(past_cache):
         pytest.skip("this file system cannot read past its cache")
+
+
+def test_a_shard_replaced_while_it_is_read_is_one_of_the_two(
+    tmp_path: Path, past_cache: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        with DumpWriter(tmp_path / name, shard_rows=50) as writer:
+            writer.append(*(torch.full((50, WIDTH), value, dtype=torch.float16) for _ in range(2)))
+    first, second = (tmp_path / name / "shard-00000.safetensors" for name in "ab")
+    spied = shard._read_past_cache
+
+    def replace_first(*given: object) -> bool:
+        if second.exists():
+            os.replace(second, first)
+        return spied(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shard, "_read_past_cache", replace_first)
+    with buffers_kept():
+        rows = read(open_dump(tmp_path / "a"), 0, 50)
+    assert not second.exists()
+    assert (rows.target_logits == 1).all()
+    assert (rows.draft_logits == 1).all()
 
 
 def test_a_file_system_that_refuses_is_read_as_ever(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,6 +331,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_named(tmp_path: Path) -> N
         (b'"dtype":"F16"', b'"dtype":"I16"', "manifest.json says"),
         (b'"target_logits"', b'"target_logitz"', "manifest.json says"),
         (b'"data_offsets":[', b'"data_offsets":"', "truncated or corrupt"),
+        (b'"shape":[4,40]', b'"shape":[44.0]', "no places and lengths"),
         (b"{", b"[", "truncated or corrupt"),
     ],
 )
@@ -346,7 +347,20 @@ def test_a_header_that_lies_is_refused(old: bytes, new: bytes, message: str, tmp
         list(opened.batches(ROWS))
 
 
-@pytest.mark.parametrize("body", [b"[]", b"3", b"null", b"[" * 100_000, b"\xff" * 9, b'{"target_logits":{}}', b"{}"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"3",
+        b"null",
+        b"[" * 100_000,
+        b"\xff" * 9,
+        b'{"target_logits":{}}',
+        b"{}",
+        b'{"target_logits":{"dtype":"F16","shape":[4,40],"data_offsets":[0,1e999]}}',
+        b'{"target_logits":{"dtype":"F16","shape":{"4":40},"data_offsets":[0,320]}}',
+    ],
+)
 def test_a_header_of_another_kind_is_refused(body: bytes, tmp_path: Path) -> None:
     path = write_native(tmp_path / "dump")
     (path / "shard-00000.safetensors").write_bytes(len(body).to_bytes(8, "little") + body)
@@ -359,7 +373,7 @@ def test_a_shard_replaced_by_a_shorter_one_gives_no_rows_of_another_tensor(tmp_p
     opened = open_dump(path)
     short = write_native(tmp_path / "short", 2) / "shard-00000.safetensors"
     (path / "shard-00000.safetensors").write_bytes(short.read_bytes())
-    with pytest.raises(InputError, match="has 2 rows now"):
+    with pytest.raises(InputError, match=r"\[2, 40\]\) now; it was replaced"):
         list(opened.batches(ROWS))
 
 

@@ -89,9 +89,20 @@ def test_blocks_cut_elsewhere_are_seen(pair: str, tmp_path: Path, monkeypatch: p
     assert to_bytes(pair, tmp_path / "other.parquet", DRAWN) != whole
 
 
-def test_same_numbers_with_one_thread_and_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("samplers", "verifiers"),
+    [
+        (("with_replacement",), ()),
+        # Rules that work on single rows: sums over a long vector are split among threads, unless they are held to one.
+        (("without_replacement",), ("rrs_without_replacement", "nss")),
+        (("top_m_plus",), ("optimal",)),
+    ],
+)
+def test_same_numbers_with_one_thread_and_two(
+    samplers: tuple[str, ...], verifiers: tuple[str, ...], tmp_path: Path
+) -> None:
     dump = open_dump(Path(__file__).parent.parent / "data" / "qwen2.5-coder-humaneval")
-    settings = Settings(samplers=("with_replacement",), drafts=(1, 4))
+    settings = Settings(samplers=samplers, drafts=(1, 2, 4), verifiers=verifiers, samples=4)
     threads = torch.get_num_threads()
     try:
         results = []
@@ -120,6 +131,50 @@ def test_blocks_and_parts_cover_every_row_once(pair: str, rows: int, max_parts: 
 def test_parts_of_several_blocks_hold_the_same_table(pair: str, tmp_path: Path) -> None:
     few = to_bytes(pair, tmp_path / "few.parquet", max_parts=2)
     assert few == to_bytes(pair, tmp_path / "many.parquet")
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+@pytest.mark.parametrize("batch_rows", [1, BLOCK_ROWS, 2 * BLOCK_ROWS + 5, 10**6])
+def test_batches_are_what_is_read_at_once(
+    pair: str, batch_rows: int, shard: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original, read_rows = local.read, []
+
+    def read(dump: Any, start: int, stop: int) -> Any:
+        read_rows.append((start, stop))
+        return original(dump, start, stop)
+
+    monkeypatch.setattr(local, "read", read)
+    whole = Job(open_dump(pair), SETTINGS, len(open_dump(pair)))
+    mine = whole.blocks[shard[0] :: shard[1]]
+    run(open_dump(pair), SETTINGS, out=str(tmp_path / "out.parquet"), batch_rows=batch_rows, shard=shard)
+    assert sum(stop - start for start, stop in read_rows) == sum(stop - start for start, stop in mine)
+    # Blocks that are no neighbours are never read together.
+    assert len(read_rows) == len(reads(replace(whole, batch_rows=batch_rows if shard == (0, 1) else 1), mine))
+    if batch_rows == 10**6 and shard == (0, 1):
+        assert len(read_rows) == 1
+
+
+def test_a_shard_beyond_the_parts_leaves_nothing_behind(pair: str, tmp_path: Path) -> None:
+    out, parts = tmp_path / "out.parquet", len(Job(open_dump(pair), SETTINGS, len(open_dump(pair))).parts)
+    for index in range(parts + 2):
+        run(open_dump(pair), SETTINGS, out=str(out), shard=(index, parts + 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    assert out.read_bytes() == to_bytes(pair, tmp_path / "whole.parquet")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_error_that_is_kept_keeps_no_reader(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
+    bad = rows.copy()
+    bad[70, 3] = np.nan
+    np.savez(tmp_path / "bad.npz", target_logits=rows, draft_logits=bad)
+    before, kept = threading.active_count(), []
+    for _ in range(4):
+        with pytest.raises(InputError, match="row 70: NaN") as error:
+            run(open_dump(tmp_path / "bad.npz"), SETTINGS)
+        kept.append(error)
+    assert threading.active_count() == before
 
 
 def test_the_next_rows_are_read_while_the_present_ones_are_computed(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,7 @@ def open_native(path: Path) -> Dump:
         for first, shard in zip(starts, manifest.shards, strict=True):
             low, high = max(start, first), min(stop, first + shard.rows)
             if low < high:
-                with open_shard(path / shard.file, layout) as held:
+                with open_shard(path / shard.file, layout, shard.rows) as held:
                     if not joined:
                         joined = {name: held.room(name, low - first, stop - start) for name in layout}
                     for name, rows in joined.items():

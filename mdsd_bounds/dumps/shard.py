@@ -39,9 +39,8 @@ def stored(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class OpenShard:
-    """A shard while it is read: its file, and where its tensors are."""
+    """A shard while it is read: its open file, and where its tensors are."""
 
-    file: Path
     stream: io.FileIO
     layout: Layout
     held: dict[str, _Tensor]
@@ -53,14 +52,12 @@ class OpenShard:
 
     def read(self, name: str, first: int, rows: Tensor, past_cache: bool) -> None:
         """Fill ``rows`` with the tensor's rows from ``first`` on."""
-        if first + len(rows) > self.held[name].shape[0]:
-            raise EOFError(f"{name} has {self.held[name].shape[0]} rows now; it was replaced after the dump was opened")
         memory = memoryview(rows.reshape(-1).view(torch.uint8).numpy().data)
         place = self._place(name, first)
         if past_cache and (rows.data_ptr() - place) % PAGE == 0:
             before = min(-place % PAGE, len(memory))
             after = before + (len(memory) - before) // PAGE * PAGE
-            if _read_past_cache(self.file, place + before, memory[before:after]):
+            if before < after and _read_past_cache(self.stream, place + before, memory[before:after]):
                 _fill(self.stream, place, memory[:before])
                 _fill(self.stream, place + after, memory[after:])
                 return
@@ -72,21 +69,23 @@ class OpenShard:
 
 
 @contextlib.contextmanager
-def open_shard(file: Path, layout: Layout) -> Iterator[OpenShard]:
-    """A shard, ready to be read.
+def open_shard(file: Path, layout: Layout, rows: int) -> Iterator[OpenShard]:
+    """A shard of ``rows`` rows, ready to be read.
 
     Raises
     ------
     InputError
-        If it is missing, damaged, shorter than it says or no longer of this layout; also while it is read.
+        If it is missing, damaged, shorter than it says, or no longer of this layout and number of rows; also while it
+        is read.
     """
     try:
         with file.open("rb", buffering=0) as stream:
             held = _tensors(stream)
             for name, (dtype, width) in layout.items():
-                if (held[name].dtype, held[name].shape[1:]) != (stored(dtype), list(width)):
-                    raise ValueError(f"{name} is {held[name]} now; it was replaced after the dump was opened")
-            yield OpenShard(file, stream, layout, held)
+                now = held[name].dtype, held[name].shape
+                if now != (stored(dtype), [rows, *width]):
+                    raise ValueError(f"{name} is {now} now; it was replaced after the dump was opened")
+            yield OpenShard(stream, layout, held)
     except _DAMAGE as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
 
@@ -116,7 +115,7 @@ def check_shard(file: Path, layout: Layout, rows: int, source: str) -> None:
 
 
 #: What reading a damaged file can raise; deep nesting of a header's JSON is a RecursionError.
-_DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, RecursionError)
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,22 @@ def _tensors(stream: io.FileIO) -> dict[str, _Tensor]:
     header.pop("__metadata__", None)
     found, last = {}, 8 + size
     for name, entry in header.items():
-        begin, end = (8 + size + int(offset) for offset in entry["data_offsets"])
-        shape = [int(length) for length in entry["shape"]]
+        offsets, shape = entry["data_offsets"], entry["shape"]
+        if not (_whole(offsets) and len(offsets) == 2 and _whole(shape)):
+            raise ValueError(f"its header gives {name!r} no places and lengths")
+        begin, end = (8 + size + offset for offset in offsets)
         if entry["dtype"] in _BYTES and end - begin != math.prod(shape) * _BYTES[entry["dtype"]]:
-            raise ValueError(f"its header gives {name} {end - begin} bytes for {shape} {entry['dtype']}")
+            raise ValueError(f"its header gives {name!r} {end - begin} bytes for {shape} {entry['dtype']}")
         if begin < 8 + size:
-            raise ValueError(f"its header puts {name} before the data")
+            raise ValueError(f"its header puts {name!r} before the data")
         found[name], last = _Tensor(entry["dtype"], shape, begin), max(last, end)
     if last != file_size:
         raise EOFError(f"it has {file_size} bytes, and its header says {last}")
     return found
+
+
+def _whole(numbers: object) -> bool:
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
 def _fill(stream: io.FileIO, place: int, memory: memoryview) -> None:
@@ -159,16 +164,23 @@ def _fill(stream: io.FileIO, place: int, memory: memoryview) -> None:
         memory = memory[count:]
 
 
-def _read_past_cache(file: Path, place: int, memory: memoryview) -> bool:
-    """Fill ``memory``, whole pages, without the system's cache; False where the file system cannot."""
-    flag = getattr(os, "O_DIRECT", None)  # not on every system
-    if flag is None:
-        return False
+def _read_past_cache(stream: io.FileIO, place: int, memory: memoryview) -> bool:
+    """Fill ``memory``, whole pages, without the system's cache; False where the system or the file system cannot."""
     try:
-        with open(file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | flag)) as stream:
-            _fill(stream, place, memory)
+        import fcntl
+
+        direct, get, put = os.O_DIRECT, fcntl.F_GETFL, fcntl.F_SETFL
+    except (ImportError, AttributeError):
+        return False
+    # The open file itself is switched: by its name, another file may be found meanwhile.
+    flags = fcntl.fcntl(stream, get)
+    try:
+        fcntl.fcntl(stream, put, flags | direct)
+        _fill(stream, place, memory)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
             return False
         raise
+    finally:
+        fcntl.fcntl(stream, put, flags)
     return True

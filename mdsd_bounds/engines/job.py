@@ -98,6 +98,9 @@ def read(dump: Dump, start: int, stop: int) -> LogitBatch:
         raise InputError(f"{where} ({reason}); restore the dump and run again, finished parts are intact") from None
     except MemoryError:
         raise out_of_memory(dump, start, stop) from None
+    except RuntimeError as error:
+        _refuse_memory(error, dump, start, stop)
+        raise
     if len(batch.row) != stop - start:
         raise InputError(f"{where}; did it shrink? Restore the dump and run again, finished parts are intact")
     return batch
@@ -154,10 +157,7 @@ def compute(job: Job, batch: LogitBatch, device: str = "cpu") -> pd.DataFrame:
     except MemoryError:
         raise out_of_memory(job.dump, start, stop) from None
     except RuntimeError as error:
-        # torch's allocators raise RuntimeErrors of their own.
-        text = str(error)
-        if "can't allocate memory" in text or "out of memory" in text:
-            raise out_of_memory(job.dump, start, stop) from None
+        _refuse_memory(error, job.dump, start, stop)
         raise
 
 
@@ -175,6 +175,12 @@ def compute_part(job: Job, part: Sequence[tuple[int, int]], device: str = "cpu")
 def as_table(frames: Sequence[pd.DataFrame]) -> pa.Table:
     """Frames of neighbouring blocks as one Arrow table, without an index."""
     return pa.concat_tables([pa.Table.from_pandas(frame, preserve_index=False) for frame in frames])
+
+
+def _refuse_memory(error: RuntimeError, dump: Dump, start: int, stop: int) -> None:
+    # torch's allocators raise RuntimeErrors of their own.
+    if "can't allocate memory" in str(error) or "out of memory" in str(error):
+        raise out_of_memory(dump, start, stop) from None
 
 
 def out_of_memory(dump: Dump, start: int, stop: int) -> InputError:

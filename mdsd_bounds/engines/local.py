@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,34 +23,38 @@ def run_local(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[t
     of two parts, the present one and the one being written.
     """
     plan = job.parts
-    batches = _read_ahead(job, [reads(job, plan[part]) for part in parts])
-    with buffers_kept(), ThreadPoolExecutor(1) as writer:
-        writing: Future[None] | None = None
-        written = -1
-        for part in parts:
-            frames: list[pd.DataFrame] = []
-            for _ in reads(job, plan[part]):
-                group, batch = next(batches)
-                frames.extend(compute(job, block) for block in pieces(batch, group))
-                del batch
-            table = as_table(frames)
-            if store is None:
-                yield part, table
-                continue
-            if writing is not None:
-                writing.result()
-                yield written, None
-            writing, written = writer.submit(store.write, part, table), part
+    last = {plan[part][-1]: part for part in parts}
+    frames: list[pd.DataFrame] = []
+    writing: Future[None] | None = None
+    written = -1
+    with (
+        buffers_kept(),
+        ThreadPoolExecutor(1) as writer,
+        contextlib.closing(_read_ahead(job, reads(job, [block for part in parts for block in plan[part]]))) as batches,
+    ):
+        for group, batch in batches:
+            for block, rows in zip(group, pieces(batch, group), strict=True):
+                frames.append(compute(job, rows))
+                if block not in last:
+                    continue
+                part, table, frames = last[block], as_table(frames), []
+                if store is None:
+                    yield part, table
+                    continue
+                if writing is not None:
+                    writing.result()
+                    yield written, None
+                writing, written = writer.submit(store.write, part, table), part
+            del batch, rows
         if writing is not None:
             writing.result()
             yield written, None
 
 
 def _read_ahead(
-    job: Job, plan: Sequence[Sequence[list[tuple[int, int]]]]
-) -> Iterator[tuple[list[tuple[int, int]], LogitBatch]]:
-    """What is read for every part in order, the next one by a thread while the caller computes."""
-    groups = [group for part in plan for group in part]
+    job: Job, groups: Sequence[list[tuple[int, int]]]
+) -> Generator[tuple[list[tuple[int, int]], LogitBatch]]:
+    """Every group of blocks with its rows, the next one read by a thread while the caller computes."""
 
     def fetch(group: list[tuple[int, int]]) -> LogitBatch:
         return read(job.dump, group[0][0], group[-1][1])
