@@ -3,9 +3,9 @@
 The exponential is ``2^k`` times a polynomial: with ``t = x log2(e)`` and k its nearest whole number,
 ``r = x - k ln 2`` lies in ``[-0.3466, 0.3466]``, where the Taylor sum up to ``r^13 / 13!`` is off by less than 5e-18.
 All steps are arithmetic on whole strips, so they run in vector registers.  Given the exponent, rounded as
-``(x - max) / T``, every exponential is within a few units in the last place, and every entry of a law within twenty (its
-sum rounds as well); the rounding of the exponent itself is magnified by its size, as in every softmax.  Below the
-smallest normal number an entry rounds once more.
+``(x - max) / T``, every exponential is within a few units in the last place, and every entry of a law within twenty,
+since its sum rounds as well; the rounding of the exponent itself is magnified by its size, as in every softmax.  Below
+the smallest normal number an entry rounds once more.
 """
 
 from __future__ import annotations
