@@ -171,10 +171,10 @@ def matching_verifiers(
 
     if names is None:
         names = [name for name, rule in VERIFIERS.items() if rule.lossless != lossy]
-        return tuple(name for name in names if set(VERIFIERS[name].samplers) & set(samplers))
+        return tuple(name for name in names if VERIFIERS[name].takes(samplers))
     rules = [get_verifier(name) for name in names]
     for rule in rules:
-        if not set(rule.samplers) & set(samplers):
+        if not rule.takes(samplers):
             raise InputError(
                 f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
                 f"it is for {', '.join(rule.samplers)}"

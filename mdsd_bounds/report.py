@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.results import cell, summarise, summarise_comparison
+from mdsd_bounds.results import COMPARED, cell, summarise, summarise_comparison
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; padding: 0 1rem; }
@@ -22,8 +22,7 @@ th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444;
 .lead { font-size: 1.08rem; }
 """
 _BOUNDS = ["sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"]
-_GAPS = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
-_GAPS += ["carlo_stderr"]
+_GAPS = [*COMPARED, "carlo_stderr"]
 
 
 def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str) -> str:

@@ -22,6 +22,8 @@ from mdsd_bounds.problem import InputError
 SETTING = ["temperature", "sampler", "drafts", "verifier"]
 #: Columns of a per-position table.
 COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
+#: Columns of a comparison's summary that people read first.
+COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def in_threads(work: Callable[[int, int], None], rows: int) -> None:
     """Call ``work(first, last)`` on stretches of rows, on as many threads as torch uses (``OMP_NUM_THREADS``).
 
-    The calling thread is one of them.  Two stretches for each thread, taken as they come, so that one slow row does not
-    keep all others waiting; results must not depend on how rows are cut.  An exception in one of them is raised here.
+    The calling thread is one of them.  Eight stretches for each thread, taken as they come, so that one slow row, or a
+    core with other work, does not keep all others waiting; results must not depend on how rows are cut.  An exception
+    in one of them is raised here.
     """
     workers = min(_workers or torch.get_num_threads(), rows)
     if workers <= 1:

@@ -53,7 +53,7 @@ def compare(
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
     from mdsd_bounds.evaluate import Settings, matching_verifiers
-    from mdsd_bounds.results import render, summarise_comparison
+    from mdsd_bounds.results import COMPARED, render, summarise_comparison
     from mdsd_bounds.verifiers import get_verifier
 
     samplers = names_in(sampler)
@@ -72,7 +72,7 @@ def compare(
         seed=seed,
         options={"m": m},
     )
-    shown = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+    shown = [*COMPARED]
     if not all(get_verifier(name).lossless for name in verifiers):
         shown.append("tv")
         print("note: LOSSY verifiers: tv is the distance of their output law from the target's", file=sys.stderr)

@@ -38,7 +38,6 @@ def convert(
     def report(line: str) -> None:
         print(f"note: {line}", file=sys.stderr)
 
-    options = {"top_k": top_k, "shard_rows": shard_rows, "limit": limit, "report": report}
-    with progress_bar(paths[-1], quiet) as progress:
-        written = write(paths[0], paths[-1], draft, progress=progress, **options)  # type: ignore[arg-type]
-    print(written)
+    src, dst = paths[0], paths[-1]
+    with progress_bar(dst, quiet) as progress:
+        print(write(src, dst, draft, top_k=top_k, shard_rows=shard_rows, limit=limit, progress=progress, report=report))

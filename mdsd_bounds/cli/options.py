@@ -66,7 +66,7 @@ def fitting(text: str, samplers: tuple[str, ...]) -> tuple[str, ...]:
         return names
     from mdsd_bounds.verifiers import get_verifier
 
-    return tuple(name for name in names if set(get_verifier(name).samplers) & set(samplers))
+    return tuple(name for name in names if get_verifier(name).takes(samplers))
 
 
 def numbers_in(text: str, option: str, kind: type) -> tuple[Any, ...]:

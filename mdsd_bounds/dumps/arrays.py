@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, ReadRows, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.dtypes import LOGITS, NAMES, torch_name
 from mdsd_bounds.problem import InputError
 
 PAIR = ("target_logits", "draft_logits")
@@ -113,7 +114,7 @@ def open_safetensors(files: list[Path], label: str) -> Dump:
             part = tensors.get_slice(where[name][1])
             shapes[name], dtypes[name] = tuple(part.get_shape()), str(part.get_dtype())
     columns = {name: piece(name, None, None) for name in where if name not in PAIR}
-    kind = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    kind = {stored: torch_name(dtype) for dtype, stored in NAMES.items() if torch_name(dtype) in LOGITS}
     for name in PAIR:
         if dtypes[name] not in kind:
             raise InputError(f"{where[name][0]}: {name} is {dtypes[name]}; give float16, bfloat16, float32 or float64")

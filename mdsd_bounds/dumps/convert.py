@@ -19,6 +19,7 @@ from torch import Tensor
 from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
 from mdsd_bounds.dumps.distillkit import write_distillkit
+from mdsd_bounds.dumps.dtypes import NAMES
 from mdsd_bounds.dumps.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.native import DumpWriter
 from mdsd_bounds.problem import InputError, rounding_unit
@@ -27,14 +28,6 @@ _BLOCK = 32
 _ROLES = ("target", "draft")
 #: What formats of one file a model have no place for.
 _LOST = {".npy": ("doc", "position", "token"), ".kld": ("doc", "position")}
-_SAFETENSORS = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-}
 
 
 def convert(
@@ -299,7 +292,7 @@ def _safetensors(
         **{name: (value.dtype, tuple(value.shape)) for name, value in columns.items()},
     }.items():
         end = offset + int(np.prod(size)) * dtype.itemsize
-        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(size), "data_offsets": [offset, end]}
+        header[name] = {"dtype": NAMES[dtype], "shape": list(size), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -21,7 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
-from mdsd_bounds.dumps.shard import DTYPES, check_shard, open_shard
+from mdsd_bounds.dumps.dtypes import LOGITS, torch_name
+from mdsd_bounds.dumps.shard import check_shard, open_shard
 from mdsd_bounds.memory import memory_limit
 from mdsd_bounds.problem import InputError
 
@@ -297,7 +298,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _dtype_name(dtype: torch.dtype, path: Path) -> Any:
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
+    name = torch_name(dtype)
+    if name not in LOGITS:
         raise InputError(f"{path}: logits of dtype {name}; give float16, bfloat16, float32 or float64")
     return name

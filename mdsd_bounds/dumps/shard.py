@@ -21,20 +21,13 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.buffers import PAGE, buffer
+from mdsd_bounds.dumps.dtypes import NAMES
 from mdsd_bounds.problem import InputError
-
-#: Types of logits, as safetensors files name them.
-DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 
 #: Type and shape of a row of everything a shard holds.
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
-_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I64": 8}
-
-
-def stored(dtype: torch.dtype) -> str:
-    """A dtype as safetensors files name it."""
-    return {"int64": "I64", **DTYPES}[str(dtype).removeprefix("torch.")]
+_BYTES = {name: dtype.itemsize for dtype, name in NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def open_shard(file: Path, layout: Layout, rows: int) -> Iterator[OpenShard]:
             held = _tensors(stream)
             for name, (dtype, width) in layout.items():
                 now = held[name].dtype, held[name].shape
-                if now != (stored(dtype), [rows, *width]):
+                if now != (NAMES[dtype], [rows, *width]):
                     raise ValueError(f"{name} is {now} now; it was replaced after the dump was opened")
             yield OpenShard(stream, layout, held)
     except _DAMAGE as error:
@@ -108,9 +101,9 @@ def check_shard(file: Path, layout: Layout, rows: int, source: str) -> None:
         raise InputError(f"{file}: truncated or corrupt shard ({error}); fetch or log it again") from None
     for name, (dtype, width) in layout.items():
         found = (held[name].dtype, held[name].shape) if name in held else None
-        if found != (stored(dtype), [rows, *width]):
+        if found != (NAMES[dtype], [rows, *width]):
             raise InputError(
-                f"{file}: {name} is {found} but {source} says {(stored(dtype), [rows, *width])}; log the shard again"
+                f"{file}: {name} is {found} but {source} says {(NAMES[dtype], [rows, *width])}; log the shard again"
             )
 
 

@@ -14,19 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mdsd_bounds.dumps.arrays import load_pt, map_npy, npz_matrices
+from mdsd_bounds.dumps.dtypes import NAMES, torch_name
 from mdsd_bounds.problem import InputError
 
-_SAFETENSORS = {
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+_SAFETENSORS = {stored: torch_name(dtype) for dtype, stored in NAMES.items()}
 
 
 @dataclass(frozen=True)

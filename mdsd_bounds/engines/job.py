@@ -7,8 +7,9 @@ written, resumed and given to a worker.
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -92,15 +93,11 @@ def read(dump: Dump, start: int, stop: int) -> LogitBatch:
     where = f"{dump.facts.path}: rows {start} to {stop - 1} could not be read whole"
     _refuse_shrunk(dump, where)
     try:
-        (batch,) = dump.batches(stop - start, start=start, stop=stop)
+        with _memory_named(dump, start, stop):
+            (batch,) = dump.batches(stop - start, start=start, stop=stop)
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{where} ({reason}); restore the dump and run again, finished parts are intact") from None
-    except MemoryError:
-        raise out_of_memory(dump, start, stop) from None
-    except RuntimeError as error:
-        _refuse_memory(error, dump, start, stop)
-        raise
     if len(batch.row) != stop - start:
         raise InputError(f"{where}; did it shrink? Restore the dump and run again, finished parts are intact")
     return batch
@@ -152,13 +149,8 @@ def compute(job: Job, batch: LogitBatch, device: str = "cpu") -> pd.DataFrame:
             if name.endswith(("_logits", "_cut")) and held[name] is not None
         }
         batch = LogitBatch(**(held | moved))
-    try:
+    with _memory_named(job.dump, start, stop):
         return evaluate_block(batch, job.settings, str(job.dump.facts.path))
-    except MemoryError:
-        raise out_of_memory(job.dump, start, stop) from None
-    except RuntimeError as error:
-        _refuse_memory(error, job.dump, start, stop)
-        raise
 
 
 def compute_part(job: Job, part: Sequence[tuple[int, int]], device: str = "cpu") -> pa.Table:
@@ -177,10 +169,18 @@ def as_table(frames: Sequence[pd.DataFrame]) -> pa.Table:
     return pa.concat_tables([pa.Table.from_pandas(frame, preserve_index=False) for frame in frames])
 
 
-def _refuse_memory(error: RuntimeError, dump: Dump, start: int, stop: int) -> None:
-    # torch's allocators raise RuntimeErrors of their own.
-    if "can't allocate memory" in str(error) or "out of memory" in str(error):
+@contextlib.contextmanager
+def _memory_named(dump: Dump, start: int, stop: int) -> Iterator[None]:
+    """Says which rows memory did not suffice for."""
+    try:
+        yield
+    except MemoryError:
         raise out_of_memory(dump, start, stop) from None
+    except RuntimeError as error:
+        # torch's allocators raise RuntimeErrors of their own.
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            raise out_of_memory(dump, start, stop) from None
+        raise
 
 
 def out_of_memory(dump: Dump, start: int, stop: int) -> InputError:

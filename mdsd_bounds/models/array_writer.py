@@ -18,16 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from mdsd_bounds.dumps.dtypes import NAMES
 from mdsd_bounds.problem import InputError
-
-_NAMES = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-}
 
 
 class ArrayWriter:
@@ -145,7 +137,7 @@ def _join(parts: list[Path], stream: BinaryIO) -> None:
     for name in names:
         shape = [rows, *first[name].shape[1:]]
         size = first[name].element_size() * int(torch.tensor(shape).prod())
-        header[name] = {"dtype": _NAMES[first[name].dtype], "shape": shape, "data_offsets": [end, end + size]}
+        header[name] = {"dtype": NAMES[first[name].dtype], "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

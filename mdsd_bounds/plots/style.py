@@ -31,7 +31,8 @@ def legend(ax: Any, *, beside: bool = False, **options: Any) -> None:
     number = len(ax.get_legend_handles_labels()[1])
     if number > 8:
         options |= {"ncols": 1 + (number > 24), "fontsize": 7}
-    if beside or number > 8:
+        beside = True
+    if beside:
         options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)}
         if len(ax.figure.axes) == 1:
             # Room for it, so that the axes keep their width.

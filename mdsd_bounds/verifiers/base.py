@@ -10,7 +10,7 @@ token sampled from a residual that happens to have been drafted saves its target
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,10 @@ class Verifier:
     distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
     drafts_needed: int | None = None
+
+    def takes(self, samplers: Sequence[str]) -> bool:
+        """Whether the rule is made for drafts of any of these samplers."""
+        return bool(set(self.samplers) & set(samplers))
 
     def law(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
         """Checked law ``[B, V]`` of the output token given the drafts.

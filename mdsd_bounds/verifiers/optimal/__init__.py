@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import LAW_TOLERANCE, Verifier
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
@@ -73,7 +74,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
-    return dataclasses.replace(prepared, n=n, distinct=sampler != "with_replacement")
+    return dataclasses.replace(prepared, n=n, distinct=not get_sampler(sampler).replacement)
 
 
 def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
