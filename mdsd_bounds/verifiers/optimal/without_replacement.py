@@ -28,7 +28,7 @@ inside a side are weights without bound), and is not needed.
 as some rule has ``r >= t`` on L and ``<= t`` on R; :mod:`mdsd_bounds.verifiers.optimal.units` uses it for bins.
 
 **Lossless.** Whatever the search did, the weights are then frozen, and r is the law of the race with these weights: a
-finite sum over drafted sets (:mod:`.draft_sets`), over pairs of units (:mod:`.pairs`), or the integral of
+finite sum over pairs of units (:mod:`.pairs`), or the integral of
 :mod:`.clocks` whose relative error is below 1e-13.  Binning and stopping cost acceptance only.
 
 Observed, not proved: that projected Newton and L-BFGS-B steps, which take the place of gradient steps, converge as
@@ -41,26 +41,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.bounds.prefix import prefix_order
 from mdsd_bounds.bounds.race import sum_rounding
-from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.threads import one_blas_thread
-from mdsd_bounds.verifiers.optimal import draft_sets
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.race_rule import Race, prepared_race
+from mdsd_bounds.verifiers.optimal.whole_support import prepare_whole
 
 #: Gap of the route by pairs beyond which that by clocks is tried as well.
 FAIR = 1e-6
-#: Range of the starting log-weights b.
-BASE_RANGE = 4.0
+#: Support up to which every token is an item of its own.
+WHOLE = 128
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -110,10 +107,12 @@ def prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
 def _prepare_race(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     held = fixed_mask(q[None], fixed)[0]
     rates = remainder(q[None], held[None])[0] if fixed else q
-    if draws <= 1:
-        return prepare_fixed(p, q, fixed, draws)
-    if draft_sets.countable(int((rates > 0).sum()), draws):
-        return _by_sets(p, rates, held, draws)
+    support = int((rates > 0).sum())
+    if draws <= 1 or support <= draws:
+        # At most one random draft, or all tokens are drafted.
+        return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
+    if support <= WHOLE:
+        return prepare_whole(p, rates, held if fixed else None, draws)
     # Imported here: numba takes half a second, which small vocabularies do not need.
     from mdsd_bounds.verifiers.optimal.pairs import prepare_pairs
     from mdsd_bounds.verifiers.optimal.wide_race import QUADRATURE, prepare_clocks
@@ -169,35 +168,3 @@ class FirstDraft:
     def summary(self) -> str:
         """Which slot."""
         return f"the draft in slot {self.slot}"
-
-
-def _by_sets(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Prepared:
-    fixed = int(held.sum())
-    order = prefix_order(p[None], rates[None], held[None])[0]
-    order = order[: fixed + int((rates > 0).sum())]
-    target, q = p[order].numpy(), rates[order].numpy()
-    sets, mass = draft_sets.set_masses(q[fixed:], draws)
-    member = np.concatenate([np.ones((len(sets), fixed), dtype=bool), sets], 1)
-    h = draft_sets.split_by_sets(target, member, mass, fixed)
-    base = starting_weights(target, q, h)
-    theta, law = draft_sets.solve_sets(target, base, member, mass, h)
-    on_right = torch.ones_like(held)
-    on_right[order[:h]] = False
-    log_weight, r = torch.zeros_like(p), torch.zeros_like(p)
-    log_weight[order] = torch.from_numpy(theta)
-    r[order] = torch.from_numpy(law)
-    return prepared_race(p, Race(on_right, log_weight), r, 64 * draws * rounding_unit())
-
-
-def starting_weights(p: np.ndarray, q: np.ndarray, h: int) -> np.ndarray:
-    """b ``[U]``: ``log(p/q)`` within half of :data:`BASE_RANGE` of the side's average; 0 for fixed tokens (q = 0)."""
-    base = np.zeros_like(p)
-    for part in (slice(0, h), slice(h, len(p))):
-        target, rate = p[part], q[part]
-        mass, drawn = target[rate > 0].sum(), rate.sum()
-        if mass > 0 and drawn > 0:
-            use = (target > 0) & (rate > 0)
-            ratio = np.full(len(target), -np.inf)
-            ratio[use] = np.log(target[use]) - np.log(rate[use]) - (np.log(mass) - np.log(drawn))
-            base[part] = np.where(rate > 0, np.clip(ratio, -BASE_RANGE / 2, BASE_RANGE / 2), 0.0)
-    return base
