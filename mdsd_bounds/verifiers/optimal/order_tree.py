@@ -94,8 +94,10 @@ class Nodes(NamedTuple):
 
 
 @njit(**FAST)
-def build_tree(items, p, tolerance, slack):  # type: ignore[no-untyped-def]
+def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-def]
     """The tree for the targets ``p`` ``[k]``.
+
+    ``split`` is -1, or the number of items on side L, which are then the first ones.
 
     Returns
     -------
@@ -108,7 +110,7 @@ def build_tree(items, p, tolerance, slack):  # type: ignore[no-untyped-def]
     size = len(p)
     state, work, nodes = start_sweep(items), start_work(p), start_nodes(size)
     orders, used = np.empty(16 * size + 64, np.int32), 0
-    nodes.cut[0] = first_split(items, state, work)
+    nodes.cut[0] = first_split(items, state, work) if split < 0 else given_split(items, state, work, split)
     count = add_parts(nodes, 0, 1)
     node = 0
     while node + 1 < count:
@@ -195,6 +197,16 @@ def first_split(items, state, work):  # type: ignore[no-untyped-def]
         inside += items.fixed[state.order[j]]
     # Where the empty set is best, so is the set of all tokens that can be drafted; it holds the fixed ones.
     return split if inside == items.fixed.sum() else size
+
+
+@njit(**FAST)
+def given_split(items, state, work, split):  # type: ignore[no-untyped-def]
+    """Sort either side by the targets over q."""
+    size = len(work.target)
+    sweep_window(items, state, 0, size)
+    for part in (Part(0, split, True), Part(split, size, False)):
+        sort_component(items, state, work, part, 0.0)
+    return split
 
 
 @njit(**FAST)
@@ -320,3 +332,12 @@ def finished(order, nodes, count, orders):  # type: ignore[no-untyped-def]
                 here[place[orders[nodes.offset[node] + j]] - nodes.start[node]] = j
     kept = [x[:count].copy() for x in (nodes.start, nodes.cut, nodes.lower, nodes.offset)]
     return Tree(place, kept[0], kept[1], kept[2], kept[3], nodes.coin[:count].copy(), rank)
+
+
+@njit(**FAST)
+def best_side(items, p):  # type: ignore[no-untyped-def]
+    """``[k]`` bool: the items of the prefix by p/q that minimises ``P - Q``.  One sweep."""
+    state, work, inside = start_sweep(items), start_work(p), np.zeros(len(p), np.bool_)
+    for j in range(first_split(items, state, work)):
+        inside[state.order[j]] = True
+    return inside

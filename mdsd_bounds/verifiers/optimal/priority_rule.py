@@ -25,9 +25,9 @@ class PriorityRule:
     Attributes
     ----------
     token : ndarray
-        ``[k]`` int32: the tokens that can be drafted, ascending; item i is token i.  Empty where ``item`` is given.
+        ``[k]`` int32: the tokens that can be drafted, ascending; empty where ``item`` is indexed by all tokens.
     item : ndarray
-        ``[V]`` int32: item of each token, -1 where q = 0; empty where ``token`` is given.
+        int32: item of each of these tokens, or of all ``[V]``, -1 where q = 0; empty where every token is an item.
     tree : Tree
         The orders.
     """
@@ -59,13 +59,13 @@ def find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-d
     top = -1
     for slot in range(len(drafts)):
         x, found[slot] = drafts[slot], -1
-        if x >= 0 and len(item):
-            if item[x] >= 0:
-                found[slot] = place[item[x]]
-        elif x >= 0:
+        if x >= 0 and len(token):
             i = np.searchsorted(token, x)
-            if i < len(token) and token[i] == x:
-                found[slot] = place[i]
+            x = i if i < len(token) and token[i] == x else -1
+        if x >= 0 and len(item):
+            x = item[x]
+        if x >= 0:
+            found[slot] = place[x]
         top = max(top, found[slot])
     return top
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, arrival_times, rescaling, spare_mass
 from mdsd_bounds.verifiers.optimal.order_sweep import Items, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import SLACK, TOLERANCE, Tree, build_tree
-from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
 
 #: Takes the place of q in ``p/q`` for tokens that are always drafted: they come first, in the order of their targets.
 ALWAYS = 1e290
@@ -42,38 +38,13 @@ class WholeSupport:
     gap: float
 
 
-def prepare_whole(p: Tensor, rates: Tensor, held: Tensor | None, draws: int) -> Prepared:
-    """The rule for ``draws`` random draws without replacement from ``rates``, besides the tokens ``held``.
-
-    Parameters
-    ----------
-    p, rates : Tensor
-        ``[V]`` float64; more than ``draws`` tokens in the support of ``rates``.
-    held : Tensor or None
-        ``[V]`` bool: tokens that are always drafted.
-    draws : int
-        At least 2.
-
-    Notes
-    -----
-    O(V + k^2 n T), k the support and T the 55 to 113 nodes of :mod:`.arrival_times` (one for two draws).
-    """
-    inside = rates > 0 if held is None else (rates > 0) | held
-    token = np.flatnonzero(inside.numpy())
-    fixed = np.zeros(len(token), dtype=bool) if held is None else held.numpy()[token]
-    found = whole_support(p.numpy()[token], rates.numpy()[token], fixed, draws)
-    r = torch.zeros_like(p)
-    r[torch.from_numpy(token)] = torch.from_numpy(found.r)
-    rule = PriorityRule(token.astype(np.int32), np.zeros(0, np.int32), found.tree)
-    return Prepared(p, r, found.gap + abs(float(p.sum()) - 1.0), rule)
-
-
 def whole_support(p: np.ndarray, q: np.ndarray, fixed: np.ndarray, draws: int) -> WholeSupport:
     """Tree, r and certificate for targets and rates ``[k]``; ``fixed`` ``[k]`` bool, with rate 0.
 
-    The gap leaves out what p is off from summing to one over the whole vocabulary.
+    The gap leaves out what p is off from summing to one over the whole vocabulary.  O(k^2 n T), T the 55 to 113 nodes
+    of :mod:`.arrival_times` (one for two draws).
     """
-    tree, r, _ = build_tree(token_items(q, fixed, draws), p, TOLERANCE, SLACK)
+    tree, r, _ = build_tree(token_items(q, fixed, draws), p, TOLERANCE, SLACK, -1)
     lower = tree.place < tree.cut[0]
     # r(L) = Q(L) whatever the tree is, so that L is its own upper bound: alpha* <= 1 + P(L) - r(L).
     short = np.where(lower, p - r, r - p)
