@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdsd_bounds.bounds.race import sum_rounding
+from mdsd_bounds.bounds.search.exponential_race import sum_rounding
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 

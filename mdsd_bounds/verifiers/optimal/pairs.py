@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdsd_bounds.bounds.race import sum_rounding
+from mdsd_bounds.bounds.search.exponential_race import sum_rounding
 from mdsd_bounds.verifiers.optimal import unit_kernels
 from mdsd_bounds.verifiers.optimal.projected_newton import minimise
 from mdsd_bounds.verifiers.optimal.units import (

@@ -45,13 +45,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.threads import one_blas_thread
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.bounds.prefix import prefix_order
-from mdsd_bounds.bounds.race import sum_rounding
+from mdsd_bounds.bounds.search.exponential_race import sum_rounding
+from mdsd_bounds.bounds.search.prefix_scan import prefix_order
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
-from mdsd_bounds.threads import one_blas_thread
 from mdsd_bounds.verifiers.optimal import draft_sets
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
