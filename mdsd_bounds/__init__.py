@@ -24,7 +24,7 @@ _HOME = {
     "READERS": "mdsd_bounds.dumps",
     "open_dump": "mdsd_bounds.dumps",
     "SAMPLERS": "mdsd_bounds.samplers",
-    "to_law": "mdsd_bounds.distributions",
+    "to_probs": "mdsd_bounds.distributions",
     "VERIFIERS": "mdsd_bounds.verifiers",
     "acceptance_rate": "mdsd_bounds.verifiers",
 }

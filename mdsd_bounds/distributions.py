@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.buffers import buffer
+from mdsd_bounds._backend.buffers import buffer
+from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.threads import in_threads
 
 #: How far a row of given probabilities may be from summing to one, by the dtype it was given in.  Rows inside the
 #: tolerance are normalised in float64 and every interval is widened by the defect; rows outside are refused.
@@ -26,7 +26,7 @@ SUM_TOLERANCE = {
 ROUNDED_SUM = 1e-12
 #: Narrower rows are checked by torch alone; importing and reading the compiled pass takes half a second.
 _WIDE = 8192
-#: Entries of the working copies of :func:`to_law`.
+#: Entries of the working copies of :func:`to_probs`.
 _SLICE = 500_000
 
 #: Largest difference of head widths that counts as padding of one vocabulary.
@@ -95,7 +95,7 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     total, sound = _compiled_sums(law)
     if not sound:
         _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
-        _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_law")
+        _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_probs")
         if bool(torch.signbit(law).any()):
             # Minus zero, of which a ratio would be minus infinity.
             law = law + 0.0
@@ -105,7 +105,7 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         row = int(bad.reshape(-1).nonzero()[0])
         raise InputError(
             f"{name} row {row}: probabilities sum to {float(total.reshape(-1)[row]):.6g}, not 1 within {tolerance:g}; "
-            "normalise them yourself, or give logits to mdsd_bounds.to_law"
+            "normalise them yourself, or give logits to mdsd_bounds.to_probs"
         )
     # Row by row, so that a result never depends on what else is in the batch.
     total = torch.where(defect <= ROUNDED_SUM, torch.ones_like(total), total)
@@ -123,7 +123,7 @@ def _compiled_sums(law: Tensor) -> tuple[Tensor, bool]:
     """
     if law.device.type == "cpu" and law.shape[-1] >= _WIDE and law.is_contiguous():
         try:
-            from mdsd_bounds.row_sums import row_sums
+            from mdsd_bounds._backend.row_sums import row_sums
         except ImportError:
             return law.sum(-1), False
         rows = law.detach().reshape(-1, law.shape[-1]).numpy()
@@ -135,7 +135,7 @@ def _compiled_sums(law: Tensor) -> tuple[Tensor, bool]:
     return law.sum(-1), False
 
 
-def to_law(
+def to_probs(
     logits: Any,
     *,
     temperature: float = 1.0,
@@ -173,7 +173,8 @@ def to_law(
 
     Notes
     -----
-    Wide rows on the CPU take two compiled passes (:mod:`mdsd_bounds.softmax_rows`), shared among threads, unless
+    Wide rows on the CPU take two compiled passes (:mod:`mdsd_bounds._backend.softmax_rows`), shared among threads,
+    unless
     ``top_k`` cuts them or a gradient is wanted; all others go through torch.  The two agree to a relative 1e-13, which
     is how far torch's sums may round.
 
@@ -196,7 +197,7 @@ def law_and_defect(
     name: str = "logits",
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`to_law` of rows ``[B, V]``, and :func:`validate_law` of the result, in most cases in the same passes.
+    """:func:`to_probs` of rows ``[B, V]``, and :func:`validate_law` of the result, in most cases in the same passes.
 
     Returns
     -------
@@ -247,7 +248,7 @@ def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Te
     if (torch.is_grad_enabled() and x.requires_grad) or (out is not None and not out.is_contiguous()):
         return None
     try:
-        from mdsd_bounds import softmax_rows
+        from mdsd_bounds._backend import softmax_rows
     except ImportError:
         return None
     rows = x.detach().contiguous()
@@ -356,7 +357,7 @@ def align_widths(
 
 def pad_mass(logits: Tensor, width: int) -> Tensor:
     """Probability ``[B]`` that the columns from ``width`` on hold under the softmax of the full row."""
-    return to_law(logits)[..., width:].sum(-1)
+    return to_probs(logits)[..., width:].sum(-1)
 
 
 def _nucleus(law: Tensor, top_p: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.results import COMPARED, cell, summarise, summarise_comparison
+from mdsd_bounds.pipeline.tables import COMPARED, cell, summarise, summarise_comparison
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2.5rem auto; padding: 0 1rem; }
@@ -22,7 +22,7 @@ th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444;
 .lead { font-size: 1.08rem; }
 """
 _BOUNDS = ["sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"]
-_GAPS = [*COMPARED, "carlo_stderr"]
+_GAPS = [*COMPARED, "mc_stderr"]
 
 
 def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str) -> str:
@@ -31,7 +31,7 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
     Parameters
     ----------
     bounds : DataFrame
-        Per-position table of bounds (:func:`mdsd_bounds.run.run` without verifiers).
+        Per-position table of bounds (:func:`mdsd_bounds.pipeline.run.run` without verifiers).
     comparison : DataFrame or None
         Per-position table with verifiers over the same dump; None where verifiers were not or cannot be compared.
     facts : mapping

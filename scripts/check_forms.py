@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.dumps import open_dump
 from mdsd_bounds.dumps.convert import convert
-from mdsd_bounds.evaluate import Settings
 from mdsd_bounds.models.capture import CaptureSettings, log_pair
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
 
 POSITIONS = 2000
 KEPT = 64
@@ -119,7 +119,7 @@ def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
             # Half the distance to the next float16 is what storing alone explains.
             half = torch.from_numpy(np.spacing(np.abs(old.numpy())).astype(np.float64)) / 2
             worst, excess = max(worst, float(gap.max())), max(excess, float((gap - half).max()))
-            law = (to_law(old) - to_law(new)).abs().sum(-1) / 2
+            law = (to_probs(old) - to_probs(new)).abs().sum(-1) / 2
             distance = max(distance, float(law.max()))
     return {
         "positions": totals["positions"],

@@ -12,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from mdsd_bounds import open_dump, to_law
+from mdsd_bounds import open_dump, to_probs
 from mdsd_bounds.plots.majorant import majorant_figure
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     dump = open_dump(ROOT / "data" / "qwen2.5-coder-humaneval")
     (batch,) = dump.batches(len(dump))
-    p, q = to_law(batch.target_logits[arguments.row]), to_law(batch.draft_logits[arguments.row])
+    p, q = to_probs(batch.target_logits[arguments.row]), to_probs(batch.draft_logits[arguments.row])
     figure = majorant_figure(p, q, arguments.drafts)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.out, dpi=150)

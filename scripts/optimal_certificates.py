@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from benchmarks.timing import machine
 
-from mdsd_bounds import open_dump, optimal_acceptance, to_law
+from mdsd_bounds import open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.verifiers.optimal import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def measure(
         here = [i for i, row in enumerate(np.asarray(batch.row).tolist()) if row in wanted]
         if not here:
             continue
-        p, q = to_law(batch.target_logits[here]), to_law(batch.draft_logits[here])
+        p, q = to_probs(batch.target_logits[here]), to_probs(batch.draft_logits[here])
         documents.update(np.asarray(batch.doc)[here].tolist())
         places.extend(zip(np.asarray(batch.doc)[here].tolist(), np.asarray(batch.position)[here].tolist(), strict=True))
         best = optimal_acceptance(p, q, counts, sampler, method=ROUTE.get(sampler, "auto"), **options)

@@ -25,7 +25,7 @@ from benchmarks.timing import machine
 from optimal_certificates import chosen_rows
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, open_dump, optimal_acceptance, to_law
+from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, open_dump, optimal_acceptance, to_probs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "optimal_comparison.json"
@@ -81,7 +81,7 @@ def budget_lines(
         for i, row in enumerate(np.asarray(batch.row).tolist()):
             if row not in wanted:
                 continue
-            p, q = to_law(batch.target_logits[i : i + 1]), to_law(batch.draft_logits[i : i + 1])
+            p, q = to_probs(batch.target_logits[i : i + 1]), to_probs(batch.draft_logits[i : i + 1])
             for sampler in samplers:
                 rivals = RIVALS[sampler]
                 best = optimal_acceptance(p, q, counts, sampler)

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.evaluate import BLOCK_ROWS
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS
 
 DOCS = Path(__file__).parent.parent / "docs"
 POSITIONS = 1_000_000_000

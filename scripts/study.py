@@ -25,9 +25,9 @@ import torch
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.evaluate import Settings
-from mdsd_bounds.results import bootstrap_interval, document_means, read_table, summarise, summarise_comparison
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.tables import bootstrap_interval, document_means, read_table, summarise, summarise_comparison
 
 TEMPERATURES = (0.2, 0.6, 0.7, 1.0)
 DRAFTS = (1, 2, 3, 4, 6, 8)

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.dumps import open_dump
 from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import read_prompts
@@ -335,7 +335,7 @@ def rank_acceptance(study: Path, rows: int, most: int = 4) -> list[float]:
     places = [round(i * (len(dump) - 1) / (rows - 1)) for i in range(rows)]
     for row in places:
         (batch,) = dump.batches(1, start=row, stop=row + 1)
-        p, q = to_law(batch.target_logits)[0], to_law(batch.draft_logits)[0]
+        p, q = to_probs(batch.target_logits)[0], to_probs(batch.draft_logits)[0]
         total += sample_paths(p, q, most, 32, generator).mean(-1)
     reached = torch.cat([torch.zeros(1, dtype=torch.float64), total / rows])
     return [float(x) for x in reached.diff().clamp(min=0.0)]

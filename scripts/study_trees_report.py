@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.plots.tree_depths import tree_depths
 from mdsd_bounds.plots.tree_protocols import tree_protocols
-from mdsd_bounds.results import bootstrap_interval
 from mdsd_bounds.trees.log import summarise_log, summary_table
 
 FAMILIES = ("chain", "SpecTr", "RSD-C", "RSD-S", "Sequoia", "EAGLE-2")

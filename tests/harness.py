@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS, acceptance_rate, open_dump, optimal_acceptance, to_law
+from mdsd_bounds import SAMPLERS, acceptance_rate, open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.verifiers import Verifier, enumerate_verifier
 from mdsd_bounds.verifiers.base import sampler_options
 
@@ -43,7 +43,7 @@ def draft_rows(sampler: str, size: int, n: int, seed: int) -> tuple[Tensor, dict
 def real_rows(first: int = 2, rows: int = 2) -> tuple[Tensor, Tensor]:
     """Laws ``[rows, 151936]`` of shipped positions, target and draft."""
     (batch,) = open_dump(SHIPPED).batches(rows, start=first, stop=first + rows)
-    return to_law(batch.target_logits), to_law(batch.draft_logits)
+    return to_probs(batch.target_logits), to_probs(batch.draft_logits)
 
 
 def float32_gap(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str) -> float:

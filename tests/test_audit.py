@@ -24,8 +24,9 @@ from mdsd_bounds.audit.rule import audit_rows, enumerate_rule
 from mdsd_bounds.audit.self_check import Checked, drawn_log, drawn_rows
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.verifiers import Verifier, rrs
-from mdsd_bounds.verifiers.speculative import add_at, at
+from mdsd_bounds.verifiers import Verifier
+from mdsd_bounds.verifiers.schemes import rrs
+from mdsd_bounds.verifiers.speculative_sampling import add_at, at
 
 LOSSLESS = [(name, s) for name, rule in VERIFIERS.items() if rule.lossless for s in rule.samplers if s != "joint"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mdsd_bounds import VERIFIERS, optimal_acceptance, to_law
+from mdsd_bounds import VERIFIERS, optimal_acceptance, to_probs
 from mdsd_bounds.audit import CONTROLS, LogReport, audit_log, read_positions
 from mdsd_bounds.audit.definitions import acceptance_figures, purchases
 from mdsd_bounds.audit.logs import law_of, rounding
@@ -171,8 +171,8 @@ def test_rounding_of_stored_logits_is_allowed_for() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         stored = exact.to(dtype)
         for row in range(20):
-            law = to_law(stored[row : row + 1])[0]
-            moved = 0.5 * float((law - to_law(exact[row : row + 1])[0]).abs().sum())
+            law = to_probs(stored[row : row + 1])[0]
+            moved = 0.5 * float((law - to_probs(exact[row : row + 1])[0]).abs().sum())
             assert moved <= rounding(stored[row], law, {"temperature": 1.0})
             assert law_of(stored[row : row + 1], None, "x", row, None, {"temperature": 1.0}).defect >= moved
             assert law_of(stored[row : row + 1], None, "x", row, 1e-4, {"temperature": 1.0}).defect == 0.0

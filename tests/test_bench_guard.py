@@ -39,12 +39,12 @@ def test_no_ratio_is_three_times_what_is_recorded(guard: ModuleType) -> None:
 def test_the_guard_sees_a_loss(guard: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def tenfold() -> object:
         calls, reference = subjects()
-        return {"to_law": lambda: [calls["to_law"]() for _ in range(10)]}, reference
+        return {"to_probs": lambda: [calls["to_probs"]() for _ in range(10)]}, reference
 
-    recorded = {"to_law": json.loads(guard.RECORDED.read_text())["ratios"]["to_law"]}
+    recorded = {"to_probs": json.loads(guard.RECORDED.read_text())["ratios"]["to_probs"]}
     subjects = guard.subjects
     monkeypatch.setattr(guard, "subjects", tenfold)
-    assert guard.losses(guard.measure(2), recorded).keys() == {"to_law"}
+    assert guard.losses(guard.measure(2), recorded).keys() == {"to_probs"}
     assert guard.losses({"a": 3.1, "b": 2.9}, {"a": 1.0, "b": 1.0}) == {"a": 3.1}
     with pytest.raises(KeyError):  # a subject that is no longer measured is not passed over
         guard.losses({"a": 1.0}, {"a": 1.0, "b": 1.0})

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from mdsd_bounds import InputError, open_dump
-from mdsd_bounds.buffers import LEAST_BYTES, PAGE, buffer, buffers_kept
-from mdsd_bounds.dumps import DumpWriter, shard
-from mdsd_bounds.engines.job import read
+from mdsd_bounds._backend.buffers import LEAST_BYTES, PAGE, buffer, buffers_kept
+from mdsd_bounds.dumps import DumpWriter
+from mdsd_bounds.dumps import safetensors_shard as shard
+from mdsd_bounds.pipeline.engines.job import read
 
 SIZE = (3, LEAST_BYTES)
 WIDTH, ROWS, SHARD_ROWS = 40_000, 130, 50
@@ -51,7 +52,7 @@ def test_memory_is_of_the_asked_kind_and_place() -> None:
 
 
 def test_memory_is_given_back_after_the_last_loop() -> None:
-    from mdsd_bounds import buffers
+    from mdsd_bounds._backend import buffers
 
     outside = buffer(SIZE, torch.uint8)
     with buffers_kept():
@@ -66,7 +67,7 @@ def test_memory_is_given_back_after_the_last_loop() -> None:
 
 
 def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mdsd_bounds import buffers
+    from mdsd_bounds._backend import buffers
 
     monkeypatch.setattr(buffers, "MOST_BYTES", 5 * LEAST_BYTES)
     with buffers_kept():
@@ -78,7 +79,7 @@ def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking while threads run is what is tested
 def test_a_child_forked_while_the_lock_is_held_goes_on() -> None:
-    from mdsd_bounds import buffers
+    from mdsd_bounds._backend import buffers
 
     held, done = threading.Event(), threading.Event()
 

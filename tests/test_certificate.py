@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import CATALOGUE, FAMILY, pairs, set_law
 from torch import Tensor
 
-from mdsd_bounds import open_dump, optimal_acceptance, to_law
+from mdsd_bounds import open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.certificate import draft_mass, subset_bound
 
 SHIPPED = Path(__file__).parent.parent / "data" / "qwen2.5-coder-humaneval"
@@ -40,7 +40,7 @@ def test_known_subsets_prove_known_optima(known) -> None:
 @pytest.mark.parametrize("sampler", [*FAMILY, "independent"])
 def test_subsets_of_real_rows_prove_their_bounds(sampler: str) -> None:
     (batch,) = open_dump(SHIPPED).batches(2, stop=2)
-    bound = optimal_acceptance(to_law(batch.target_logits), to_law(batch.draft_logits), (1, 3, 5), sampler)
+    bound = optimal_acceptance(to_probs(batch.target_logits), to_probs(batch.draft_logits), (1, 3, 5), sampler)
     again = subset_bound(bound)
     assert again.shape == bound.value.shape
     assert float((again - bound.value).abs().max()) <= 1e-9

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mdsd_bounds import optimal_acceptance, to_law
+from mdsd_bounds import optimal_acceptance, to_probs
 from mdsd_bounds.cli import main, options
 
 ROWS, SIZE = 70, 50
@@ -49,7 +49,7 @@ def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path
     table = pd.read_parquet(out)
     assert not Path(f"{out}.parts").exists()
     for row in rows:
-        p, q = (to_law(data[name], temperature=row["temperature"]) for name in ("target_logits", "draft_logits"))
+        p, q = (to_probs(data[name], temperature=row["temperature"]) for name in ("target_logits", "draft_logits"))
         bound = optimal_acceptance(p, q, row["drafts"], row["sampler"])
         assert row["mean"] == pytest.approx(float(bound.value.mean()), abs=1e-10)
         assert row["low"] <= row["mean"] <= row["high"]
@@ -186,8 +186,8 @@ def test_a_comparison_says_which_cells_come_from_samples(dump: str, capsys, monk
     ask = ("compare", dump, "--sampler", "without_replacement", "--samples", "20", "--limit", "6")
     _, sampled, _ = call(*ask, "--verifier", "nss", "--drafts", "4", capsys=capsys, monkeypatch=monkeypatch)
     _, exact, _ = call(*ask, "--verifier", "nss", "--drafts", "1", capsys=capsys, monkeypatch=monkeypatch)
-    assert "carlo_stderr" in sampled
-    assert "carlo_stderr" not in exact
+    assert "mc_stderr" in sampled
+    assert "mc_stderr" not in exact
 
 
 def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdsd_bounds import InputError, optimal_acceptance, to_law
+from mdsd_bounds import InputError, optimal_acceptance, to_probs
 from mdsd_bounds.distributions import align_widths, law_and_defect, pad_mass, validate_law
 
 INF = float("inf")
@@ -19,19 +19,19 @@ INF = float("inf")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_softmax_in_float64_from_any_dtype(dtype: torch.dtype) -> None:
     logits = torch.tensor([[1.0, 2.0, -INF, 0.5]], dtype=dtype)
-    law = to_law(logits)
+    law = to_probs(logits)
     weights = np.exp([1.0, 2.0, -INF, 0.5])
     assert law.dtype == torch.float64
     assert np.allclose(law[0].numpy(), weights / weights.sum(), atol=1e-15)
 
 
 def test_numpy_and_single_rows() -> None:
-    assert to_law(np.array([0.0, 0.0], dtype=np.float16)).tolist() == [0.5, 0.5]
-    assert to_law([0, 0]).shape == (2,)
+    assert to_probs(np.array([0.0, 0.0], dtype=np.float16)).tolist() == [0.5, 0.5]
+    assert to_probs([0, 0]).shape == (2,)
 
 
 def test_temperature_zero_is_one_hot_on_the_first_peak() -> None:
-    assert to_law([1.0, 3.0, 3.0], temperature=0).tolist() == [0, 1, 0]
+    assert to_probs([1.0, 3.0, 3.0], temperature=0).tolist() == [0, 1, 0]
 
 
 @settings(max_examples=50, deadline=None)
@@ -39,13 +39,13 @@ def test_temperature_zero_is_one_hot_on_the_first_peak() -> None:
     st.lists(st.floats(-30, 30), min_size=1, max_size=12), st.floats(0.05, 5), st.integers(1, 12), st.floats(0.01, 1)
 )
 def test_warps(row: list[float], temperature: float, k: int, top_p: float) -> None:
-    plain = to_law(row, temperature=temperature)
+    plain = to_probs(row, temperature=temperature)
     assert float(plain.sum()) == pytest.approx(1, abs=1e-14)
-    cut = to_law(row, temperature=temperature, top_k=k)
+    cut = to_probs(row, temperature=temperature, top_k=k)
     kept = cut > 0
     assert int(kept.sum()) >= min(k, int((plain > 0).sum()))
     assert torch.allclose(cut[kept] * plain[kept].sum(), plain[kept], atol=1e-12)
-    nucleus = to_law(row, temperature=temperature, top_p=top_p)
+    nucleus = to_probs(row, temperature=temperature, top_p=top_p)
     held = plain[nucleus > 0]
     # The smallest set of most probable tokens whose mass reaches top_p.
     assert float(held.sum()) >= top_p - 1e-12
@@ -66,7 +66,7 @@ def test_warps(row: list[float], temperature: float, k: int, top_p: float) -> No
 )
 def test_bad_logits_are_named(row: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        to_law(row)
+        to_probs(row)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_bad_logits_are_named(row: object, message: str) -> None:
 )
 def test_bad_warps(warp: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(warp))):
-        to_law([0.0, 1.0], **warp)
+        to_probs([0.0, 1.0], **warp)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def wide_rows(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_compiled_softmax_of_wide_rows_is_that_of_long_double(dtype: torch.dtype, temperature: float) -> None:
     rows = wide_rows(dtype)
-    law = to_law(rows, temperature=temperature).numpy()
+    law = to_probs(rows, temperature=temperature).numpy()
     x = rows.double().numpy().astype(np.longdouble)
     exact = np.exp((x - x.max(-1, keepdims=True)) / temperature)
     exact /= exact.sum(-1, keepdims=True)
@@ -178,24 +178,26 @@ def test_every_half_number_is_decoded() -> None:
         finite = numbers[torch.isfinite(numbers)]
         row = finite[None].contiguous()
         # Against the same numbers given in float64, which need no decoding.
-        torch.testing.assert_close(to_law(row, temperature=3e4), to_law(row.double(), temperature=3e4), atol=0, rtol=0)
+        torch.testing.assert_close(
+            to_probs(row, temperature=3e4), to_probs(row.double(), temperature=3e4), atol=0, rtol=0
+        )
 
 
 def test_the_compiled_softmax_keeps_to_its_rows_and_the_given_memory() -> None:
     rows = wide_rows(torch.float32)
     out = torch.full((5, WIDE), 7.0, dtype=torch.float64)
-    assert to_law(rows, out=out) is out
+    assert to_probs(rows, out=out) is out
     for b in range(5):
-        assert torch.equal(to_law(rows[b]), out[b])
+        assert torch.equal(to_probs(rows[b]), out[b])
     for bad, message in ((float("nan"), "row 3: NaN"), (float("inf"), r"row 3: \+inf")):
         broken = rows.clone()
         broken[3, 5000] = bad
         with pytest.raises(InputError, match=message):
-            to_law(broken)
+            to_probs(broken)
     with pytest.raises(InputError, match=r"give .* float64"):
-        to_law(rows, out=out[:2])
+        to_probs(rows, out=out[:2])
     logits = rows[:2].clone().nan_to_num(neginf=-50.0).requires_grad_()
-    to_law(logits)[:, 0].sum().backward()
+    to_probs(logits)[:, 0].sum().backward()
     assert logits.grad is not None
 
 
@@ -205,10 +207,10 @@ def test_half_rows_without_a_positive_logit_find_their_peak(dtype: torch.dtype) 
     rows[1, 5] = -0.0
     rows[2, 1:] = -float("inf")
     rows[3, 7] = 2.0**-15  # subnormal in float16
-    assert torch.equal(to_law(rows), to_law(rows.double()))
+    assert torch.equal(to_probs(rows), to_probs(rows.double()))
     rows[3, 9] = -float("nan")
     with pytest.raises(InputError, match="row 3: NaN"):
-        to_law(rows)
+        to_probs(rows)
 
 
 @pytest.mark.parametrize("warp", [{}, {"temperature": 0.3}, {"temperature": 0.0}, {"top_k": 50}, {"top_p": 0.9}])
@@ -216,7 +218,7 @@ def test_half_rows_without_a_positive_logit_find_their_peak(dtype: torch.dtype) 
 def test_a_law_and_its_defect_are_those_of_the_check(width: int, warp: dict[str, Any]) -> None:
     rows = wide_rows(torch.float32)[:, :width]
     law, defect = law_and_defect(rows, **warp)
-    assert torch.equal(law, to_law(rows, **warp))
+    assert torch.equal(law, to_probs(rows, **warp))
     checked, expected = validate_law(law, "p")
     assert checked is law
     # Two sums of the same entries in other orders.

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
-from mdsd_bounds.dumps import DumpWriter, inspect_dump, native
+from mdsd_bounds.dumps import DumpWriter, inspect_dump
+from mdsd_bounds.dumps.formats import native
 
 ROWS, WIDTH, DRAFT_WIDTH = 11, 40, 43
 

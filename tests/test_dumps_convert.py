@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
-from mdsd_bounds.bounds.intervals import batch_bound
+from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
+from mdsd_bounds.bounds.truncated.intervals import batch_bound
 from mdsd_bounds.dumps import convert as module
-from mdsd_bounds.dumps import sides
+from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.convert import convert
-from mdsd_bounds.dumps.native import DumpWriter
+from mdsd_bounds.dumps.formats.native import DumpWriter
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def place(folder: Path, name: str) -> str:
 def check(path: str, width: float) -> None:
     target, draft = pair()
     for sampler in ("with_replacement", "without_replacement"):
-        full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, sampler)
+        full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler)
         found = [batch_bound(batch, COUNTS, sampler) for batch in open_dump(path).batches(16)]
         low, high = (torch.cat([getattr(bound, end) for bound in found], -1) for end in ("low", "high"))
         assert (low <= full.low + 1e-9).all()

@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
-from mdsd_bounds.bounds.intervals import batch_bound
-from mdsd_bounds.dumps import inspect_dump, open_pair, open_side, sides
-from mdsd_bounds.dumps.distillkit import write_distillkit
-from mdsd_bounds.dumps.llama_cpp import write_llama_cpp
+from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
+from mdsd_bounds.bounds.truncated.intervals import batch_bound
+from mdsd_bounds.dumps import inspect_dump, open_pair, open_side
+from mdsd_bounds.dumps import single_model as sides
+from mdsd_bounds.dumps.formats.distillkit import write_distillkit
+from mdsd_bounds.dumps.formats.llama_cpp import write_llama_cpp
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def contains(path: str, target: torch.Tensor, draft: torch.Tensor, width: float 
     for batch in open_dump(path).batches(len(target)):
         for sampler in SAMPLERS:
             found = batch_bound(batch, COUNTS, sampler)
-            full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, sampler)
+            full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler)
             assert (found.low <= full.low + 1e-9).all(), sampler
             assert (full.high <= found.high + 1e-9).all(), sampler
             assert (found.high - found.low).max() < width, sampler
@@ -367,7 +368,7 @@ def test_hidden_states_give_the_models_own_logits(family: str, tmp_path: Path) -
     (batch,) = open_pair(tmp_path / "x.safetensors", tmp_path / "x.safetensors").batches(20)
     assert torch.allclose(batch.target_logits, own, rtol=1e-5, atol=1e-5)
     value, full = (
-        optimal_acceptance(to_law(rows), to_law(rows.flip(0)), (2,), "without_replacement").value
+        optimal_acceptance(to_probs(rows), to_probs(rows.flip(0)), (2,), "without_replacement").value
         for rows in (batch.target_logits, own)
     )
     assert (value - full).abs().max() < 1e-5
@@ -465,7 +466,7 @@ def test_distillkit_damage(tmp_path: Path) -> None:
 
 def test_step_log(tmp_path: Path) -> None:
     target, draft = logits(4, 15), logits(4, 15) + logits(4, 15, seed=1, spread=1.0)
-    p, q = to_law(target), to_law(draft)
+    p, q = to_probs(target), to_probs(draft)
     path = tmp_path / "steps.jsonl"
     lines = []
     for step in range(2):

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from problems import FAMILY, pairs
 from torch import Tensor
 
-from mdsd_bounds import optimal_acceptance, subset_bound, to_law
-from mdsd_bounds.bounds import fast, fast_race
-from mdsd_bounds.bounds.draft_sets import draft_sets
-from mdsd_bounds.bounds.fast_race import COLUMNS, POWERS, evaluate, left_nodes
-from mdsd_bounds.bounds.power_sums import power_weights, sensitivity
-from mdsd_bounds.bounds.prefix import prefix_curves
+from mdsd_bounds import optimal_acceptance, subset_bound, to_probs
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
+from mdsd_bounds.bounds.search import compiled_search as fast
+from mdsd_bounds.bounds.search import exponential_race_kernel as fast_race
+from mdsd_bounds.bounds.search.exponential_race_kernel import COLUMNS, POWERS, evaluate, left_nodes
+from mdsd_bounds.bounds.search.power_sums import power_weights, sensitivity
+from mdsd_bounds.bounds.search.prefix_scan import prefix_curves
 from mdsd_bounds.problem import Bound
 from mdsd_bounds.samplers import get_sampler
 
@@ -157,7 +158,7 @@ def test_drawn_rows(seed: int, scale: float, sampler: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 2.0])
 def test_real_rows(temperature: float, shipped_rows: tuple[Tensor, Tensor]) -> None:
-    p, q = (to_law(x[:1], temperature=temperature) for x in shipped_rows)
+    p, q = (to_probs(x[:1], temperature=temperature) for x in shipped_rows)
     for sampler in ("with_replacement", "greedy", "top_k"):
         assert optimal_acceptance(p, q, 2, sampler).method == "fast"
         check(p, q, (1, 2, 5, 8), sampler)
@@ -220,7 +221,7 @@ def test_without_numba_the_scan_answers(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_bound_without_its_kink_would_be_seen() -> None:
     """The lower bound of a cell that forgets the kink lies above prefixes inside the cell."""
-    from mdsd_bounds.bounds.fast_cells import crossing_bound
+    from mdsd_bounds.bounds.search.ratio_cells import crossing_bound
 
     bound = crossing_bound.py_func
     # Two tokens, ratios 0.5 and 1.5, q = 0.1 each, chord of slope 1: P - chord is -0.05 after the first.
@@ -282,7 +283,7 @@ def test_evaluation_of_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         table[np.arange(8) * nodes + g] = step * t * math.exp(-(light.sum() + q[300:].sum()) * t) * law.cumsum()
     answer = np.empty(5)
     evaluate.py_func(run, 0, 0, last, times, step, weights, table, 8, draws, np.empty((17, nodes)), answer)
-    from mdsd_bounds.bounds.race import race_prefix_mass
+    from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 
     plain, error = race_prefix_mass(torch.from_numpy(q)[None], draws.tolist())
     assert np.abs(plain[:, 0, 300].numpy() - answer).max() <= 1e-9 + float(error.max())
@@ -345,7 +346,7 @@ def test_minus_zero_is_zero() -> None:
 def test_a_subnormal_rest_is_left_to_the_scan(sampler: str) -> None:
     p, logits = torch.zeros(9000, dtype=torch.float64), torch.full((9000,), -float("inf"), dtype=torch.float64)
     p[:4], logits[0], logits[1:3] = 0.25, 0.0, -712.5
-    q = to_law(logits)
+    q = to_probs(logits)
     assert 0 < float(q[1]) < 1e-308
     wide, narrow = (optimal_acceptance(p[:size], q[:size], 2, sampler) for size in (9000, 4))
     assert float(wide.value) == pytest.approx(float(narrow.value), abs=1e-9)

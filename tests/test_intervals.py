@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdsd_bounds import InputError, optimal_acceptance, to_law
-from mdsd_bounds.bounds import intervals
-from mdsd_bounds.bounds.cut import cut_law
-from mdsd_bounds.bounds.intervals import interval_bounds, solve_cut
+from mdsd_bounds import InputError, optimal_acceptance, to_probs
+from mdsd_bounds.bounds.truncated import intervals
+from mdsd_bounds.bounds.truncated.distributions import cut_law
+from mdsd_bounds.bounds.truncated.intervals import interval_bounds, solve_cut
 from mdsd_bounds.cli import main
-from mdsd_bounds.dumps import sides
+from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.convert import top_k_rows
 
 SAMPLERS = [
@@ -55,7 +55,7 @@ def test_full_rows_cut_to_top_k(sampler: str, options: dict[str, int], temperatu
     target, draft = pair(24, 40, 2.0, 1.0, k)
     laws = [cut_law(*cut(logits, k), temperature=temperature) for logits in (target, draft)]
     found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
-    p, q = (to_law(logits, temperature=temperature) for logits in (target, draft))
+    p, q = (to_probs(logits, temperature=temperature) for logits in (target, draft))
     full = optimal_acceptance(p, q, COUNTS, sampler, **options)
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
@@ -74,7 +74,7 @@ def test_one_side_cut(sampler: str, full_side: str) -> None:
     p = cut_law(target, None) if full_side == "target" else cut_law(*cut(target, 8))
     q = cut_law(draft, None) if full_side == "draft" else cut_law(*cut(draft, 8))
     found = solve_cut(p, q, COUNTS, sampler)
-    full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, sampler)
+    full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler)
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
 
@@ -93,7 +93,7 @@ def test_any_tail(seed: int, spread: float, noise: float, k: int, j: int, sample
     target, draft = pair(6, 12, spread, noise, seed)
     laws = [cut_law(*cut(target, k)), cut_law(*cut(draft, j))]
     found = solve_cut(laws[0], laws[1], COUNTS, sampler[0], sampler[1])
-    full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, sampler[0], **sampler[1])
+    full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler[0], **sampler[1])
     tied = sampler[0] in ("greedy", "top_k", "top_m_plus") and spread == 0.0
     if not tied:  # which of the tied tokens is fixed depends on which of them the cut kept
         assert (found.low <= full.low + 1e-10).all()
@@ -164,7 +164,7 @@ def test_rounded_rows(sampler: str, options: dict[str, int]) -> None:
         laws.append(cut_law(rounded, facts, temperature=0.8))
     found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
     full = optimal_acceptance(
-        to_law(target, temperature=0.8), to_law(draft, temperature=0.8), COUNTS, sampler, **options
+        to_probs(target, temperature=0.8), to_probs(draft, temperature=0.8), COUNTS, sampler, **options
     )
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
@@ -179,17 +179,20 @@ def test_cuts_inside_the_kept_tokens_are_exact() -> None:
         laws = [cut_law(*cut(logits, 20), temperature=0.9, **warp) for logits in (target, draft)]
         found = solve_cut(laws[0], laws[1], COUNTS, "with_replacement")
         full = optimal_acceptance(
-            to_law(target, temperature=0.9, **warp), to_law(draft, temperature=0.9, **warp), COUNTS, "with_replacement"
+            to_probs(target, temperature=0.9, **warp),
+            to_probs(draft, temperature=0.9, **warp),
+            COUNTS,
+            "with_replacement",
         )
         assert (found.high - found.low).max() < 1e-11
         assert (found.value - full.value).abs().max() < 1e-11
     greedy = cut_law(*cut(target, 3), temperature=0.0)
-    assert torch.equal(greedy.law, to_law(target, temperature=0.0))
+    assert torch.equal(greedy.law, to_probs(target, temperature=0.0))
     assert (greedy.high == 0).all()
     # A cut that reaches past the kept tokens leaves an interval that still holds the answer.
     laws = [cut_law(*cut(logits, 6), top_k=9) for logits in (target, draft)]
     found = solve_cut(laws[0], laws[1], COUNTS, "without_replacement")
-    full = optimal_acceptance(to_law(target, top_k=9), to_law(draft, top_k=9), COUNTS, "without_replacement")
+    full = optimal_acceptance(to_probs(target, top_k=9), to_probs(draft, top_k=9), COUNTS, "without_replacement")
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
 
@@ -283,8 +286,8 @@ def test_tables_of_cut_dumps_hold_the_full_answer(form: str, tmp_path: Path, cap
 def test_missing_mass_ignored_does_not_hold(tmp_path: Path) -> None:
     """The broken rule: renormalising the kept tokens as if they were all.  The test above must be able to fail."""
     target, draft = pair(40, 60, 1.0, 1.0, 2)
-    full = optimal_acceptance(to_law(target), to_law(draft), COUNTS, "with_replacement")
-    wrong = optimal_acceptance(to_law(cut(target, 12)[0]), to_law(cut(draft, 12)[0]), COUNTS, "with_replacement")
+    full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, "with_replacement")
+    wrong = optimal_acceptance(to_probs(cut(target, 12)[0]), to_probs(cut(draft, 12)[0]), COUNTS, "with_replacement")
     assert ((wrong.low > full.high + 1e-3) | (wrong.high < full.low - 1e-3)).any()
 
 
@@ -319,7 +322,7 @@ def test_ties_at_the_cut_and_extreme_temperatures(
 ) -> None:
     # Logits of few values, as half precision has them: tokens that were not stored tie with the last one that was.
     target, draft = (torch.round(logits) for logits in pair(40, 30, 2.0, 1.0, 5))
-    p, q = (to_law(logits, **warp) for logits in (target, draft))  # type: ignore[arg-type]
+    p, q = (to_probs(logits, **warp) for logits in (target, draft))  # type: ignore[arg-type]
     full = optimal_acceptance(p, q, COUNTS, sampler, **options)
     for stored in (top_k_rows, None):
         laws = []
@@ -351,5 +354,5 @@ def test_tokens_that_vanish_at_temperature_one_come_back() -> None:
     ids, value, facts = top_k_rows(logits, None, 3)
     rows = torch.full(logits.shape, -float("inf"), dtype=torch.float64).scatter_(-1, ids, value)
     law = cut_law(rows, facts, temperature=200.0)
-    missing = float(to_law(logits, temperature=200.0)[0, 3:].sum())
+    missing = float(to_probs(logits, temperature=200.0)[0, 3:].sum())
     assert float(law.low) <= missing <= float(law.high)

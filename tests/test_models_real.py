@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mdsd_bounds import open_dump, optimal_acceptance
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import to_probs
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
@@ -59,7 +59,7 @@ def test_smollm2_against_its_own_early_exit(smollm2: Any, tmp_path: Path) -> Non
     (batch,) = dump.batches(64)
     assert batch.target_logits.shape == batch.draft_logits.shape == (64, 49152)
     assert batch.token is not None
-    p, q = to_law(batch.target_logits), to_law(batch.draft_logits)
+    p, q = to_probs(batch.target_logits), to_probs(batch.draft_logits)
     one = optimal_acceptance(p, q, n_drafts=(1, 2, 8), sampler="with_replacement")
     # One draft: the optimal acceptance is the overlap of the two laws.
     torch.testing.assert_close(one.value[0], torch.minimum(p, q).sum(-1), atol=1e-9, rtol=0)
@@ -73,7 +73,7 @@ def test_smollm2_against_its_own_early_exit(smollm2: Any, tmp_path: Path) -> Non
 @pytest.mark.models
 def test_smollm2_in_the_small_forms(smollm2: Any, tmp_path: Path) -> None:
     """Hidden states rebuild the logits of a tied head; the top-k intervals hold what the full rows give."""
-    from mdsd_bounds.bounds.intervals import batch_bound
+    from mdsd_bounds.bounds.truncated.intervals import batch_bound
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
 
     batches = {}
@@ -87,7 +87,7 @@ def test_smollm2_in_the_small_forms(smollm2: Any, tmp_path: Path) -> None:
     for name in ("target_logits", "draft_logits"):
         torch.testing.assert_close(getattr(hidden, name), getattr(full, name), atol=1e-3, rtol=0)
     counts = (1, 4)
-    p, q = to_law(full.target_logits), to_law(full.draft_logits)
+    p, q = to_probs(full.target_logits), to_probs(full.draft_logits)
     for sampler in ("with_replacement", "greedy"):
         exact = optimal_acceptance(p, q, counts, sampler)
         found = batch_bound(cut, counts, sampler)

@@ -17,7 +17,7 @@ from problems import CATALOGUE, FAMILY, Known, pairs
 from scipy import stats
 from torch import Tensor
 
-from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_law
+from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.samplers.base import fixed_mask
 from mdsd_bounds.verifiers import Verifier, optimal
 from mdsd_bounds.verifiers.enumeration import draft_tuples
@@ -138,7 +138,7 @@ def keys_drafts(q: Tensor, n: int, rows: int) -> Tensor:
 def test_real_rows_full_vocabulary() -> None:
     dump = open_dump(SHIPPED)
     (batch,) = dump.batches(len(dump))
-    p, q = to_law(batch.target_logits[:4]), to_law(batch.draft_logits[:4])
+    p, q = to_probs(batch.target_logits[:4]), to_probs(batch.draft_logits[:4])
     best = optimal_acceptance(p, q, (2, 8), "with_replacement", method="prefix")
     for i, n in enumerate((2, 8)):
         for b in range(len(p)):

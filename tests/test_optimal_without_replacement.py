@@ -16,8 +16,8 @@ from problems import pairs
 from test_optimal_orders import errors
 from torch import Tensor
 
-from mdsd_bounds import open_dump, optimal_acceptance, to_law
-from mdsd_bounds.bounds.race import race_prefix_mass
+from mdsd_bounds import open_dump, optimal_acceptance, to_probs
+from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 from mdsd_bounds.samplers.base import sample_law
 from mdsd_bounds.verifiers import Verifier
 from mdsd_bounds.verifiers.optimal import prepare
@@ -129,7 +129,7 @@ def real_rows() -> tuple[Tensor, Tensor]:
     dump = open_dump("data/qwen2.5-coder-humaneval")
     (batch,) = dump.batches(len(dump))
     # One even law and one peaked one.
-    return to_law(batch.target_logits[[24, 0]]), to_law(batch.draft_logits[[24, 0]])
+    return to_probs(batch.target_logits[[24, 0]]), to_probs(batch.draft_logits[[24, 0]])
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 0), (3, 0), (8, 0), (3, 1)])

@@ -13,10 +13,12 @@ from problems import CATALOGUE, FAMILY, Known, drafters, laws, pairs, planted, s
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, InputError, optimal_acceptance
-from mdsd_bounds.bounds import make_problem, product, subsets
-from mdsd_bounds.bounds.draft_sets import draft_sets
-from mdsd_bounds.bounds.lp import feasible_plan
-from mdsd_bounds.bounds.subsets import set_masses
+from mdsd_bounds.bounds import make_problem
+from mdsd_bounds.bounds.oracles import subset_enumeration as subsets
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
+from mdsd_bounds.bounds.oracles.linear_program import feasible_plan
+from mdsd_bounds.bounds.oracles.subset_enumeration import set_masses
+from mdsd_bounds.bounds.search import independent_drafts as product
 
 
 def by_tuples(p: Tensor, q: Tensor, n: int, sampler: str) -> float:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mdsd_bounds import optimal_acceptance
-from mdsd_bounds.bounds import race
-from mdsd_bounds.bounds.race import prefix_sum, race_prefix_mass, suffix_sum
+from mdsd_bounds.bounds.search import exponential_race as race
+from mdsd_bounds.bounds.search.exponential_race import prefix_sum, race_prefix_mass, suffix_sum
 
 VOCABULARIES = (151_936, 262_144)
 

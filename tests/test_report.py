@@ -11,9 +11,9 @@ import pytest
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.cli import main
-from mdsd_bounds.evaluate import Settings
-from mdsd_bounds.results import summarise
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.tables import summarise
 
 
 @pytest.fixture

@@ -6,8 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mdsd_bounds import InputError, results
-from mdsd_bounds.results import COLUMNS, bootstrap_interval, document_means, read_table, render, summarise_comparison
+from mdsd_bounds import InputError
+from mdsd_bounds.pipeline import tables as results
+from mdsd_bounds.pipeline.tables import (
+    COLUMNS,
+    bootstrap_interval,
+    document_means,
+    read_table,
+    render,
+    summarise_comparison,
+)
 
 
 def test_document_standard_error_covers() -> None:

@@ -25,11 +25,12 @@ import torch
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import DumpWriter
-from mdsd_bounds.engines import ENGINES, Job, job, local, store
-from mdsd_bounds.engines.job import reads
-from mdsd_bounds.engines.store import claim, open_store
-from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline import part_files as store
+from mdsd_bounds.pipeline.engines import ENGINES, Job, job, local
+from mdsd_bounds.pipeline.engines.job import reads
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
+from mdsd_bounds.pipeline.part_files import claim, open_store
+from mdsd_bounds.pipeline.run import run
 
 ROWS, SIZE = 6 * BLOCK_ROWS + 1, 40  # six blocks and a single row
 SETTINGS = Settings(samplers=("with_replacement", "top_k"), drafts=(1, 3))
@@ -217,12 +218,15 @@ def test_killed_and_run_again(pair: str, tmp_path: Path, monkeypatch: pytest.Mon
     whole = to_bytes(pair, tmp_path / "whole.parquet")
     out = tmp_path / "out.parquet"
     code = (
-        "import sys, time\nfrom mdsd_bounds import open_dump\nfrom mdsd_bounds.evaluate import Settings\n"
-        "from mdsd_bounds.run import run\nfrom tests_settings import SETTINGS\n"
+        "import sys, time\nfrom mdsd_bounds import open_dump\n"
+        "from mdsd_bounds.pipeline.evaluate_block import Settings\n"
+        "from mdsd_bounds.pipeline.run import run\nfrom tests_settings import SETTINGS\n"
         "run(open_dump(sys.argv[1]), SETTINGS, out=sys.argv[2],"
         f" progress=lambda done, total: time.sleep(60 if done >= {3 * BLOCK_ROWS} else 0))\n"
     )
-    (tmp_path / "tests_settings.py").write_text(f"from mdsd_bounds.evaluate import Settings\nSETTINGS = {SETTINGS!r}\n")
+    (tmp_path / "tests_settings.py").write_text(
+        f"from mdsd_bounds.pipeline.evaluate_block import Settings\nSETTINGS = {SETTINGS!r}\n"
+    )
     with subprocess.Popen([sys.executable, "-c", code, pair, str(out)], cwd=tmp_path) as process:
         parts = Path(f"{out}.parts")
         _wait(lambda: len(list(parts.glob("*.parquet"))) >= 3)
@@ -385,8 +389,10 @@ def test_memory_that_really_ends(tmp_path: Path) -> None:
     for name in ("target_logits", "draft_logits"):
         np.save(tmp_path / f"{name}.npy", rows)
     code = (
-        "import resource, sys\nfrom mdsd_bounds import InputError, open_dump\nfrom mdsd_bounds.run import run\n"
-        "from mdsd_bounds.evaluate import Settings\nsettings = Settings(samplers=('top_k',), drafts=(1,))\n"
+        "import resource, sys\nfrom mdsd_bounds import InputError, open_dump\n"
+        "from mdsd_bounds.pipeline.run import run\n"
+        "from mdsd_bounds.pipeline.evaluate_block import Settings\n"
+        "settings = Settings(samplers=('top_k',), drafts=(1,))\n"
         "dump = open_dump(sys.argv[1])\nrun(dump, settings, limit=1)\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + (60 << 20)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"

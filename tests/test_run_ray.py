@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from mdsd_bounds import InputError, open_dump
-from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
+from mdsd_bounds.pipeline.run import run
 
 ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 
@@ -52,7 +52,7 @@ def whole(pair: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_worker_killed_in_the_middle_loses_nothing(
     pair: str, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mdsd_bounds.engines import ray_data
+    from mdsd_bounds.pipeline.engines import ray_data
 
     original, killed = ray_data.make_worker, str(tmp_path / "killed-")
 
@@ -89,7 +89,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 @pytest.mark.usefixtures("cluster")
 def test_a_part_that_kills_every_worker_is_named(pair: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mdsd_bounds.engines import ray_data
+    from mdsd_bounds.pipeline.engines import ray_data
 
     original = ray_data.make_worker
     monkeypatch.setattr(ray_data, "TRIES", 1)
@@ -127,8 +127,8 @@ def test_bad_rows_and_places_give_one_line(tmp_path: Path, pair: str) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_actors_of_gpu_clusters(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The actors run on the processor here: the cluster has no GPU to give, and torch sees none.
-    monkeypatch.setattr("mdsd_bounds.engines.ray_data._gpus", lambda ray: 2)
-    monkeypatch.setattr("mdsd_bounds.engines.ray_data.GPUS_PER_ACTOR", 0)
+    monkeypatch.setattr("mdsd_bounds.pipeline.engines.ray_data._gpus", lambda ray: 2)
+    monkeypatch.setattr("mdsd_bounds.pipeline.engines.ray_data.GPUS_PER_ACTOR", 0)
     table = run(open_dump(pair), SETTINGS, engine="ray")
     pd.testing.assert_frame_equal(table, run(open_dump(pair), SETTINGS))
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from mdsd_bounds import SAMPLERS, InputError
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.bounds.draft_sets import draft_sets
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.samplers import NO_DRAFT
 from mdsd_bounds.samplers.base import top_tokens
 

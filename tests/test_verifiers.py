@@ -24,9 +24,10 @@ from problems import pairs
 from torch import Tensor
 
 from mdsd_bounds import VERIFIERS, acceptance_rate
-from mdsd_bounds.verifiers import Verifier, enumerate_verifier, rrs, rrs_without_replacement
+from mdsd_bounds.verifiers import Verifier, enumerate_verifier
 from mdsd_bounds.verifiers.enumeration import draft_tuples
-from mdsd_bounds.verifiers.speculative import accept_probability, add_at, residual, speculative_law
+from mdsd_bounds.verifiers.schemes import rrs, rrs_without_replacement
+from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual, speculative_law
 
 PAIRS = [(name, sampler) for name, rule in VERIFIERS.items() for sampler in rule.samplers]
 LOSSLESS = [(name, sampler) for name, sampler in PAIRS if VERIFIERS[name].lossless]

@@ -11,8 +11,10 @@ from harness import FALSE_ALARM, chi_square, draft_rows, row
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS
-from mdsd_bounds.verifiers import enumerate_verifier, gumbel_list, k_seq, kernels
-from mdsd_bounds.verifiers.excess import found_rates, rejection_taus, torch_found, torch_taus
+from mdsd_bounds.verifiers import enumerate_verifier
+from mdsd_bounds.verifiers.excess_function import found_rates, rejection_taus, torch_found, torch_taus
+from mdsd_bounds.verifiers.kernels import dispatch as kernels
+from mdsd_bounds.verifiers.schemes import gumbel_list, k_seq
 
 #: Wide enough for the compiled loops, and no multiple of their blocks.
 WIDTH = kernels.WIDE + 77
@@ -98,7 +100,7 @@ def test_gumbel_rates(pair: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.3])
 def test_a_draw_is_the_inverse_of_the_cumulative_sum(pair: tuple[Tensor, Tensor], tau: float) -> None:
-    from mdsd_bounds.verifiers.compiled_steps import draw_excess
+    from mdsd_bounds.verifiers.kernels.batch_steps import draw_excess
 
     p, q = pair[0][0], pair[1][0]
     spared = torch.tensor([7, WIDTH - 1, -1, 1024])
@@ -116,7 +118,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_sum(pair: tuple[Tensor, Tensor]
 
 
 def test_mass_off_the_drafts_is_summed_where_it_would_cancel() -> None:
-    from mdsd_bounds.verifiers.compiled_steps import _left_of
+    from mdsd_bounds.verifiers.kernels.batch_steps import _left_of
 
     q = PAIRS["peaked draft"][1]
     drawn = torch.tensor([5, 3, -1, 2000])
@@ -172,7 +174,7 @@ def test_wide_steps_follow_the_law(name: str, sampler: str, n: int) -> None:
 
 
 def test_wide_steps_of_a_wrong_kernel_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mdsd_bounds.verifiers import compiled_steps
+    from mdsd_bounds.verifiers.kernels.dispatch import batch_steps as compiled_steps
 
     right = compiled_steps.rejection_steps
 

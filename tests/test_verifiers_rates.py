@@ -15,12 +15,13 @@ from scipy import stats
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, InputError, acceptance_rate, optimal_acceptance
-from mdsd_bounds.memory import memory_limit
-from mdsd_bounds.verifiers import Verifier, gumbel_list, k_seq, load_third_party, output_distance, tv_budget
+from mdsd_bounds._backend.memory import memory_limit
+from mdsd_bounds.verifiers import Verifier, load_third_party, output_distance
 from mdsd_bounds.verifiers import enumerate_verifier as enumerate_rule
-from mdsd_bounds.verifiers.importance_sampling import selected_acceptance
 from mdsd_bounds.verifiers.rejection_paths import enumerate_paths, sample_paths
-from mdsd_bounds.verifiers.speculative import residual
+from mdsd_bounds.verifiers.schemes import gumbel_list, k_seq, tv_budget
+from mdsd_bounds.verifiers.schemes.importance_sampling import selected_acceptance
+from mdsd_bounds.verifiers.speculative_sampling import residual
 
 
 def zipf(size: int, seed: int, slope: float = 1.3) -> Tensor:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import CELLS, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Law, Line
 from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
-from mdsd_bounds.memory import require_memory
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 
@@ -299,7 +299,7 @@ def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dic
 
 def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Any]) -> Floats:
     """Upper ends for cut rows, over the tokens that either side knows and one that neither does."""
-    from mdsd_bounds.bounds.intervals import interval_bounds
+    from mdsd_bounds.bounds.truncated.intervals import interval_bounds
 
     pairs = [(unit.p, unit.q) for unit in units if unit.q is not None]
     held: list[Ints] = [np.union1d(_tokens(p), _tokens(q)) for p, q in pairs]

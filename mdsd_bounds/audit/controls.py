@@ -1,6 +1,6 @@
 """Negative controls: rules that are wrong in ways that shipped code has been wrong.  The audit must flag each.
 
-All are recursive rejection (:mod:`mdsd_bounds.verifiers.rrs`) with one fault:
+All are recursive rejection (:mod:`mdsd_bounds.verifiers.schemes.rrs`) with one fault:
 
 * ``residual_skipped``: after the last rejection the token is drawn from p, not from what is left of it.
 * ``q_taken_as_one``: a sampled draft is accepted with ``p_x`` in place of ``min(1, p_x / q_x)``, as if it had been
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.verifiers import rrs
 from mdsd_bounds.verifiers.base import Verifier
-from mdsd_bounds.verifiers.speculative import accept_probability, add_at, at, residual
+from mdsd_bounds.verifiers.schemes import rrs
+from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
 
 
 def _residual_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:

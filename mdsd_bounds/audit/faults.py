@@ -17,7 +17,7 @@ from torch import Tensor
 from mdsd_bounds.audit.cells import CELLS, cell_masses, cells_of
 from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.verifiers import rrs, rrs_without_replacement
+from mdsd_bounds.verifiers.schemes import rrs, rrs_without_replacement
 
 #: Fresh drafts at each position: most and fewest, and the entries [draws, V] that they may make.
 DRAWS, FEW, ENTRIES = 32, 2, 65_536

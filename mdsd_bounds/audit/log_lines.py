@@ -12,7 +12,7 @@ none were verified (the bonus token), -1 for an empty slot.  The laws are given 
 * ``"row": 12``, a row of the dump given beside the log.
 
 ``q`` likewise, or absent.  Which tokens a cut row holds must not depend on the output or the drafts.  Step logs
-(:mod:`mdsd_bounds.dumps.step_log`) with ``target_candidates`` are read as well.
+(:mod:`mdsd_bounds.dumps.formats.step_log`) with ``target_candidates`` are read as well.
 """
 
 from __future__ import annotations

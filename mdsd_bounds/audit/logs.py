@@ -215,7 +215,7 @@ def law_of(
     logits: Tensor, cut: Tensor | None, name: str, row: int, tolerance: float | None, warp: dict[str, Any]
 ) -> Law:
     """One row ``[1, V]`` of a dump as a law; ``defect`` is what its dtype, or its cut, leaves open."""
-    from mdsd_bounds.bounds.cut import cut_law
+    from mdsd_bounds.bounds.truncated.distributions import cut_law
 
     found = cut_law(logits, cut, name=name, first_row=row, **warp)
     law = found.law[0].numpy()

@@ -23,7 +23,7 @@ from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
-from mdsd_bounds.verifiers.montecarlo import many_drafts
+from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
 #: Largest difference from p that passes for rounding.
 EXACT = 1e-12

@@ -15,14 +15,14 @@ from mdsd_bounds.samplers import get_sampler
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
-    "fast": ("mdsd_bounds.bounds.fast", "solve_fast"),
-    "outer": ("mdsd_bounds.bounds.outer", "solve_outer"),
-    "prefix": ("mdsd_bounds.bounds.prefix", "solve_prefix"),
-    "subsets": ("mdsd_bounds.bounds.subsets", "solve_subsets"),
-    "lp": ("mdsd_bounds.bounds.lp", "solve_lp"),
-    "cvxpy": ("mdsd_bounds.bounds.lp_cvxpy", "solve_cvxpy"),
-    "maxflow": ("mdsd_bounds.bounds.maxflow", "solve_maxflow"),
-    "product": ("mdsd_bounds.bounds.product", "solve_product"),
+    "fast": ("mdsd_bounds.bounds.search.compiled_search", "solve_fast"),
+    "outer": ("mdsd_bounds.bounds.search.torch_search", "solve_outer"),
+    "prefix": ("mdsd_bounds.bounds.search.prefix_scan", "solve_prefix"),
+    "subsets": ("mdsd_bounds.bounds.oracles.subset_enumeration", "solve_subsets"),
+    "lp": ("mdsd_bounds.bounds.oracles.linear_program", "solve_lp"),
+    "cvxpy": ("mdsd_bounds.bounds.oracles.linear_program_cvxpy", "solve_cvxpy"),
+    "maxflow": ("mdsd_bounds.bounds.oracles.max_flow", "solve_maxflow"),
+    "product": ("mdsd_bounds.bounds.search.independent_drafts", "solve_product"),
 }
 
 #: Options of the samplers outside the fixed-plus-random family, whose options are those of their ``split``.
@@ -49,7 +49,7 @@ def optimal_acceptance(
     ----------
     p, q : array
         Target and draft probabilities, ``[V]`` or ``[B, V]``, numpy or torch, any float dtype and device; rows sum to
-        one (see :func:`mdsd_bounds.to_law` for logits).  For ``sampler="independent"`` q may be ``[n, V]`` or
+        one (see :func:`mdsd_bounds.to_probs` for logits).  For ``sampler="independent"`` q may be ``[n, V]`` or
         ``[B, n, V]``, one law per drafter; for ``"joint"`` it is ``[T]`` or ``[B, T]``, one probability per tuple.
     n_drafts : int or sequence of int
         Numbers of drafts; a sequence is answered in one pass.
@@ -75,10 +75,11 @@ def optimal_acceptance(
     Notes
     -----
     Cost per row: a few passes over p and q (``fast``, up to 8 draws without replacement; see
-    :mod:`mdsd_bounds.bounds.fast`); by the scan O(V log V) with replacement, greedy and top_k and O(V n G) without
+    :mod:`mdsd_bounds.bounds.search.compiled_search`); by the scan O(V log V) with replacement, greedy and top_k and
+    O(V n G) without
     replacement, G about 100.
     Source: Hu et al., "Towards optimal multi-draft speculative decoding", ICLR 2025, arXiv 2502.18779 (dual and prefix
-    theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.race`.
+    theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.search.exponential_race`.
     """
     problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **options)
     bound = solve(problem, method)
@@ -182,7 +183,7 @@ def _choose(problem: Problem) -> str:
         return "product"
     if problem.sampler == "joint":
         return "maxflow" if importlib.util.find_spec("ortools") else "lp"
-    from mdsd_bounds.bounds.fast import WIDE, applies
+    from mdsd_bounds.bounds.search.compiled_search import WIDE, applies
 
     if applies(problem):
         return "fast"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.bounds.race import race_prefix_mass
+from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, fixed_mask, remainder
@@ -39,7 +39,7 @@ def subset_bound(bound: Bound) -> Tensor:
 
     Notes
     -----
-    Cost per row: O(V), and O(|H| n G) without replacement for n > 2, G quadrature nodes.
+    Cost per row: O(V), and O(k n G) for a subset of k tokens without replacement for n > 2, G quadrature nodes.
     Source: weak duality, Hu et al., ICLR 2025, arXiv 2502.18779.
     """
     problem = bound.problem
@@ -76,7 +76,7 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     Notes
     -----
     Without replacement the tokens outside H are one exponential clock of rate ``1 - q(H)``: only its first arrival
-    matters (:mod:`mdsd_bounds.bounds.race`).
+    matters (:mod:`mdsd_bounds.bounds.search.exponential_race`).
     """
     rule, options = get_sampler(sampler), dict(options or {})
     if sampler == "independent":

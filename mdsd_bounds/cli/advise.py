@@ -47,10 +47,10 @@ def advise(
 ) -> None:
     """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add."""
     from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.evaluate import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.run import run
+    from mdsd_bounds.pipeline.tables import render
     from mdsd_bounds.problem import InputError
-    from mdsd_bounds.results import render
-    from mdsd_bounds.run import run
     from mdsd_bounds.trees.advise import advise as best_trees
     from mdsd_bounds.trees.advise import costs_from, frontier, in_words, profiles
 

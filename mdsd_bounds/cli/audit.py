@@ -170,7 +170,7 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
 
 def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The first rows of a dump as laws."""
-    from mdsd_bounds.distributions import to_law
+    from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.problem import InputError
 
@@ -180,8 +180,8 @@ def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")
     second = warp["temperature"] if warp["draft_temperature"] is None else warp["draft_temperature"]
     cuts = {"top_k": warp["top_k"], "top_p": warp["top_p"]}
-    p = to_law(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
-    q = to_law(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
+    p = to_probs(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
+    q = to_probs(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
     return p, q
 
 

@@ -43,8 +43,8 @@ def bounds(
     quiet: Quiet = False,
 ) -> None:
     """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""
-    from mdsd_bounds.evaluate import Settings
-    from mdsd_bounds.results import render, summarise
+    from mdsd_bounds.pipeline.evaluate_block import Settings
+    from mdsd_bounds.pipeline.tables import render, summarise
 
     settings = Settings(
         samplers=names_in(sampler),

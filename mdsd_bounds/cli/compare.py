@@ -52,8 +52,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
-    from mdsd_bounds.evaluate import Settings, matching_verifiers
-    from mdsd_bounds.results import COMPARED, render, summarise_comparison
+    from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.tables import COMPARED, render, summarise_comparison
     from mdsd_bounds.verifiers import get_verifier
 
     samplers = names_in(sampler)

@@ -26,7 +26,7 @@ def draft_temperature(
     """The best draft temperature, chosen on some documents and judged on others; 1 unless the gain is clear."""
     from mdsd_bounds.diagnostics import choose_draft_temperature
     from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.results import render
+    from mdsd_bounds.pipeline.tables import render
 
     found = choose_draft_temperature(
         open_dump(dump),

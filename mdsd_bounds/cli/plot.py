@@ -19,9 +19,9 @@ def plot(
     ] = None,
 ) -> None:
     """Figures from a per-position table."""
+    from mdsd_bounds.pipeline.tables import read_table
     from mdsd_bounds.plots import save_figures
     from mdsd_bounds.problem import InputError
-    from mdsd_bounds.results import read_table
 
     table = read_table(results)
     there = sorted(table["temperature"].unique())

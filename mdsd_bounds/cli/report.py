@@ -46,10 +46,10 @@ def report(
 
     from mdsd_bounds import __version__
     from mdsd_bounds.dumps import inspect_dump, open_dump
-    from mdsd_bounds.evaluate import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.problem import InputError
     from mdsd_bounds.report import html_report
-    from mdsd_bounds.run import run
 
     settings = Settings(
         samplers=names_in(sampler),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
 
 if TYPE_CHECKING:
-    from mdsd_bounds.evaluate import Settings
+    from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
 def run_and_print(
@@ -30,8 +30,8 @@ def run_and_print(
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
     from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.problem import draft_counts
-    from mdsd_bounds.run import run
     from mdsd_bounds.samplers import get_sampler
 
     draft_counts(settings.drafts)
@@ -71,7 +71,7 @@ def run_and_print(
             file=sys.stderr,
         )
     summary = summarise(table)
-    if columns is not None and "carlo_stderr" in summary and bool((summary["carlo_stderr"] > 0).any()):
+    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.
-        columns = [*columns, "carlo_stderr"]
+        columns = [*columns, "mc_stderr"]
     print(render(summary, format.value, columns))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdsd_bounds.evaluate import Settings
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.tables import document_means
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.results import document_means
-from mdsd_bounds.run import run
 
 #: Draft temperature over target temperature.
 RATIOS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5)

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.pipeline.tables import document_means
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.results import document_means
 
 #: Ranks looked at: each power of two, and the ranks between the first few.
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -107,7 +107,7 @@ def equilibrium(
         documents.append(rows if batch.doc is None else np.asarray(batch.doc))
         for temperature in temperatures:
             warp: dict[str, Any] = {"temperature": temperature, "first_row": int(rows[0])}
-            p, q = (to_law(x, **warp) for x in (batch.target_logits, batch.draft_logits))
+            p, q = (to_probs(x, **warp) for x in (batch.target_logits, batch.draft_logits))
             for n in n_drafts:
                 parts[temperature, n].append(share_in_subset(p, q, n, sampler, ranks).cpu().numpy())
     found = []

@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.dumps.arrays import open_npy_pair, open_npz, open_pt, open_safetensors
+from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
-from mdsd_bounds.dumps.distillkit import is_distillkit, open_distillkit
-from mdsd_bounds.dumps.hidden import is_head
-from mdsd_bounds.dumps.llama_cpp import MAGIC, open_llama_cpp
-from mdsd_bounds.dumps.named import FACTS, has_pair, open_named, read_facts, refuse_unfinished
-from mdsd_bounds.dumps.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.formats.array_files import open_store
+from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_npz, open_pt, open_safetensors
+from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
+from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
+from mdsd_bounds.dumps.formats.named_arrays import FACTS, has_pair, open_named, read_facts, refuse_unfinished
+from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
+from mdsd_bounds.dumps.formats.vllm import is_vllm, open_vllm
+from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.remote import open_remote
-from mdsd_bounds.dumps.sides import Side, pair_sides
-from mdsd_bounds.dumps.step_log import is_step_log, open_step_log
-from mdsd_bounds.dumps.stores import open_store
-from mdsd_bounds.dumps.vllm import is_vllm, open_vllm
-from mdsd_bounds.paths import split
+from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.problem import InputError
 
 __all__ = [

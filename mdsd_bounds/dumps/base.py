@@ -73,7 +73,7 @@ class LogitBatch:
     ``target_cut`` and ``draft_cut`` are None where rows are full.  Where tokens are missing (top-k, floored) the logits
     are natural-log probabilities at temperature 1, ``-inf`` for tokens that were not stored, and the cut is ``[B, 4]``
     float64: least and greatest mass of those tokens, the largest log-probability one of them may have, and the error
-    bound of the stored logarithms (:mod:`mdsd_bounds.bounds.cut` turns them into laws).
+    bound of the stored logarithms (:mod:`mdsd_bounds.bounds.truncated.distributions` turns them into laws).
     """
 
     target_logits: Tensor

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
-from mdsd_bounds.dumps.distillkit import write_distillkit
-from mdsd_bounds.dumps.dtypes import NAMES
-from mdsd_bounds.dumps.llama_cpp import encode, write_header
-from mdsd_bounds.dumps.native import DumpWriter
+from mdsd_bounds.dumps.formats.distillkit import write_distillkit
+from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
+from mdsd_bounds.dumps.formats.native import DumpWriter
 from mdsd_bounds.problem import InputError, rounding_unit
 
 _BLOCK = 32

@@ -53,7 +53,8 @@ def inspect(dump: Dump) -> dict[str, Any]:
 
 
 def sizes(facts: Facts) -> dict[str, str]:
-    """Bytes a position and in all: as stored, and in the other forms that :mod:`mdsd_bounds.models.stores` lists."""
+    """Bytes a position and in all: as stored, and in the other forms that :mod:`mdsd_bounds.models.dump_writers`
+    lists."""
     full, top = 2 * (facts.target_width + facts.draft_width), 2 * (12 * TOP_K + 32)
     lines = {
         "size": _size(facts.rows, (facts.bytes - facts.once) / facts.rows, facts.once),

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.dumps.native import MANIFEST, open_native
-from mdsd_bounds.paths import split
+from mdsd_bounds.dumps.formats.native import MANIFEST, open_native
 from mdsd_bounds.problem import InputError
 
 #: Fetched shards of a native dump that are kept at once.

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mdsd_bounds.dumps.dtypes import NAMES
+from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds.problem import InputError
 
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.models.drafts import Draft, make_draft
+from mdsd_bounds.models.dump_writers import STORES, Store, open_store
 from mdsd_bounds.models.forward import forward, head_inputs, left_pad, read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model
 from mdsd_bounds.models.prompts import read_prompts
-from mdsd_bounds.models.stores import STORES, Store, open_store
 from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
 
@@ -56,7 +56,7 @@ class CaptureSettings:
     store_dtype : str
         Dtype of the stored logits (``store="logits"`` only).
     store : str
-        ``logits``, ``hidden`` or ``top-k`` (:mod:`mdsd_bounds.models.stores`).
+        ``logits``, ``hidden`` or ``top-k`` (:mod:`mdsd_bounds.models.dump_writers`).
     top_k : int
         Tokens kept of each row with ``store="top-k"``.
     max_prompt_tokens : int

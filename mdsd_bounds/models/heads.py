@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.dumps.hidden import Head, hidden_rows
+from mdsd_bounds.dumps.hidden_states import Head, hidden_rows
 from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.problem import InputError, rounding_unit
 
@@ -17,7 +17,8 @@ CHECKED = 16
 
 
 def head_arrays(model: Any) -> dict[str, Tensor]:
-    """Arrays of :mod:`mdsd_bounds.dumps.hidden`: ``lm_head`` (the embedding table where tied), bias, ``soft_cap``.
+    """Arrays of :mod:`mdsd_bounds.dumps.hidden_states`: ``lm_head`` (the embedding table where tied), bias,
+    ``soft_cap``.
 
     The hidden states that go with it are those that enter the head, after the final norm, so no norm is stored.
     """

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
-from mdsd_bounds.results import bootstrap_interval
 
 
 def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:

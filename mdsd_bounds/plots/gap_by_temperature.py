@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.plots.style import axes, legend, need_verifiers, styles, title
-from mdsd_bounds.results import bootstrap_interval
 
 
 def gap_by_temperature(table: pd.DataFrame, ax: Any = None) -> Any:

@@ -21,7 +21,7 @@ def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_repl
     import numpy as np
 
     from mdsd_bounds.bounds import make_problem
-    from mdsd_bounds.bounds.prefix import prefix_curves
+    from mdsd_bounds.bounds.search.prefix_scan import prefix_curves
     from mdsd_bounds.samplers import get_sampler
 
     problem, *_ = make_problem(p, q, n_drafts, sampler)

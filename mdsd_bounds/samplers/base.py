@@ -6,7 +6,7 @@ log-probabilities, the law of the drafted set, and ``Q(H) = Pr(every draft lies 
 Five of the samplers in use are one family: the ``fixed`` most probable tokens of q, always drafted, then ``random``
 draws from ``r``, which is q off the fixed tokens, renormalised; with or without replacement.  For the family the
 minimising subset of ``1 + min_H (P(H) - Q(H))`` is the fixed set plus a prefix of the other tokens in the order of
-p/r, so one prefix scan serves all (:mod:`mdsd_bounds.bounds.prefix`).
+p/r, so one prefix scan serves all (:mod:`mdsd_bounds.bounds.search.prefix_scan`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One draw from each of n different drafters: ``Q(H) = prod_k q_k(H)`` (Khisti et al. 2025; multi-drafter ensembles).
 
 ``q`` is ``[B, n, V]``.  A plain ``[B, V]`` stands for n copies of one drafter, which is sampling with replacement.
-There is no prefix order for different drafters: :mod:`mdsd_bounds.bounds.product` gives a certified interval.
+There is no prefix order for different drafters: :mod:`mdsd_bounds.bounds.search.independent_drafts` gives a certified
+interval.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """Sequential draws without replacement, renormalised each time: Gumbel top-n (RSD, Sequoia, EAGLE).
 
-``Q(H)`` has no closed form for n > 2; :mod:`mdsd_bounds.bounds.race` gives it by quadrature for every prefix at once.
+``Q(H)`` has no closed form for n > 2; :mod:`mdsd_bounds.bounds.search.exponential_race` gives it by quadrature for
+every prefix at once.
 Fewer than n tokens in the support of q: all of them are drafted, and ``alpha* = p(supp q)``.
 
 **It is never worse than n draws with replacement, for any p, q and n.**  Draw from q independently until n distinct

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.results import BOOTSTRAP
 from mdsd_bounds.trees.builders import branchings
 from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
@@ -157,7 +157,7 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
 def profiles(
     table: pd.DataFrame,
 ) -> tuple[list[Profile], np.ndarray]:
-    """Profiles of a per-position comparison (:func:`mdsd_bounds.run.run` with verifiers), and its documents.
+    """Profiles of a per-position comparison (:func:`mdsd_bounds.pipeline.run.run` with verifiers), and its documents.
 
     Numbers of drafts must be 1 .. K.  The bound of each sampler stands among the verifiers as :data:`BEST`.
 

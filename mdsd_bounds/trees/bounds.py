@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.bounds.draft_sets import draft_sets
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Laws, Path, Tree, whole_numbers
 

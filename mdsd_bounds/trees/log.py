@@ -1,6 +1,7 @@
 """Logs of tree decoding: one JSON object a line, one line a target call, read by ``open_dump`` as a step log.
 
-Beside the fields of :mod:`mdsd_bounds.dumps.step_log` (``step``, ``doc``, ``drafts``, ``accepted``, ``positions``) a
+Beside the fields of :mod:`mdsd_bounds.dumps.formats.step_log` (``step``, ``doc``, ``drafts``, ``accepted``,
+``positions``) a
 line holds the whole tree, node by node in level order, so that others can count anew::
 
     parents   node above each draft: 0 is the root, the text so far; draft i is node i + 1
@@ -26,8 +27,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.results import bootstrap_interval
 from mdsd_bounds.samplers.base import top_tokens
 from mdsd_bounds.trees.base import Tree
 from mdsd_bounds.trees.decode import Step

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_law
+from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.models.self_draft import skipping
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Path
@@ -38,7 +38,7 @@ class TreeReader:
     width : int or None
         Columns kept of the head; None keeps all.
     **warp
-        ``temperature``, ``top_k``, ``top_p`` of :func:`mdsd_bounds.distributions.to_law`.
+        ``temperature``, ``top_k``, ``top_p`` of :func:`mdsd_bounds.distributions.to_probs`.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class TreeReader:
         self.read(paths)
         for path in paths:
             if path not in self._laws:
-                self._laws[path] = to_law(self._logits[path][: self._width].float(), **self._warp)
+                self._laws[path] = to_probs(self._logits[path][: self._width].float(), **self._warp)
         return torch.stack([self._laws[path] for path in paths])
 
     def logits(self, paths: Sequence[Path]) -> Tensor:

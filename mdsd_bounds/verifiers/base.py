@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import draw
-from mdsd_bounds.verifiers.montecarlo import many_drafts
+from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
 #: How far an output law may be from summing to one before it is refused.
 LAW_TOLERANCE = 1e-6

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.memory import require_memory
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, drafted_mass, require_pair, sampler_options

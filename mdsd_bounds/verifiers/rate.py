@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.memory import require_memory
 from mdsd_bounds.problem import Acceptance, InputError, Problem, squeeze
 from mdsd_bounds.verifiers.base import require_pair, sampler_options
-from mdsd_bounds.verifiers.montecarlo import HEAVY
+from mdsd_bounds.verifiers.monte_carlo import HEAVY
 
 #: How far a rate may be outside [0, 1] by rounding.
 RATE_TOLERANCE = 1e-9

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdsd_bounds.verifiers.montecarlo import HEAVY, draw_heavy_or_light
+from mdsd_bounds.verifiers.monte_carlo import HEAVY, draw_heavy_or_light
 
 #: Weights ``[paths, V]`` that one row may need in all before enumeration gives way to sampling.
 MAX_WEIGHTS = 1_000_000

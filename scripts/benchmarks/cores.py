@@ -17,7 +17,7 @@ import torch
 from benchmarks.timing import interleaved, logits, softmax_of_both
 from torch import Tensor
 
-from mdsd_bounds import optimal_acceptance, to_law
+from mdsd_bounds import optimal_acceptance, to_probs
 from mdsd_bounds.bounds import make_problem
 
 TITLE = "Bounds from float64 laws: search between cells (fast) and plain scan (prefix)"
@@ -40,7 +40,7 @@ def rows_at(size: int, rows: int) -> tuple[Tensor, Tensor]:
 def _measure(case: str, size: int, batch: int, call: Callable[[Tensor, Tensor], Any], runs: int, **facts: Any) -> Any:
     print(f"{case} V={size} batch={batch} {facts}", file=sys.stderr)
     target, draft = rows_at(size, batch)
-    p, q = to_law(target), to_law(draft)
+    p, q = to_probs(target), to_probs(draft)
     mine, other = torch.empty_like(target), torch.empty_like(draft)
     references = (
         softmax_of_both(target, draft),
@@ -100,9 +100,9 @@ def table(runs: int) -> list[dict[str, Any]]:
     check = lambda p, q: make_problem(p, q, ALL, "with_replacement")  # noqa: E731
     found.append(_measure("before", WIDTH, 64, check, runs, sampler="validation of both laws", method="", drafts=8))
     target, draft = rows_at(WIDTH, 64)
-    both = lambda p, q: (to_law(target, temperature=0.7), to_law(draft, temperature=0.7))  # noqa: E731
-    found.append(_measure("before", WIDTH, 64, both, runs, sampler="to_law of both", method="", drafts=8))
+    both = lambda p, q: (to_probs(target, temperature=0.7), to_probs(draft, temperature=0.7))  # noqa: E731
+    found.append(_measure("before", WIDTH, 64, both, runs, sampler="to_probs of both", method="", drafts=8))
     law_p, law_q = (torch.empty(64, WIDTH, dtype=torch.float64) for _ in range(2))
-    kept = lambda p, q: (to_law(target, temperature=0.7, out=law_p), to_law(draft, temperature=0.7, out=law_q))  # noqa: E731
-    found.append(_measure("before", WIDTH, 64, kept, runs, sampler="to_law into kept memory", method="", drafts=8))
+    kept = lambda p, q: (to_probs(target, temperature=0.7, out=law_p), to_probs(draft, temperature=0.7, out=law_q))  # noqa: E731
+    found.append(_measure("before", WIDTH, 64, kept, runs, sampler="to_probs into kept memory", method="", drafts=8))
     return found

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from benchmarks.timing import SHIPPED, interleaved, logits, machine, softmax_of_both
 
-from mdsd_bounds import acceptance_rate, optimal_acceptance, to_law
+from mdsd_bounds import acceptance_rate, optimal_acceptance, to_probs
 
 TITLE = "Guarded ratios to softmax of the same two rows, one thread, V = 151,936"
 
@@ -36,8 +36,8 @@ COUNTS = (1, 2, 4, 8)
 def subjects() -> tuple[dict[str, Callable[[], Any]], Callable[[], Any]]:
     """What is timed, by name, and the reference."""
     target, draft = logits(151_936, ROWS)
-    p, q = to_law(target), to_law(draft)
-    calls: dict[str, Callable[[], Any]] = {"to_law": lambda: (to_law(target), to_law(draft))}
+    p, q = to_probs(target), to_probs(draft)
+    calls: dict[str, Callable[[], Any]] = {"to_probs": lambda: (to_probs(target), to_probs(draft))}
     for sampler in ("with_replacement", "greedy"):
         calls[f"bound {sampler}"] = lambda sampler=sampler: optimal_acceptance(p, q, COUNTS, sampler)  # type: ignore[misc]
     calls["rate rrs"] = lambda: acceptance_rate(p, q, 4, sampler="with_replacement", verifier="rrs")

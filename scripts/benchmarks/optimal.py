@@ -11,7 +11,7 @@ import torch
 from benchmarks.timing import interleaved, logits, softmax_of_both
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS, to_law
+from mdsd_bounds import SAMPLERS, to_probs
 from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare
 
 TITLE = "Optimal verifier, per position: prepare (p and q given) and step (drafts given), V = 151,936"
@@ -29,7 +29,7 @@ def table(runs: int) -> list[dict[str, Any]]:
     median over positions, ``prepare_worst_ms`` the largest.
     """
     target, draft = logits(151_936, ROWS)
-    p, q = to_law(target), to_law(draft)
+    p, q = to_probs(target), to_probs(draft)
     rows = []
     for sampler in RULES:
         for n in COUNTS:

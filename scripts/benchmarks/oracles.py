@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mdsd_bounds import optimal_acceptance
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.bounds.draft_sets import draft_sets
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 
 TITLE = "n = 2 without replacement, one position"
 SAMPLER = "without_replacement"

@@ -30,12 +30,12 @@ import torch
 from benchmarks.timing import logits, machine
 
 from mdsd_bounds import open_dump
-from mdsd_bounds.buffers import buffers_kept
+from mdsd_bounds._backend.buffers import buffers_kept
+from mdsd_bounds._backend.memory import VARIABLE
 from mdsd_bounds.dumps import Dump, DumpWriter, LogitBatch
-from mdsd_bounds.engines.job import Job, compute, read
-from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
-from mdsd_bounds.memory import VARIABLE
-from mdsd_bounds.run import run
+from mdsd_bounds.pipeline.engines.job import Job, compute, read
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
+from mdsd_bounds.pipeline.run import run
 
 TITLE = "The loop over a dump on disk, n = 1, 2, 4, 8, V = 151,936"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from benchmarks.timing import logits, medians, softmax_of_both
 
-from mdsd_bounds import SAMPLERS, VERIFIERS, to_law
+from mdsd_bounds import SAMPLERS, VERIFIERS, to_probs
 
 TITLE = "One verification step of a batch of 64, and the exact rate of n = 1..8, per position"
 
@@ -41,7 +41,7 @@ def table(runs: int) -> list[dict[str, Any]]:
     rows = []
     for size in VOCABULARIES:
         target, draft = logits(size, BATCH)
-        p, q = to_law(target), to_law(draft)
+        p, q = to_probs(target), to_probs(draft)
         softmax = softmax_of_both(target, draft)
         for name, sampler, counts in STEPS:
             for n in counts:

@@ -21,11 +21,11 @@ from benchmarks.streaming import forget, write
 from benchmarks.timing import interleaved, logits, softmax_of_both
 
 from mdsd_bounds import open_dump
-from mdsd_bounds.buffers import buffers_kept
-from mdsd_bounds.dumps.hidden import Head, hidden_rows
-from mdsd_bounds.engines.job import Job, as_table, compute, read
-from mdsd_bounds.engines.store import open_store
-from mdsd_bounds.evaluate import BLOCK_ROWS, Settings
+from mdsd_bounds._backend.buffers import buffers_kept
+from mdsd_bounds.dumps.hidden_states import Head, hidden_rows
+from mdsd_bounds.pipeline.engines.job import Job, as_table, compute, read
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
+from mdsd_bounds.pipeline.part_files import open_store
 
 TITLE = (
     f"One worker of one thread, V = 151,936, n = 1, 2, 4, 8, blocks of {BLOCK_ROWS} positions: least of several runs"

@@ -70,7 +70,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
         if law.dtype != torch.float64 or not abs(total - 1.0) <= LAW_TOLERANCE or float(law.min()) < 0.0:
             raise InputError(
                 f"{which}: dtype {law.dtype}, sum {total:.6g}, least entry {float(law.min()):.3g}; "
-                "give a float64 law (mdsd_bounds.to_law makes one from logits)"
+                "give a float64 law (mdsd_bounds.to_probs makes one from logits)"
             )
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -4,8 +4,9 @@ Give token v an exponential arrival time of rate q_v; the drafts are the first n
 time t of the n-th arrival (:mod:`mdsd_bounds.verifiers.optimal.order_sweep`), taken by the trapezoid rule in ``log t``.
 
 **Step.** On the ray ``t e^{i phi}`` the n factors that have arrived, the last one differentiated, grow by at most
-``cos^{-n} phi`` over their values at ``t cos phi`` (:mod:`mdsd_bounds.bounds.race`), and r_v is a sum of such products
-with positive coefficients: its relative error is at most ``2 cos^{-n}(phi) / (e^{2 pi phi/h} - 1)``.
+``cos^{-n} phi`` over their values at ``t cos phi`` (:mod:`mdsd_bounds.bounds.search.exponential_race`), and r_v is a
+sum of such products with positive coefficients: its relative error is at most ``2 cos^{-n}(phi) / (e^{2 pi phi/h} -
+1)``.
 
 **Ends.** Left of t_0, ``t`` times the density of the n-th arrival is at most ``n (W_{i+1} t)^{n-i} / (n-i)!`` for any
 i < n, W_{i+1} the mass off the i heaviest: either the last arrival is one of these i (``q t e^{-qt} <= 1/e`` each) and

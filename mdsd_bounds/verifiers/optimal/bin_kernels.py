@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER
 
 
 @njit(**FAST)
@@ -35,7 +35,7 @@ def newton(x, y, mass, t, n, cut):  # type: ignore[no-untyped-def]
     return degree, arrived[:used], closing[:used]
 
 
-@njit(**FAST)
+@njit(**INNER)
 def power_to_elementary(x, i, m, p):  # type: ignore[no-untyped-def]
     """``p[m]`` by Newton's identity, from those before."""
     kept, _, nodes = x.shape
@@ -46,7 +46,7 @@ def power_to_elementary(x, i, m, p):  # type: ignore[no-untyped-def]
             p[m, j] += sign * p[m - k, j] * x[k, i, j] / m
 
 
-@njit(**FAST)
+@njit(**INNER)
 def last_arrival(y, i, m, p, last):  # type: ignore[no-untyped-def]
     """``last[m]``: coefficient of ``P(z) sum_k (-z)^k Y_k``."""
     kept, _, nodes = y.shape
@@ -57,7 +57,7 @@ def last_arrival(y, i, m, p, last):  # type: ignore[no-untyped-def]
             last[m, j] += sign * p[m - k, j] * y[k, i, j]
 
 
-@njit(**FAST)
+@njit(**INNER)
 def doubled_room(rows, used):  # type: ignore[no-untyped-def]
     """The rows, with room for more."""
     larger = np.empty((2 * len(rows), rows.shape[1]))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mdsd_bounds.bounds.race import sum_rounding
+from mdsd_bounds.bounds.search.exponential_race import sum_rounding
 from mdsd_bounds.verifiers.optimal.prepared import Prepared, sample_slots
 
 

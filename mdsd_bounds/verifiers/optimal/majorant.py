@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mdsd_bounds.bounds.prefix import prefix_curves
+from mdsd_bounds.bounds.search.prefix_scan import prefix_curves
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST, start_sweep, sweep_window
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, start_sweep, sweep_window
 
 
 class PickSums(NamedTuple):
@@ -61,7 +61,7 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(**FAST)
+@njit(**INNER)
 def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
     """Add one order, which runs with probability ``chance``, to the sums."""
     n, fixed = items.draws, items.fixed.sum()
@@ -83,7 +83,7 @@ def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyp
                     add_product(found.b[row], chance, fade, state.b[j, n - 1 - m])
 
 
-@njit(**FAST)
+@njit(**INNER)
 def add_product(out, chance, x, y):  # type: ignore[no-untyped-def]
     """``out += chance x y``."""
     for t in range(len(out)):

@@ -31,13 +31,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-#: Options of the kernels: sums may be reordered.
-FAST: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "nsz"},
-}
+from mdsd_bounds._backend.numba_options import STEP, SUMS
+
+#: Options of what Python calls, and of the steps that only compiled code calls; sums may be reordered.
+FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": SUMS}
+INNER: dict[str, Any] = STEP | {"fastmath": SUMS}
 #: Exponents beyond which ``exp(-x)`` is taken as 0, far above the subnormal numbers and far below rounding.
 FAINT_EXPONENT = 345.0
 
@@ -100,7 +98,7 @@ class Sweep(NamedTuple):
     fade: np.ndarray
 
 
-@njit(**FAST)
+@njit(**INNER)
 def start_sweep(items):  # type: ignore[no-untyped-def]
     """Room for the sweeps of ``items``, with the empty sets below the first position and above the last."""
     size, nodes, draws = items.mass.shape[0], items.weight.shape[0], items.draws
@@ -116,7 +114,7 @@ def start_sweep(items):  # type: ignore[no-untyped-def]
     return Sweep(np.arange(size), np.zeros(size), np.zeros((size + 1, 4)), a, b, fade)
 
 
-@njit(**FAST)
+@njit(**INNER)
 def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
     """Bring v and the sets below up to date for the positions from ``begin`` to ``end``.  O((end - begin) n T)."""
     if items.draws == 2:
@@ -147,7 +145,7 @@ def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
             add_bin(items, state, j)
 
 
-@njit(**FAST)
+@njit(**INNER)
 def sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
     """:func:`sweep_window` for two draws."""
     fixed = items.fixed.sum()
@@ -169,7 +167,7 @@ def sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
         state.pairs[j + 1, 3] = count
 
 
-@njit(**FAST)
+@njit(**INNER)
 def dot(x, y):  # type: ignore[no-untyped-def]
     """Sum of products."""
     total = 0.0
@@ -178,7 +176,7 @@ def dot(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**FAST)
+@njit(**INNER)
 def token_picked(fade, here, last, a, b):  # type: ignore[no-untyped-def]
     """v of a token, from the polynomial rows ``u`` and ``q e`` and the coefficients that complete them."""
     total = 0.0
@@ -187,7 +185,7 @@ def token_picked(fade, here, last, a, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**FAST)
+@njit(**INNER)
 def add_token(below, next_, gone, here, last):  # type: ignore[no-untyped-def]
     """A and B of a set with one more token; ``below`` and ``next_`` are pairs of A and B at one position."""
     a, b = below
@@ -205,7 +203,7 @@ def add_token(below, next_, gone, here, last):  # type: ignore[no-untyped-def]
             a_next[m, t] = a[m, t] * gone[t] + a[m - 1, t] * here[t]
 
 
-@njit(**FAST)
+@njit(**INNER)
 def bin_picked(items, state, j):  # type: ignore[no-untyped-def]
     """v of the bin at position j."""
     i, n, fade = state.order[j], items.draws, state.fade[j + 1]
@@ -224,7 +222,7 @@ def bin_picked(items, state, j):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**FAST)
+@njit(**INNER)
 def add_bin(items, state, j):  # type: ignore[no-untyped-def]
     """A and B of the set with the bin at position j."""
     i, nodes = state.order[j], items.weight.shape[0]
@@ -259,3 +257,11 @@ def token_polynomials(q, t):  # type: ignore[no-untyped-def]
             arrived[2 * i + 1, j] = 1.0 - gone if x > 0.35 else -np.expm1(-x)
             closing[2 * i, j] = q[i] * gone
     return arrived, closing
+
+
+@njit(**FAST)
+def given_order(items):  # type: ignore[no-untyped-def]
+    """v ``[k]`` of the strict order in which the items are numbered."""
+    state = start_sweep(items)
+    sweep_window(items, state, 0, len(state.order))
+    return state.v

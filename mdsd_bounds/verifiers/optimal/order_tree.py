@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST, start_sweep, sweep_window
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, start_sweep, sweep_window
 
 #: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute, in acceptance).
 TOLERANCE, SLACK = 1e-10, 1e-12
@@ -130,7 +130,7 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
     return finished(state.order, nodes, count, orders[:used]), work.r, work.swept[0]
 
 
-@njit(**FAST)
+@njit(**INNER)
 def start_nodes(size):  # type: ignore[no-untyped-def]
     """Room for all nodes, with a root that holds everything and never picks."""
     room = 2 * size + 3
@@ -140,7 +140,7 @@ def start_nodes(size):  # type: ignore[no-untyped-def]
     return nodes
 
 
-@njit(**FAST)
+@njit(**INNER)
 def add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
     """The parts below and above the node's cut, where they hold anything; returns how many nodes there are then."""
     cut, root = nodes.cut[node], node == 0
@@ -155,7 +155,7 @@ def add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(**FAST)
+@njit(**INNER)
 def keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
     """Write the component's order behind the others in ``orders`` and its distribution to ``own``."""
     if used + part.end - part.start > len(orders):
@@ -169,7 +169,7 @@ def keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
     return orders
 
 
-@njit(**FAST)
+@njit(**INNER)
 def start_work(p):  # type: ignore[no-untyped-def]
     """Room for the search."""
     size = len(p)
@@ -178,7 +178,7 @@ def start_work(p):  # type: ignore[no-untyped-def]
                 np.zeros(size, np.bool_), np.zeros(1, np.int64))  # fmt: skip
 
 
-@njit(**FAST)
+@njit(**INNER)
 def first_split(items, state, work):  # type: ignore[no-untyped-def]
     """Sort all items by p/q, and return the length of the prefix that minimises ``P - Q``, fixed tokens inside."""
     size = len(work.target)
@@ -199,7 +199,7 @@ def first_split(items, state, work):  # type: ignore[no-untyped-def]
     return split if inside == items.fixed.sum() else size
 
 
-@njit(**FAST)
+@njit(**INNER)
 def given_split(items, state, work, split):  # type: ignore[no-untyped-def]
     """Sort either side by the targets over q."""
     size = len(work.target)
@@ -209,7 +209,7 @@ def given_split(items, state, work, split):  # type: ignore[no-untyped-def]
     return split
 
 
-@njit(**FAST)
+@njit(**INNER)
 def is_leaf(state, work, part, tolerance):  # type: ignore[no-untyped-def]
     """Whether the component's order meets the targets, or the search has taken too long."""
     loss = 0.0
@@ -222,7 +222,7 @@ def is_leaf(state, work, part, tolerance):  # type: ignore[no-untyped-def]
     return part.end - part.start == 1 or loss * reached <= tolerance or tired
 
 
-@njit(**FAST)
+@njit(**INNER)
 def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-untyped-def]
     """Coin c of the component and the position that splits it; 1 and -1 where nothing binds.
 
@@ -255,7 +255,7 @@ def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-unt
     return coin, cut
 
 
-@njit(**FAST)
+@njit(**INNER)
 def sort_component(items, state, work, part, c):  # type: ignore[no-untyped-def]
     """Sort the component by ``(t - c v)/q`` (insertion: the order is nearly right) and sweep what has moved."""
     order, key = state.order, work.key
@@ -276,7 +276,7 @@ def sort_component(items, state, work, part, c):  # type: ignore[no-untyped-def]
         work.swept[0] += last - first
 
 
-@njit(**FAST)
+@njit(**INNER)
 def tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def]
     """Among the prefixes with ``gap_t - c gap_v < -slack`` the one with the least ratio: cut, ratio, ``gap_t``.
 
@@ -296,7 +296,7 @@ def tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def
     return cut, least, room
 
 
-@njit(**FAST)
+@njit(**INNER)
 def same_prefix(state, work, part, cut):  # type: ignore[no-untyped-def]
     """Whether the saved order and the present one have the same items below ``cut``."""
     for j in range(part.start, part.end):
@@ -307,7 +307,7 @@ def same_prefix(state, work, part, cut):  # type: ignore[no-untyped-def]
     return common == cut - part.start
 
 
-@njit(**FAST)
+@njit(**INNER)
 def share_target(state, work, part, coin):  # type: ignore[no-untyped-def]
     """The node's own order picks with probability ``coin``: add that to r, and leave the rest of the target."""
     for j in range(part.start, part.end):
@@ -318,7 +318,7 @@ def share_target(state, work, part, coin):  # type: ignore[no-untyped-def]
             work.target[i] = max((work.target[i] - coin * work.own[i]) / (1.0 - coin), 0.0)
 
 
-@njit(**FAST)
+@njit(**INNER)
 def finished(order, nodes, count, orders):  # type: ignore[no-untyped-def]
     """The tree, with the orders written as priorities by final position."""
     place = np.empty(len(order), np.int32)

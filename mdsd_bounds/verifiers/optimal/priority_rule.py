@@ -15,6 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.verifiers.optimal.order_tree import Tree
 
 
@@ -53,7 +54,7 @@ class PriorityRule:
         return f"{orders:,} strict priority orders of {len(self.tree.place):,} items, {len(self.tree.rank):,} ranks"
 
 
-@njit(cache=True, nogil=True)
+@njit(**STEP)
 def find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-def]
     """Final position of each draft, -1 for empty slots and tokens that cannot be drafted; returns the highest."""
     top = -1
@@ -70,7 +71,7 @@ def find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-d
     return top
 
 
-@njit(cache=True, nogil=True)
+@njit(**STEP)
 def highest(found, tree, node):  # type: ignore[no-untyped-def]
     """Best rank among the drafts in the node's component, and how many have it."""
     best, count = -1, 0
@@ -84,7 +85,7 @@ def highest(found, tree, node):  # type: ignore[no-untyped-def]
     return best, count
 
 
-@njit(cache=True, nogil=True)
+@njit(**STEP)
 def pick_one(found, top, u, tree):  # type: ignore[no-untyped-def]
     """Slot of the pick for drafts at these positions, from one uniform number u."""
     node = 0

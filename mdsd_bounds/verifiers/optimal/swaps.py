@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdsd_bounds.bounds.race import sum_rounding
+from mdsd_bounds.bounds.search.exponential_race import sum_rounding
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from mdsd_bounds.verifiers.optimal.bin_polynomials import (
     token_series,
 )
 from mdsd_bounds.verifiers.optimal.order_distribution import pick_sums
-from mdsd_bounds.verifiers.optimal.order_sweep import Items, start_sweep, sweep_window, token_polynomials
+from mdsd_bounds.verifiers.optimal.order_sweep import Items, given_order, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import Tree, build_tree
 from mdsd_bounds.verifiers.optimal.unit_kernels import pair_law, pair_sums, sums_by_group
 from mdsd_bounds.verifiers.optimal.units import Units, choose_singles, make_cells, make_units, shortage, targets
@@ -164,9 +164,7 @@ def group(row: Row, left: np.ndarray, size: Size) -> tuple[Grouped, np.ndarray]:
         units = make_units(row.p, row.q, cells, threshold, own, row.draws, bins)
         grouped = with_fixed(row, units, scale)
         items, goal = items_of(row, grouped, COARSE)[0], grouped.target.copy()
-        state = start_sweep(items)
-        sweep_window(items, state, 0, len(goal))
-        curve, fixed = np.concatenate([[0.0], np.cumsum(goal - state.v)]), len(row.always)
+        curve, fixed = np.concatenate([[0.0], np.cumsum(goal - given_order(items))]), len(row.always)
         # The empty set stands before the tokens that are always drafted: its P - Q is 0.
         curve[fixed] = min(curve[fixed], 0.0)
         goal[fixed:] = targets(goal[fixed:], items.mass[fixed:], curve[fixed:], units)

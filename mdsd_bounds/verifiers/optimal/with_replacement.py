@@ -19,7 +19,7 @@ import torch
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from mdsd_bounds.verifiers.kernels import WIDE
+from mdsd_bounds.verifiers.kernels.dispatch import WIDE
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.swaps import Swaps, rounding, solve_swaps
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.threads import one_blas_thread
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
-from mdsd_bounds.threads import one_blas_thread
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared

@@ -1,0 +1,1 @@
+"""Independent routes for small vocabularies: subset enumeration, linear programmes, maximum flow."""

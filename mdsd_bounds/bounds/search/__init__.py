@@ -1,0 +1,1 @@
+"""Searches for the minimising subset: the prefix scan, the compiled search, the torch search, independent drafts."""

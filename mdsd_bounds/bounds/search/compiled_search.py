@@ -1,0 +1,318 @@
+"""The same minimum as the prefix scan without sorting the vocabulary: a histogram of ratios, then a few cells.
+
+Let ``w = p/q`` and let f(H) = P(H) - Q(H) run over the prefixes of the tokens by w ascending.  The scan of
+:mod:`mdsd_bounds.bounds.search.prefix_scan` evaluates f everywhere; here it is bounded almost everywhere.
+
+**Cells.**  One pass puts every token into a cell of nearly equal w (128 cells per octave, found from the bits of w)
+and adds up p and q per cell.  Whatever the order inside, the union of the first cells is a prefix, so P and
+``x = q(H)`` are known at every edge between cells.
+
+**Lower bound inside a cell.**  Q is convex in x along the prefixes: with replacement ``Q = x^n`` is convex, and without
+replacement :mod:`mdsd_bounds.bounds.search.exponential_race_kernel` proves it.  So between two evaluated prefixes a <
+b the chord of Q, of
+slope s, lies above Q and ``f >= P - chord``.  P is convex too, with slopes w; in a cell of ratios [w_lo, w_hi] that
+holds P-mass dP and q-mass dx it lies above ``max(w_lo y, dP - w_hi (dx - y))``, y the q-mass passed, whose kink is at
+``y* = (w_hi dx - dP) / (w_hi - w_lo)``.  If ``w_lo < s < w_hi`` then ``P - chord >= its value at the cell's left end
++ y* (w_lo - s)``; if s is outside, ``P - chord`` is monotone in the cell and an end is lowest.                      (1)
+
+**Only the cells where (1) leaves room for less than the best edge are opened**: their tokens are gathered, sorted and
+scanned.  The bounds of the cells left closed are the lower end of the interval.
+
+**Tokens that never enter H.**  Each of the n draws takes token j with probability at most q_j/W_n given those before
+it, W_n the mass outside the n - 1 largest q (with replacement: q_j).  So adding j to H raises Q by at most
+``n q_j / W_n`` and P by ``w q_j``: no token with ``w >= n/W_n`` (with replacement ``w >= n``) is needed.
+
+**Greedy** needs no search: one random draw from ``r = q / q(off A)`` gives ``alpha* = P(A) + sum off A of min(p, r)``.
+
+**Rounding.**  Every sum of non-negative terms that passes through at most L additions is right to a relative L u
+(u = 2^-53).  A prefix sum passes through at most V + C additions, C the cells: with ``r = (V + C + 16) u`` P is off
+by at most r, ``(x/total)^n`` by ``2 n r``, and Q without replacement by r times a number derived in
+:mod:`mdsd_bounds.bounds.search.exponential_race_kernel` (34 for eight draws).  Dividing p by q misorders tokens only
+if their ratios agree
+to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset whatever its order.
+At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement, 2.3e-9 for 64, and 1.1e-9 for eight without
+replacement (0.6e-9 of it rounding).  Where rounding would pass 4.5e-9 the prefix scan answers.  Greedy sums go by
+strips of 2048, which leaves 1e-12.
+
+Interval: ``[1 + LB - e, 1 + UB + e]`` with ``UB - LB <= 2e-10``.
+
+Cost: two passes over p and q and a few thousand operations.  Compiled with Numba and shared among torch's threads;
+without Numba, on other devices and for rows outside the limits above the prefix scan answers, row by row.  The subset
+and prefix theorem are those of Hu et al., ICLR 2025 (arXiv 2502.18779); the search is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import numpy as np
+import torch
+from scipy.special import gammainccinv
+from torch import Tensor
+
+from mdsd_bounds._backend.threads import in_threads
+from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
+from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
+from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.base import fixed_mask
+
+#: What the search may leave open between its best prefix and its lower bound.
+TOLERANCE = 2e-10
+#: Error allowed to each cut of the nodes without replacement.
+CUT = 2e-11
+#: Most random draws of the search without replacement.
+DRAWS = 8
+#: Largest rounding error accepted from the searches; beyond it the prefix scan answers.
+ROUNDING = 4.5e-9
+#: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
+WIDE = 8192
+
+
+@dataclass(frozen=True)
+class Found:
+    """Minimum of ``P - Q`` for some of the numbers of drafts, ``[N, B]`` each, and where it is.
+
+    ``best`` was evaluated, nothing is below ``low``, each to ``error``.  H is the ``fixed`` most probable tokens and
+    those with ``(p / (scale q), index)`` up to ``(ratio, token)`` (token -1: strictly smaller ratios only).  Rows that
+    are not ``usable`` hold nothing.
+    """
+
+    slots: list[int]
+    fixed: list[int]
+    best: np.ndarray
+    low: np.ndarray
+    error: np.ndarray
+    ratio: np.ndarray
+    token: np.ndarray
+    scale: np.ndarray
+    size: np.ndarray
+    usable: np.ndarray
+
+
+def applies(problem: Problem) -> bool:
+    """Whether the compiled search takes wide rows of this problem (what is left over goes to the prefix scan)."""
+    return problem.p.device.type == "cpu" and problem.p.shape[-1] >= WIDE and _kernels() is not None
+
+
+def solve_fast(problem: Problem) -> Bound:
+    """Optimal acceptance rate by the search described above; the prefix scan where it does not apply.
+
+    Parameters
+    ----------
+    problem : Problem
+        ``p``, ``q`` ``[B, V]``; a sampler of the fixed-plus-random family.
+
+    Returns
+    -------
+    Bound
+        Fields ``[N, B]``, within 1e-9 of the prefix scan, intervals at most 1e-8 wide (before the defect of rows that
+        do not sum to one).  The subset is rebuilt from p and q when asked for.
+
+    Raises
+    ------
+    InputError
+        As :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
+    """
+    sampler = get_sampler(problem.sampler)
+    if sampler.split is None:
+        raise InputError(f"method 'fast': the sampler {problem.sampler!r} has no prefix order; use method='auto'")
+    splits = [sampler.split(n, **problem.options) for n in problem.n_drafts]
+    shape = (len(splits), problem.p.shape[0])
+    results: list[Found] = []
+    kernels = _kernels() if problem.p.device.type == "cpu" else None
+    if kernels is not None:
+        p, q = (np.ascontiguousarray(x.detach().numpy()) for x in (problem.p, problem.q))
+        results = _search(kernels, p, q, splits, sampler.replacement)
+    value, low, high = (torch.full(shape, float("nan"), dtype=torch.float64, device=problem.p.device) for _ in range(3))
+    size = torch.zeros(shape, dtype=torch.int64, device=problem.p.device)
+    solved = torch.zeros(shape, dtype=torch.bool)
+    for found in results:
+        slots = torch.tensor(found.slots)
+        done = torch.from_numpy(found.usable)
+        best, error = 1.0 + torch.from_numpy(found.best), torch.from_numpy(found.error)
+        value[slots], size[slots], solved[slots] = best, torch.from_numpy(found.size), done
+        high[slots] = best + error
+        low[slots] = torch.minimum(best, 1.0 + torch.from_numpy(found.low)) - error
+    if problem.mass_error is not None:
+        low, high = low - problem.mass_error, high + problem.mass_error
+    # alpha* is a probability: cutting the interval to [0, 1] only removes values that cannot be.
+    value, low, high = value.clamp(0.0, 1.0), low.clamp(0.0, 1.0), high.clamp(0.0, 1.0)
+    scans = scan_rest(problem, solved, value, low, high, size)
+
+    def make_subset() -> Tensor:
+        mask = torch.zeros((*shape, problem.p.shape[1]), dtype=torch.bool, device=problem.p.device)
+        for found in results:
+            for d, slot in enumerate(found.slots):
+                rows = torch.from_numpy(found.usable[d]).nonzero()[:, 0]
+                mask[slot, rows] = _subset(problem.p[rows], problem.q[rows], found, d, rows)
+        for slots, rows, bound in scans:
+            assert bound.make_subset is not None
+            mask[torch.tensor(slots)[:, None], rows] = bound.make_subset()
+        return mask
+
+    return Bound(value, low, high, size, problem, "fast", make_subset=make_subset)
+
+
+def _subset(p: Tensor, q: Tensor, found: Found, d: int, rows: Tensor) -> Tensor:
+    """The minimising subsets ``[R, V]``: the division is repeated bit for bit as the search did it."""
+    ratio, token, scale = (torch.from_numpy(x[d])[rows, None] for x in (found.ratio, found.token, found.scale))
+    w = p / (q * scale)
+    index = torch.arange(p.shape[-1])
+    # No bound on the ratio: all of the support, also where a ratio overflows.
+    below = torch.where(ratio == float("inf"), q > 0, w < ratio)
+    return below | ((w == ratio) & (index <= token)) | fixed_mask(q, found.fixed[d])
+
+
+def scan_rest(
+    problem: Problem, solved: Tensor, value: Tensor, low: Tensor, high: Tensor, size: Tensor
+) -> list[tuple[list[int], Tensor, Bound]]:
+    """Fill in by the prefix scan what was not solved; rows that lack the same numbers of drafts go together."""
+    missing: dict[tuple[bool, ...], list[int]] = {}
+    for row, lacking in enumerate((~solved).T.tolist()):
+        if any(lacking):
+            missing.setdefault(tuple(lacking), []).append(row)
+    scans = []
+    for lacking, held in missing.items():
+        slots = [slot for slot, lacks in enumerate(lacking) if lacks]
+        rows = torch.tensor(held)
+        part = replace(
+            problem,
+            p=problem.p[rows],
+            q=problem.q[rows],
+            n_drafts=tuple(problem.n_drafts[slot] for slot in slots),
+            mass_error=None if problem.mass_error is None else problem.mass_error[rows],
+        )
+        bound = solve_prefix(part)
+        where = (torch.tensor(slots)[:, None], rows)
+        value[where], low[where], high[where], size[where] = bound.value, bound.low, bound.high, bound.subset_size
+        scans.append((slots, rows, bound))
+    return scans
+
+
+def _search(
+    kernels: ModuleType, p: np.ndarray, q: np.ndarray, splits: list[tuple[int, int]], replacement: bool
+) -> list[Found]:
+    """Everything the compiled searches can answer."""
+    if replacement:
+        slots = [i for i, (m, k) in enumerate(splits) if m == 0 and k >= 1 and _power_error(p.shape[1], k) <= ROUNDING]
+        return [_with_replacement(kernels, p, q, slots, [splits[i][1] for i in slots])] if slots else []
+    # One random draw has a closed form unless all numbers of drafts share their fixed tokens and one pass does all.
+    most = max((k for _, k in splits if k <= DRAWS), default=0)
+    small = (1 + sensitivity_of(most)) * 1.2 * p.shape[1] * rounding_unit() <= ROUNDING if most > 1 else False
+    shared = {m for m, k in splits if 2 <= k <= DRAWS and small}
+    slots = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and m not in shared)]
+    results = [_greedy(kernels, p, q, slots, [splits[i] for i in slots])] if slots else []
+    for m in sorted(shared):
+        slots = sorted((i for i, (f, k) in enumerate(splits) if f == m and 1 <= k <= DRAWS), key=lambda i: splits[i][1])
+        results.append(_without_replacement(p, q, m, slots, [splits[i][1] for i in slots]))
+    return results
+
+
+def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
+    found = _empty(slots, [0] * len(slots), len(p))
+    counts = np.array(draws, dtype=np.int64)
+
+    def work(first: int, last: int) -> None:
+        kernels.with_replacement(
+            p, q, counts, _edges(), TOLERANCE, first, last, found.best, found.low, found.ratio, found.token, found.size
+        )
+
+    in_threads(work, len(p))
+    found.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
+    return found
+
+
+def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int], draws: list[int]) -> Found:
+    from mdsd_bounds.bounds.search.without_replacement_kernel import without_replacement
+
+    found = _empty(slots, [m] * len(slots), len(p))
+    step, cuts, right, left, weights, rest = _race_constants(max(draws))
+    counts, sensitive = np.array(draws, dtype=np.int64), np.array([sensitivity_of(n) for n in draws])
+
+    def work(first: int, last: int) -> None:
+        without_replacement(
+            p, q, m, counts, _edges(), TOLERANCE, sensitive, right, left, step, cuts, weights, rest, first, last,
+            found.best, found.low, found.error, found.ratio, found.token, found.scale, found.size, found.usable,
+        )  # fmt: skip
+
+    in_threads(work, len(p))
+    return found
+
+
+@functools.cache
+def sensitivity_of(n: int) -> float:
+    """:func:`mdsd_bounds.bounds.search.power_sums.sensitivity`, kept."""
+    from mdsd_bounds.bounds.search.power_sums import sensitivity
+
+    return sensitivity(n)
+
+
+@functools.cache
+def _race_constants(most: int) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Step of the nodes for n up to ``most``, error of rule and cuts, ends of the node range, weights of the powers."""
+    from mdsd_bounds.bounds.search.power_sums import power_weights
+
+    step, trapezoid = trapezoid_step(most)
+    right, left = np.ones(most + 1), np.ones((most + 1, most + 1))
+    for n in range(3, most + 1):
+        right[n] = float(gammainccinv(n, CUT))
+        for i in range(n):
+            left[n, i] = math.exp(min((math.log(CUT) + math.lgamma(n - i + 1)) / (n - i + 1), 0.0))
+    return step, trapezoid + 5 * CUT, right, left, *power_weights()
+
+
+def _greedy(
+    kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], splits: list[tuple[int, int]]
+) -> Found:
+    found = _empty(slots, [m for m, _ in splits], len(p))
+    fixed = np.array([min(m, p.shape[1]) for m, _ in splits], dtype=np.int64)
+    drawn = np.array([k for _, k in splits], dtype=np.int64)
+    token = np.empty((len(p), max(1, int(fixed.max()))), dtype=np.int64)
+
+    def work(first: int, last: int) -> None:
+        kernels.greedy(p, q, fixed, drawn, first, last, found.best, found.scale, token, found.size)
+
+    in_threads(work, len(p))
+    # A subnormal rest of q has no finite scale; the scan takes such rows.
+    found.usable[:] = np.isfinite(found.scale)
+    found.best[:] -= 1.0
+    found.low[:] = found.best
+    found.ratio[:] = drawn[:, None]
+    # Two sums by strips, and the normalisation of r by blocks.
+    found.error[:] = 4 * (2048 + p.shape[1] / 512 + len(fixed)) * rounding_unit()
+    return found
+
+
+def _power_error(width: int, n: int) -> float:
+    """Rounding error of ``P - (x / total)^n``; the largest histogram has 128 cells for each octave up to n."""
+    cells = 128 * (38 + np.log2(n))
+    return float((2 * n + 1) * (width + cells + 8) * rounding_unit())
+
+
+def _empty(slots: list[int], fixed: list[int], rows: int) -> Found:
+    shape = (len(slots), rows)
+    best, low, error, ratio = (np.zeros(shape) for _ in range(4))
+    token, size = (np.full(shape, fill, dtype=np.int64) for fill in (-1, 0))
+    usable = np.ones(shape, dtype=bool)
+    return Found(slots, fixed, best, low, error, ratio, token, np.ones(shape), size, usable)
+
+
+@functools.cache
+def _edges() -> np.ndarray:
+    from mdsd_bounds.bounds.search.ratio_cells import cell_edges
+
+    return cell_edges()
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """The compiled searches, or None where Numba is not installed."""
+    try:
+        return importlib.import_module("mdsd_bounds.bounds.search.with_replacement_kernel")
+    except ImportError:
+        return None

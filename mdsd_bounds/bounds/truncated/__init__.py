@@ -1,0 +1,1 @@
+"""Certified intervals where only part of a distribution is known."""

@@ -1,0 +1,168 @@
+"""Cut rows: laws of which only some tokens are known (top-k, floored), at any temperature.
+
+A cut row stores log-probabilities of *kept* tokens.  Of the others only this is known: their mass lies in an interval
+(at temperature 1), none is more probable than a cap, and there are J of them.  At temperature T, with ``s = 1/T`` and
+``x_i`` the unknown probabilities, their weight ``t = sum x_i^s`` is again in an interval:
+
+* s <= 1: ``m_low cap^(s-1) <= t <= J (m_high / J)^s``     (``x^s = x x^(s-1) >= x cap^(s-1)``; x^s is concave)
+* s >= 1: ``J (m_low / J)^s <= t <= m_high cap^(s-1)``     (the same two facts, reversed)
+
+so the kept tokens' conditional law is known exactly and the missing mass ``t / (S + t)``, S the kept weight, is in an
+interval.  All of it is done with logarithms: at low temperatures the weights themselves underflow.
+
+A top-k or nucleus cut that stays inside the kept tokens, each more probable than any other can be, leaves nothing
+missing: the row is exact again.  No token is more probable than the cap, nor than all missing mass.  Where the k-th
+token is no more probable than that, others may tie with it, and full rows keep ties: at most as many as the missing
+mass has room for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.problem import InputError
+
+#: Columns of a dump's ``target_cut`` and ``draft_cut`` ``[B, 4]``.
+MISSING_LOW, MISSING_HIGH, CAP, SLACK = range(4)
+
+
+@dataclass(frozen=True)
+class CutLaw:
+    """B laws over V tokens, each known on its kept tokens and up to a missing mass elsewhere.
+
+    Attributes
+    ----------
+    law : Tensor
+        ``[B, V]`` float64: the law conditional on the kept tokens; rows sum to one (to zero if nothing was kept).
+    kept : Tensor
+        ``[B, V]`` bool: tokens whose probability is known, a known zero included.
+    low, high : Tensor
+        ``[B]``: the mass off the kept tokens lies between them.
+    cap : Tensor
+        ``[B]``: no other token's weight exceeds this, in the units of ``law``.
+    slack : Tensor
+        ``[B]``: the logarithm of every kept weight is known to within this (rounding of the file).
+    """
+
+    law: Tensor
+    kept: Tensor
+    low: Tensor
+    high: Tensor
+    cap: Tensor
+    slack: Tensor
+
+
+def whole_law(law: Tensor) -> CutLaw:
+    """A fully known law ``[B, V]`` in the same terms."""
+    zero = torch.zeros(law.shape[0], dtype=torch.float64, device=law.device)
+    return CutLaw(law, torch.ones_like(law, dtype=torch.bool), zero, zero, zero, zero)
+
+
+def cut_law(
+    logprobs: Tensor,
+    cut: Tensor | None,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    name: str = "logprobs",
+    first_row: int = 0,
+) -> CutLaw:
+    """Warp cut rows as :func:`mdsd_bounds.to_probs` warps full ones.
+
+    Parameters
+    ----------
+    logprobs : Tensor
+        ``[B, V]`` log-probabilities at temperature 1, ``-inf`` where a token was not stored.
+    cut : Tensor or None
+        ``[B, 4]`` float64: least and greatest missing mass, largest log-probability a missing token may have
+        (``inf`` if unknown), and error bound of the stored logarithms.  None: the rows are full.
+    temperature, top_k, top_p, name, first_row :
+        As :func:`mdsd_bounds.to_probs`.
+
+    Raises
+    ------
+    InputError
+        If the warp depends on tokens that were not stored (greedy decoding or a nucleus that leaves the kept tokens).
+    """
+    if cut is None:
+        return whole_law(
+            to_probs(logprobs, temperature=temperature, top_k=top_k, top_p=top_p, name=name, first_row=first_row)
+        )
+    # Checks temperature, NaN, +inf, empty rows and top_p's range; top_k must see the kept tokens only.
+    law = to_probs(logprobs, temperature=temperature, top_k=top_k, name=name, first_row=first_row)
+    x = logprobs.to(torch.float64)
+    kept = x > -float("inf")
+    cut = cut.to(torch.float64)
+    cap, slack = cut[:, CAP].clamp(-700.0, 0.0), cut[:, SLACK]
+    # Where every token is stored nothing can be missing, whatever rounding left over.
+    least, most = (cut[:, i].clamp(0.0, 1.0) * (~kept).any(-1) for i in (MISSING_LOW, MISSING_HIGH))
+    exact = most <= 0
+    cap = torch.minimum(cap, most.log().clamp(min=-700.0))
+    if temperature == 0:
+        _refuse(~exact & (x.amax(-1) - slack < cap + slack), name, first_row, "greedy decoding")
+        return _known(law, slack)
+    s = 1.0 / temperature
+    held = kept.sum(-1)
+    others = (kept.shape[-1] - held).clamp(min=1).to(torch.float64)
+    log_kept = torch.logsumexp(x * s, -1)
+    low, high = _log_tail(least, most, others, cap, s)
+    if top_k is not None:
+        # No unknown token may outrank a kept one of the cut.  Then either the cut holds kept tokens and those that tie
+        # with the last of them, or it holds all of them and some unknown ones.
+        last = torch.where(law > 0, x, torch.full_like(x, float("inf"))).amin(-1)
+        _refuse(~exact & (last < cap), name, first_row, f"top_k={top_k}")
+        ties = torch.where(last - slack <= cap, torch.floor(most * torch.exp(-cap) * (1 + 1e-9)), 0.0)
+        high = torch.where(held < top_k, high, torch.minimum(high, ties.log() + cap * s))
+        low = torch.full_like(low, -float("inf"))
+        log_kept = torch.logsumexp(torch.where(law > 0, x * s, torch.full_like(x, -float("inf"))), -1)
+    missing_low, missing_high = torch.sigmoid(low - log_kept), torch.sigmoid(high - log_kept)
+    cap_weight = torch.exp(cap * s - log_kept)
+    slack = slack * s
+    if top_p is not None and top_p < 1:
+        return _nucleus(law, missing_low, missing_high, cap_weight, slack, top_p, name, first_row)
+    all_kept = kept | (missing_high <= 0)[:, None]
+    return CutLaw(law, all_kept, missing_low, missing_high, cap_weight, slack)
+
+
+def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    """Logarithms of the bounds of ``t`` above."""
+    concentrated_low, concentrated_high = (mass.log() + cap * (s - 1.0) for mass in (low, high))
+    spread_low, spread_high = (others.log() + s * (mass.log() - others.log()) for mass in (low, high))
+    return (concentrated_low, spread_high) if s <= 1.0 else (spread_low, concentrated_high)
+
+
+def _nucleus(
+    law: Tensor, low: Tensor, high: Tensor, cap: Tensor, slack: Tensor, top_p: float, name: str, first_row: int
+) -> CutLaw:
+    """The nucleus, where it is the same set for every missing mass in the interval and inside the kept tokens."""
+    ranked, order = law.sort(dim=-1, descending=True, stable=True)
+    before = ranked.cumsum(-1) - ranked
+    margin = torch.expm1(2 * slack)[:, None]
+    fewest = ((1 - low)[:, None] * before * (1 + margin) < top_p).sum(-1)
+    most = ((1 - high)[:, None] * before * (1 - margin) < top_p).sum(-1)
+    covered = (1 - high)[:, None] * (before + ranked) * (1 - margin)
+    last = ranked.gather(-1, (most - 1)[:, None])[:, 0]
+    # A tie with an unknown token would be broken by their places in the vocabulary.
+    sure = (covered.gather(-1, (most - 1)[:, None])[:, 0] >= top_p) & (last * (1 - 1e-12) > cap)
+    _refuse(~sure & (high > 0), name, first_row, f"top_p={top_p}")
+    _refuse((fewest != most) & (high > 0), name, first_row, f"the edge of top_p={top_p}")
+    size = torch.where(high > 0, most, (before < top_p).sum(-1))
+    keep = torch.arange(law.shape[1], device=law.device) < size[:, None]
+    inside = torch.zeros_like(law).scatter_(-1, order, torch.where(keep, ranked, torch.zeros_like(ranked)))
+    return _known(inside / inside.sum(-1, keepdim=True), slack)
+
+
+def _known(law: Tensor, slack: Tensor) -> CutLaw:
+    whole = whole_law(law)
+    return CutLaw(law, whole.kept, whole.low, whole.high, whole.cap, slack)
+
+
+def _refuse(bad: Tensor, name: str, first_row: int, what: str) -> None:
+    if bool(bad.any()):
+        row = first_row + int(bad.nonzero()[0])
+        raise InputError(f"{name} row {row}: {what} depends on tokens the cut row does not hold; log more tokens a row")

@@ -1,0 +1,304 @@
+"""The native dump: a folder of safetensors shards and a ``manifest.json`` that says what they are.
+
+Shards are written one by one under another name, flushed to disk and renamed, and the manifest after each of them: a
+run killed at any moment leaves a readable dump of its finished shards, and :class:`DumpWriter` continues it.  Each
+shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where known, ``doc``, ``position``, ``token``;
+``target_cut`` and ``draft_cut`` ``[rows, 4]`` where rows are cut (:class:`mdsd_bounds.dumps.LogitBatch`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from mdsd_bounds._backend.dtypes import LOGITS, torch_name
+from mdsd_bounds._backend.memory import memory_limit
+from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
+from mdsd_bounds.problem import InputError
+
+MANIFEST = "manifest.json"
+_COLUMNS = ("doc", "position", "token", *CUTS)
+
+
+class Shard(BaseModel):
+    """One file of a dump."""
+
+    model_config = ConfigDict(extra="forbid")
+    file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
+    rows: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(BaseModel):
+    """What the shards hold.  ``complete`` is set by :meth:`DumpWriter.close`, when no more rows will come."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal["mdsd-dump"] = "mdsd-dump"
+    version: Literal[1] = 1
+    complete: bool = False
+    target_width: int = Field(ge=1)
+    draft_width: int = Field(ge=1)
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
+    kind: Literal["logits", "logprobs"] = "logits"
+    support: Literal["full", "mapped", "floored", "top-k"] = "full"
+    shift: Literal["next", "same"] = "next"
+    stage: Literal["raw", "processed"] = "raw"
+    columns: list[Literal["doc", "position", "token", "target_cut", "draft_cut"]] = []
+    hidden_sizes: tuple[int, int] | None = None
+    notes: dict[str, Any] = {}
+    shards: list[Shard] = []
+
+
+class DumpWriter:
+    """Writes a native dump shard by shard; opened on an unfinished one it continues after its last finished shard.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder of the dump; made if absent.
+    shard_rows : int
+        Rows of a shard.  Rows are kept in memory until a shard is full.
+    hidden_sizes : (int, int) or None
+        Widths of the models' hidden states, where known: what the rows would take in that form.
+    **facts
+        Fields of :class:`Manifest` (``kind``, ``stage``, ``notes``, ...).  Reopening a dump whose manifest says
+        otherwise is refused.
+
+    Attributes
+    ----------
+    rows : int
+        Rows safely on disk; a resumed run goes on from here.
+    """
+
+    def __init__(
+        self, path: str | Path, *, shard_rows: int = 64, hidden_sizes: tuple[int, int] | None = None, **facts: Any
+    ) -> None:
+        self.path = Path(path)
+        self.shard_rows = shard_rows
+        self._hidden_sizes = hidden_sizes
+        self._facts = facts
+        self._pending: list[dict[str, Tensor]] = []
+        self._manifest: Manifest | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot make the dump's folder ({error.strerror})") from None
+        if (self.path / MANIFEST).exists():
+            self._manifest = _read_manifest(self.path)
+            self._refuse_other(self._manifest)
+        for leftover in self.path.glob("*.tmp"):
+            leftover.unlink()
+
+    @property
+    def rows(self) -> int:
+        """Rows in finished shards."""
+        return sum(shard.rows for shard in self._manifest.shards) if self._manifest else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the dump was closed as whole before."""
+        return self._manifest is not None and self._manifest.complete
+
+    def append(self, target_logits: Tensor, draft_logits: Tensor, **columns: Tensor) -> None:
+        """Add rows ``[B, V_t]``, ``[B, V_d]`` of one dtype; doc, position, token ``[B]`` int64, the cuts ``[B, 4]``.
+
+        Raises
+        ------
+        InputError
+            If shapes, dtypes or columns differ from the rows before, or the disk is full; finished shards stay intact.
+        """
+        check_pair(str(self.path), tuple(target_logits.shape), tuple(draft_logits.shape))
+        unknown = set(columns) - set(_COLUMNS)
+        if unknown:
+            raise InputError(
+                f"{self.path}: unknown column {sorted(unknown)[0]!r}; a dump may have {', '.join(_COLUMNS)}"
+            )
+        if target_logits.dtype != draft_logits.dtype:
+            raise InputError(
+                f"{self.path}: target {target_logits.dtype} but draft {draft_logits.dtype}; give one dtype"
+            )
+        if self._manifest is None:
+            self._manifest = Manifest(
+                target_width=target_logits.shape[1],
+                draft_width=draft_logits.shape[1],
+                dtype=_dtype_name(target_logits.dtype, self.path),
+                columns=[name for name in _COLUMNS if name in columns],  # type: ignore[misc]
+                hidden_sizes=self._hidden_sizes,
+                **self._facts,
+            )
+        manifest = self._manifest
+        given = (target_logits.shape[1], draft_logits.shape[1], str(target_logits.dtype).removeprefix("torch."))
+        held = (manifest.target_width, manifest.draft_width, manifest.dtype)
+        if given != held or set(columns) != set(manifest.columns):
+            raise InputError(
+                f"{self.path}: rows of widths and dtype {given} with columns {sorted(columns)} do not fit the dump's "
+                f"{held} with {sorted(manifest.columns)}; write them to a dump of their own"
+            )
+        rows = {"target_logits": target_logits, "draft_logits": draft_logits}
+        rows |= check_columns(str(self.path), columns, target_logits.shape[0])
+        self._pending.append({name: value.detach().cpu() for name, value in rows.items()})
+        while self._waiting() >= self.shard_rows:
+            self._flush(self.shard_rows)
+
+    def close(self) -> None:
+        """Write what is left and mark the dump as complete."""
+        if self._waiting():
+            self._flush(self._waiting())
+        if self._manifest is None:
+            raise InputError(f"{self.path}: nothing was written; append rows before closing")
+        self._save_manifest(self._manifest.model_copy(update={"complete": True}))
+
+    def __enter__(self) -> DumpWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        # After an error the dump stays unfinished, to be continued by the next writer.
+        if kind is None:
+            self.close()
+
+    def _waiting(self) -> int:
+        return sum(part["target_logits"].shape[0] for part in self._pending)
+
+    def _flush(self, rows: int) -> None:
+        joined = {name: torch.cat([part[name] for part in self._pending]) for name in self._pending[0]}
+        shard = {name: value[:rows].contiguous() for name, value in joined.items()}
+        rest = {name: value[rows:] for name, value in joined.items()}
+        data = save(shard)
+        assert self._manifest is not None
+        name = f"shard-{len(self._manifest.shards):05d}.safetensors"
+        _write_whole(self.path / name, data)
+        entry = Shard(file=name, rows=rows, sha256=hashlib.sha256(data).hexdigest())
+        self._save_manifest(self._manifest.model_copy(update={"shards": [*self._manifest.shards, entry]}))
+        self._pending = [rest] if rest["target_logits"].shape[0] else []
+
+    def _save_manifest(self, manifest: Manifest) -> None:
+        stated = manifest.model_dump(mode="json", exclude={"hidden_sizes"} if manifest.hidden_sizes is None else None)
+        text = json.dumps(stated, indent=1, sort_keys=True) + "\n"
+        _write_whole(self.path / MANIFEST, text.encode())
+        self._manifest = manifest
+
+    def _refuse_other(self, manifest: Manifest) -> None:
+        for name, value in self._facts.items():
+            if json.loads(json.dumps(value)) != getattr(manifest, name):
+                raise InputError(
+                    f"{self.path}: holds a dump whose {name} differs from this run's; delete it or write elsewhere"
+                )
+
+
+def open_native(path: Path) -> Dump:
+    """Open a native dump for lazy reading.
+
+    Raises
+    ------
+    InputError
+        If the manifest is invalid, a shard is missing, truncated or disagrees with it.
+    """
+    manifest = _read_manifest(path)
+    layout = _layout(manifest)
+    starts, total = [], 0
+    for shard in manifest.shards:
+        starts.append(total)
+        total += shard.rows
+        check_shard(path / shard.file, layout, shard.rows, MANIFEST)
+    if total == 0:
+        raise InputError(f"{path}: the dump has no rows; log some positions first")
+    notes = dict(manifest.notes)
+    if not manifest.complete:
+        notes["unfinished"] = f"the run that wrote it stopped after {total} rows; run it again to continue"
+    facts = Facts(
+        str(path),
+        "native",
+        total,
+        manifest.target_width,
+        manifest.draft_width,
+        manifest.dtype,
+        kind=manifest.kind,
+        support=manifest.support,
+        shift=manifest.shift,
+        stage=manifest.stage,
+        bytes=size_on_disk(path),
+        hidden_sizes=manifest.hidden_sizes,
+        notes=notes,
+    )
+
+    past_cache = facts.bytes > memory_limit() / 2
+
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        joined: dict[str, Tensor] = {}
+        for first, shard in zip(starts, manifest.shards, strict=True):
+            low, high = max(start, first), min(stop, first + shard.rows)
+            if low < high:
+                with open_shard(path / shard.file, layout, shard.rows) as held:
+                    if not joined:
+                        joined = {name: held.room(name, low - first, stop - start) for name in layout}
+                    for name, rows in joined.items():
+                        held.read(name, low - first, rows[low - start : high - start], past_cache)
+        return joined.pop("target_logits"), joined.pop("draft_logits"), joined
+
+    return Dump(facts, read_rows)
+
+
+def verify_native(path: Path) -> None:
+    """Read every shard and compare its SHA-256 with the manifest's.
+
+    Raises
+    ------
+    InputError
+        On the first shard that differs.
+    """
+    for shard in _read_manifest(path).shards:
+        with (path / shard.file).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != shard.sha256:
+            raise InputError(f"{path / shard.file}: SHA-256 differs from the manifest's; fetch or log the shard again")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    try:
+        return Manifest.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise InputError(f"{file}: invalid manifest, {where}: {first['msg']}; write the dump again") from None
+
+
+def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
+    """Type and shape of a row of everything a shard holds."""
+    dtype = getattr(torch, manifest.dtype)
+    held = {"target_logits": (dtype, [manifest.target_width]), "draft_logits": (dtype, [manifest.draft_width])}
+    for column in manifest.columns:
+        held[column] = (torch.float64, [4]) if column in CUTS else (torch.int64, [])
+    return held
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: could not be written ({error.strerror}); finished shards are intact") from None
+
+
+def _dtype_name(dtype: torch.dtype, path: Path) -> Any:
+    name = torch_name(dtype)
+    if name not in LOGITS:
+        raise InputError(f"{path}: logits of dtype {name}; give float16, bfloat16, float32 or float64")
+    return name

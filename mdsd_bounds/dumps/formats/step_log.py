@@ -1,0 +1,143 @@
+"""JSONL step logs of a speculative decoder: what was drafted, accepted, and how probable the tokens were.
+
+One object a line, one line a step::
+
+    {"step": 0, "drafts": [5, 9], "accepted": 1, "positions": [
+        {"token": 5, "p": 0.62, "logprob": -0.48, "candidates": [[5, 0.55], [7, 0.2]],
+         "target_candidates": [[5, 0.62], [7, 0.1]]}, ...]}
+
+``positions`` are the positions of the step in order; ``token`` is the committed token, ``p`` the target's probability
+of it (``logprob``, its natural logarithm, stands in for it), ``candidates`` the draft's top N and, where the decoder
+writes them, ``target_candidates`` the target's, each as ``[token, probability]`` or
+``{"token": ..., "p" or "logprob": ...}``.  All at temperature 1.  ``doc`` may number the request.
+
+Such a log knows little of the target: without ``target_candidates`` one probability a row.  The intervals say so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill, pair_sides
+from mdsd_bounds.problem import InputError
+
+Row = dict[int, float]
+
+
+def is_step_log(path: Path) -> bool:
+    """Whether the first line is an object with drafts and accepted."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        line = stream.readline(1 << 20)
+    return line.lstrip().startswith(b"{") and b'"drafts"' in line and b'"accepted"' in line
+
+
+def open_step_log(path: Path) -> Dump:
+    """Open a step log; the file is parsed whole, memory grows with positions times N.
+
+    Raises
+    ------
+    InputError
+        Naming the line that is damaged.
+    """
+    targets: list[Row] = []
+    drafts: list[Row] = []
+    columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
+    steps = accepted = drafted = 0
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                step = json.loads(line)
+                steps, accepted, drafted = steps + 1, accepted + int(step["accepted"]), drafted + len(step["drafts"])
+                if not 0 <= int(step["accepted"]) <= len(step["drafts"]):
+                    raise ValueError(f"{step['accepted']} of {len(step['drafts'])} drafts accepted")
+                doc = int(step.get("doc", 0))
+                for position in step["positions"]:
+                    token = int(position["token"])
+                    row = _candidates(position.get("target_candidates", []))
+                    if "p" in position or "logprob" in position:
+                        row[token] = _logprob(position)
+                    # A row without the target's probability is no row of a dump; the step still counts.
+                    if row and position.get("candidates"):
+                        targets.append(row)
+                        drafts.append(_candidates(position["candidates"]))
+                        columns["doc"].append(doc)
+                        columns["position"].append(len(columns["position"]))
+                        columns["token"].append(token)
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
+                raise InputError(
+                    f"{path} line {number}: no step ({type(error).__name__}: {error}); give step, drafts, accepted "
+                    "and positions with token, p and candidates (a log of verification steps is for mdsd audit)"
+                ) from None
+    if not targets:
+        raise InputError(f"{path}: no position has both p and candidates; log the draft's top candidates")
+    notes = {
+        "steps": steps,
+        "accepted a step, as logged": f"{accepted / steps:.4g}",
+        "accepted of drafted, as logged": f"{accepted / max(drafted, 1):.4g}",
+    }
+    held = {name: torch.tensor(values) for name, values in columns.items()}
+    first = _side(path, targets, held, notes, top=False)
+    return pair_sides(first, _side(path, drafts, held, {}, top=True), str(path))
+
+
+def _candidates(listed: Any) -> Row:
+    row: Row = {}
+    for entry in listed:
+        if isinstance(entry, dict):
+            row[int(entry["token"])] = _logprob(entry)
+        else:
+            row[int(entry[0])] = _log(float(entry[1]))
+    return row
+
+
+def _logprob(entry: dict[str, Any]) -> float:
+    return _log(float(entry["p"])) if "p" in entry else float(entry["logprob"])
+
+
+def _log(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"probability {p}")
+    return math.log(p) if p > 0 else -math.inf
+
+
+def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[str, Any], *, top: bool) -> Side:
+    k = max(len(row) for row in rows)
+    ids = torch.full((len(rows), k), -1, dtype=torch.int64)
+    logprobs = torch.full((len(rows), k), -float("inf"), dtype=torch.float64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(list(row))
+        logprobs[number, : len(row)] = torch.tensor(list(row.values()), dtype=torch.float64)
+
+    def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        part = logprobs[start:stop]
+        # A top-N bounds the others; a single token's probability bounds them by what it leaves.
+        left = (1.0 - part.exp().sum(-1)).clamp(min=0.0).log()
+        cut = cut_columns(part, ids[start:stop] >= 0, str(path), start, cap=None if top else left)
+        return fill(ids[start:stop], part, width), cut
+
+    return Side(
+        str(path),
+        "step-log",
+        len(rows),
+        None,
+        "float64",
+        read,
+        columns,
+        kind="logprobs",
+        support="top-k",
+        shift="same",
+        bytes=file_size(path) if top else 0,
+        largest=int(ids.max()),
+        notes=notes,
+    )

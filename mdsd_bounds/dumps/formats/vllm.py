@@ -1,0 +1,160 @@
+"""vLLM prompt log-probabilities: JSON as its server answers, or the flat form; one model, top-k rows.
+
+Entry t is the law OF token t (the first is empty), and holds the k most probable tokens and, if it is not among them,
+the prompt's own token: k or k + 1 entries.  Accepted: one JSON value or one per line, each
+
+* an object with ``prompt_logprobs`` (or ``choices[i].prompt_logprobs``, as the server writes), or that list itself:
+  ``[null, {"token id": {"logprob": x, "rank": r}, ...}, ...]``, the own token first where ranks are absent;
+* the flat form, an object of lists: ``start_indices``, ``end_indices``, ``token_ids``, ``logprobs``, ``ranks``.
+
+``prompt_token_ids``, where present, names the tokens; otherwise the first entry of each position does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill
+from mdsd_bounds.problem import InputError
+
+#: A position: token ids, log-probabilities, ranks (0 where unknown); the prompt's own token first.
+Entry = tuple[list[int], list[float], list[int]]
+
+
+def is_vllm(path: Path) -> bool:
+    """Whether the beginning of the file names one of the two forms."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    return head.lstrip()[:1] in (b"{", b"[") and (
+        b'"prompt_logprobs"' in head or b'"start_indices"' in head or b'"logprob"' in head
+    )
+
+
+def open_vllm(path: Path) -> Side:
+    """Open prompt log-probabilities.  The file is parsed whole: memory grows with positions times k.
+
+    Raises
+    ------
+    InputError
+        If it is no such JSON, or an entry is damaged; the prompt and position are named.
+    """
+    entries: list[Entry] = []
+    columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
+    for doc, (positions, tokens) in enumerate(_documents(path)):
+        for place, entry in enumerate(positions):
+            if not entry[0]:
+                if place:
+                    raise InputError(f"{path} prompt {doc}: position {place} is empty; ask for prompt_logprobs again")
+                continue
+            entries.append(entry)
+            columns["doc"].append(doc)
+            columns["position"].append(place)
+            columns["token"].append(tokens[place] if tokens else entry[0][0])
+    if not entries:
+        raise InputError(f"{path}: no prompt log-probabilities; ask the server for prompt_logprobs=k with k >= 1")
+    width = max(len(ids) for ids, _, _ in entries)
+    ids = torch.full((len(entries), width), -1, dtype=torch.int64)
+    logprobs = torch.full((len(entries), width), -float("inf"), dtype=torch.float64)
+    cap = torch.empty(len(entries), dtype=torch.float64)
+    for row, entry in enumerate(entries):
+        ids[row, : len(entry[0])] = torch.tensor(entry[0])
+        logprobs[row, : len(entry[0])] = torch.tensor(entry[1], dtype=torch.float64)
+        cap[row] = _cap(entry)
+
+    def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        part = slice(start, stop)
+        cut = cut_columns(logprobs[part], ids[part] >= 0, str(path), start, cap=cap[part])
+        return fill(ids[part], logprobs[part], width), cut
+
+    return Side(
+        str(path),
+        "vllm",
+        len(entries),
+        None,
+        "float32",
+        read,
+        {name: torch.tensor(values) for name, values in columns.items()},
+        kind="logprobs",
+        support="top-k",
+        shift="same",
+        bytes=file_size(path),
+        largest=int(ids.max()),
+        notes={"tokens a row": f"at most {width}"},
+    )
+
+
+def _cap(entry: Entry) -> float:
+    """The least log-probability of the true top-k: a token that is not stored has no more."""
+    ids, logprobs, ranks = entry
+    best = dict(zip(ranks, logprobs, strict=True))
+    held = 0
+    while held + 1 in best:
+        held += 1
+    if held:
+        return best[held]
+    # Without ranks the own token, the first, may be out of order; the others are the top-k less at most that one.
+    rest = logprobs[1:] if len(ids) > 1 else []
+    return min(rest) if rest else float("inf")
+
+
+def _documents(path: Path) -> Iterator[tuple[list[Entry], list[int]]]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        values = [json.loads(text)]
+    except json.JSONDecodeError:
+        values = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    values.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise InputError(f"{path} line {number}: no JSON ({error.msg}); write it again") from None
+    for value in values:
+        many = value if isinstance(value, list) and value and _is_answer(value[0]) else [value]
+        for answer in many:
+            for part in answer.get("choices", [answer]) if isinstance(answer, dict) else [answer]:
+                tokens = part.get("prompt_token_ids") or answer.get("prompt_token_ids") if _is_answer(part) else None
+                listed = part.get("prompt_logprobs", part) if _is_answer(part) else part
+                try:
+                    yield _entries(listed), [int(token) for token in tokens or []]
+                except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+                    raise InputError(
+                        f"{path}: no prompt log-probabilities ({type(error).__name__}: {error}); "
+                        "save the server's answer, or FlatLogprobs as a JSON object"
+                    ) from None
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in ("prompt_logprobs", "choices", "start_indices"))
+
+
+def _entries(listed: Any) -> list[Entry]:
+    if isinstance(listed, dict):
+        flat = listed
+        ranks = flat.get("ranks") or [0] * len(flat["token_ids"])
+        spans = zip(flat["start_indices"], flat["end_indices"], strict=True)
+        return [_entry(flat["token_ids"][a:b], flat["logprobs"][a:b], ranks[a:b]) for a, b in spans]
+    result = []
+    for position in listed:
+        items = list((position or {}).items())
+        facts = [value if isinstance(value, dict) else {"logprob": value} for _, value in items]
+        result.append(
+            _entry([key for key, _ in items], [fact["logprob"] for fact in facts], [fact.get("rank") for fact in facts])
+        )
+    return result
+
+
+def _entry(ids: list[Any], logprobs: list[Any], ranks: list[Any]) -> Entry:
+    # The flat form lists the own token twice when it is among the k most probable.
+    kept: dict[int, tuple[float, int]] = {}
+    for token, logprob, rank in zip(ids, logprobs, ranks, strict=True):
+        kept.setdefault(int(token), (float(logprob), int(rank or 0)))
+    return list(kept), [value for value, _ in kept.values()], [rank for _, rank in kept.values()]

@@ -1,0 +1,247 @@
+"""What is computed at every position of a block of rows: bounds, and verifiers against them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
+from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
+from mdsd_bounds.bounds.truncated.intervals import solve_cut
+from mdsd_bounds.distributions import law_and_defect
+from mdsd_bounds.pipeline.tables import COLUMNS
+from mdsd_bounds.problem import Bound, InputError
+
+#: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
+BLOCK_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed at every position.
+
+    Attributes
+    ----------
+    samplers, drafts, temperatures :
+        Every combination is computed.
+    verifiers : tuple of str
+        Names of verifiers to set against the bound; empty for bounds alone.
+    draft_temperature : float or None
+        Temperature of the draft where it differs from the target's.
+    top_k, top_p :
+        Warps of both models, as a serving stack applies them.
+    samples, seed : int
+        Monte Carlo samples of verifiers without a closed form, and their seed.
+    options : dict
+        Sampler options (``m``).
+    method : str
+        Route to the bound.
+    """
+
+    samplers: tuple[str, ...]
+    drafts: tuple[int, ...]
+    temperatures: tuple[float, ...] = (1.0,)
+    verifiers: tuple[str, ...] = ()
+    draft_temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    samples: int = 1000
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    method: str = "auto"
+
+    def key(self, dump: Any) -> str:
+        """Digest of the settings and the dump's identity; parts of another run are never mixed in."""
+        identity = {"settings": asdict(self), "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
+    """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.pipeline.tables.COLUMNS`.
+
+    Rows of which some tokens are missing (``target_cut``, ``draft_cut``) get certified intervals
+    (:mod:`mdsd_bounds.bounds.truncated.intervals`): ``low <= alpha* <= high`` however the missing mass lies, and
+    ``value`` is the
+    middle of the two.
+
+    Raises
+    ------
+    InputError
+        On rows that are no laws; where verifiers are asked for and a row misses mass.
+    """
+    cut = batch.target_cut is not None or batch.draft_cut is not None
+    if not cut:
+        for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
+            _refuse_probabilities(rows, f"{name} {role}_logits")
+    frames = []
+    bounds = _cut_bounds if cut else _full_bounds
+    for temperature in settings.temperatures:
+        for bound in bounds(batch, settings, temperature, name):
+            if settings.verifiers:
+                # A table must not depend on how many cores a machine or a worker has.
+                with one_torch_thread(), one_blas_thread():
+                    frames.extend(_against_bound(bound, batch, temperature, settings))
+            else:
+                frames.append(_frame(bound, batch, temperature, ""))
+            # Its laws are free for the next ones.
+            del bound
+    return pd.concat(frames, ignore_index=True)
+
+
+def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    (target, target_defect), (draft, draft_defect) = law_and_defect(p, **p_warp), law_and_defect(q, **q_warp)
+    defects = target_defect, draft_defect
+    for sampler, options in _asked(settings):
+        problem, _, _ = make_problem(target, draft, settings.drafts, sampler, defects=defects, **options)
+        yield solve(problem, settings.method)
+
+
+def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    if settings.method != "auto":
+        raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
+    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    target, draft = cut_law(p, batch.target_cut, **p_warp), cut_law(q, batch.draft_cut, **q_warp)
+    if settings.verifiers:
+        for role, law in (("target", target), ("draft", draft)):
+            _refuse_missing(law, role, int(batch.row[0]), name)
+    for sampler, options in _asked(settings):
+        yield solve_cut(target, draft, settings.drafts, sampler, options, solver=solve)
+
+
+def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((sampler, settings.options if sampler == "top_m_plus" else {}) for sampler in settings.samplers)
+
+
+def _warped(
+    batch: Any, settings: Settings, temperature: float, name: str
+) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
+    """Target and draft rows, each with the warps that make a law of them."""
+    warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
+    second = temperature if settings.draft_temperature is None else settings.draft_temperature
+    target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
+    draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
+    return (batch.target_logits, target), (batch.draft_logits, draft)
+
+
+def _refuse_probabilities(rows: Tensor, name: str) -> None:
+    """Rows of many entries in [0, 1] that all sum to one are no logits."""
+    if rows.shape[-1] < 8:
+        return
+    # One row in most cases: the others are looked at where it is suspect.
+    for part in (rows[:1], rows):
+        sums = part.to(torch.float64).sum(-1)
+        if not bool(((part >= 0).all(-1) & ((sums - 1.0).abs() < 1e-2)).all()):
+            return
+    raise InputError(f"{name}: every row is non-negative and sums to one: probabilities; save their logarithms instead")
+
+
+def _refuse_missing(law: CutLaw, role: str, first_row: int, name: str) -> None:
+    """A verifier's acceptance needs the whole law; a cut inside the stored tokens leaves one."""
+    missing = law.high > 0
+    if bool(missing.any()):
+        row = int(missing.nonzero()[0])
+        raise InputError(
+            f"{name} {role} row {first_row + row}: up to {float(law.high[row]):.3g} of the mass is missing, and the "
+            "acceptance of a verifier is not known; use mdsd bounds, which gives intervals, or cut inside the stored "
+            "tokens (--top-k, --top-p)"
+        )
+
+
+def matching_verifiers(
+    names: Sequence[str] | None, samplers: Sequence[str], drafts: Sequence[int], *, lossy: bool = False
+) -> tuple[str, ...]:
+    """The verifiers to compare: all registered ones (lossless, or lossy where asked), or those named.
+
+    Raises
+    ------
+    InputError
+        If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, or is lossy while
+        others are not: lossy and lossless rules are never mixed in one table.
+    """
+    from mdsd_bounds.verifiers import VERIFIERS, get_verifier
+
+    if names is None:
+        names = [name for name, rule in VERIFIERS.items() if rule.lossless != lossy]
+        return tuple(name for name in names if VERIFIERS[name].takes(samplers))
+    rules = [get_verifier(name) for name in names]
+    for rule in rules:
+        if not rule.takes(samplers):
+            raise InputError(
+                f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
+                f"it is for {', '.join(rule.samplers)}"
+            )
+        if rule.drafts_needed is not None and rule.drafts_needed not in drafts:
+            raise InputError(f"verifier {rule.name!r} takes {rule.drafts_needed} drafts; add it to --drafts")
+    if len({rule.lossless for rule in rules}) > 1:
+        mixed = ", ".join(rule.name for rule in rules if not rule.lossless)
+        raise InputError(f"{mixed}: lossy; compare lossy verifiers in a table of their own")
+    return tuple(names)
+
+
+def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.DataFrame:
+    counts = bound.problem.n_drafts
+    rows = np.asarray(batch.row)
+    # Rows of a dump that names no documents stand for themselves.
+    documents = rows if batch.doc is None else np.asarray(batch.doc)
+    positions = rows if batch.position is None else np.asarray(batch.position)
+    size = len(rows)
+    return pd.DataFrame(
+        {
+            "temperature": float(temperature),
+            "sampler": bound.problem.sampler,
+            "drafts": np.repeat(np.asarray(counts, dtype=np.int64), size),
+            "verifier": verifier,
+            "row": np.tile(rows, len(counts)),
+            "doc": np.tile(documents, len(counts)),
+            "position": np.tile(positions, len(counts)),
+            "acceptance": np.nan,
+            "acceptance_stderr": np.nan,
+            "value": bound.value.reshape(-1).cpu().numpy(),
+            "low": bound.low.reshape(-1).cpu().numpy(),
+            "high": bound.high.reshape(-1).cpu().numpy(),
+            "subset_size": bound.subset_size.reshape(-1).cpu().numpy(),
+        },
+        columns=COLUMNS,
+    )
+
+
+def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+    from mdsd_bounds.verifiers import acceptance_rate, get_verifier, output_distance
+
+    frames = []
+    problem = bound.problem
+    for name in settings.verifiers:
+        rule = get_verifier(name)
+        counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
+        if problem.sampler not in rule.samplers or not counts:
+            continue
+        rate = acceptance_rate(
+            problem.p,
+            problem.q,
+            counts,
+            sampler=problem.sampler,
+            verifier=name,
+            samples=settings.samples,
+            # The seed belongs to the rows, so that results do not depend on what else ran before them.
+            seed=settings.seed + int(batch.row[0]),
+            **problem.options,
+        )
+        frame = _frame(bound, batch, temperature, name)
+        frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
+        frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
+        frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
+        if not rule.lossless:
+            distance = output_distance(problem.p, problem.q, counts, problem.sampler, name, **problem.options)
+            frame["tv"] = distance.reshape(-1).cpu().numpy()
+        frames.append(frame)
+    return frames

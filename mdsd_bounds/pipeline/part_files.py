@@ -1,0 +1,282 @@
+"""Finished parts beside the output file, on any path that fsspec knows; put together when all are there.
+
+Every part is written whole under its final name: a rename on local disks, one put on object stores.  Its bytes depend
+on the settings and the dump alone, so that two runs that meet cannot leave duplicate, missing or mixed rows; on local
+disks a second run of the same shard is refused as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdsd_bounds._backend.filesystem import is_local, split
+from mdsd_bounds.problem import InputError
+
+#: Lines of a row group of the joined file.
+GROUP_LINES = 65_536
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the parts of one run go.  Made by :func:`open_store`; can be sent to other processes.
+
+    Attributes
+    ----------
+    out : str
+        The joined file, as the user named it.
+    folder : str
+        ``OUT.parts``, as the file system names it.
+    key : str
+        Digest of what is computed.  It is in the name of every part: parts of another run are never taken for ours.
+    """
+
+    out: str
+    folder: str
+    fs: Any
+    key: str
+
+    @property
+    def local(self) -> bool:
+        """Whether the parts are on a disk of this machine."""
+        return is_local(self.fs)
+
+    def path(self, part: int) -> str:
+        """Name of a part."""
+        return f"{self.folder}/{self.key}-{part:09d}.parquet"
+
+    def finished(self) -> set[int]:
+        """Numbers of the parts that are there."""
+        self.fs.invalidate_cache()
+        names = (os.path.basename(str(name)) for name in self.fs.ls(self.folder, detail=False))
+        start, end = f"{self.key}-", ".parquet"
+        return {int(name[len(start) : -len(end)]) for name in names if name.startswith(start) and name.endswith(end)}
+
+    def write(self, part: int, table: pa.Table) -> None:
+        """Keep one part.
+
+        Raises
+        ------
+        InputError
+            If the disk is full or the folder cannot be written.
+        """
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        put_whole(self.fs, self.path(part), buffer.getvalue(), self.out)
+
+    def read(self, part: int) -> pa.Table:
+        """One part.
+
+        Raises
+        ------
+        InputError
+            If it is damaged.
+        """
+        data = self.fs.cat_file(self.path(part))
+        try:
+            return pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.path(part)}: damaged part ({reason}); delete it and run again") from None
+
+    def join(self, parts: int) -> None:
+        """Write ``out`` from its parts in order, a row group at a time, and remove them.
+
+        Only the lines of one row group and one part are in memory.
+        """
+        _, target = split(self.out)
+        begun = f"{self.folder}/{uuid.uuid4().hex}.tmp" if self.local else target
+        try:
+            with self.fs.open(begun, "wb") as stream:
+                self._write_groups(stream, parts)
+            if self.local:
+                os.replace(begun, target)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise cannot_write(self.out, error) from None
+        finally:
+            if self.local:
+                with contextlib.suppress(OSError):
+                    os.unlink(begun)
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the folder of parts; nothing is done where it is gone."""
+        leaving = self.folder
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                # In one step, so that whoever still writes there fails instead of leaving files behind.
+                leaving = f"{self.folder}.{uuid.uuid4().hex}.tmp"
+                os.replace(self.folder, leaving)
+            self.fs.rm(leaving, recursive=True)
+
+    def _write_groups(self, stream: Any, parts: int) -> None:
+        waiting: list[pa.Table] = []
+        first = self.read(0)
+        with pq.ParquetWriter(stream, first.schema) as writer:
+            for part in range(parts):
+                waiting.append(first if part == 0 else self.read(part))
+                if sum(len(table) for table in waiting) >= GROUP_LINES or part == parts - 1:
+                    table = pa.concat_tables(waiting)
+                    writer.write_table(table, row_group_size=len(table))
+                    waiting = []
+
+
+def open_store(out: str, key: str) -> Store:
+    """The parts of ``out``; the folder is made where it is missing.
+
+    Parameters
+    ----------
+    key : str
+        Digest of what is computed; parts of another run are refused.
+
+    Raises
+    ------
+    InputError
+        If the folder above is missing or cannot be written, or the parts belong to another run.
+    """
+    fs, path = split(out)
+    parent = fs._parent(path)
+    if is_local(fs) and not fs.isdir(parent):
+        raise InputError(f"{out}: the folder {parent} does not exist; make it first")
+    if fs.isdir(path):
+        raise InputError(f"{out}: is a folder; name a file in it, for example {out.rstrip('/')}/rows.parquet")
+    store = Store(out, f"{path}.parts", fs, key)
+    mark = f"{store.folder}/key"
+    try:
+        fs.makedirs(store.folder, exist_ok=True)
+        if not fs.exists(mark):
+            put_whole(fs, mark, key.encode(), out, replace=False)
+        found = fs.cat_file(mark).decode()
+    except FileNotFoundError:
+        raise InputError(f"{out}: another run has just finished there; wait for it or change --out") from None
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    if found != key:
+        raise InputError(f"{out}.parts: parts of a run with other settings or another dump; delete it or change --out")
+    return store
+
+
+@contextlib.contextmanager
+def claim(store: Store, shard: tuple[int, int]) -> Iterator[None]:
+    """Hold one shard of a run, so that a second run of it is refused; the kernel lets go when the process dies.
+
+    Local disks only: elsewhere, and where the system has no file locks, two runs of one shard compute the same bytes
+    twice.
+
+    Raises
+    ------
+    InputError
+        If another run holds the shard, or cuts the parts into another number of shards.
+    """
+    if not store.local:
+        yield
+        return
+    mine = f"shard-{shard[0]}-of-{shard[1]}.lock"
+    handle = _lock(f"{store.folder}/{mine}")
+    if handle is None:
+        raise InputError(f"{store.out}: another run is writing shard {shard[0]}/{shard[1]} there; wait or change --out")
+    try:
+        for name in sorted(os.listdir(store.folder)):
+            if not name.endswith(".lock") or name == "join.lock" or name.endswith(f"-of-{shard[1]}.lock"):
+                continue
+            other = _lock(f"{store.folder}/{name}")
+            if other is None:
+                which = name.removeprefix("shard-").removesuffix(".lock").replace("-of-", "/")
+                raise InputError(f"{store.out}: a run with --shard {which} is writing there; use one N, or wait for it")
+            os.close(other)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def joining(store: Store) -> Iterator[None]:
+    """Let one run at a time put the parts together; others wait.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder of parts is gone: another run has put them together.
+    """
+    if not store.local:
+        yield
+        return
+    handle = _lock(f"{store.folder}/join.lock", wait=True)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(path: str, wait: bool = False) -> int | None:
+    """An open, locked file; None where another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except (ImportError, OSError):  # no file locks on this system or this file system
+        pass
+    return handle
+
+
+def put_whole(fs: Any, path: str, data: bytes, out: str, replace: bool = True) -> None:
+    """Write a small file so that it is there whole or not at all; without ``replace`` an existing one stays.
+
+    Raises
+    ------
+    FileNotFoundError
+        If its folder is gone.
+    InputError
+        If it cannot be written.
+    """
+    if not is_local(fs):
+        try:
+            fs.pipe_file(path, data)
+        except OSError as error:
+            raise cannot_write(out, error) from None
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _link(temporary, path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _link(temporary: str, path: str) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except PermissionError:  # a file system without hard links
+        os.replace(temporary, path)
+
+
+def cannot_write(out: str, error: OSError) -> InputError:
+    """What is said where a file cannot be written."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return InputError(f"{out}: could not be written ({reason}); finished parts are intact: make room and run again")

@@ -1,0 +1,162 @@
+"""The only loop: dump -> blocks of rows -> per-position results.
+
+The rows are cut into *blocks*, what is computed at once, and *parts*, what is written and resumed
+(:mod:`mdsd_bounds.pipeline.engines.job`), by the number of rows alone, so that results do not depend on batch sizes,
+on how
+parts are shared among workers, or on where a run was interrupted.  Who computes them is an engine
+(:data:`mdsd_bounds.pipeline.engines.ENGINES`); the local one reads the next rows while the present ones are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdsd_bounds._backend.filesystem import split
+from mdsd_bounds.pipeline.engines import Job, Store, get_engine
+from mdsd_bounds.pipeline.engines.job import MAX_PARTS
+from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
+from mdsd_bounds.pipeline.part_files import claim, joining, open_store
+from mdsd_bounds.problem import InputError
+
+Progress = Callable[[int, int], None]
+
+
+def run(
+    dump: Any,
+    settings: Settings,
+    *,
+    out: str | None = None,
+    shard: tuple[int, int] = (0, 1),
+    limit: int | None = None,
+    progress: Progress | None = None,
+    keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    engine: str = "local",
+    batch_rows: int = BLOCK_ROWS,
+    max_parts: int = MAX_PARTS,
+) -> pd.DataFrame | None:
+    """Run ``settings`` over a dump and return the per-position table.
+
+    Parameters
+    ----------
+    dump :
+        An opened dump (:func:`mdsd_bounds.open_dump`).
+    out : str or None
+        Parquet file for the per-position table, on any path that fsspec knows.  Each finished part is kept beside it,
+        in ``OUT.parts``, until the file is whole; the same command run again after an interruption continues there.
+    shard : (i, N)
+        Compute only parts i, i + N, ...  With ``out``, the table is put together by whichever run finishes last.
+    limit : int or None
+        Use only the first ``limit`` rows.
+    progress : callable or None
+        Called with (rows done, rows in all).
+    keep : callable or None
+        Applied to each part's table where there is no ``out``, for callers that need only some columns.
+    engine : str
+        Name in :data:`mdsd_bounds.pipeline.engines.ENGINES`.
+    batch_rows : int
+        Rows read at once.  The results are the same bytes for every value, as for every engine and number of shards.
+    max_parts : int
+        Parts at most.
+
+    Returns
+    -------
+    DataFrame or None
+        The whole table; None when other shards are still missing.
+
+    Raises
+    ------
+    InputError
+        If ``out`` has the ending of another format, the dump has no rows or cannot be read whole, memory or disk space
+        does not suffice, another run writes to ``out``, or ``OUT.parts`` belongs to other settings.  Finished parts
+        stay.
+    """
+    rows = len(dump) if limit is None else min(limit, len(dump))
+    if rows == 0:
+        raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
+    get_engine(engine)
+    job = Job(dump, settings, rows, batch_rows, max_parts)
+    mine = list(range(shard[0], len(job.parts), shard[1]))
+    if out is None:
+        tables = dict(_compute(job, mine, mine, None, engine, progress, keep))
+        return _frame(pa.concat_tables([tables.pop(part) for part in mine]))
+    _refuse_other_format(out)
+    if not mine:
+        # More shards than parts: the others put the table together without this one.
+        return None
+    store = open_store(out, f"{settings.key(dump)}-{rows}-{len(job.parts)}")
+    before = _version(store)
+    try:
+        with claim(store, shard):
+            there = store.finished()
+            todo = [part for part in mine if part not in there]
+            for _ in _compute(job, mine, todo, store, engine, progress, None):
+                pass
+            with joining(store):
+                if len(store.finished()) == len(job.parts):
+                    store.join(len(job.parts))
+                elif _version(store) in (None, before):
+                    return None
+                elif not store.local:
+                    # Another run has put all parts together and removed them, and this one wrote some again.
+                    store.remove()
+    except FileNotFoundError:
+        # The folder of parts is gone.  Where ``out`` is new, another run has put the same bytes together.
+        if _version(store) in (None, before):
+            raise InputError(f"{out}.parts: removed while it was written; run again") from None
+    fs, path = split(out)
+    # As bytes: a Python file object handed to Arrow's threads can abort the process when it ends.
+    return _frame(pq.read_table(pa.BufferReader(fs.cat_file(path))))
+
+
+def _refuse_other_format(out: str) -> None:
+    ending = PurePosixPath(out).suffix.lower()
+    if ending in (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".html", ".npz"):
+        better = out[: -len(ending)] + ".parquet"
+        raise InputError(
+            f"{out}: per-position results are written as parquet; name it {better}, and read it with "
+            "pandas.read_parquet (the summary on stdout can be --format csv or json)"
+        )
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    # The Arrow columns are given back as they are turned into pandas ones: the table is never held twice.
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def _compute(
+    job: Job,
+    mine: list[int],
+    todo: list[int],
+    store: Store | None,
+    engine: str,
+    progress: Progress | None,
+    keep: Callable[[pd.DataFrame], pd.DataFrame] | None,
+) -> Any:
+    """The parts still to do, with progress over all parts of this shard."""
+    sizes = [part[-1][1] - part[0][0] for part in job.parts]
+    total = sum(sizes[part] for part in mine)
+    done = total - sum(sizes[part] for part in todo)
+    if progress is not None:
+        progress(done, total)
+    for part, table in get_engine(engine)(job, todo, store):
+        done += sizes[part]
+        if progress is not None:
+            progress(done, total)
+        yield part, table if keep is None or table is None else pa.Table.from_pandas(keep(table.to_pandas()))
+
+
+def _version(store: Store) -> str | None:
+    """What tells one state of ``out`` from another; None where it does not exist."""
+    fs, path = split(store.out)
+    try:
+        version: str = fs.ukey(path)
+    except (FileNotFoundError, NotImplementedError):
+        return None
+    return version

@@ -1,0 +1,1 @@
+"""Published verification schemes, one a file."""
