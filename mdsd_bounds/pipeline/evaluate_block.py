@@ -205,10 +205,10 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
             "doc": np.tile(documents, len(counts)),
             "position": np.tile(positions, len(counts)),
             "acceptance": np.nan,
-            "acceptance_stderr": np.nan,
+            "mc_stderr": np.nan,
             "value": bound.value.reshape(-1).cpu().numpy(),
-            "low": bound.low.reshape(-1).cpu().numpy(),
-            "high": bound.high.reshape(-1).cpu().numpy(),
+            "certified_low": bound.low.reshape(-1).cpu().numpy(),
+            "certified_high": bound.high.reshape(-1).cpu().numpy(),
             "subset_size": bound.subset_size.reshape(-1).cpu().numpy(),
         },
         columns=COLUMNS,
@@ -239,7 +239,7 @@ def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Setti
         frame = _frame(bound, batch, temperature, name)
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
-        frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
+        frame["mc_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         if not rule.lossless:
             distance = output_distance(problem.p, problem.q, counts, problem.sampler, name, **problem.options)
             frame["tv"] = distance.reshape(-1).cpu().numpy()
