@@ -6,7 +6,9 @@ The problem is the row as it stands.  Everything here is held against exact rati
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, optimal_acceptance, subset_bound, to_probs
 from mdsd_bounds.bounds.truncated.distributions import whole_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
+from mdsd_bounds.cli import app
+from mdsd_bounds.distributions import underflows
 from mdsd_bounds.samplers.base import NO_DRAFT, draw
 from mdsd_bounds.trees.beam import child_arrivals
 from mdsd_bounds.trees.bounds import inclusion
@@ -69,7 +73,7 @@ def test_a_staircase_of_all_decades() -> None:
     for method in ("prefix", "outer", "fast"):
         bound = optimal_acceptance(p, q, counts, method=method)
         assert torch.allclose(bound.value, torch.tensor(counts, dtype=torch.float64) / 18, rtol=0, atol=1e-9)
-    # Of 17 drafts the last is one of the two subnormal tokens, 5 times in 7 the first: each is there when p asks for it.
+    # Of 17 drafts the last is one of the two subnormal tokens, 5 times in 7 the first: each is there when p asks.
     last = optimal_acceptance(p, q, (17, 18, 64)).value
     assert torch.allclose(last, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
@@ -205,3 +209,23 @@ def test_gumbel_list_states_its_error_and_keeps_it(n: int) -> None:
     for q in (0.5, 0.9, 1e-3, 1 - 1e-9, 1e-12, 1e-200):
         rate = float(acceptance_rate([0.0, 1.0], [1.0 - q, q], n, "with_replacement", "gumbel_list").value)
         assert abs(rate - float(-torch.expm1(n * torch.log1p(-tensor([q])))[0])) <= 1e-12
+
+
+def test_rows_below_the_smallest_normal_number_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gap of 7.2 at T = 0.01 is e^-720; masked tokens, nuclei and greedy decoding are zeros by intention."""
+    logits = torch.tensor([[7.2, 0.0, 3.0], [7.0, 0.0, -float("inf")], [0.0, 0.0, 0.0]])
+    assert underflows(logits, 0.01).tolist() == [True, False, False]
+    assert underflows(logits, 1.0).tolist() == [False, False, False]
+    assert underflows(logits, 0.01, top_k=2).tolist() == [False, False, False]
+    assert underflows(logits, 0.001, top_k=2).tolist() == [True, True, False]
+    assert not bool(underflows(logits, 0.01, top_p=0.9).any())
+    assert not bool(underflows(logits, 0.0).any())
+
+    np.savez(tmp_path / "d.npz", target_logits=logits.numpy(), draft_logits=logits.flip(0).contiguous().numpy())
+    app(["bounds", str(tmp_path / "d.npz"), "--temperature", "0.01,1", "--quiet"], standalone_mode=False)
+    said = capsys.readouterr()
+    assert "2 of 3 positions at temperature 0.01 have tokens below 2.2e-308" in said.err
+    assert "temperature 1 " not in said.err
+    assert "below 2.2e-308" not in said.out
+    app(["inspect", str(tmp_path / "d.npz")], standalone_mode=False)
+    assert "in 0 of the first 3 rows at temperature 1; in some below temperature 0.01" in capsys.readouterr().out
