@@ -17,10 +17,10 @@ from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, optimal_acceptance
 from mdsd_bounds.bounds.truncated.distributions import whole_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.cli import app
-from mdsd_bounds.distributions import underflows
 from mdsd_bounds.samplers.base import NO_DRAFT, draw
 from mdsd_bounds.trees.beam import child_arrivals
 from mdsd_bounds.trees.bounds import inclusion
+from mdsd_bounds.underflow import underflows
 from mdsd_bounds.verifiers import enumerate_verifier
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from tests.exact_rational import LEAST, exact_alpha, floor_rows, rejection_rate, set_masses

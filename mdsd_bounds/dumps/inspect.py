@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import LOG_NORMAL, log_range, pad_mass
+from mdsd_bounds.distributions import pad_mass
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts
+from mdsd_bounds.underflow import LOG_NORMAL, log_range
 
 #: Tokens kept in the top-k form whose size is stated.
 TOP_K = 64

@@ -17,9 +17,10 @@ from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
-from mdsd_bounds.distributions import law_and_defect, underflows
+from mdsd_bounds.distributions import law_and_defect
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.underflow import underflows
 
 #: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
 BLOCK_ROWS = 64
@@ -85,7 +86,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     if not cut:
         for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
             _refuse_probabilities(rows, f"{name} {role}_logits")
-    frames = []
+    frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
     for temperature in settings.temperatures:
         (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)

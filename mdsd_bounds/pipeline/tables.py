@@ -23,7 +23,7 @@ SETTING = ["temperature", "sampler", "drafts", "verifier"]
 #: Columns of a per-position table.
 COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
 #: Optional column: whether some probability of the row is subnormal or underflows to zero
-#: (:func:`mdsd_bounds.distributions.underflows`).
+#: (:func:`mdsd_bounds.underflow.underflows`).
 UNDERFLOW = "underflow"
 #: Columns of a comparison's summary that people read first.
 COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
