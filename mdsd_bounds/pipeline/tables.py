@@ -40,6 +40,9 @@ RENAMED = {
     "acceptance_stderr": "mc_stderr",
     "carlo_stderr": "mc_stderr",
 }
+#: Optional column: whether some probability of the row is subnormal or underflows to zero
+#: (:func:`mdsd_bounds._backend.underflow.underflows`).
+UNDERFLOW = "underflow"
 #: Columns of a comparison's summary that people read first.
 COMPARED = [
     "sampler",
@@ -290,3 +293,21 @@ def cell(name: str, value: Any) -> str:
         return "-"
     # Adding zero turns a rounded minus zero into zero.
     return f"{value:g}" if name == "temperature" else f"{round(value, 5) + 0.0:.5f}"
+
+
+def underflow_notes(table: pd.DataFrame) -> list[str]:
+    """One line for each temperature at which float64 cannot hold some probability in full; a table may lack the column.
+
+    The answers hold for the rows as float64 holds them: all methods, samplers and verifiers see the same ones.
+    """
+    if UNDERFLOW not in table:
+        return []
+    lines = []
+    for temperature, part in table.groupby("temperature"):
+        rows = part.drop_duplicates("row")
+        if count := int(rows[UNDERFLOW].sum()):
+            lines.append(
+                f"{count} of {len(rows)} positions at temperature {temperature:g} have tokens below 2.2e-308, the "
+                "smallest normal float64, or rounded to zero: the answers are for the rows as float64 holds them"
+            )
+    return lines
