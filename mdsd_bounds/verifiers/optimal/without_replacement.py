@@ -32,8 +32,9 @@ from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
 from mdsd_bounds.verifiers.optimal.whole_support import token_items, whole_support
 from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, wide_row
 
-#: Support up to which every token is an item of its own, and up to which a sweep of all tokens finds L.
-WHOLE, MIDDLE = 128, 2048
+#: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
+#: up to which a sweep of all tokens finds L.
+WHOLE_PAIRS, WHOLE, MIDDLE = 512, 128, 2048
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -72,32 +73,30 @@ def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: Any = 1) -> Prepared:
 
 def prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     """The rule for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest."""
-    with one_blas_thread():
-        return _prepare_orders(p, q, fixed, draws)
-
-
-def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
-    held = fixed_mask(q[None], fixed)[0]
+    held = fixed_mask(q[None], fixed)[0] if fixed else torch.zeros(len(q), dtype=torch.bool)
     rates = remainder(q[None], held[None])[0] if fixed else q
-    support = int((rates > 0).sum())
+    target, rate, always = p.numpy(), rates.numpy(), held.numpy()
+    token = np.flatnonzero((rate > 0) | always if fixed else rate)
+    support = len(token) - int(always.sum())
     if draws <= 1 or support <= draws:
         # At most one random draft, or all tokens are drafted.
         return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
-    if 2 * support > len(p) > MIDDLE:
-        return first_or(_wide(p, rates, held, draws), rates, fixed)
-    token = ((rates > 0) | held).nonzero()[:, 0].numpy()
-    own, rate, always = p.numpy()[token], rates.numpy()[token], held.numpy()[token]
-    r, none = torch.zeros_like(p), np.zeros(0, np.int32)
-    if support <= WHOLE:
-        whole = whole_support(own, rate, always, draws)
-        r[torch.from_numpy(token)] = torch.from_numpy(whole.r)
-        gap, rule = whole.gap, PriorityRule(token.astype(np.int32), none, whole.tree)
-    else:
-        found = middle_row(own, rate, always, draws)
-        r[torch.from_numpy(token)] = torch.from_numpy(found.r)
-        gap, rule = found.gap, PriorityRule(token.astype(np.int32), found.item, found.tree)
-    prepared = Prepared(p, r, gap + abs(float(p.sum()) - 1.0), rule)
-    return prepared if support <= WHOLE else first_or(prepared, rates, fixed)
+    rule: PriorityRule
+    r, none = np.zeros(len(target)), np.zeros(0, np.int32)
+    if support <= (WHOLE_PAIRS if draws == 2 else WHOLE):
+        whole = whole_support(target[token], rate[token], always[token], draws)
+        r[token], gap, rule = whole.r, whole.gap, PriorityRule(token.astype(np.int32), none, whole.tree)
+        return Prepared(p, torch.from_numpy(r), gap + abs(float(target.sum()) - 1.0), rule)
+    with one_blas_thread():
+        if 2 * support > len(p) > MIDDLE:
+            sides = always, lower_side(p, rates, held, draws).numpy()
+            found = wide_row(target, rate, sides, draws, Size())
+            r, rule = found.r, PriorityRule(none, found.item, found.tree)
+        else:
+            found = middle_row(target[token], rate[token], always[token], draws)
+            r[token], rule = found.r, PriorityRule(token.astype(np.int32), found.item, found.tree)
+    gap = found.gap + abs(float(target.sum()) - 1.0)
+    return first_or(Prepared(p, torch.from_numpy(r), gap, rule), rates, fixed)
 
 
 def middle_row(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> Found:
@@ -108,13 +107,6 @@ def middle_row(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> 
         padded = torch.from_numpy(np.append(p, max(1.0 - p.sum(), 0.0))), torch.from_numpy(np.append(q, 0.0))
         left = lower_side(*padded, torch.from_numpy(np.append(always, False)), draws).numpy()[:-1]
     return wide_row(p, q, (always, left), draws, Size())
-
-
-def _wide(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Prepared:
-    left = lower_side(p, rates, held, draws)
-    found = wide_row(p.numpy(), rates.numpy(), (held.numpy(), left.numpy()), draws, Size())
-    rule = PriorityRule(np.zeros(0, np.int32), found.item, found.tree)
-    return Prepared(p, torch.from_numpy(found.r), found.gap + abs(float(p.sum()) - 1.0), rule)
 
 
 def lower_side(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Tensor:
