@@ -43,8 +43,8 @@ class Size:
 
     singles: int = 48
     bins: int = 96
-    most_bins: int = 768
-    shortage: float = 2e-6
+    most_bins: int = 320
+    shortage: float = 4e-6
     tolerance: float = 1e-8
     slack: float = 1e-10
 
