@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.parquet import open_parquet
 from mdsd_bounds.problem import InputError
 
 #: What identifies a setting; ``verifier`` is empty in tables of bounds.
@@ -24,6 +27,11 @@ SETTING = ["temperature", "sampler", "drafts", "verifier"]
 COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
 #: Columns of a comparison's summary that people read first.
 COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+_WORDS = ("sampler", "verifier")
+#: Numbers that not every table holds, and numbers that are unknown in some rows.
+_NUMBERS, _MAY_LACK = ("tv",), ("acceptance", "acceptance_stderr", "tv", "subset_size")
+#: Bytes that a cell takes while a table is read.
+_CELL = 32
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.
@@ -186,19 +194,36 @@ def read_table(path: str) -> pd.DataFrame:
     InputError
         If the file is missing, is no parquet file, or lacks the columns of a per-position table.
     """
-    try:
-        # By path: a Python file object handed to Arrow's threads can abort the process when it ends.
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}") from None
-    except Exception as error:
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path}: lacks the columns {', '.join(missing)}; give a file written by mdsd bounds or compare"
-        )
+    remedy = "give a file written by mdsd bounds or compare"
+    with reading(path, "parquet table", remedy):
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}")
+        file = open_parquet(Path(path))
+        names = file.schema_arrow.names
+        if missing := [name for name in COLUMNS if name not in names]:
+            raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {remedy}")
+        rows = file.metadata.num_rows
+        require_memory(_CELL * rows * len(names), f"{path}: {rows} rows of {len(names)} columns", "split the table")
+        table: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        for name in table.columns:
+            if wrong := _wrong(str(name), table[name]):
+                raise InputError(f"{path}: the column {name} {wrong}; {remedy}")
+        if table.empty:
+            raise InputError(f"{path}: holds no positions; {remedy}")
     return table
+
+
+def _wrong(name: str, column: pd.Series[Any]) -> str:
+    """What is wrong with a column of a table read from a file; empty if nothing is."""
+    if name in _WORDS:
+        return "" if all(isinstance(value, str) for value in column) else "holds something other than names"
+    if name not in COLUMNS and name not in _NUMBERS:
+        return ""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_complex_dtype(column):
+        return f"is of type {column.dtype}, not of numbers"
+    if name not in _MAY_LACK and not np.isfinite(column.to_numpy(dtype=float)).all():
+        return "has no number in some rows"
+    return ""
 
 
 def _settings(table: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -19,7 +19,6 @@ nodes and the root.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.builders import branchings
@@ -133,11 +134,9 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
     if target is None:
         pairs: Mapping[str, Any] = {"1": 1.0}
     elif Path(target).suffix == ".json":
-        try:
-            held = json.loads(Path(target).read_text())
+        with reading(target, "file of costs", 'give {"target": {"1": seconds}}'):
+            held = parse(whole_text(Path(target)))
             pairs, by_width, unit = held["target"], held.get("draft"), "second"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f'{target}: no file of costs ({error}); give {{"target": {{"1": seconds}}}}') from None
     else:
         try:
             pairs = dict(part.split(":") for part in target.split(","))

@@ -23,6 +23,7 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import LOGITS, torch_name
 from mdsd_bounds._backend.memory import memory_limit
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.containers.text import whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
 from mdsd_bounds.problem import InputError
 
@@ -265,10 +266,10 @@ def verify_native(path: Path) -> None:
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
+    if not file.exists():
+        raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump")
     try:
-        return Manifest.model_validate_json(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump") from None
+        return Manifest.model_validate_json(whole_text(file))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         where = ".".join(str(part) for part in first["loc"]) or "file"
