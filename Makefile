@@ -1,14 +1,16 @@
 # Everything from a fresh machine with Python 3.11 or later, pip and make:
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
+#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); an hour or two
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FUZZ_COUNT ?= 10000
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check fuzz bench clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -39,6 +41,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --out docs/hardening.md
 
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json

@@ -493,7 +493,7 @@ def test_step_log(tmp_path: Path) -> None:
     for line, message in [
         ('{"drafts": [1], "accepted": 2, "positions": []}', "line 3: 2 of 1 drafts accepted"),
         ('{"drafts": [1], "accepted": 1, "positions": [{"token": 1, "p": 7}]}', "line 3: probability 7"),
-        ("{", "line 3: no step"),
+        ("{", "line 3: no JSON"),
     ]:
         path.write_text("\n".join([*lines, line]))
         with pytest.raises(InputError, match=message):

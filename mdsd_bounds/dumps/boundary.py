@@ -8,6 +8,7 @@ told from a damaged file.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def reading(path: str | os.PathLike[str], what: str, remedy: str = "write the fi
     Raises
     ------
     InputError
-        For every exception of the block, with the exception as its cause; an InputError passes unchanged.
+        For every exception of the block, with the exception as its cause; an InputError passes, made printable.
 
     Examples
     --------
@@ -61,7 +62,12 @@ def reading(path: str | os.PathLike[str], what: str, remedy: str = "write the fi
     place = Place()
     try:
         yield place
-    except (InputError, *_OURS):
+    except InputError as error:
+        # Names from inside a file (arrays, members, columns) may hold line breaks and escape sequences.
+        if str(error).isprintable():
+            raise
+        raise InputError(printable(str(error))) from error
+    except _OURS:
         raise
     except Exception as error:
         where = f"{os.fspath(path)} {place.at}".rstrip()
@@ -72,6 +78,8 @@ def reason(error: BaseException) -> str:
     """An exception as part of one line: short, and without line breaks or control characters."""
     if isinstance(error, KeyError) and error.args:
         text = f"{error.args[0]!r} is missing"
+    elif isinstance(error, json.JSONDecodeError):
+        text = f"no JSON ({error.msg}, character {error.pos})"
     elif isinstance(error, RecursionError):
         text = "nested too deeply"
     elif isinstance(error, MemoryError):
@@ -83,5 +91,10 @@ def reason(error: BaseException) -> str:
         if isinstance(error, TypeError | AttributeError | AssertionError | LookupError):
             # Their messages speak of Python's types; with the name it is clear that they do.
             text = f"{type(error).__name__}: {text}"
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = printable(text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Text on one line, with a question mark for every character that a terminal might take as a command."""
+    return "".join(character if character.isprintable() else "?" for character in text)

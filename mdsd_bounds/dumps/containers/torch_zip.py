@@ -28,6 +28,8 @@ _REMEDY = "save a dict of tensors with torch.save"
 _LONGEST = 1 << 26
 #: A view whose rows lie this many times further apart than they are long would be read with all between them.
 _SPREAD = 64
+#: How many times larger than its stored values a tensor may be (steps of no width, as ``expand`` makes them).
+_EXPANDED = 64
 
 
 def open_torch(path: Path) -> dict[str, Array]:
@@ -123,6 +125,8 @@ def _tensor(places: _Places, name: str, value: Tensor) -> Array:
     end = offset + 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if offset < 0 or min(stride, default=0) < 0 or end * item > source.size:
         raise InputError(f"{places.path}: {name} reaches beyond its stored values; write the file again")
+    if value.numel() * item > _EXPANDED * source.size:
+        raise InputError(f"{places.path}: {name} repeats its stored values many times; save it after .contiguous()")
     if value.is_contiguous():
         return stored_array(source, offset * item, shape, value.dtype)
     return _view(source, value, f"{places.path}: {name}")

@@ -68,7 +68,7 @@ class Inflated:
 
     def _some(self, most: int) -> bytes:
         """The next bytes, at most so many and at least one."""
-        with reading(self.path, f"zip archive, member {self._name}"):
+        with reading(self.path, f"zip archive, member {self._name!r}"):
             while True:
                 given = self._inflate.unconsumed_tail
                 if not given:
@@ -93,7 +93,7 @@ class Archive:
     def source(self, name: str) -> Source:
         """The bytes of a member."""
         member = self.members[name]
-        with reading(self.file.path, f"zip archive, member {name}"):
+        with reading(self.file.path, f"zip archive, member {name!r}"):
             head = _LOCAL.unpack(read_bytes(self.file, member.header_offset, _LOCAL.size))
             said = read_bytes(self.file, member.header_offset + _LOCAL.size, head[9])
             if head[0] != MAGIC or said != member.orig_filename.encode("utf-8" if head[2] & 0x800 else "cp437"):
