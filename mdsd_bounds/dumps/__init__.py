@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
+from mdsd_bounds.dumps.fingerprint import fingerprint
 from mdsd_bounds.dumps.formats.array_files import open_store
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_npz, open_pt, open_safetensors
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
@@ -233,7 +235,8 @@ def _open(paths: list[Path], label: str) -> Dump:
         refuse_unfinished(part)
     for recognise, opener in READERS.values():
         if recognise(paths):
-            return opener(paths, label)
+            content = cache(lambda: fingerprint(paths))
+            return replace(opener(paths, label), content=content, paths=tuple(paths))
     one_model = next((name for part in paths if (name := _side_format(part))), "")
     if len(paths) == 1 and one_model:
         raise InputError(
