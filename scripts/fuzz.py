@@ -132,8 +132,8 @@ def page(found: dict[str, collections.Counter[str]], count: int, first: int) -> 
         f"(numbers {first:,} to {first + count - 1:,}; Python {platform.python_version()}).",
         "",
         "An input is a good form with bytes, headers or structure damaged (`scripts/fuzzing/mutators.py`), "
-        "and it is read to its last row in a process with limits. *Read*: the damage left a valid file. *Refused*: an error "
-        "of one line that names the file. *Foreign*: any other exception. *Vague*: an error without the file's name, or of "
+        "and it is read to its last row in a process with limits. *Read*: still valid. *Refused*: an error "
+        "of one line that names the file. *Foreign*: any other exception. *Vague*: an error without the name, or of "
         f"several lines. *Hang*: over {LIMIT_SECONDS:g} s. *Jump*: memory grew by more than 1 GiB. Made by "
         f"`make fuzz FUZZ_COUNT={count}`.",
         "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import beginning, opening
+from mdsd_bounds.dumps.fingerprint import fingerprint
 from mdsd_bounds.dumps.formats.array_files import array_form, open_store
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
@@ -226,7 +228,7 @@ def _open(paths: list[Path], label: str) -> Dump:
             place.at = f"rows {start} to {stop - 1}"
             return dump.read_rows(start, stop)
 
-    return replace(dump, read_rows=read_rows)
+    return replace(dump, read_rows=read_rows, content=cache(lambda: fingerprint(paths)), paths=tuple(paths))
 
 
 def _format(paths: list[Path], label: str) -> str:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.problem import InputError
 
 #: Characters of an underlying message that are repeated.
@@ -93,8 +94,3 @@ def reason(error: BaseException) -> str:
             text = f"{type(error).__name__}: {text}"
     text = printable(text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-
-
-def printable(text: str) -> str:
-    """Text on one line, with a question mark for every character that a terminal might take as a command."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -76,6 +76,8 @@ def open_shard(file: Path, layout: Layout, rows: int) -> Iterator[OpenShard]:
                 if now != (NAMES[dtype], [rows, *width]):
                     raise ValueError(f"{name} is {now} now; it was replaced after the dump was opened")
             yield OpenShard(stream, layout, held)
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
 

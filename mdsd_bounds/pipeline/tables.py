@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.parquet import open_parquet
 from mdsd_bounds.problem import InputError
@@ -179,7 +180,9 @@ def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None
     if style == "json":
         return json.dumps([_plain(row) for row in table.to_dict("records")], indent=1)
     if style == "csv":
-        return table.to_csv(index=False).rstrip("\n")
+        shown = table.rename(columns=printable)
+        texts = {name: shown[name].map(printable) for name in shown.select_dtypes(["object", "string"]).columns}
+        return shown.assign(**texts).to_csv(index=False).rstrip("\n")
     if style != "table":
         raise InputError(f"--format {style}: choose table, csv or json")
     shown = table[list(columns)] if columns is not None else table
@@ -274,7 +277,7 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
 def cell(name: str, value: Any) -> str:
     """One value of a summary as people read it."""
     if not isinstance(value, float):
-        return str(value)
+        return printable(value)
     if value != value:
         return "-"
     # Adding zero turns a rounded minus zero into zero.
