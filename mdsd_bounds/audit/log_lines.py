@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import Floats, Ints
 from mdsd_bounds.dumps.boundary import reading, reason
 from mdsd_bounds.dumps.containers.files import beginning
@@ -36,6 +37,8 @@ from mdsd_bounds.problem import InputError
 SUM_TOLERANCE = 1e-3
 #: Rows of a parquet log that are turned into Python objects at once.
 _BATCH = 1024
+#: Bytes that a position takes once it is read.
+_LINE = 1000
 _REMEDY = "see docs/audit.md for the format"
 
 
@@ -118,7 +121,10 @@ def _jsonl(file: Path, head: bytes) -> Entries:
 
 
 def _parquet(file: Path) -> Entries:
-    batches = open_parquet(file).iter_batches(batch_size=_BATCH)
+    held = open_parquet(file)
+    rows = held.metadata.num_rows
+    require_memory(_LINE * rows, f"{file}: a log of {rows} positions", "split the log")
+    batches = held.iter_batches(batch_size=_BATCH)
     for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
         entry = {name: value for name, value in row.items() if value is not None}
         for side in ("p", "q"):
@@ -191,7 +197,10 @@ def _pairs(listed: Any) -> dict[Any, float]:
         if isinstance(entry, dict):
             found[entry["token"]] = float(entry["p"]) if "p" in entry else float(np.exp(entry["logprob"]))
         else:
-            found[entry[0]] = float(entry[1])
+            if not isinstance(entry, list):
+                raise ValueError(f"{entry!r} is no list of a token and its probability")
+            token, p = entry
+            found[token] = float(p)
     return found
 
 

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading, reason
 from mdsd_bounds.problem import InputError
+
+#: Bytes from which on memory is asked for before they are read.
+_LARGE = 1 << 26
 
 
 class Source(Protocol):
@@ -44,7 +49,7 @@ class OpenFile:
     """A regular file held open, with its size at that moment."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._alone = path, threading.Lock()
         try:
             # Without blocking: the open of a named pipe would wait for a writer.
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -77,6 +82,12 @@ class OpenFile:
 
     def read_some(self, memory: memoryview, place: int) -> int:
         """As many of the bytes as one call gives; 0 at the end of the file."""
+        if not hasattr(os, "preadv"):
+            with self._alone:
+                os.lseek(self._descriptor, place, os.SEEK_SET)
+                piece = os.read(self._descriptor, min(len(memory), 1 << 24))
+            memory[: len(piece)] = piece
+            return len(piece)
         # At a place of its own, not the descriptor's: threads and forks share that.
         return os.preadv(self._descriptor, [memory], place)
 
@@ -124,9 +135,16 @@ def read_bytes(source: Source, place: int, count: int) -> bytes:
             f"{source.path}: has {source.size} bytes, but byte {place + count} is asked for; the file is truncated or "
             "corrupt, restore it"
         )
+    _room(source, count)
     memory = bytearray(count)
     source.read_into(memoryview(memory), place)
     return bytes(memory)
+
+
+def _room(source: Source, count: int) -> None:
+    """Refuse to read so much at once that there is no memory for it and what is made of it (int64 from bytes)."""
+    if count > _LARGE:
+        require_memory(4 * count, f"{source.path}: {count / 1e6:.0f} MB read at once", "write a smaller file")
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,7 @@ def stored_array(source: Source, place: int, shape: tuple[int, ...], dtype: torc
         return held
 
     def whole() -> Tensor:
+        _room(source, count * last * dtype.itemsize)
         held = torch.empty(shape, dtype=dtype)
         source.read_into(bytes_of(held), place)
         return held

@@ -59,11 +59,12 @@ def open_step_log(path: Path) -> Dump:
         for number, line in lines(path):
             place.at = f"line {number}"
             step = parse(line)
-            steps, accepted, drafted = steps + 1, accepted + int(step["accepted"]), drafted + len(step["drafts"])
-            if not 0 <= int(step["accepted"]) <= len(step["drafts"]):
-                raise ValueError(f"{step['accepted']} of {len(step['drafts'])} drafts accepted")
+            given, kept = [integer(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
+            if not 0 <= kept <= len(given):
+                raise ValueError(f"{kept} of {len(given)} drafts accepted")
+            steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)
             doc = integer(step.get("doc", 0))
-            for position in step["positions"]:
+            for position in _listed(step["positions"]):
                 token = integer(position["token"])
                 row = _candidates(position.get("target_candidates", []))
                 if "p" in position or "logprob" in position:
@@ -89,12 +90,19 @@ def open_step_log(path: Path) -> Dump:
 
 def _candidates(listed: Any) -> Row:
     row: Row = {}
-    for entry in listed:
+    for entry in _listed(listed):
         if isinstance(entry, dict):
             row[integer(entry["token"])] = _logprob(entry)
         else:
-            row[integer(entry[0])] = _log(float(entry[1]))
+            token, p = _listed(entry)
+            row[integer(token)] = _log(float(p))
     return row
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no list")
+    return value
 
 
 def _logprob(entry: dict[str, Any]) -> float:
