@@ -22,7 +22,7 @@ from mdsd_bounds.problem import InputError, rounding_unit
 UNSTATED_WIDTH = 262_144
 
 #: Largest vocabulary that is believed where a file only states it: rows are filled up to it in memory.
-MOST_TOKENS = 1 << 21
+MOST_TOKENS = 1 << 20
 
 #: Rows [start, stop) over ``width`` columns: logits or log-probabilities [B, width], and what cut rows leave unsaid
 #: ([B, 4], see :mod:`mdsd_bounds.dumps.base`) or None.

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.buffers import buffer
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading, reason
 from mdsd_bounds.problem import InputError
@@ -170,7 +171,7 @@ def stored_array(source: Source, place: int, shape: tuple[int, ...], dtype: torc
 
     def rows(a: int, b: int) -> Tensor:
         b = min(b, count)
-        held = torch.empty((max(b - a, 0), last), dtype=dtype)
+        held = buffer((max(b - a, 0), last), dtype)
         source.read_into(bytes_of(held), place + a * last * dtype.itemsize)
         return held
 
