@@ -41,6 +41,7 @@ def work(name: str, first: int, last: int, folder: str) -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
+    # Loaded at the first wide row otherwise, whose time it would count as.
     from fuzzing.inputs import inputs
 
     from mdsd_bounds.dumps import single_model
