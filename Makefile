@@ -1,6 +1,7 @@
 # Everything from a fresh machine with Python 3.11 or later, pip and make:
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
+#   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench chaos clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -42,6 +43,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json
+
+chaos: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 50
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache
