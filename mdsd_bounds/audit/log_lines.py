@@ -112,7 +112,7 @@ def _jsonl(file: Path, head: bytes) -> Entries:
                 continue
             try:
                 entry = json.loads(text)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{file} line {number}: no JSON ({error}); write one object a line") from None
             if not isinstance(entry, dict):
                 raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")
