@@ -113,7 +113,7 @@ def _jsonl(file: Path, head: bytes) -> Entries:
     for number, text in text_lines(file):
         try:
             entry = parse(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file} line {number}: no JSON ({reason(error)}); write one object a line") from error
         if not isinstance(entry, dict):
             raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")

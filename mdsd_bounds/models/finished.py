@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mdsd_bounds._backend.whole_files import remove_leftovers
 from mdsd_bounds.dumps.formats.native import MANIFEST, read_manifest
 from mdsd_bounds.models.array_writer import rows_of
 from mdsd_bounds.models.drafts import lookup_identity
@@ -53,7 +54,13 @@ def finished_rows(
         same = same and _says(held.get("draft"), _of_draft(draft, token_map, dtype))
     except (InputError, OSError, ValueError, TypeError):
         return None
-    return rows if same else None
+    if not same:
+        return None
+    # What a run killed after its last rename left behind.
+    remove_leftovers(out)
+    for part in out.glob("rows-*.part"):
+        part.unlink(missing_ok=True)
+    return rows
 
 
 def _logits(out: Path) -> tuple[dict[str, Any] | None, int]:

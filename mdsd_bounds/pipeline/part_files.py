@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -154,6 +157,24 @@ def standing(out: str) -> str | None:
     except (pa.ArrowException, OSError, ValueError):
         return ""
     return str(metadata.get(MARK, b"").decode("ascii", "replace"))
+
+
+def sweep(out: str, mark: str) -> None:
+    """Delete what a run that was killed after its end left beside the joined file: parts of this run, and folders that
+    were being deleted.  Local disks only; what another run holds stays."""
+    fs, path = split(out)
+    if not is_local(fs):
+        return
+    folder = Path(f"{path}.parts")
+    for leaving in folder.parent.iterdir():
+        if re.fullmatch(re.escape(folder.name) + r"\.[0-9a-f]{32}\.tmp", leaving.name):
+            shutil.rmtree(leaving, ignore_errors=True)
+    with contextlib.suppress(OSError, InputError):
+        key = (folder / "key").read_text()
+        if key.startswith(f"{mark}-"):
+            store = Store(out, str(folder), fs, key, mark)
+            with claim(store, (0, 1)):
+                store.remove()
 
 
 def open_store(out: str, key: str, mark: str = "", source: Source | None = None) -> Store:

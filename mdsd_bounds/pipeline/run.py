@@ -22,7 +22,7 @@ from mdsd_bounds.dumps.fingerprint import source_of
 from mdsd_bounds.pipeline.engines import Job, Store, get_engine
 from mdsd_bounds.pipeline.engines.job import MAX_PARTS
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
-from mdsd_bounds.pipeline.part_files import claim, joining, open_store, standing
+from mdsd_bounds.pipeline.part_files import claim, joining, open_store, standing, sweep
 from mdsd_bounds.problem import InputError
 
 Progress = Callable[[int, int], None]
@@ -98,6 +98,7 @@ def run(
     source = source_of(dump.paths)
     mark = f"{settings.key(dump)}-{rows}"
     if not force and _answers(out, mark):
+        sweep(out, mark)
         return _read(out)
     store = open_store(out, f"{mark}-{len(job.parts)}", mark, source)
     before = _version(store)

@@ -293,7 +293,12 @@ def _table(*, compared: bool) -> Make:
             **{"temperature": [1.0] * count, "sampler": ["greedy"] * count, "drafts": [1, 2] * 4, "row": range(count)},
             **{"verifier": ["rrs" if compared else ""] * count, "doc": [0, 0, 1, 1] * 2, "position": range(count)},
             **{"acceptance": [0.5 if compared else np.nan] * count, "mc_stderr": [0.0] * count},
-            **{"value": [0.6] * count, "certified_low": [0.6] * count, "certified_high": [0.6] * count, "subset_size": [3] * count},
+            **{
+                "value": [0.6] * count,
+                "certified_low": [0.6] * count,
+                "certified_high": [0.6] * count,
+                "subset_size": [3] * count,
+            },
         }
         pd.DataFrame(held | ({"tv": [0.0] * count} if compared else {})).to_parquet(folder / "x.parquet")
 
