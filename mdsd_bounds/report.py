@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds._backend.origin import MARKER
 from mdsd_bounds.pipeline.tables import COMPARED, cell, summarise, summarise_comparison
 
 _STYLE = """
@@ -35,7 +37,9 @@ _BOUNDS = [
 _GAPS = [*COMPARED, "mc_stderr"]
 
 
-def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str) -> str:
+def html_report(
+    bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str, run: str = ""
+) -> str:
     """The page.
 
     Parameters
@@ -48,6 +52,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
         What the dump holds (:func:`mdsd_bounds.dumps.inspect_dump`).
     version : str
         Of this package, printed at the foot.
+    run : str
+        What identifies the run; :func:`run_of` finds it again.
 
     Returns
     -------
@@ -80,8 +86,20 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
     rows = pd.DataFrame({"fact": list(facts), "value": [str(value) for value in facts.values()]})
     parts += ["<h2>The dump</h2>", _table(rows), f'<p class="note">mdsd_bounds {_text(version)}</p>']
     title = f"<title>{_text(facts.get('path', 'dump'))}: acceptance bounds</title>"
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
+    origin = f'<meta name="generator" content="{MARKER}"><meta name="run" content="{_text(run)}">'
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{origin}{title}<style>{_STYLE}</style></head>'
     return head + "<body>" + "\n".join(parts) + "</body></html>\n"
+
+
+def run_of(path: str) -> str | None:
+    """What identifies the run of a page written before; None where there is no such page."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(1024).decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = re.search(rf'content="{MARKER}"><meta name="run" content="([^"]*)"', head)
+    return found.group(1) if found and head.startswith("<!doctype html>") else None
 
 
 def _headline(summary: pd.DataFrame) -> str:

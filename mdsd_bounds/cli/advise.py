@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
     Dump,
@@ -19,6 +20,7 @@ from mdsd_bounds.cli.options import (
     names_in,
     progress_bar,
 )
+from mdsd_bounds.cli.outputs import Force, check_out
 
 
 def advise(
@@ -43,9 +45,13 @@ def advise(
     figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add."""
+    if figure is not None:
+        need("matplotlib", purpose="--figure")
+        check_out(figure, [dump], force, "--figure")
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
@@ -90,16 +96,8 @@ def _draw(table: object, out: str) -> None:
     import matplotlib
 
     from mdsd_bounds.plots.frontier import frontier as draw
-    from mdsd_bounds.problem import InputError
+    from mdsd_bounds.plots.saving import save_figure
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ax = draw(table)  # type: ignore[arg-type]
-    try:
-        ax.figure.savefig(out, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out}: the figure could not be written ({error})") from None
-    finally:
-        plt.close(ax.figure)
+    save_figure(draw(table).figure, out)  # type: ignore[arg-type]
     print(f"note: figure written to {out}", file=sys.stderr)

@@ -22,6 +22,7 @@ from mdsd_bounds.cli.options import (
     names_in,
     numbers_in,
 )
+from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
 
 
@@ -40,6 +41,7 @@ def bounds(
     shard: Shard = "0/1",
     engine: Engine = "local",
     batch: Batch = 64,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""
@@ -55,4 +57,4 @@ def bounds(
         top_p=top_p,
         options={"m": m},
     )
-    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, quiet)
+    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)

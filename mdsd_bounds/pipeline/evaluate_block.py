@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,12 @@ class Settings:
     method: str = "auto"
 
     def key(self, dump: Any) -> str:
-        """Digest of the settings and the dump's identity; parts of another run are never mixed in."""
-        identity = {"settings": asdict(self), "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
+        """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
+
+        Where the dump lies, and what its files are called, does not matter.
+        """
+        facts = str(replace(dump.facts, path="", bytes=0))
+        identity = {"settings": asdict(self), "dump": facts, "content": dump.fingerprint(), "block": BLOCK_ROWS}
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.parquet import open_parquet
 from mdsd_bounds.problem import InputError
 
 #: What identifies a setting; ``verifier`` is empty in tables of bounds.
@@ -56,6 +60,11 @@ COMPARED = [
     "gap_ci_high",
     "share",
 ]
+_WORDS = ("sampler", "verifier")
+#: Numbers that not every table holds, and numbers that are unknown in some rows.
+_NUMBERS, _MAY_LACK = ("tv",), ("acceptance", "mc_stderr", "tv", "subset_size")
+#: Bytes that a cell takes while a table is read.
+_CELL = 32
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.
@@ -205,7 +214,9 @@ def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None
     if style == "json":
         return json.dumps([_plain(row) for row in table.to_dict("records")], indent=1)
     if style == "csv":
-        return table.to_csv(index=False).rstrip("\n")
+        shown = table.rename(columns=printable)
+        texts = {name: shown[name].map(printable) for name in shown.select_dtypes(["object", "string"]).columns}
+        return shown.assign(**texts).to_csv(index=False).rstrip("\n")
     if style != "table":
         raise InputError(f"--format {style}: choose table, csv or json")
     shown = table[list(columns)] if columns is not None else table
@@ -220,22 +231,39 @@ def read_table(path: str) -> pd.DataFrame:
     InputError
         If the file is missing, is no parquet file, or lacks the columns of a per-position table.
     """
-    try:
-        # By path: a Python file object handed to Arrow's threads can abort the process when it ends.
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}") from None
-    except Exception as error:
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    old = [f"{name} (now {RENAMED[name]})" for name in table.columns if name in RENAMED]
-    if missing and old:
-        raise InputError(f"{path}: written by an earlier version, with the columns {', '.join(old)}; run it again")
-    if missing:
-        raise InputError(
-            f"{path}: lacks the columns {', '.join(missing)}; give a file written by mdsd bounds or compare"
-        )
+    remedy = "give a file written by mdsd bounds or compare"
+    with reading(path, "parquet table", remedy):
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}")
+        file = open_parquet(Path(path))
+        names = file.schema_arrow.names
+        missing = [name for name in COLUMNS if name not in names]
+        if missing and (old := [f"{name} (now {RENAMED[name]})" for name in names if name in RENAMED]):
+            raise InputError(f"{path}: written by an earlier version, with the columns {', '.join(old)}; run it again")
+        if missing:
+            raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {remedy}")
+        rows = file.metadata.num_rows
+        require_memory(_CELL * rows * len(names), f"{path}: {rows} rows of {len(names)} columns", "split the table")
+        table: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        for name in table.columns:
+            if wrong := _wrong(str(name), table[name]):
+                raise InputError(f"{path}: the column {name} {wrong}; {remedy}")
+        if table.empty:
+            raise InputError(f"{path}: holds no positions; {remedy}")
     return table
+
+
+def _wrong(name: str, column: pd.Series[Any]) -> str:
+    """What is wrong with a column of a table read from a file; empty if nothing is."""
+    if name in _WORDS:
+        return "" if all(isinstance(value, str) for value in column) else "holds something other than names"
+    if name not in COLUMNS and name not in _NUMBERS:
+        return ""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_complex_dtype(column):
+        return f"is of type {column.dtype}, not of numbers"
+    if name not in _MAY_LACK and not np.isfinite(column.to_numpy(dtype=float)).all():
+        return "has no number in some rows"
+    return ""
 
 
 def _settings(table: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -288,7 +316,7 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
 def cell(name: str, value: Any) -> str:
     """One value of a summary as people read it."""
     if not isinstance(value, float):
-        return str(value)
+        return printable(value)
     if value != value:
         return "-"
     # Adding zero turns a rounded minus zero into zero.

@@ -19,7 +19,6 @@ nodes and the root.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.builders import branchings
@@ -129,29 +130,27 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
         If a cost is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost is known.
     """
     by_width: Mapping[str, Any] | None = None
-    unit = "target call"
+    unit, source = "target call", ""
     if target is None:
         pairs: Mapping[str, Any] = {"1": 1.0}
     elif Path(target).suffix == ".json":
-        try:
-            held = json.loads(Path(target).read_text())
-            pairs, by_width, unit = held["target"], held.get("draft"), "second"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f'{target}: no file of costs ({error}); give {{"target": {{"1": seconds}}}}') from None
+        with reading(target, "file of costs", 'give {"target": {"1": seconds}}'):
+            held = parse(whole_text(Path(target)))
+            pairs, by_width, unit, source = held["target"], held.get("draft"), "second", f"{target}: "
     else:
         try:
             pairs = dict(part.split(":") for part in target.split(","))
         except ValueError:
             raise InputError(f"--target-cost {target!r}: give nodes:cost pairs like 1:1,8:1.1,32:1.6") from None
-    curve = _curve(pairs, "target")
+    curve = _curve(pairs, "target", source)
     if draft is not None:
         by_width = {"1": draft * _at(curve, 1)}
     if by_width is None:
         raise InputError(
-            "the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
+            f"{source}the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
             + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
         )
-    return Costs(curve, _curve(by_width, "draft"), unit)
+    return Costs(curve, _curve(by_width, "draft", source), unit)
 
 
 def profiles(
@@ -346,13 +345,15 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
     }
 
 
-def _curve(pairs: Mapping[str, Any], name: str) -> tuple[tuple[int, float], ...]:
+def _curve(pairs: Mapping[str, Any], name: str, source: str) -> tuple[tuple[int, float], ...]:
     try:
         points = sorted((int(nodes), float(cost)) for nodes, cost in pairs.items())
     except (ValueError, TypeError, AttributeError):
-        raise InputError(f"cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
+        raise InputError(f"{source}cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
     if not points or any(nodes < 1 or not 0 < cost < float("inf") for nodes, cost in points):
-        raise InputError(f"cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}")
+        raise InputError(
+            f"{source}cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}"
+        )
     return tuple(points)
 
 
