@@ -201,7 +201,7 @@ def test_two_draws_by_pairs_and_by_clocks(real_rows: tuple[Tensor, Tensor]) -> N
     prepared = by_clocks(p, q, 2)
     drafts = SAMPLERS["without_replacement"].sample(q.expand(4, -1), 2, torch.Generator().manual_seed(0))
     assert float(prepared.pick_law(drafts).sum()) == pytest.approx(4.0)
-    weight, right = prepared.pick_law.__self__.log_weight, prepared.pick_law.__self__.on_right  # type: ignore[attr-defined]
+    weight, right = prepared.rule.log_weight, prepared.rule.on_right  # type: ignore[attr-defined]
     a = 1.0 / (1.0 - q)
     for i in (int(q.argmax()), int(q.sort().indices[-40]), int(q.sort().indices[-5000])):
         wins = torch.where(right == right[i], torch.sigmoid(weight[i] - weight), 1.0 * right[i])
@@ -230,17 +230,19 @@ def _coarse_law(monkeypatch: pytest.MonkeyPatch, p: Tensor, q: Tensor) -> Prepar
 
 def _moved_weights(_: pytest.MonkeyPatch, p: Tensor, q: Tensor) -> Prepared:
     prepared = by_clocks(p, q, 3)
-    race = prepared.pick_law.__self__  # type: ignore[attr-defined]
+    race = prepared.rule
+    assert isinstance(race, Race)
     moved = Race(race.on_right, race.log_weight + 1e-6 * torch.arange(len(p)))
-    return dataclasses.replace(prepared, pick_law=moved.pick_law)
+    return dataclasses.replace(prepared, rule=moved)
 
 
 def _wrong_side(_: pytest.MonkeyPatch, p: Tensor, q: Tensor) -> Prepared:
     prepared = by_clocks(p, q, 3)
-    race = prepared.pick_law.__self__  # type: ignore[attr-defined]
+    race = prepared.rule
+    assert isinstance(race, Race)
     moved = race.on_right.clone()
     moved[(p / q).argmax()] = False
-    return dataclasses.replace(prepared, pick_law=Race(moved, race.log_weight).pick_law)
+    return dataclasses.replace(prepared, rule=Race(moved, race.log_weight))
 
 
 @pytest.mark.parametrize("broken", [_coarse_law, _moved_weights, _wrong_side])

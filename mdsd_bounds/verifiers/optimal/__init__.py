@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,8 +74,10 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
             )
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    begun = time.perf_counter()
     prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
-    return dataclasses.replace(prepared, n=n, distinct=not get_sampler(sampler).replacement)
+    seconds, distinct = time.perf_counter() - begun, not get_sampler(sampler).replacement
+    return dataclasses.replace(prepared, n=n, distinct=distinct, sampler=sampler, seconds=seconds)
 
 
 def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.search.exponential_race import sum_rounding
-from mdsd_bounds.verifiers.optimal.prepared import Prepared
+from mdsd_bounds.verifiers.optimal.prepared import Prepared, sample_slots
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Race:
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Slot of the pick ``[T]``."""
-        table = self.pick_law(drafts).cumsum(-1)
-        # 1 - U lies in (0, 1], so that an inactive draft is never hit.
-        goal = table[:, -1:] * (1.0 - torch.rand((len(drafts), 1), dtype=table.dtype, generator=generator))
-        return torch.searchsorted(table, goal)[:, 0].clamp_(max=drafts.shape[1] - 1)
+        return sample_slots(self.pick_law(drafts), generator)
+
+    def summary(self) -> str:
+        """Sides and weights."""
+        return f"a race of {len(self.log_weight):,} weights, {int(self.on_right.sum()):,} of them on the right"
 
 
 def prepared_race(p: Tensor, race: Race, r: Tensor, error: float) -> Prepared:
@@ -67,4 +68,4 @@ def prepared_race(p: Tensor, race: Race, r: Tensor, error: float) -> Prepared:
     short = torch.where(right, r - p, p - r).clamp(min=0.0).sum()
     # Tokens that no draft can be (r = 0) are on the right, where they lose nothing.
     gap = float(short) + error + 2 * sum_rounding(len(p)) + abs(float(r.sum()) - 1.0) + abs(float(p.sum()) - 1.0)
-    return Prepared(p, r, gap, race.pick_law, race.pick)
+    return Prepared(p, r, gap, race)

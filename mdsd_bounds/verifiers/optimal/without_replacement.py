@@ -38,7 +38,7 @@ them, but for the last, for which it carries an allowance.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,13 +149,26 @@ def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
     if gap >= prepared.gap or abs(float(rates.sum()) - 1.0) > 1e-13:
         return prepared
 
-    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.full((len(drafts),), fixed)
+    return Prepared(prepared.p, rates, max(gap, 0.0), FirstDraft(fixed))
 
-    def pick_law(drafts: Tensor) -> Tensor:
-        return (torch.arange(drafts.shape[1]) == fixed).to(torch.float64).expand(drafts.shape)
 
-    return Prepared(prepared.p, rates, max(gap, 0.0), pick_law, pick)
+@dataclass(frozen=True)
+class FirstDraft:
+    """The draft in one slot is the pick: speculative sampling with the first random draft."""
+
+    slot: int
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """One for the slot, zero for the others ``[T, n]``."""
+        return (torch.arange(drafts.shape[1]) == self.slot).to(torch.float64).expand(drafts.shape)
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The slot ``[T]``."""
+        return torch.full((len(drafts),), self.slot)
+
+    def summary(self) -> str:
+        """Which slot."""
+        return f"the draft in slot {self.slot}"
 
 
 def _by_sets(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Prepared:
