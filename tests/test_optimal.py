@@ -26,14 +26,14 @@ from mdsd_bounds.verifiers.optimal import with_replacement as keys
 from mdsd_bounds.verifiers.optimal.deterministic import fixed_tokens
 from mdsd_bounds.verifiers.optimal.majorant import majorant
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.swaps import Swaps, solve_swaps
+from mdsd_bounds.verifiers.optimal.exchanges import Exchanges, solve_exchanges
 
 SHIPPED = "data/qwen2.5-coder-humaneval"
-kernel = pytest.importorskip("mdsd_bounds.verifiers.optimal.swaps_kernel")
+kernel = pytest.importorskip("mdsd_bounds.verifiers.optimal.exchanges_kernel")
 
 ROUTES = {
-    "numpy": lambda p, q, n: solve_swaps(p, q, n),
-    "compiled": lambda p, q, n: keys.compiled_swaps(p, q, n, kernel)[0],
+    "numpy": lambda p, q, n: solve_exchanges(p, q, n),
+    "compiled": lambda p, q, n: keys.compiled_exchanges(p, q, n, kernel)[0],
 }
 
 
@@ -86,17 +86,17 @@ def close_pair(size: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.softmax(q.log() + 0.4 * row(size, seed + 1, 1.0).log(), -1), q
 
 
-def attained(swaps: Swaps, p: Tensor) -> float:
-    return float(np.minimum(p.numpy()[swaps.order], swaps.r).sum())
+def attained(exchanges: Exchanges, p: Tensor) -> float:
+    return float(np.minimum(p.numpy()[exchanges.order], exchanges.r).sum())
 
 
-def check_kernel(swaps: Swaps) -> None:
+def check_kernel(exchanges: Exchanges) -> None:
     """The exchanges are a valid rule: no token gives away more than it has, and r is what they make of r0."""
-    moves = keys.slot_law(swaps)
+    moves = keys.interval_law(exchanges)
     assert float(abs(moves.sum(1) - 1.0).max()) <= 1e-12
     assert float(moves.data.min(initial=0.0)) >= 0.0
     # Every slot keeps its mass, so that the highest slot has the law of plain priority.
-    assert float(abs(moves.T @ swaps.q - swaps.q).max()) <= 1e-15
+    assert float(abs(moves.T @ exchanges.q - exchanges.q).max()) <= 1e-15
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -104,11 +104,11 @@ def check_kernel(swaps: Swaps) -> None:
 @given(pair=pairs(largest=7), n=st.integers(1, 9))
 def test_with_replacement_attains_the_bound(route: str, pair: tuple[Tensor, Tensor], n: int) -> None:
     p, q = pair[0][0], pair[1][0]
-    swaps = ROUTES[route](p.numpy(), q.numpy(), n)
+    exchanges = ROUTES[route](p.numpy(), q.numpy(), n)
     best = optimal_acceptance(p, q, n, "with_replacement", method="prefix")
-    assert attained(swaps, p) == pytest.approx(float(best.value), abs=1e-13)
-    assert min(1.0, swaps.bound) == pytest.approx(float(best.value), abs=1e-13)
-    check_kernel(swaps)
+    assert attained(exchanges, p) == pytest.approx(float(best.value), abs=1e-13)
+    assert min(1.0, exchanges.bound) == pytest.approx(float(best.value), abs=1e-13)
+    check_kernel(exchanges)
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
@@ -119,7 +119,7 @@ def test_adversarial_wide_rows(name: str) -> None:
         with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
             warnings.simplefilter("error")
             prepared = prepare(p, q, n, "with_replacement")
-            plain = attained(solve_swaps(p.numpy(), q.numpy(), n), p)
+            plain = attained(solve_exchanges(p.numpy(), q.numpy(), n), p)
         assert abs(prepared.acceptance - float(best.value[i])) <= 1e-11
         assert abs(plain - float(best.value[i])) <= 1e-10
         assert 0.0 <= prepared.gap <= 1e-10
@@ -154,14 +154,14 @@ def test_r_is_the_law_of_the_pick(route: str, n: int) -> None:
         p, q = row(5, seed), row(5, seed + 40)
         q = torch.where(torch.arange(5) == seed, 0.0, q)
         q = q / q.sum()
-        swaps = ROUTES[route](p.numpy(), q.numpy(), n)
+        exchanges = ROUTES[route](p.numpy(), q.numpy(), n)
         rank = np.full(5, -1)
-        rank[swaps.order] = np.arange(len(swaps.order))
+        rank[exchanges.order] = np.arange(len(exchanges.order))
         tuples, mass = draft_tuples(q[None], n, 5, sampler="with_replacement")
-        chance = torch.from_numpy(keys.slot_pick_law(swaps, rank[tuples.numpy()]))
+        chance = torch.from_numpy(keys.interval_pick_law(exchanges, rank[tuples.numpy()]))
         picked = torch.bincount(tuples.reshape(-1), (mass[:, None] * chance).reshape(-1), 5)
         assert float(chance.sum(-1).sub(1).abs().max()) <= 1e-14
-        assert float((picked[swaps.order.astype(np.int64)] - torch.from_numpy(swaps.r)).abs().max()) <= 1e-14
+        assert float((picked[exchanges.order.astype(np.int64)] - torch.from_numpy(exchanges.r)).abs().max()) <= 1e-14
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -170,19 +170,19 @@ def test_r_is_the_law_of_the_pick_with_many_exchanges(route: str) -> None:
     p, q = close_pair(size, 3)
     p = torch.where(torch.arange(size) % 7 == 0, q, p)
     p = p / p.sum()
-    swaps = ROUTES[route](p.numpy(), q.numpy(), 2)
-    assert len(swaps.low) > 40
+    exchanges = ROUTES[route](p.numpy(), q.numpy(), 2)
+    assert len(exchanges.low) > 40
     slots = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1).reshape(-1, 2)
-    chance = keys.slot_pick_law(swaps, slots) * swaps.q[slots].prod(-1, keepdims=True)
+    chance = keys.interval_pick_law(exchanges, slots) * exchanges.q[slots].prod(-1, keepdims=True)
     picked = np.bincount(slots.reshape(-1), chance.reshape(-1), size)
-    np.testing.assert_allclose(picked, swaps.r, atol=1e-15)
+    np.testing.assert_allclose(picked, exchanges.r, atol=1e-15)
 
 
 @settings(max_examples=40, deadline=None)
 @given(pair=pairs(largest=6), n=st.integers(1, 8))
 def test_compiled_order_and_pairs_equal_numpy(pair: tuple[Tensor, Tensor], n: int) -> None:
     p, q = pair[0][0].numpy(), pair[1][0].numpy()
-    one, two = solve_swaps(p, q, n), ROUTES["compiled"](p, q, n)
+    one, two = solve_exchanges(p, q, n), ROUTES["compiled"](p, q, n)
     ratio = p[one.order] / q[one.order], p[two.order] / q[two.order]
     np.testing.assert_allclose(*ratio, rtol=1e-12)
     assert one.bound == pytest.approx(two.bound, abs=1e-14)
@@ -201,16 +201,24 @@ def test_radix_order_is_the_sorted_order() -> None:
         assert bool((ratio >= highest * (1 - 1e-12)).all()), name
 
 
-@pytest.mark.parametrize("choose", [keys.pick_slots, kernel.pick], ids=["numpy", "compiled"])
+@pytest.mark.parametrize("choose", [keys.pick_highest, kernel.pick], ids=["numpy", "compiled"])
 def test_picks_follow_the_pick_law(choose: Callable[..., np.ndarray]) -> None:
     p, q = close_pair(12, 6)
-    swaps = solve_swaps(p.numpy(), q.numpy(), 4)
-    assert len(swaps.low) > 3
-    rank = np.argsort(swaps.order).astype(np.int32)
+    exchanges = solve_exchanges(p.numpy(), q.numpy(), 4)
+    assert len(exchanges.low) > 3
+    rank = np.argsort(exchanges.order).astype(np.int32)
     generator = np.random.default_rng(3)
-    tables = (swaps.q, swaps.first, swaps.end, swaps.low, swaps.high, swaps.low_sum, swaps.high_sum)
-    for drafts in ([0, 1, 2, 3], [4, 4, 5, 4], [7, 8, 9, 10], [int(swaps.order[-1])] * 4):
-        chance = keys.slot_pick_law(swaps, rank[np.array([drafts])])[0]
+    tables = (
+        exchanges.q,
+        exchanges.first,
+        exchanges.end,
+        exchanges.low,
+        exchanges.high,
+        exchanges.low_sum,
+        exchanges.high_sum,
+    )
+    for drafts in ([0, 1, 2, 3], [4, 4, 5, 4], [7, 8, 9, 10], [int(exchanges.order[-1])] * 4):
+        chance = keys.interval_pick_law(exchanges, rank[np.array([drafts])])[0]
         many = np.tile(np.array(drafts, dtype=np.int64), (40_000, 1))
         chosen = choose(many, generator.random((len(many), 8)), rank, *tables)
         counts = np.bincount(chosen, minlength=4)
@@ -307,52 +315,54 @@ def test_rows_that_are_no_laws_are_refused() -> None:
 # --- rules that must fail ---------------------------------------------------------------------------------------------
 
 
-def broken(change: Callable[[Prepared, Swaps, Tensor, Tensor], Prepared]) -> Verifier:
+def broken(change: Callable[[Prepared, Exchanges, Tensor, Tensor], Prepared]) -> Verifier:
     """The rule with replacement after ``change``, as a verifier."""
 
     def output_law(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
-        swaps = solve_swaps(p[0].numpy(), q[0].numpy(), drafts.shape[1])
+        exchanges = solve_exchanges(p[0].numpy(), q[0].numpy(), drafts.shape[1])
         prepared = prepare(p[0], q[0], drafts.shape[1], "with_replacement")
-        return change(prepared, swaps, p[0], q[0]).output_law(drafts)
+        return change(prepared, exchanges, p[0], q[0]).output_law(drafts)
 
     return Verifier("broken", "none", True, ("with_replacement",), output_law)
 
 
-def picking(prepared: Prepared, swaps: Swaps) -> Prepared:
-    return dataclasses.replace(prepared, rule=keys.ExchangeRule(swaps, np.argsort(swaps.order)))
+def picking(prepared: Prepared, exchanges: Exchanges) -> Prepared:
+    return dataclasses.replace(prepared, rule=keys.ExchangeRule(exchanges, np.argsort(exchanges.order)))
 
 
-def half_the_mass_is_swapped(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
-    return picking(prepared, dataclasses.replace(swaps, low_sum=swaps.low_sum / 2, high_sum=swaps.high_sum / 2))
+def half_the_mass_is_swapped(prepared: Prepared, exchanges: Exchanges, p: Tensor, q: Tensor) -> Prepared:
+    return picking(
+        prepared, dataclasses.replace(exchanges, low_sum=exchanges.low_sum / 2, high_sum=exchanges.high_sum / 2)
+    )
 
 
-def swapped_one_way_only(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
-    return picking(prepared, dataclasses.replace(swaps, low_sum=0 * swaps.low_sum))
+def swapped_one_way_only(prepared: Prepared, exchanges: Exchanges, p: Tensor, q: Tensor) -> Prepared:
+    return picking(prepared, dataclasses.replace(exchanges, low_sum=0 * exchanges.low_sum))
 
 
-def claims_the_target_law(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
+def claims_the_target_law(prepared: Prepared, exchanges: Exchanges, p: Tensor, q: Tensor) -> Prepared:
     # r* of the majorant has the acceptance wanted, but plain priority does not pick by it.
-    plain = dataclasses.replace(swaps, low_sum=0 * swaps.low_sum, high_sum=0 * swaps.high_sum)
+    plain = dataclasses.replace(exchanges, low_sum=0 * exchanges.low_sum, high_sum=0 * exchanges.high_sum)
     return dataclasses.replace(picking(prepared, plain), r=torch.from_numpy(majorant(p, q, 2, "with_replacement").r))
 
 
-def claims_plain_priority(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
-    edge = torch.from_numpy(swaps.q).cumsum(0) ** 2
+def claims_plain_priority(prepared: Prepared, exchanges: Exchanges, p: Tensor, q: Tensor) -> Prepared:
+    edge = torch.from_numpy(exchanges.q).cumsum(0) ** 2
     r = torch.empty_like(p)
-    r[torch.from_numpy(swaps.order.astype(np.int64))] = torch.diff(edge, prepend=edge.new_zeros(1))
+    r[torch.from_numpy(exchanges.order.astype(np.int64))] = torch.diff(edge, prepend=edge.new_zeros(1))
     return dataclasses.replace(prepared, r=r)
 
 
-def ties_go_to_the_first(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
+def ties_go_to_the_first(prepared: Prepared, exchanges: Exchanges, p: Tensor, q: Tensor) -> Prepared:
     # Not broken: the drafts are exchangeable, so that any way to break ties has the same marginals.
     class FirstOfTies(keys.ExchangeRule):
         def pick_law(self, drafts: Tensor) -> Tensor:
-            moves = keys.slot_law(self.swaps).toarray()[self.rank[drafts.numpy()]]
+            moves = keys.interval_law(self.exchanges).toarray()[self.rank[drafts.numpy()]]
             below = np.cumsum(moves, -1) - moves
             first = (moves[:, 0] * (below[:, 1] + moves[:, 1])).sum(-1)
             return torch.from_numpy(np.stack([first, 1 - first], -1))
 
-    return dataclasses.replace(prepared, rule=FirstOfTies(swaps, np.argsort(swaps.order)))
+    return dataclasses.replace(prepared, rule=FirstOfTies(exchanges, np.argsort(exchanges.order)))
 
 
 BROKEN = [half_the_mass_is_swapped, swapped_one_way_only, claims_the_target_law, claims_plain_priority]
@@ -365,7 +375,7 @@ def swapping_pair() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("change", BROKEN, ids=[change.__name__ for change in BROKEN])
 def test_broken_rules_are_not_lossless(change: Any) -> None:
     p, q = swapping_pair()
-    assert len(solve_swaps(p.numpy(), q.numpy(), 2).low) > 0
+    assert len(solve_exchanges(p.numpy(), q.numpy(), 2).low) > 0
     assert losslessness_defect(optimal.VERIFIER, p, q, 2, "with_replacement") <= 1e-15
     assert losslessness_defect(broken(change), p, q, 2, "with_replacement") > 1e-3
 

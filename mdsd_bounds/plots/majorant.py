@@ -42,14 +42,14 @@ def majorant_figure(
 
     from mdsd_bounds.bounds import make_problem
     from mdsd_bounds.verifiers.optimal.majorant import majorant
-    from mdsd_bounds.verifiers.optimal.with_replacement import find_swaps
+    from mdsd_bounds.verifiers.optimal.with_replacement import find_exchanges
 
     if not 1 <= tokens <= len(COLOURS):
         raise InputError(f"majorant_figure: tokens={tokens}; at most {len(COLOURS)} can be told apart")
     problem, *_ = make_problem(p, q, n_drafts, "with_replacement")
     target, draft, n = problem.p[0].cpu(), problem.q[0].cpu(), problem.n_drafts[0]
     points = majorant(target, draft, n, "with_replacement")
-    swaps, r, rank = find_swaps(target.contiguous().numpy(), draft.contiguous().numpy(), n)
+    exchanges, r, rank = find_exchanges(target.contiguous().numpy(), draft.contiguous().numpy(), n)
     heavy = torch.maximum(target, draft).topk(min(tokens, len(target))).indices.tolist()
     # In the order of priority, so that colours run along the curve and along the keys alike.
     heavy = sorted(heavy, key=lambda token: (rank[token] < 0, rank[token]))
@@ -61,7 +61,7 @@ def majorant_figure(
         ax.spines[["top", "right"]].set_visible(False)
     _curve(left, points, heavy, n)
     _laws(right, target.numpy(), draft.numpy(), points.r, r, heavy, labels)
-    _keys(below, swaps, rank, heavy, n)
+    _keys(below, exchanges, rank, heavy, n)
     return figure
 
 
@@ -143,19 +143,19 @@ def _laws(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels:
     )  # fmt: skip
 
 
-def _keys(ax: Any, swaps: Any, rank: Any, heavy: list[int], n: int) -> None:
+def _keys(ax: Any, exchanges: Any, rank: Any, heavy: list[int], n: int) -> None:
     """Slots of the unit interval and what fills them after the exchanges; the area of a colour is its q."""
     import numpy as np
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    from mdsd_bounds.verifiers.optimal.with_replacement import slot_law
+    from mdsd_bounds.verifiers.optimal.with_replacement import interval_law
 
-    edge = np.concatenate([[0.0], np.cumsum(swaps.q)])
-    moves = slot_law(swaps).tocoo()
+    edge = np.concatenate([[0.0], np.cumsum(exchanges.q)])
+    moves = interval_law(exchanges).tocoo()
     colour = {int(rank[token]): i for i, token in enumerate(heavy) if rank[token] >= 0}
-    mass = swaps.q[moves.row] * moves.data
-    floor = np.zeros(len(swaps.q))
+    mass = exchanges.q[moves.row] * moves.data
+    floor = np.zeros(len(exchanges.q))
     patches: dict[int, list[Any]] = {i: [] for i in colour.values()}
     ax.add_patch(Rectangle((0, 0), 1, 1, facecolor=_OTHERS, linewidth=0))
     # A slot's own token lies at the bottom, then the heavy ones that came in, then the others.
@@ -163,7 +163,7 @@ def _keys(ax: Any, swaps: Any, rank: Any, heavy: list[int], n: int) -> None:
     order = np.lexsort((moves.row, other, moves.row != moves.col, moves.col))
     for k in order[mass[order] > 1e-7]:
         owner, slot = int(moves.row[k]), int(moves.col[k])
-        share, width = mass[k] / swaps.q[slot], swaps.q[slot]
+        share, width = mass[k] / exchanges.q[slot], exchanges.q[slot]
         i = colour.get(owner, -1)
         if i >= 0:
             patches[i].append(Rectangle((edge[slot], floor[slot]), width, share))
@@ -174,7 +174,7 @@ def _keys(ax: Any, swaps: Any, rank: Any, heavy: list[int], n: int) -> None:
     for i, found in patches.items():
         ax.add_collection(PatchCollection(found, facecolor=COLOURS[i], edgecolor="white", linewidth=0.3))
     for slot, i in colour.items():
-        if swaps.q[slot] > _VISIBLE:
+        if exchanges.q[slot] > _VISIBLE:
             ax.plot((edge[slot] + edge[slot + 1]) / 2, -0.055, linestyle="none", **_mark(i), clip_on=False)
     s = np.linspace(0, 1, 200)
     ax.plot(s, s**n, color="#ffffff", linewidth=3.0, alpha=0.7)
@@ -184,7 +184,7 @@ def _keys(ax: Any, swaps: Any, rank: Any, heavy: list[int], n: int) -> None:
         f"chance that the largest of {n} keys is below s", (at, at**n), xytext=(-8, 4), textcoords="offset points",
         ha="right", va="bottom", fontsize=9, bbox={"boxstyle": "round", "fc": "white", "alpha": 0.85, "linewidth": 0},
     )  # fmt: skip
-    cut = edge[swaps.held]
+    cut = edge[exchanges.held]
     ax.axvline(cut, color="#000000", linewidth=1.2)
     ax.annotate("H* ←", (cut, 1.0), xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=9)
     ax.set_xlim(0, 1)

@@ -1,8 +1,8 @@
-"""The optimal rule for independent drafts: random keys by swapped slots, the largest key is picked.
+"""The optimal rule for independent drafts: random priorities by exchanged intervals, the largest key is picked.
 
 Each draft gets an independent random key whose law, averaged over q, is uniform on [0, 1]; here the key is a slot of
-:mod:`.swaps`, uniform inside it.  The pick's law is ``r_i = q_i G_i`` plus what token i gains by exchanging slots,
-exact for any exchange; the swap construction chooses the one with ``sum min(p, r) = alpha*``
+:mod:`.exchanges`, uniform inside it.  The pick's law is ``r_i = q_i G_i`` plus what token i gains by exchanging slots,
+exact for any exchange; the exchange construction chooses the one with ``sum min(p, r) = alpha*``
 (``docs/optimal_verifier.md``).
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mdsd_bounds.verifiers.kernels.dispatch import WIDE
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.swaps import Swaps, rounding, solve_swaps
+from mdsd_bounds.verifiers.optimal.exchanges import Exchanges, rounding, solve_exchanges
 
 #: Entries of the working array ``[T, n, M]`` of the pick's law.
 _CHUNK = 4_000_000
@@ -31,35 +31,37 @@ _CHUNK = 4_000_000
 def _kernel() -> ModuleType | None:
     """The compiled loops, or None where numba is not installed."""
     try:
-        return importlib.import_module("mdsd_bounds.verifiers.optimal.swaps_kernel")
+        return importlib.import_module("mdsd_bounds.verifiers.optimal.exchanges_kernel")
     except ImportError:
         return None
 
 
-def find_swaps(p: np.ndarray, q: np.ndarray, n: int) -> tuple[Swaps, np.ndarray, np.ndarray]:
+def find_exchanges(p: np.ndarray, q: np.ndarray, n: int) -> tuple[Exchanges, np.ndarray, np.ndarray]:
     """The construction, with r ``[V]`` and the slot ``[V]`` of every token (-1 where q = 0); compiled for wide rows."""
     kernel = _kernel() if len(p) >= WIDE else None
     if kernel is not None:
-        return compiled_swaps(p, q, n, kernel)
-    swaps = solve_swaps(p, q, n)
+        return compiled_exchanges(p, q, n, kernel)
+    exchanges = solve_exchanges(p, q, n)
     r, rank = np.zeros(len(p)), np.full(len(p), -1, np.int32)
-    r[swaps.order], rank[swaps.order] = swaps.r, np.arange(len(swaps.order))
-    return swaps, r, rank
+    r[exchanges.order], rank[exchanges.order] = exchanges.r, np.arange(len(exchanges.order))
+    return exchanges, r, rank
 
 
-def compiled_swaps(p: np.ndarray, q: np.ndarray, n: int, kernel: ModuleType) -> tuple[Swaps, np.ndarray, np.ndarray]:
-    """:func:`find_swaps` by the compiled loops.  O(V)."""
+def compiled_exchanges(
+    p: np.ndarray, q: np.ndarray, n: int, kernel: ModuleType
+) -> tuple[Exchanges, np.ndarray, np.ndarray]:
+    """:func:`find_exchanges` by the compiled loops.  O(V)."""
     size = len(p)
     work, real, whole = _workspace(size), np.empty((5, size)), np.empty((6, size), np.int32)
     count = kernel.ratio_order(p, q, work[0], work[1:].view(np.uint64), whole[0])
     order, draft, r = whole[0, :count], real[0, :count], real[1, :count]
-    held, bound = kernel.place_slots(p, q, order, n, work, draft, r)
+    held, bound = kernel.place_intervals(p, q, order, n, work, draft, r)
     span, pair, mass = whole[1:3], whole[3:5], real[2:4]
     pairs = kernel.match(held, work[0, :count], work[1, :count], draft, r, span, pair, mass)
     law, rank = real[4], whole[5]
     kernel.scatter(order, r, law, rank)
     (first, end), (low, high), (low_sum, high_sum) = span[:, :count], pair[:, :pairs], mass[:, :pairs]
-    return Swaps(order, draft, r, first, end, low, high, low_sum, high_sum, held, bound), law, rank
+    return Exchanges(order, draft, r, first, end, low, high, low_sum, high_sum, held, bound), law, rank
 
 
 _space = threading.local()
@@ -92,11 +94,11 @@ def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     -----
     O(V): a radix sort, a few passes, one merge.  A step costs O(n log V).
     """
-    swaps, r, rank = find_swaps(p.contiguous().numpy(), q.contiguous().numpy(), n)
+    exchanges, r, rank = find_exchanges(p.contiguous().numpy(), q.contiguous().numpy(), n)
     law = torch.from_numpy(r)
     accepted = float(torch.minimum(p, law).sum())
-    gap = max(0.0, min(1.0, swaps.bound + rounding(n, len(p))) - accepted)
-    return Prepared(p, law, gap, ExchangeRule(swaps, rank))
+    gap = max(0.0, min(1.0, exchanges.bound + rounding(n, len(p))) - accepted)
+    return Prepared(p, law, gap, ExchangeRule(exchanges, rank))
 
 
 @dataclass(frozen=True)
@@ -105,62 +107,62 @@ class ExchangeRule:
 
     Attributes
     ----------
-    swaps : Swaps
+    exchanges : Exchanges
         The exchanges.
     rank : ndarray
         ``[V]`` int32 slot of every token, -1 where q = 0.
     """
 
-    swaps: Swaps
+    exchanges: Exchanges
     rank: np.ndarray
 
     def pick_law(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` is the pick.  O(T n^3 M)."""
-        return torch.from_numpy(slot_pick_law(self.swaps, self.rank[drafts.numpy()]))
+        return torch.from_numpy(interval_pick_law(self.exchanges, self.rank[drafts.numpy()]))
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Slot of the pick ``[T]``.  O(n log M) a row."""
         uniform = torch.rand((len(drafts), 2 * drafts.shape[1]), dtype=torch.float64, generator=generator).numpy()
         kernel = _kernel() if len(self.rank) >= WIDE else None
-        choose = pick_slots if kernel is None else kernel.pick
-        s = self.swaps
+        choose = pick_highest if kernel is None else kernel.pick
+        s = self.exchanges
         tables = (s.q, s.first, s.end, s.low, s.high, s.low_sum, s.high_sum)
         return torch.from_numpy(choose(drafts.numpy(), uniform, self.rank, *tables))
 
     def summary(self) -> str:
         """Slots and exchanges."""
-        return f"{len(self.swaps.order):,} slots by priority, {len(self.swaps.low):,} exchanges"
+        return f"{len(self.exchanges.order):,} slots by priority, {len(self.exchanges.low):,} exchanges"
 
 
-def slot_law(swaps: Swaps) -> csr_array:
+def interval_law(exchanges: Exchanges) -> csr_array:
     """Probability ``[M, M]`` that a draft of the token of one slot takes another: row sums are one."""
-    count = len(swaps.order)
-    low_mass, high_mass = swaps.low_sum.copy(), swaps.high_sum.copy()
-    for side, mass in ((swaps.low, low_mass), (swaps.high, high_mass)):
+    count = len(exchanges.order)
+    low_mass, high_mass = exchanges.low_sum.copy(), exchanges.high_sum.copy()
+    for side, mass in ((exchanges.low, low_mass), (exchanges.high, high_mass)):
         follows = np.flatnonzero(side[1:] == side[:-1]) + 1
         total = mass.copy()
         mass[follows] -= total[follows - 1]
-    leaves = np.bincount(swaps.low, low_mass, count) + np.bincount(swaps.high, high_mass, count)
-    stays = np.maximum(swaps.q - leaves, 0.0)
+    leaves = np.bincount(exchanges.low, low_mass, count) + np.bincount(exchanges.high, high_mass, count)
+    stays = np.maximum(exchanges.q - leaves, 0.0)
     own = np.arange(count)
-    row = np.concatenate([own, swaps.low, swaps.high])
-    column = np.concatenate([own, swaps.high, swaps.low])
-    share = np.concatenate([stays, low_mass, high_mass]) / swaps.q[row]
+    row = np.concatenate([own, exchanges.low, exchanges.high])
+    column = np.concatenate([own, exchanges.high, exchanges.low])
+    share = np.concatenate([stays, low_mass, high_mass]) / exchanges.q[row]
     law: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
     return law
 
 
-def slot_pick_law(swaps: Swaps, slots: np.ndarray) -> np.ndarray:
+def interval_pick_law(exchanges: Exchanges, slots: np.ndarray) -> np.ndarray:
     """Probability ``[T, n]`` that each draft is picked, given the slots ``[T, n]`` that their tokens own.
 
     Draft k in slot s wins against others that are lower, and against m that share the slot with probability 1/(1+m):
     ``sum over s of m_k(s) * integral over z in [0, 1] of prod over j != k of (C_j(s) + z m_j(s))``, C the mass below s.
     Cost O(T n^3 M).
     """
-    moves = slot_law(swaps)
+    moves = interval_law(exchanges)
     rows, n = slots.shape
     chance = np.empty((rows, n))
-    step = max(1, _CHUNK // (n * len(swaps.order)))
+    step = max(1, _CHUNK // (n * len(exchanges.order)))
     for begin in range(0, rows, step):
         part = slots[begin : begin + step]
         here = moves[part.ravel()].toarray().reshape(*part.shape, -1)
@@ -177,7 +179,7 @@ def slot_pick_law(swaps: Swaps, slots: np.ndarray) -> np.ndarray:
     return chance
 
 
-def pick_slots(
+def pick_highest(
     drafts: np.ndarray,
     uniform: np.ndarray,
     rank: np.ndarray,

@@ -1,4 +1,4 @@
-"""The swap construction compiled: a radix sort, sums by blocks, and pairs matched in one sweep each way.
+"""The exchange construction compiled: a radix sort, sums by blocks, and pairs matched in one sweep each way.
 
 Working arrays come from the caller, who keeps them: fresh memory costs more than the arithmetic.
 """
@@ -92,7 +92,7 @@ def _cumulate(values: np.ndarray, out: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def place_slots(
+def place_intervals(
     p: np.ndarray,
     q: np.ndarray,
     order: np.ndarray,
@@ -101,7 +101,7 @@ def place_slots(
     draft: np.ndarray,
     r: np.ndarray,
 ) -> tuple[int, float]:
-    """Write q and r0 by slot; returns h and ``1 + P(H) - q(H)^n``.
+    """Write q and r0 by interval; returns h and ``1 + P(H) - q(H)^n``.
 
     ``work`` is ``[3, M]``: on return its first row holds ``worth`` and its second ``p - r0``.
     """
@@ -196,7 +196,7 @@ def _sweep(
             rest -= amount
             step = way * (worth[k] - worth[m])
             if not step > 0.0:
-                # Only rounding pairs slots of equal worth.
+                # Only rounding pairs intervals of equal worth.
                 continue
             moved = min(amount / step, draft[k] - mine, draft[m] - used)
             if not moved > 0.0:
@@ -220,7 +220,7 @@ def _sweep(
 
 @njit(cache=True, nogil=True)
 def scatter(order: np.ndarray, values: np.ndarray, out: np.ndarray, rank: np.ndarray) -> None:
-    """``values`` by token ``[V]`` (0 off the order), and the slot of every token (-1 off the order)."""
+    """``values`` by token ``[V]`` (0 off the order), and the interval of every token (-1 off the order)."""
     if order.shape[0] < out.shape[0]:
         out[:] = 0.0
         rank[:] = -1
@@ -241,18 +241,18 @@ def pick(
     low_sum: np.ndarray,
     high_sum: np.ndarray,
 ) -> np.ndarray:
-    """The draft ``[T]`` in the highest slot; ``uniform`` ``[T, 2 n]`` moves drafts and breaks ties."""
+    """The draft ``[T]`` in the highest interval; ``uniform`` ``[T, 2 n]`` moves drafts and breaks ties."""
     rows, n = drafts.shape
     chosen = np.zeros(rows, np.int64)
     for t in range(rows):
         best, tied = -1, 0
         for k in range(n):
-            slot = rank[drafts[t, k]]
-            begin, stop = first[slot], end[slot]
+            interval = rank[drafts[t, k]]
+            begin, stop = first[interval], end[interval]
             if stop > begin:
-                is_low = low[begin] == slot
+                is_low = low[begin] == interval
                 table, partner = (low_sum, high) if is_low else (high_sum, low)
-                goal = uniform[t, k] * q[slot]
+                goal = uniform[t, k] * q[interval]
                 if goal < table[stop - 1]:
                     while begin < stop - 1:
                         middle = (begin + stop - 1) // 2
@@ -260,10 +260,10 @@ def pick(
                             stop = middle + 1
                         else:
                             begin = middle + 1
-                    slot = partner[begin]
-            if slot > best:
-                best, tied, chosen[t] = slot, 1, k
-            elif slot == best:
+                    interval = partner[begin]
+            if interval > best:
+                best, tied, chosen[t] = interval, 1, k
+            elif interval == best:
                 tied += 1
                 # The last of m in a tie takes over with probability 1/m: each ends with the same chance.
                 if uniform[t, n + k] * tied < 1.0:
