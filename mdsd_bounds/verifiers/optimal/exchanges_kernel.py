@@ -1,188 +1,107 @@
-"""The exchange construction compiled: a radix sort, sums by blocks, and pairs matched in one sweep each way.
-
-Working arrays come from the caller, who keeps them: fresh memory costs more than the arithmetic.
-"""
+"""The exchanges of priority intervals compiled, the distribution of the pick, and the pick itself."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-#: Terms of one block of a running sum.
-BLOCK = 256
-#: Ratios closer than this, relatively, are left in any order: logits of few bits make many that differ by rounding.
-TIED = 1e-13
+from mdsd_bounds._backend.numba_options import STEP, SUMS
+from mdsd_bounds.verifiers.optimal.intervals_kernel import BLOCK, STRIP, group_few, group_many, worth_of
+
+#: Surpluses and deficits of rounding size, relative to the mass of their interval, are left alone.
+_NOTHING = 1e-15
+_LEAST = 1e-290
+
+
+class Tables(NamedTuple):
+    """What a step needs of M intervals (entry 0: tokens never drafted) and S pairs of them that exchange.
+
+    ``draft`` (mass), ``worth`` (G over the total of q) and ``rate`` ``[M + 1]``: a draft of token i leaves its interval
+    with probability ``rate (p_i / q_i - worth)``.  The pairs of an interval are those from ``first`` to ``end``;
+    ``low`` and ``high`` ``[S]`` name the intervals of each, ``low_sum`` and ``high_sum`` the mass exchanged, cumulated
+    over the pairs of the lower and of the higher one.
+    """
+
+    draft: np.ndarray
+    worth: np.ndarray
+    rate: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    low_sum: np.ndarray
+    high_sum: np.ndarray
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def ratio_order(p: np.ndarray, q: np.ndarray, ratio: np.ndarray, work: np.ndarray, order: np.ndarray) -> int:
-    """Write the tokens with q > 0 by p/q ascending to ``order``; returns how many.
+def prepare_row(
+    p: np.ndarray, q: np.ndarray, n: int, token: np.ndarray, interval: np.ndarray, r: np.ndarray
+) -> tuple[Tables, int, float, float]:
+    """Fill ``interval`` and ``r`` ``[V]``; returns the tables, h, the bound and ``sum min(p, r)``.
 
-    Three passes of a radix sort on the upper 32 bits of the ratios' floating-point numbers, which order as whole
-    numbers do; runs that agree in them are then put in order by the whole ratio.  ``work`` is ``[2, V]`` uint64.
+    ``token`` lists the support of q, and then ``interval`` and ``r`` must be zero before; where it is empty the row is
+    taken as a whole.  The intervals 1 to h are the token set H of the bound ``1 + P(H) - q(H)^n``.
+
+    In an interval of worth G the part ``gain`` of every token's surplus or deficit ``p - q G`` is exchanged, so that
+    ``r = (1 - gain) q G + gain p``.
     """
-    size = p.shape[0]
-    for i in range(size):
-        ratio[i] = p[i] / q[i]
-    bits = ratio.view(np.uint64)
-    packed, other = work[0], work[1]
-    counts = np.zeros((3, 2049), np.int64)
-    count = 0
-    for i in range(size):
-        if q[i] > 0.0:
-            # The sign bit is zero: 32 bits from the 63rd down.
-            key = bits[i] >> np.uint64(31)
-            packed[count] = (key << np.uint64(32)) | np.uint64(i)
-            count += 1
-            counts[0, np.int64(key & np.uint64(2047)) + 1] += 1
-            counts[1, np.int64((key >> np.uint64(11)) & np.uint64(2047)) + 1] += 1
-            counts[2, np.int64(key >> np.uint64(22)) + 1] += 1
-    for turn in range(3):
-        _radix_pass(packed[:count], other[:count], np.cumsum(counts[turn]), 32 + 11 * turn)
-        packed, other = other, packed
-    for k in range(count):
-        order[k] = np.int32(packed[k] & np.uint64(0xFFFFFFFF))
-    begin = 0
-    while begin < count:
-        end = begin + 1
-        most, unsorted = ratio[order[begin]], False
-        while end < count and (packed[end] >> np.uint64(32)) == (packed[begin] >> np.uint64(32)):
-            found = ratio[order[end]]
-            unsorted = unsorted or found < most * (1.0 - TIED)
-            most = max(most, found)
-            end += 1
-        if unsorted:
-            _sort_run(order[begin:end], ratio)
-        begin = end
-    return count
+    is_few = token.shape[0] > 0
+    groups = group_few(p, q, n, token, interval) if is_few else group_many(p, q, n, interval)
+    count = groups.edge.shape[0]
+    spare, gain, parts = np.zeros(count), np.zeros(count), np.zeros((count, 2))
+    tables = Tables(
+        groups.draft, np.zeros(count), np.zeros(count), np.zeros(count, np.int32), np.zeros(count, np.int32),
+        np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count), np.empty(count),
+    )  # fmt: skip
+    held = _differences(n, groups, tables.worth, spare)
+    pairs = _sweep(held + 1, count, 1, spare, tables, gain, 0)
+    pairs = _sweep(held, 0, -1, spare, tables, gain, pairs)
+    for k in range(1, count):
+        stop = tables.end[k]
+        tables.worth[k] /= groups.total
+        if stop > 0:
+            moved = tables.low_sum[stop - 1] if spare[k] > 0.0 else tables.high_sum[stop - 1]
+            tables.rate[k] = moved / spare[k] * groups.total
+            parts[k, 1] = min(gain[k] / abs(spare[k]), 1.0)
+        parts[k, 0] = (1.0 - parts[k, 1]) * tables.worth[k]
+    if is_few:
+        sums = _emit_few(p, q, token, held, parts, interval, r)
+    else:
+        sums = _emit_many(p, q, groups.number, held, parts, interval, r)
+    total, accepted, inside, inside_draft = sums[0], sums[1], sums[2], sums[3]
+    return _shortened(tables, pairs), held, 1.0 + inside - (inside_draft / total) ** n, accepted
 
 
-@njit(cache=True, nogil=True)
-def _radix_pass(packed: np.ndarray, other: np.ndarray, place: np.ndarray, shift: int) -> None:
-    for k in range(packed.shape[0]):
-        digit = np.int64((packed[k] >> np.uint64(shift)) & np.uint64(2047))
-        at = place[digit]
-        other[at] = packed[k]
-        place[digit] = at + 1
-
-
-@njit(cache=True, nogil=True)
-def _sort_run(order: np.ndarray, ratio: np.ndarray) -> None:
-    if order.shape[0] > 32:
-        order[:] = order[np.argsort(ratio[order], kind="mergesort")]
-        return
-    for k in range(1, order.shape[0]):
-        token, place = order[k], k
-        while place > 0 and ratio[order[place - 1]] > ratio[token]:
-            order[place] = order[place - 1]
-            place -= 1
-        order[place] = token
-
-
-@njit(cache=True, nogil=True)
-def _cumulate(values: np.ndarray, out: np.ndarray) -> None:
-    """Running sums, block by block: the error grows with the block and the number of blocks, not with all terms."""
-    total = 0.0
-    for begin in range(0, values.shape[0], BLOCK):
+@njit(**STEP)
+def _differences(n, groups, worth, spare):  # type: ignore[no-untyped-def]
+    """Write G and ``target - draft G`` of every interval; returns h, the first place where their sum is least."""
+    edge, target, draft = groups.edge, groups.target, groups.draft
+    least, held, base = 0.0, 0, 0.0
+    for begin in range(1, edge.shape[0], BLOCK):
         within = 0.0
-        for i in range(begin, min(begin + BLOCK, values.shape[0])):
-            within += values[i]
-            out[i] = total + within
-        total += within
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def place_intervals(
-    p: np.ndarray,
-    q: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    work: np.ndarray,
-    draft: np.ndarray,
-    r: np.ndarray,
-) -> tuple[int, float]:
-    """Write q and r0 by interval; returns h and ``1 + P(H) - q(H)^n``.
-
-    ``work`` is ``[3, M]``: on return its first row holds ``worth`` and its second ``p - r0``.
-    """
-    count = order.shape[0]
-    worth, spare, edge = work[0], work[1], work[2]
-    for k in range(count):
-        spare[k], draft[k] = p[order[k]], q[order[k]]
-    _cumulate(draft, edge)
-    total = edge[count - 1]
-    for k in range(count):
-        draft[k] /= total
-        edge[k] = min(edge[k] / total, 1.0)
-    for k in range(count):
-        upper, lower = edge[k], edge[k - 1] if k else 0.0
-        sum_, power = 0.0, 1.0
-        for _ in range(n):
-            sum_ = sum_ * upper + power
-            power *= lower
-        worth[k] = sum_
-        r[k] = draft[k] * sum_
-    least, held = 0.0, 0
-    low, low_target, base, base_target = 0.0, 0.0, 0.0, 0.0
-    for begin in range(0, count, BLOCK):
-        within, within_target = 0.0, 0.0
-        for k in range(begin, min(begin + BLOCK, count)):
-            within_target += spare[k]
-            spare[k] -= r[k]
+        for k in range(begin, min(begin + BLOCK, edge.shape[0])):
+            worth[k] = worth_of(edge[k - 1], edge[k], n)
+            spare[k] = target[k] - draft[k] * worth[k]
             within += spare[k]
             if base + within < least:
-                least, held, low_target = base + within, k + 1, base_target + within_target
-                low = edge[k]
+                least, held = base + within, k
+            if abs(spare[k]) <= max(_NOTHING * target[k], _LEAST):
+                spare[k] = 0.0
         base += within
-        base_target += within_target
-    return held, 1.0 + low_target - low**n
+    return held
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def match(
-    held: int,
-    worth: np.ndarray,
-    spare: np.ndarray,
-    draft: np.ndarray,
-    r: np.ndarray,
-    span: np.ndarray,
-    pair: np.ndarray,
-    mass: np.ndarray,
-) -> int:
-    """Match deficits with surpluses and change r; returns the number of pairs.
+@njit(**STEP)
+def _sweep(begin, stop, way, spare, tables, gain, pairs):  # type: ignore[no-untyped-def]
+    """One sweep from h outwards: intervals in want are served by those passed before, first in, first out.
 
-    Writes ``span`` ``[2, M]`` (first, end), ``pair`` ``[2, S]`` (low, high), ``mass`` ``[2, S]`` (low_sum, high_sum).
+    Upwards (``way`` 1) those in want have a surplus, downwards a deficit.  Fills the pairs, adds what every interval
+    gains or loses to ``gain``, and returns the number of pairs.
     """
-    span[:] = 0
-    count = worth.shape[0]
-    pairs = _sweep(held, count, 1, worth, spare, draft, r, span, pair, mass, 0)
-    pairs = _sweep(held - 1, -1, -1, worth, spare, draft, r, span, pair, mass, pairs)
-    for k in range(count):
-        r[k] = max(r[k], 0.0)
-    return pairs
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sweep(
-    begin: int,
-    stop: int,
-    way: int,
-    worth: np.ndarray,
-    spare: np.ndarray,
-    draft: np.ndarray,
-    r: np.ndarray,
-    span: np.ndarray,
-    pair: np.ndarray,
-    mass: np.ndarray,
-    pairs: int,
-) -> int:
-    """One sweep from h outwards: tokens in want are served by those passed before, first in, first out.
-
-    Upwards (``way`` 1) those in want are the surpluses, downwards the deficits.
-    """
-    outer, inner = (1, 0) if way > 0 else (0, 1)
-    m = begin
-    rest, used = way * spare[m] if begin != stop else 0.0, 0.0
+    draft, worth = tables.draft, tables.worth
+    m, rest, used = begin, way * spare[begin] if begin != stop else 0.0, 0.0
     for k in range(begin, stop, way):
         left, mine = -way * spare[k], 0.0
         while left > 0.0:
@@ -203,67 +122,120 @@ def _sweep(
                 continue
             mine += moved
             used += moved
-            gain = way * moved * step
-            r[k] -= gain
-            r[m] += gain
-            if span[1, k] == 0:
-                span[0, k] = pairs
-            if span[1, m] == 0:
-                span[0, m] = pairs
-            pair[outer, pairs], pair[inner, pairs] = k, m
-            mass[outer, pairs], mass[inner, pairs] = mine, used
+            gain[k] += moved * step
+            gain[m] += moved * step
+            low, high = (m, k) if way > 0 else (k, m)
+            tables.low[pairs], tables.high[pairs] = low, high
+            tables.low_sum[pairs], tables.high_sum[pairs] = (used, mine) if way > 0 else (mine, used)
+            for side in (k, m):
+                if tables.end[side] == 0:
+                    tables.first[side] = pairs
+                tables.end[side] = pairs + 1
             pairs += 1
-            span[1, k] = pairs
-            span[1, m] = pairs
     return pairs
 
 
-@njit(cache=True, nogil=True)
-def scatter(order: np.ndarray, values: np.ndarray, out: np.ndarray, rank: np.ndarray) -> None:
-    """``values`` by token ``[V]`` (0 off the order), and the interval of every token (-1 off the order)."""
-    if order.shape[0] < out.shape[0]:
-        out[:] = 0.0
-        rank[:] = -1
-    for k in range(order.shape[0]):
-        out[order[k]], rank[order[k]] = values[k], k
+@njit(**STEP)
+def _shortened(tables, pairs):  # type: ignore[no-untyped-def]
+    t = tables
+    return Tables(
+        t.draft, t.worth, t.rate, t.first, t.end,
+        t.low[:pairs], t.high[:pairs], t.low_sum[:pairs], t.high_sum[:pairs],
+    )  # fmt: skip
+
+
+@njit(**STEP)
+def _emit_few(p, q, token, held, parts, interval, r):  # type: ignore[no-untyped-def]
+    """:func:`_emit_many` where only the tokens ``token`` are drafted; their intervals are known."""
+    size, sums = token.shape[0], np.zeros(4)
+    some_p, some_q, some_r, place = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, np.int32)
+    for strip in range(0, size, STRIP):
+        subtotal = np.zeros(4)
+        for begin in range(strip, min(strip + STRIP, size), BLOCK):
+            many = min(BLOCK, size - begin)
+            for j in range(many):
+                i = token[begin + j]
+                k = interval[i]
+                some_p[j], some_q[j], place[j] = p[i], q[i], k
+                some_r[j] = parts[k, 0] * q[i] + parts[k, 1] * p[i]
+                r[i] = some_r[j]
+            _add_sums(some_p[:many], some_q[:many], some_r[:many], place[:many], held, subtotal)
+        sums += subtotal
+    return sums
+
+
+@njit(**STEP)
+def _emit_many(p, q, number, held, parts, interval, r):  # type: ignore[no-untyped-def]
+    """Write r, and intervals in the place of their codes; returns q's total, sum min(p, r), P(H) and q(H).
+
+    ``r = parts[k, 0] q + parts[k, 1] p`` in interval k.
+    """
+    sums = np.zeros(4)
+    for strip in range(0, p.shape[0], STRIP):
+        subtotal = np.zeros(4)
+        for begin in range(strip, min(strip + STRIP, p.shape[0]), BLOCK):
+            end = min(begin + BLOCK, p.shape[0])
+            some_p, some_q, some_r, place = p[begin:end], q[begin:end], r[begin:end], interval[begin:end]
+            for i in range(place.shape[0]):
+                place[i] = number[np.uint32(place[i])]
+            for i in range(place.shape[0]):
+                k = np.uint32(place[i])
+                some_r[i] = parts[k, 0] * some_q[i] + parts[k, 1] * some_p[i]
+            _add_sums(some_p, some_q, some_r, place, held, subtotal)
+        sums += subtotal
+    return sums
+
+
+@njit(**STEP, fastmath=SUMS)
+def _add_sums(p, q, r, place, held, sums):  # type: ignore[no-untyped-def]
+    total, accepted, inside, inside_draft = 0.0, 0.0, 0.0, 0.0
+    for i in range(p.shape[0]):
+        # Tokens that are never drafted are in no interval, and not in H.
+        is_in = 1.0 if np.uint32(place[i] - 1) < np.uint32(held) else 0.0
+        total += q[i]
+        accepted += min(p[i], r[i])
+        inside += is_in * p[i]
+        inside_draft += is_in * q[i]
+    sums[0] += total
+    sums[1] += accepted
+    sums[2] += inside
+    sums[3] += inside_draft
 
 
 @njit(cache=True, nogil=True)
 def pick(
-    drafts: np.ndarray,
-    uniform: np.ndarray,
-    rank: np.ndarray,
-    q: np.ndarray,
-    first: np.ndarray,
-    end: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    low_sum: np.ndarray,
-    high_sum: np.ndarray,
+    drafts: np.ndarray, uniform: np.ndarray, p: np.ndarray, q: np.ndarray, interval: np.ndarray, tables: Tables
 ) -> np.ndarray:
-    """The draft ``[T]`` in the highest interval; ``uniform`` ``[T, 2 n]`` moves drafts and breaks ties."""
+    """The draft ``[T]`` in the highest interval; ``uniform`` ``[T, 2 n]`` moves drafts and breaks ties.
+
+    Empty places, which hold -1, are never picked.
+    """
     rows, n = drafts.shape
     chosen = np.zeros(rows, np.int64)
     for t in range(rows):
         best, tied = -1, 0
         for k in range(n):
-            interval = rank[drafts[t, k]]
-            begin, stop = first[interval], end[interval]
+            token = drafts[t, k]
+            if token < 0:
+                continue
+            place = interval[token]
+            begin, stop = tables.first[place], tables.end[place]
             if stop > begin:
-                is_low = low[begin] == interval
-                table, partner = (low_sum, high) if is_low else (high_sum, low)
-                goal = uniform[t, k] * q[interval]
-                if goal < table[stop - 1]:
+                leave = tables.rate[place] * (p[token] / q[token] - tables.worth[place])
+                if uniform[t, k] < leave:
+                    is_low = tables.low[begin] == place
+                    table, partner = (tables.low_sum, tables.high) if is_low else (tables.high_sum, tables.low)
+                    goal = uniform[t, k] / leave * table[stop - 1]
                     while begin < stop - 1:
                         middle = (begin + stop - 1) // 2
                         if table[middle] > goal:
                             stop = middle + 1
                         else:
                             begin = middle + 1
-                    interval = partner[begin]
-            if interval > best:
-                best, tied, chosen[t] = interval, 1, k
-            elif interval == best:
+                    place = partner[begin]
+            if place > best:
+                best, tied, chosen[t] = place, 1, k
+            elif place == best:
                 tied += 1
                 # The last of m in a tie takes over with probability 1/m: each ends with the same chance.
                 if uniform[t, n + k] * tied < 1.0:

@@ -1,16 +1,7 @@
-"""The exchange construction: intervals by priority, and which tokens exchange intervals, so that the pick has the optimal law.
+"""The exchange construction token by token in plain numpy, with a sort: an oracle for the rule with replacement.
 
-Tokens with q > 0 in the order of p/q ascending; ``a_i`` is the cumulative sum of q and token i owns the *interval*
-``[a_{i-1}, a_i]`` of the unit interval.  A draft takes the interval of its token or of a partner's; the highest interval wins.
-Were every draft to keep its own interval, the pick would have the law ``r0_i = a_i^n - a_{i-1}^n = q_i G_i`` with
-
-    ``G_i = sum over k < n of a_i^{n-1-k} a_{i-1}^k``   (increasing in i).
-
-If tokens i < j exchange the mass x of their intervals, i gains ``x (G_j - G_i)`` and j loses it.  With ``d = p - r0`` and
-h the first place where the cumulative sum of d is least (0 for the empty prefix), ``alpha* = 1 + min(0, least)``.
-Right of h every surplus (d < 0) is given to deficits (d > 0) before it, left of h every deficit is filled from
-surpluses after it; both first in, first out from h outwards.  Proof of validity and optimality:
-``docs/optimal_verifier.md``.
+Every token with q > 0 owns an interval of its own, in the order of p/q ascending; otherwise as in
+:mod:`mdsd_bounds.verifiers.optimal.with_replacement`.
 """
 
 from __future__ import annotations
@@ -18,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from mdsd_bounds.bounds.search.exponential_race import sum_rounding
+from scipy.sparse import coo_array, csr_array
 
 
 @dataclass(frozen=True)
@@ -55,11 +45,6 @@ class Exchanges:
     high_sum: np.ndarray
     held: int
     bound: float
-
-
-def rounding(n: int, size: int) -> float:
-    """Bound on the rounding of ``1 + P(H) - q(H)^n`` and of ``sum min(p, r)``: sums run by blocks or pairwise."""
-    return (n + 2) * sum_rounding(size)
 
 
 def interval_worth(edge: np.ndarray, n: int) -> np.ndarray:
@@ -148,3 +133,21 @@ def _cumulate(mass: np.ndarray, interval: np.ndarray) -> np.ndarray:
             part = slice(starts[run], ends[run])
             total[part] = np.cumsum(mass[part])
     return total
+
+
+def interval_law(exchanges: Exchanges) -> csr_array:
+    """Probability ``[M, M]`` that a draft of the token of one slot takes another: row sums are one."""
+    count = len(exchanges.order)
+    low_mass, high_mass = exchanges.low_sum.copy(), exchanges.high_sum.copy()
+    for side, mass in ((exchanges.low, low_mass), (exchanges.high, high_mass)):
+        follows = np.flatnonzero(side[1:] == side[:-1]) + 1
+        total = mass.copy()
+        mass[follows] -= total[follows - 1]
+    leaves = np.bincount(exchanges.low, low_mass, count) + np.bincount(exchanges.high, high_mass, count)
+    stays = np.maximum(exchanges.q - leaves, 0.0)
+    own = np.arange(count)
+    row = np.concatenate([own, exchanges.low, exchanges.high])
+    column = np.concatenate([own, exchanges.high, exchanges.low])
+    share = np.concatenate([stays, low_mass, high_mass]) / exchanges.q[row]
+    law: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
+    return law
