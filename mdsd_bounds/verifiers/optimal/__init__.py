@@ -56,8 +56,8 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
 
     Notes
     -----
-    Cost O(V) for greedy and top_k, O(V) after a radix sort with replacement; without replacement O(V) and a convex
-    search over a few hundred units, with at most :data:`.draft_sets.MOST_SETS` drafted sets over all of them.
+    Cost O(V) for greedy and top_k, O(V) after a radix sort with replacement; without replacement O(V) and a tree
+    of priority orders over the support, or over a few hundred items where the support is wide.
     """
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
@@ -121,7 +121,7 @@ def _prepared_rows(
 
 VERIFIER = Verifier(
     name="optimal",
-    paper="new: key rule and swaps with replacement, weighted race without; docs/optimal_verifier.md",
+    paper="new: exchanged intervals with replacement, a tree of priority orders without; docs/optimal_verifier.md",
     lossless=True,
     samplers=tuple(RULES),
     output_law=output_law,
