@@ -21,7 +21,17 @@ th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444;
 .scroll { overflow-x: auto; } img { max-width: 100%; } .note { color: #555; font-size: 0.88rem; }
 .lead { font-size: 1.08rem; }
 """
-_BOUNDS = ["sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"]
+_BOUNDS = [
+    "sampler",
+    "drafts",
+    "temperature",
+    "positions",
+    "mean",
+    "certified_low",
+    "certified_high",
+    "ci_low",
+    "ci_high",
+]
 _GAPS = [*COMPARED, "mc_stderr"]
 
 
@@ -50,8 +60,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
         "<h2>Best acceptance of any lossless verifier</h2>",
         _table(summary[_BOUNDS]),
         '<p class="note"><b>mean</b>: average over positions of alpha* = 1 + min over token sets H of '
-        "(P(H) - Pr[all drafts in H]). <b>low</b>, <b>high</b>: average of the certified interval. <b>stderr</b>: what "
-        "the sample of documents leaves open, with documents as the unit.</p>",
+        "(P(H) - Pr[all drafts in H]). <b>certified low</b>, <b>high</b>: average of the certified interval. "
+        "<b>ci low</b>, <b>high</b>: 95% bootstrap interval over documents.</p>",
         *_by_temperature(bounds, ("acceptance_by_drafts", "sampler_wins")),
     ]
     if comparison is not None and len(comparison):
@@ -90,8 +100,8 @@ def _advice(gaps: pd.DataFrame) -> str:
     closest = gaps.sort_values("gap").drop_duplicates(["sampler", "drafts", "temperature"])
     worst = closest.iloc[-1]
     return (
-        f"Of the verifiers compared here, the best of each setting is at most {100 * worst['gap']:.2f} points below "
-        "its bound "
+        f"Of the verifiers compared here, the best of each setting is at most {100 * worst['gap']:.2f} percentage "
+        "points below its bound "
         f"({_plain(worst['verifier'])} on {_plain(worst['sampler'])}, n = {int(worst['drafts'])}, "
         f"T = {worst['temperature']:g}); a better verifier could add that, "
         "and only a better draft what is missing beyond the bound."

@@ -71,8 +71,19 @@ def advise(
     print("note: " + in_words(advice), file=sys.stderr)
     if figure is not None:
         _draw(frontier(found, documents, nodes, depth), figure)
-    shown = ["kind", "sampler", "verifier", "tree", "nodes", "tokens", "speed", "speed_low", "speed_high", "behind"]
-    print(render(advice, format.value, [*shown, "behind_low", "behind_high"]))
+    shown = [
+        "kind",
+        "sampler",
+        "verifier",
+        "tree",
+        "nodes",
+        "tokens",
+        "speed",
+        "speed_ci_low",
+        "speed_ci_high",
+        "behind",
+    ]
+    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"]))
 
 
 def _draw(table: object, out: str) -> None:

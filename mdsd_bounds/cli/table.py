@@ -31,6 +31,7 @@ def run_and_print(
     """Compute, write per-position results where asked, and print the summary."""
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.pipeline.run import run
+    from mdsd_bounds.pipeline.tables import underflow_notes
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
@@ -70,6 +71,8 @@ def run_and_print(
             "where neighbours are alike",
             file=sys.stderr,
         )
+    for line in underflow_notes(table):
+        print(f"note: {line}", file=sys.stderr)
     summary = summarise(table)
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.

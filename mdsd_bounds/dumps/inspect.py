@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.underflow import LOG_NORMAL, log_range
 from mdsd_bounds.distributions import pad_mass
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts
 
@@ -47,6 +48,7 @@ def inspect(dump: Dump) -> dict[str, Any]:
                 f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
                 "bounds are intervals"
             )
+    lines["probabilities below 2.2e-308"] = _underflow(target, draft)
     if "token" in columns:
         lines["log p of the recorded tokens"] = _likelihood(target, draft, columns, width)
     return lines | sizes(facts) | {str(name): value for name, value in facts.notes.items()}
@@ -94,6 +96,14 @@ def _likelihood(target: Tensor, draft: Tensor, columns: dict[str, Tensor], width
     if means[0] < -math.log(width):
         line += "; BEWARE, less than a uniform law: rows shifted by one, or tokens of another tokenizer"
     return line
+
+
+def _underflow(target: Tensor, draft: Tensor) -> str:
+    """In how many of the rows read, and from which temperature down in any of them."""
+    spread = torch.minimum(log_range(target), log_range(draft))
+    count = int((spread < LOG_NORMAL).sum())
+    edge = float((spread / LOG_NORMAL).max())
+    return f"in {count} of the first {len(spread)} rows at temperature 1; in some below temperature {edge:.2g}"
 
 
 def _documents(dump: Dump) -> int:

@@ -213,8 +213,8 @@ def advise(
     """The best tree of every sampler and verifier, fastest first, and what stands above and below the winner.
 
     Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens per
-    unit of cost) with its interval, and ``behind_low``, ``behind_high``: by how much the winner is faster.  Intervals
-    are 95% over documents; that the trees were chosen on the same documents is not in them.
+    unit of cost) with its interval, and ``behind_ci_low``, ``behind_ci_high``: by how much the winner is faster.
+    Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
 
     Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
     with its own best tree; ``better draft``: the winner's tree with every draft accepted, which only another draft
@@ -255,7 +255,7 @@ def in_words(advice: pd.DataFrame) -> str:
     text = f"fastest: {best['sampler']}, {best['verifier']}, {best['tree']} ({best['speed']:.3g})"
     if len(real) > 1:
         second = real.iloc[1]
-        sure = "certain" if second["behind_low"] > 0 else "not certain"
+        sure = "certain" if second["behind_ci_low"] > 0 else "not certain"
         text += (
             f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
             f"({100 * second['behind'] / best['speed']:.1f}% behind, {sure} at 95%)"
@@ -293,8 +293,8 @@ def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, m
                     "nodes": nodes,
                     "tree": choice.name,
                     "tokens": value,
-                    "low": float(low),
-                    "high": float(high),
+                    "ci_low": float(low),
+                    "ci_high": float(high),
                 }
             )
     return pd.DataFrame(rows)
@@ -335,14 +335,14 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
         "nodes": int(sum(choice.widths)),
         "depth": len(choice.widths),
         "tokens": float(tokens[0]),
-        "tokens_low": low,
-        "tokens_high": high,
+        "tokens_ci_low": low,
+        "tokens_ci_high": high,
         "speed": float(speed[0]),
-        "speed_low": slow,
-        "speed_high": fast,
+        "speed_ci_low": slow,
+        "speed_ci_high": fast,
         "behind": float(winner[0] - speed[0]),
-        "behind_low": least,
-        "behind_high": most,
+        "behind_ci_low": least,
+        "behind_ci_high": most,
     }
 
 

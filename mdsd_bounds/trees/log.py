@@ -112,7 +112,7 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "nodes": float(np.mean([len(line["drafts"]) for line in lines])),
         "draft_calls": float(np.mean([line["draft_calls"] for line in lines])),
         **{
-            name: {"mean": float(column.mean()), "low": float(below), "high": float(above)}
+            name: {"mean": float(column.mean()), "ci_low": float(below), "ci_high": float(above)}
             for (name, column), below, above in zip(columns.items(), low, high, strict=True)
         },
         "by_depth": _shares(lines, by_child=False),
@@ -135,8 +135,8 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "draft_calls": found["draft_calls"],
                 "realised": found["block_efficiency"]["mean"],
                 "block_efficiency": best["mean"],
-                "low": best["low"],
-                "high": best["high"],
+                "ci_low": best["ci_low"],
+                "ci_high": best["ci_high"],
                 "accepted": best["mean"] - 1.0
                 if "accepted_expected" not in found
                 else found["accepted_expected"]["mean"],

@@ -13,7 +13,7 @@ import importlib
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import LAW_TOLERANCE, Verifier
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
+
+if TYPE_CHECKING:
+    from mdsd_bounds.verifiers.optimal.batch import PreparedBatch, prepare_batch
 
 #: Sampler -> (module of this package, function ``(p [V], q [V], n, **options) -> Prepared``).
 RULES: dict[str, tuple[str, str]] = {
@@ -32,7 +35,14 @@ RULES: dict[str, tuple[str, str]] = {
     "top_k": ("deterministic", "prepare_top_k"),
 }
 
-__all__ = ["RULES", "VERIFIER", "Prepared", "prepare"]
+__all__ = ["RULES", "VERIFIER", "Prepared", "PreparedBatch", "prepare", "prepare_batch"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: numba takes half a second.
+    if name in {"PreparedBatch", "prepare_batch"}:
+        return getattr(importlib.import_module(f"{__name__}.batch"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", **options: Any) -> Prepared:

@@ -1,9 +1,9 @@
 """Tokens grouped into priority intervals without a sort, compiled.
 
 A group of tokens shares the interval ``[a, b]``, a and b the draft mass before and after it in the order of p/q, and
-with it ``G = (b^n - a^n) / (b - a)``.  The exchanges of :mod:`.exchanges` need no finer order inside a group as long
-as it does not *straddle*: all its ratios p/q are at least G, or all are at most G.  So a group that straddles is split
-at G, again and again; most groups never do.  Tokens of a wide row first go to cells of nearly equal ratio, 32 per
+with it ``G = (b^n - a^n) / (b - a)``.  The exchanges of :mod:`.with_replacement` need no finer order inside a group as
+long as it does not *straddle*: all its ratios p/q are at least G, or all are at most G.  So a group that straddles is
+split at G, again and again; most groups never do.  Tokens of a wide row first go to cells of nearly equal ratio, 32 per
 octave, in one pass, and only the few cells that straddle are looked into.
 
 Every split leaves tokens on both sides.  After :data:`SPLITS_AT_G` splits the middle of the ratios, as floating-point

@@ -127,7 +127,7 @@ class Prepared:
         InputError
             On drafts that the sampler of the rule cannot have drawn: another number, a repeated or an unknown token.
         """
-        drafts = self._checked(drafts)
+        drafts = self.checked(drafts)
         chance = self.pick_law(drafts)
         token = drafts.clamp(min=0)
         accepted = chance * self._accept_probability(token)
@@ -147,7 +147,7 @@ class Prepared:
         InputError
             As :meth:`output_law`.
         """
-        drafts = self._checked(drafts)
+        drafts = self.checked(drafts)
         slot = self.pick(drafts, generator)
         token = drafts.gather(-1, slot[:, None])[:, 0]
         uniform = torch.rand((2, len(token)), dtype=self.p.dtype, generator=generator)
@@ -159,7 +159,7 @@ class Prepared:
             token[rejected] = torch.searchsorted(table, goal).clamp_(max=len(table) - 1)
         return token
 
-    def _checked(self, drafts: Tensor) -> Tensor:
+    def checked(self, drafts: Tensor) -> Tensor:
         """The drafts on the CPU.  A rule given other drafts than it was made for would put out another law than p."""
         drafts = drafts.cpu()
         if drafts.ndim != 2 or self.n not in (None, drafts.shape[1]):

@@ -78,9 +78,7 @@ def pair_sums(
 def pair_law(
     q: np.ndarray,
     item: np.ndarray,
-    total: float,
-    heaviest: int,
-    rest: float,
+    totals: tuple[float, int, float],
     mass: np.ndarray,
     odds: np.ndarray,
     below: np.ndarray,
@@ -88,8 +86,10 @@ def pair_law(
 ) -> None:
     """``r_i = w_i X + q_i Y + Z (w_i (mass - q_i) + q_i (odds - w_i)) / 2`` for the tokens of bins.
 
-    ``below`` ``[k, 3]`` holds X, Y and Z of each item; half of a pair inside a bin goes to either token.
+    ``below`` ``[k, 3]`` holds X, Y and Z of each item; half of a pair inside a bin goes to either token.  ``totals`` is
+    ``total, heaviest, rest`` of :func:`pair_sums`.
     """
+    total, heaviest, rest = totals
     for i in range(q.shape[0]):
         u = item[i]
         if u >= 0:

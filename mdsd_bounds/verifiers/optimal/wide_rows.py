@@ -231,7 +231,7 @@ def distribution(row: Row, grouped: Grouped, tree: Tree) -> np.ndarray:
     r = np.zeros(len(row.q))
     if bins is None:
         heaviest = int(np.argmax(row.q))
-        pair_law(row.q, grouped.item, row.spare[0], heaviest, row.spare[1], items.mass, items.odds, found.pairs, r)
+        pair_law(row.q, grouped.item, (row.spare[0], heaviest, row.spare[1]), items.mass, items.odds, found.pairs, r)
         r[grouped.token[single]] = found.r[single]
         return r
     of_bin = np.repeat(~single, np.diff(items.first))
