@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
-from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
@@ -45,6 +45,9 @@ class Settings:
         Sampler options (``m``).
     method : str
         Route to the bound.
+    tvs : tuple of float
+        Tables of bounds alone: total variations within which the output may be from the target, each with its rows and
+        its entry in a column ``tv``.  Empty: lossless bounds, and no such column.
     """
 
     samplers: tuple[str, ...]
@@ -58,10 +61,15 @@ class Settings:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
+    tvs: tuple[float, ...] = ()
 
     def key(self, dump: Any) -> str:
         """Digest of the settings and the dump's identity; parts of another run are never mixed in."""
-        identity = {"settings": asdict(self), "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
+        settings = asdict(self)
+        if not self.tvs:
+            # Runs begun before there were budgets go on.
+            del settings["tvs"]
+        identity = {"settings": settings, "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -90,6 +98,8 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 # A table must not depend on how many cores a machine or a worker has.
                 with one_torch_thread(), one_blas_thread():
                     frames.extend(_against_bound(bound, batch, temperature, settings))
+            elif settings.tvs:
+                frames.extend(_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs)
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
             # Its laws are free for the next ones.

@@ -24,6 +24,10 @@ SETTING = ["temperature", "sampler", "drafts", "verifier"]
 COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
 #: Columns of a comparison's summary that people read first.
 COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+#: The same for lossy verifiers, which are set against the optimum at their own total variation.
+COMPARED_LOSSY = [
+    "sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "tv", "bound", "bound_at_tv", "gap_at_tv",
+]  # fmt: skip
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.
@@ -98,17 +102,20 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """One line per setting of a table of bounds: positions, mean, low, high, stderr.
 
     ``low`` and ``high`` are the means of the certified intervals: what rounding, quadrature and cut rows leave open.
-    ``stderr`` is what the sample of documents leaves open (:func:`document_means`).
+    ``stderr`` is what the sample of documents leaves open (:func:`document_means`).  Bounds within a total variation have
+    a line for each ``tv``.
     """
     rows = []
-    for setting, part in _settings(table):
+    budgets = ["tv"] if "tv" in table else []
+    for setting, part in _settings(table, budgets):
         mean, stderr = document_means(part["value"].to_numpy(), part["doc"].to_numpy())
-        temperature, sampler, drafts, _ = setting
+        temperature, sampler, drafts, _, *tv = setting
         rows.append(
             {
                 "sampler": sampler,
                 "drafts": int(drafts),
                 "temperature": float(temperature),
+                **({"tv": float(tv[0])} if tv else {}),
                 "positions": len(part),
                 "mean": mean,
                 "low": float(part["low"].mean()),
@@ -124,7 +131,9 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
 
     ``gap = bound - acceptance`` per position, so its interval is paired; ``share = mean acceptance / mean bound``.
     ``stderr`` joins the spread over documents with the Monte Carlo error of the acceptances (where not exact).
-    Lossy verifiers have a column ``tv``: the mean total variation between their output law and the target's.
+    Lossy verifiers have a column ``tv``, the mean total variation between their output distribution and the target's;
+    ``bound_at_tv``, the most that any rule accepts which has the same total variation at every position,
+    ``mean of min(1, alpha* + tv)``; and ``gap_at_tv``, what the verifier leaves of that.
     """
     rows = []
     settings = list(_settings(table))
@@ -154,10 +163,20 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "bound_high": float(part["high"].mean()),
                 "stderr": float(np.hypot(spread, carlo)),
                 "mc_stderr": carlo,
-                **({"tv": float(part["tv"].mean())} if "tv" in part else {}),
+                **(_at_own_tv(part) if "tv" in part else {}),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _at_own_tv(part: pd.DataFrame) -> dict[str, float]:
+    tv, acceptance = part["tv"].to_numpy(), part["acceptance"].to_numpy()
+    best = np.minimum(part["value"].to_numpy() + tv, 1.0)
+    return {
+        "tv": float(tv.mean()),
+        "bound_at_tv": float(best.mean()),
+        "gap_at_tv": float((best - acceptance).mean()),
+    }
 
 
 def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None) -> str:
@@ -201,8 +220,8 @@ def read_table(path: str) -> pd.DataFrame:
     return table
 
 
-def _settings(table: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
-    groups: Iterable[tuple[Any, pd.DataFrame]] = table.groupby(SETTING, sort=False, dropna=False)
+def _settings(table: pd.DataFrame, further: Sequence[str] = ()) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
+    groups: Iterable[tuple[Any, pd.DataFrame]] = table.groupby([*SETTING, *further], sort=False, dropna=False)
     return groups
 
 
