@@ -12,21 +12,16 @@ to a subset H that is evaluated exactly (an upper bound).
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds.bounds.oracles.draft_sets import DraftSets, draft_sets, stack_subsets, subset_value
 from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
 
-#: The solver's absolute tolerance of 1e-7 becomes 1e-13 in units of probability.
-SCALE = 1e6
 #: Pairs (set, token) beyond which a linear programme is refused; at V = 60, n = 3 (100,000) it takes half a minute.
 MAX_EDGES = 1_000_000
 
@@ -138,7 +133,7 @@ def _solve_primal(sets: DraftSets, p: np.ndarray) -> np.ndarray:
     edges = len(source)
     rows = np.column_stack([source, len(sets.mass) + token]).reshape(-1)
     limits = np.concatenate([sets.mass, p]) * SCALE
-    solution = _highs(np.ones(edges), True, 2 * np.arange(edges + 1), rows, limits, upper=True)
+    solution = solve_highs(np.ones(edges), True, 2 * np.arange(edges + 1), rows, limits, upper=True)
     return solution / SCALE
 
 
@@ -150,54 +145,5 @@ def _solve_dual(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     start = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=count + len(p)))])
     edge = np.concatenate([np.arange(len(source))] * 2)[order]
     cost = np.concatenate([sets.mass, p]) * SCALE
-    solution = _highs(cost, False, start, edge, np.ones(len(source)), upper=False)
+    solution = solve_highs(cost, False, start, edge, np.ones(len(source)), upper=False)
     return solution[:count], solution[count:]
-
-
-@contextmanager
-def silent_stdout() -> Iterator[None]:
-    """HiGHS greets from C on file descriptor 1 before any option can be set; stdout is data."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # stdout is closed: nothing to keep clean
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _highs(
-    cost: np.ndarray, maximise: bool, start: np.ndarray, index: np.ndarray, limit: np.ndarray, *, upper: bool
-) -> np.ndarray:
-    """Non-negative x with ``A x <= limit`` (or ``>=``); A has ones at ``index[start[j]:start[j+1]]`` of column j."""
-    import highspy
-
-    model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = len(cost), len(limit)
-    model.col_cost_ = cost
-    model.col_lower_ = np.zeros(len(cost))
-    model.col_upper_ = np.full(len(cost), highspy.kHighsInf)
-    unbounded = np.full(len(limit), highspy.kHighsInf)
-    model.row_lower_, model.row_upper_ = (-unbounded, limit) if upper else (limit, unbounded)
-    model.sense_ = highspy.ObjSense.kMaximize if maximise else highspy.ObjSense.kMinimize
-    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    model.a_matrix_.start_ = start.astype(np.int32)
-    model.a_matrix_.index_ = index.astype(np.int32)
-    model.a_matrix_.value_ = np.ones(len(index))
-    with silent_stdout():
-        solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    solver.passModel(model)
-    solver.run()
-    status = solver.getModelStatus()
-    if status != highspy.HighsModelStatus.kOptimal:
-        raise InputError(f"method 'lp': HiGHS stopped with {solver.modelStatusToString(status)}; try method='maxflow'")
-    return np.asarray(solver.getSolution().col_value)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mdsd_bounds._backend.highs import SCALE, silent_stdout
 from mdsd_bounds.bounds.oracles.draft_sets import DraftSets
-from mdsd_bounds.bounds.oracles.linear_program import SCALE, check_size, silent_stdout, solve_by_programme
+from mdsd_bounds.bounds.oracles.linear_program import check_size, solve_by_programme
 from mdsd_bounds.problem import Bound, InputError, Problem
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds._backend.memory import require_memory
-from mdsd_bounds.bounds.oracles.linear_program import SCALE, _highs
 from mdsd_bounds.samplers.base import draw, whole_option
 from mdsd_bounds.verifiers.base import Verifier, draft_law
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
@@ -101,7 +101,7 @@ def _programme(need: np.ndarray, pair: np.ndarray) -> Tensor:
         edges = len(first)
         rows = np.column_stack([np.repeat(np.arange(edges), 2), edges + np.column_stack([first, second]).reshape(-1)])
         limits = np.concatenate([pair[first, second], need]) * SCALE
-        used = _highs(np.ones(2 * edges), True, 2 * np.arange(2 * edges + 1), rows.reshape(-1), limits, upper=True)
+        used = solve_highs(np.ones(2 * edges), True, 2 * np.arange(2 * edges + 1), rows.reshape(-1), limits, upper=True)
         used = np.maximum(used.reshape(edges, 2) / SCALE, 0.0)
         mass = pair[first, second]
         share = np.clip((used[:, 0] + (mass - used.sum(1)) / 2) / mass, 0.0, 1.0)
