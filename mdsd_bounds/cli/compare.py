@@ -76,8 +76,8 @@ def compare(
     if not all(get_verifier(name).lossless for name in verifiers):
         shown = [*COMPARED_LOSSY]
         print(
-            "note: LOSSY verifiers: tv is the total variation of their output distribution from the target's; bound is the "
-            "lossless optimum, bound_at_tv the optimum at the verifier's own tv",
+            "note: LOSSY verifiers: tv is the total variation of their output distribution from the target's; bound is "
+            "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
     run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, quiet)

@@ -25,9 +25,7 @@ COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr"
 #: Columns of a comparison's summary that people read first.
 COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
 #: The same for lossy verifiers, which are set against the optimum at their own total variation.
-COMPARED_LOSSY = [
-    "sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "tv", "bound", "bound_at_tv", "gap_at_tv",
-]  # fmt: skip
+COMPARED_LOSSY = [*COMPARED[:7], "tv", "bound", "bound_at_tv", "gap_at_tv"]
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.
@@ -102,8 +100,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """One line per setting of a table of bounds: positions, mean, low, high, stderr.
 
     ``low`` and ``high`` are the means of the certified intervals: what rounding, quadrature and cut rows leave open.
-    ``stderr`` is what the sample of documents leaves open (:func:`document_means`).  Bounds within a total variation have
-    a line for each ``tv``.
+    ``stderr`` is what the sample of documents leaves open (:func:`document_means`).  Bounds within a total variation
+    have a line for each ``tv``.
     """
     rows = []
     budgets = ["tv"] if "tv" in table else []

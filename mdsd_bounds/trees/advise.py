@@ -13,8 +13,8 @@ it bounds every rule that decides node by node: accepting one of the first j dra
 with probability alpha*(j) at most, and where later children are worth no more than earlier ones the increments of
 alpha* are the best that these limits allow.  Rules that look across levels (block, traversal) are not bound by it.
 
-With a total variation allowed at every position the same holds with ``min(1, alpha* + tv)`` in place of alpha*, which the
-verifier ``tv_budget`` reaches at the nodes of any branching vector (docs/lossy.md).
+With a total variation allowed at every position the same holds with ``min(1, alpha* + tv)`` in place of alpha*, which
+the verifier ``tv_budget`` reaches at the nodes of any branching vector (docs/lossy.md).
 
 Speed is tokens divided by the cost of one call: the draft's calls, one a level, and one call of the target over all
 nodes and the root.
@@ -233,9 +233,9 @@ def advise(
     are 95% over documents; that the trees were chosen on the same documents is not in them.
 
     Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
-    with its own best tree; ``lossy``: the best of any rule within the total variation that its name says, where ``found``
-    holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted, which only another draft
-    model could approach; ``no drafts``: one token a call.
+    with its own best tree; ``lossy``: the best of any rule within the total variation that its name says, where
+    ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted, which only
+    another draft model could approach; ``no drafts``: one token a call.
     """
     everything, rates = [], {}
     for profile in found:
@@ -285,9 +285,10 @@ def in_words(advice: pd.DataFrame) -> str:
     bounds, draft = advice[advice["kind"] == "better verifier"], advice[advice["kind"] == "better draft"].iloc[0]
     most = max(0.0, float(bounds["speed"].max() / best["speed"] - 1.0))
     lossy = advice[advice["kind"] == "lossy"]
+    fastest = lossy.groupby("verifier", sort=False)["speed"].max().to_dict()
     bought = [
-        f"; {name.removeprefix('any ')} of the target at every position, {100 * (speed / best['speed'] - 1.0):.1f}% at most"
-        for name, speed in lossy.groupby("verifier", sort=False)["speed"].max().items()
+        f"; {str(name).removeprefix('any ')} of the target at every position, {100 * (speed / best['speed'] - 1.0):.1f}%"
+        for name, speed in fastest.items()
     ]
     return (
         text
