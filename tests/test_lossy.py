@@ -94,7 +94,9 @@ def check_rule(p: Tensor, q: Tensor, n: int, sampler: str, budget: float, **opti
     assert rule.acceptance <= found.acceptance + 1e-12 <= float(best.high) + 2e-12
     assert float(best.low) - rule.gap - 1e-12 <= rule.acceptance
     rate = acceptance_rate(p, q, n, sampler, "tv_budget", budget=budget, **options)
-    assert rate.exact and not rate.lossless and float(rate.value) == pytest.approx(rule.acceptance, abs=1e-12)
+    assert rate.exact
+    assert not rate.lossless
+    assert float(rate.value) == pytest.approx(rule.acceptance, abs=1e-12)
     stated = float(output_distance(p, q, n, sampler, "tv_budget", budget=budget, **options))
     assert stated == pytest.approx(spent, abs=1e-12)
 
@@ -122,10 +124,12 @@ def test_budgets_at_the_edges(sampler: str) -> None:
     none = prepare_within(p, q, 2, sampler, 0.0, **options)
     assert torch.equal(none.p, p)
     everything = prepare_within(p, q, 2, sampler, 1.0, **options)
-    assert torch.equal(everything.p, lossless.r) and everything.acceptance == pytest.approx(1.0, abs=1e-14)
+    assert torch.equal(everything.p, lossless.r)
+    assert everything.acceptance == pytest.approx(1.0, abs=1e-14)
     # Equal distributions: alpha* = 1, there is nothing to buy and nothing is spent.
     same = prepare_within(p, p, 2, "with_replacement", 0.3)
-    assert float(total_variation(same.p, p)) <= 1e-14 and same.acceptance == pytest.approx(1.0, abs=1e-14)
+    assert float(total_variation(same.p, p)) <= 1e-14
+    assert same.acceptance == pytest.approx(1.0, abs=1e-14)
 
 
 def random_rule(seed: int) -> Verifier:
@@ -199,7 +203,8 @@ def test_truncated_real_rows(warp: dict[str, Any], sampler: str) -> None:
             best = optimal_acceptance(p[b], q[b], 3, sampler, tv=budget)
             assert float(best.low) - rule.gap - 1e-9 <= rule.acceptance <= float(best.high) + 1e-9
             assert float(total_variation(rule.p, p[b])) <= budget + 1e-12
-            assert float(rule.p.sum()) == pytest.approx(1.0, abs=1e-12) and float(rule.p.min()) >= 0.0
+            assert float(rule.p.sum()) == pytest.approx(1.0, abs=1e-12)
+            assert float(rule.p.min()) >= 0.0
 
 
 def test_steps_follow_the_rule_on_a_real_row() -> None:
@@ -232,13 +237,16 @@ def test_samplers_without_an_optimal_rule() -> None:
         acceptance_rate(p, q, 2, "independent", "tv_budget")
     # Its bound is known all the same.
     alone, within = (optimal_acceptance(p, q, 2, "independent", tv=tv) for tv in (0.0, 0.02))
-    assert float(within.value) == pytest.approx(float(alone.value) + 0.02, abs=1e-12) and within.tv == 0.02
+    assert float(within.value) == pytest.approx(float(alone.value) + 0.02, abs=1e-12)
+    assert within.tv == 0.02
 
 
 def test_shapes_and_certificates_of_a_bound_within_a_distance() -> None:
     p, q = torch.stack([row(6, s) for s in range(3)]), torch.stack([row(6, s + 9) for s in range(3)])
     bound = optimal_acceptance(p, q, (1, 2), "with_replacement", tv=0.3)
-    assert bound.value.shape == (2, 3) and bound.tv == 0.3 and float(bound.high.max()) <= 1.0
+    assert bound.value.shape == (2, 3)
+    assert bound.tv == 0.3
+    assert float(bound.high.max()) <= 1.0
     assert torch.allclose(subset_bound(bound), bound.value, atol=1e-9)
     assert float(optimal_acceptance(p[0], q[0], 1, tv=1.0).value) == 1.0
 

@@ -1,22 +1,22 @@
 """The meter: by how much the output differs from the target at the least, from acceptances alone.
 
 **What acceptance says of the loss.**  A rule whose output at position t is a total variation d_t from p accepts with
-probability at most ``alpha*_t + d_t`` (docs/lossy.md).  So ``d_t >= a_t - alpha*_t``, a_t the probability that the output
-is a draft, and the mean total variation is at least mean acceptance minus mean alpha*.  This holds for any rule, fault
-or system, and needs neither its code nor its output distribution.
+probability at most ``alpha*_t + d_t`` (docs/lossy.md).  So ``d_t >= a_t - alpha*_t``, a_t the probability that the
+output is a draft, and the mean total variation is at least mean acceptance minus mean alpha*.  This holds for any rule,
+fault or system, and needs neither its code nor its output distribution.
 
 **Wager.**  Given the past, and whatever the rule does, ``1[accepted]`` has the mean ``a_t <= c_t = min(1, alpha*_t +
 d_t)``; so for a stake s > 0 the capital ``prod (1 + s 1[accepted]) / (1 + s c_t)`` is a non-negative supermartingale,
 and a mixture over stakes exceeds ``1/level`` at any time with probability at most ``level`` (Ville).  The d_t are not
 known.  For a supposed mean x of them the capital is at least what the *worst* d_t of that mean leave of it: those that
 maximise ``sum log(1 + s c_t)`` subject to ``mean d_t = x``.  The logarithm is concave, so the worst d_t fill up the
-smallest alpha*_t to one level w (water-filling), ``c_t = max(alpha*_t, w)``, and w does not depend on the stake.  Every x
-at which the mixture still exceeds ``1/level`` is too small.  The least x that is left is a lower confidence bound for
+smallest alpha*_t to one level w (water-filling), ``c_t = max(alpha*_t, w)``, and w does not depend on the stake.  Every
+x at which the mixture still exceeds ``1/level`` is too small.  The least x that is left is a lower confidence bound for
 the mean total variation, valid at whatever moment the log is read or ends.
 
 To second order in the stake the width is that of a mean of independent indicators with the variances
-``alpha*_t (1 - alpha*_t)``: much narrower, at acceptances near one, than an interval that knows only that indicators lie
-between 0 and 1.
+``alpha*_t (1 - alpha*_t)``: much narrower, at acceptances near one, than an interval that knows only that indicators
+lie between 0 and 1.
 
 **First drafts.**  Where the first k of n drafts are k drafts of the sampler, ``d_t >= Pr(output among the first k) -
 alpha*_t(k)`` as well, with a smaller alpha*: a rule that always takes the first draft shows nearly all of its loss
@@ -117,7 +117,7 @@ def lower_bound(families: list[tuple[Flags, Floats, Flags]], positions: int, lev
         """Log of the mixture at a supposed mean loss, less the threshold."""
         logs = np.concatenate([fill.log_capital(loss) + np.log(part) for fill, part in zip(fills, share, strict=True)])
         top = float(logs.max())
-        return (top + float(np.log(np.exp(logs - top).sum()))) - np.log(len(STAKES) / level)
+        return top + float(np.log(np.exp(logs - top).sum())) - float(np.log(len(STAKES) / level))
 
     if over(0.0) <= 0.0:
         return 0.0

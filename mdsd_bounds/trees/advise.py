@@ -287,7 +287,7 @@ def in_words(advice: pd.DataFrame) -> str:
     lossy = advice[advice["kind"] == "lossy"]
     fastest = lossy.groupby("verifier", sort=False)["speed"].max().to_dict()
     bought = [
-        f"; {str(name).removeprefix('any ')} of the target at every position, {100 * (speed / best['speed'] - 1.0):.1f}%"
+        f"; {str(name).removeprefix('any ')} of the target at every position {100 * (speed / best['speed'] - 1.0):.1f}%"
         for name, speed in fastest.items()
     ]
     return (

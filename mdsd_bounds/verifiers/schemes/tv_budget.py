@@ -8,8 +8,8 @@ Let r be the distribution of the draft that the optimal selection rule picks (:m
 in the place of p: the output is the pick y with probability ``min(1, p'_y / r_y)``, else a draw from
 ``norm((p' - r)_+)``.  The output distribution is p', so its total variation from p is ``min(budget, 1 - a)``, and the
 acceptance is ``sum min(p', r) = min(1, a + budget)``.  No rule within the budget accepts more than
-``min(1, alpha* + budget)``, which this one attains wherever ``optimal`` attains alpha*; elsewhere it is below by at most
-the certified gap of ``optimal``.  The proof is in docs/lossy.md.  For one draft this is the rule that moves p towards q.
+``min(1, alpha* + budget)``, which this one attains wherever ``optimal`` attains alpha*; elsewhere it is below by at
+most the certified gap of ``optimal``.  The proof is in docs/lossy.md.  For one draft it moves p towards q.
 
 Option ``budget`` (0.1): the total variation allowed between the output distribution and p, in [0, 1].
 """
