@@ -4,9 +4,9 @@ For one draft x of q.  The target's probability of x is raised within a divergen
 
     h_x = min(1, p_x + sqrt(2 delta p_x (1 - p_x))),
 
-and all others are scaled by ``s_x = (1 - h_x) / (1 - p_x)``.  The draft is accepted with ``min(1, h_x / q_x)``; after a
-rejection the output is drawn from ``norm((s_x p - q)_+)``, which depends on the rejected draft.  As in the authors' code
-(`cactus/cactus.py`).  Option ``delta`` (0.25); 0 is speculative sampling.
+and all others are scaled by ``s_x = (1 - h_x) / (1 - p_x)``.  The draft is accepted with ``min(1, h_x / q_x)``; after
+a rejection the output is drawn from ``norm((s_x p - q)_+)``, which depends on the rejected draft.  As in the authors'
+code (`cactus/cactus.py`).  Option ``delta`` (0.25); 0 is speculative sampling.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def output(p: np.ndarray, q: np.ndarray, high: np.ndarray) -> np.ndarray:
     order = np.argsort(-ratio, kind="stable")
     mass_p, mass_q = (np.concatenate([[0.0], np.cumsum(x[order])]) for x in (p, q))
     rejected = np.flatnonzero(q > high)
-    law = np.minimum(high, q)
+    law = np.asarray(np.minimum(high, q))
     if len(rejected) == 0:
         return law
     scale = (1.0 - high[rejected]) / (1.0 - p[rejected])
-    length = np.searchsorted(-ratio[order] * 1.0, -1.0 / scale, side="left")
+    length = np.searchsorted(-ratio[order], -1.0 / scale, side="left")
     weight = (q - high)[rejected] / (scale * mass_p[length] - mass_q[length])
     shares = [np.bincount(length, weights=x, minlength=len(p) + 1) for x in (weight * scale, weight)]
     more_p, more_q = (x[::-1].cumsum()[::-1][1:] for x in shares)

@@ -5,9 +5,9 @@ min(pi, q)``: with two factors ``alpha <= 1 <= beta``,
 
     pi_i = p_i / alpha  where q_i > p_i / alpha,    p_i / beta  where q_i < p_i / beta,    q_i  between,
 
-alpha as small as the divergence allows and beta what makes the sum one (the draft is accepted with ``min(1, p_i / (alpha
-q_i))``, else the output is drawn from ``norm((p / beta - q)_+)``).  Where ``KL(p || q) <= kl``, pi is q.  Option ``kl``
-(0.1), in nats.
+alpha as small as the divergence allows and beta what makes the sum one (the draft is accepted with
+``min(1, p_i / (alpha q_i))``, else the output is drawn from ``norm((p / beta - q)_+)``).  Where ``KL(p || q) <= kl``,
+pi is q.  Option ``kl`` (0.1), in nats.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def mentored_target(p: Tensor, q: Tensor, kl: float = KL) -> Tensor:
 
     Notes
     -----
-    O(V log V) a row for the sort by p/q; each trial alpha costs O(log V).  Where p has zeros that q has not, and kl lies
+    O(V log V) a row for the sort by p/q; each trial alpha costs O(V).  Where p has zeros that q has not, and kl lies
     between the divergence without them and that of q, their tokens are left out: alpha then stops at its least.
     """
     if not 0 <= kl < float("inf"):
@@ -66,7 +66,7 @@ def _target(p: np.ndarray, q: np.ndarray, kl: float) -> np.ndarray:
         else:
             low = middle
     beta = _factors(sorted_ratio, sums, high)[0]
-    return np.clip(q, p / beta, p / np.exp(high))
+    return np.asarray(np.clip(q, p / beta, p / np.exp(high)))
 
 
 def _factors(ratio: np.ndarray, sums: list[np.ndarray], log_alpha: float) -> tuple[float, float]:

@@ -20,7 +20,7 @@ K = 5
 
 
 def threshold(p: Tensor, k: int = K) -> Tensor:
-    """The largest number ``[B]`` that all of the K most probable tokens exceed; at least 0, for p = 0 is never a member.
+    """The largest number ``[B]`` that all of the K most probable tokens exceed; 0 at least: p = 0 is never a member.
 
     Raises
     ------
