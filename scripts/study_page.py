@@ -324,7 +324,7 @@ At T = 0.6:
 
 {verifiers_table(lines, 0.6)}
 
-All temperatures and numbers of drafts are in [results/study](results/study).  Costly rules (`gumbel_list`, `importance_sampling`,
+All temperatures and numbers of drafts are in `docs/results/study/`.  Costly rules (`gumbel_list`, `importance_sampling`,
 `optimal`) were run on two positions of each document; their gaps are paired with the bound on those same positions.
 
 ## Beside published figures

@@ -39,7 +39,7 @@ def subset_bound(bound: Bound) -> Tensor:
 
     Notes
     -----
-    Cost per row: O(V), and O(|H| n G) without replacement for n > 2, G quadrature nodes.
+    Cost per row: O(V), and O(k n G) for a subset of k tokens without replacement for n > 2, G quadrature nodes.
     Source: weak duality, Hu et al., ICLR 2025, arXiv 2502.18779.
     """
     problem = bound.problem

@@ -1,0 +1,74 @@
+"""The documentation site: ``make docs`` builds it into out/site; every warning is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mdsd_bounds
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+# The notebooks stand at the top level of the repository; the site shows them as they were executed there.
+# Links from a notebook to a page of docs/ are one folder shorter there.
+(DOCS / "notebooks").mkdir(exist_ok=True)
+for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    (DOCS / "notebooks" / notebook.name).write_text(notebook.read_text().replace("../docs/", "../"))
+
+project = "mdsd_bounds"
+author = "the mdsd_bounds developers"
+copyright = "the mdsd_bounds developers, MIT licence"
+release = mdsd_bounds.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "myst_nb",
+]
+exclude_patterns = ["examples", "gallery/*.ipynb", "**sg_execution_times.rst", "**.ipynb_checkpoints"]
+
+# Notebooks are executed by the tests, which hold their outputs against the code; the site only shows them.
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "capture_repr": (),
+    "show_memory": False,
+    "min_reported_time": 10_000,
+    "within_subsection_order": "FileNameSortKey",
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "mdsd_bounds"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+# Pages without a section of their own need no empty sidebar.
+html_sidebars = {page: [] for page in ("methods", "glossary", "claims")}
+html_theme_options = {
+    "navigation_with_keys": True,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 6,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+# Sphinx keeps a picture of its environment; functions in this file cannot be part of it.
+suppress_warnings = ["config.cache"]
