@@ -2,14 +2,17 @@
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
 #   make docs   the documentation site in out/site; every warning is an error
+#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); an hour or two
+#   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+FUZZ_COUNT ?= 10000
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs fuzz chaos bench clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -49,8 +52,14 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/site
 	@echo "the site is in out/site/index.html"
 
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --out docs/hardening.md
+
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json
+
+chaos: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 50
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds._backend.origin import MARKER
 from mdsd_bounds.pipeline.tables import COMPARED, cell, summarise, summarise_comparison
 
 _STYLE = """
@@ -21,11 +23,23 @@ th.text, td.text { text-align: left; } thead th { border-bottom: 2px solid #444;
 .scroll { overflow-x: auto; } img { max-width: 100%; } .note { color: #555; font-size: 0.88rem; }
 .lead { font-size: 1.08rem; }
 """
-_BOUNDS = ["sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"]
+_BOUNDS = [
+    "sampler",
+    "drafts",
+    "temperature",
+    "positions",
+    "mean",
+    "certified_low",
+    "certified_high",
+    "ci_low",
+    "ci_high",
+]
 _GAPS = [*COMPARED, "mc_stderr"]
 
 
-def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str) -> str:
+def html_report(
+    bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Mapping[str, Any], version: str, run: str = ""
+) -> str:
     """The page.
 
     Parameters
@@ -38,6 +52,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
         What the dump holds (:func:`mdsd_bounds.dumps.inspect_dump`).
     version : str
         Of this package, printed at the foot.
+    run : str
+        What identifies the run; :func:`run_of` finds it again.
 
     Returns
     -------
@@ -50,8 +66,8 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
         "<h2>Best acceptance of any lossless verifier</h2>",
         _table(summary[_BOUNDS]),
         '<p class="note"><b>mean</b>: average over positions of alpha* = 1 + min over token sets H of '
-        "(P(H) - Pr[all drafts in H]). <b>low</b>, <b>high</b>: average of the certified interval. <b>stderr</b>: what "
-        "the sample of documents leaves open, with documents as the unit.</p>",
+        "(P(H) - Pr[all drafts in H]). <b>certified low</b>, <b>high</b>: average of the certified interval. "
+        "<b>ci low</b>, <b>high</b>: 95% bootstrap interval over documents.</p>",
         *_by_temperature(bounds, ("acceptance_by_drafts", "sampler_wins")),
     ]
     if comparison is not None and len(comparison):
@@ -70,8 +86,20 @@ def html_report(bounds: pd.DataFrame, comparison: pd.DataFrame | None, facts: Ma
     rows = pd.DataFrame({"fact": list(facts), "value": [str(value) for value in facts.values()]})
     parts += ["<h2>The dump</h2>", _table(rows), f'<p class="note">mdsd_bounds {_text(version)}</p>']
     title = f"<title>{_text(facts.get('path', 'dump'))}: acceptance bounds</title>"
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
+    origin = f'<meta name="generator" content="{MARKER}"><meta name="run" content="{_text(run)}">'
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{origin}{title}<style>{_STYLE}</style></head>'
     return head + "<body>" + "\n".join(parts) + "</body></html>\n"
+
+
+def run_of(path: str) -> str | None:
+    """What identifies the run of a page written before; None where there is no such page."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(1024).decode("utf-8", "replace")
+    except OSError:
+        return None
+    found = re.search(rf'content="{MARKER}"><meta name="run" content="([^"]*)"', head)
+    return found.group(1) if found and head.startswith("<!doctype html>") else None
 
 
 def _headline(summary: pd.DataFrame) -> str:
@@ -90,8 +118,8 @@ def _advice(gaps: pd.DataFrame) -> str:
     closest = gaps.sort_values("gap").drop_duplicates(["sampler", "drafts", "temperature"])
     worst = closest.iloc[-1]
     return (
-        f"Of the verifiers compared here, the best of each setting is at most {100 * worst['gap']:.2f} points below "
-        "its bound "
+        f"Of the verifiers compared here, the best of each setting is at most {100 * worst['gap']:.2f} percentage "
+        "points below its bound "
         f"({_plain(worst['verifier'])} on {_plain(worst['sampler'])}, n = {int(worst['drafts'])}, "
         f"T = {worst['temperature']:g}); a better verifier could add that, "
         "and only a better draft what is missing beyond the bound."

@@ -153,8 +153,10 @@ def equal(full: pd.DataFrame, hidden: pd.DataFrame, rounded: pd.DataFrame) -> li
 def contained(full: pd.DataFrame, top_k: pd.DataFrame) -> list[dict[str, Any]]:
     """How many intervals hold the full answer, and how wide they are."""
     both = full.merge(top_k, on=KEY, suffixes=("", "_cut"), validate="one_to_one")
-    both["holds"] = (both["low_cut"] <= both["low"] + 1e-9) & (both["high"] <= both["high_cut"] + 1e-9)
-    both["width"] = both["high_cut"] - both["low_cut"]
+    both["holds"] = (both["certified_low_cut"] <= both["certified_low"] + 1e-9) & (
+        both["certified_high"] <= both["certified_high_cut"] + 1e-9
+    )
+    both["width"] = both["certified_high_cut"] - both["certified_low_cut"]
     return [
         {
             "sampler": sampler,
@@ -162,7 +164,7 @@ def contained(full: pd.DataFrame, top_k: pd.DataFrame) -> list[dict[str, Any]]:
             "positions": len(part),
             "hold the full answer": int(part["holds"].sum()),
             "mean": float(part["value"].mean()),
-            "mean low": float(part["low_cut"].mean()),
+            "mean low": float(part["certified_low_cut"].mean()),
             "mean high": float(part["high_cut"].mean()),
             "median width": float(part["width"].median()),
             "largest width": float(part["width"].max()),

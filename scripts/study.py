@@ -130,7 +130,7 @@ def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
             mean, stderr = document_means(difference, documents)
             low, high = bootstrap_interval(difference[:, None], documents)
             rows.append((temperature, drafts, sampler, mean, stderr, float(low[0]), float(high[0])))
-    return pd.DataFrame(rows, columns=["temperature", "drafts", "sampler", "difference", "stderr", "low", "high"])
+    return pd.DataFrame(rows, columns=["temperature", "drafts", "sampler", "difference", "stderr", "ci_low", "ci_high"])
 
 
 def digest(folder: Path) -> str:

@@ -68,7 +68,7 @@ def samplers_table(tables: dict[str, pd.DataFrame]) -> str:
             cells = [f"{temperature:g}", str(n), f"{line['mean']:.4f} ± {line['stderr']:.4f}"]
             for other in others:
                 d = pick(differences, temperature=temperature, drafts=n, sampler=other)
-                cells.append(f"{100 * d['difference']:+.2f} [{100 * d['low']:+.2f}, {100 * d['high']:+.2f}]")
+                cells.append(f"{100 * d['difference']:+.2f} [{100 * d['ci_low']:+.2f}, {100 * d['ci_high']:+.2f}]")
             rows.append(cells)
     names = [name.replace("_", " ") for name in others]
     return markdown(["T", "n", "without replacement: bound", *[f"{name}, points" for name in names]], rows)
@@ -96,7 +96,7 @@ def verifiers_table(lines: pd.DataFrame, temperature: float) -> str:
                         str(n),
                         f"{line['acceptance']:.4f}",
                         f"{line['bound']:.4f}",
-                        f"{points(line['gap'])} [{points(line['gap_low'])}, {points(line['gap_high'])}]",
+                        f"{points(line['gap'])} [{points(line['gap_ci_low'])}, {points(line['gap_ci_high'])}]",
                         f"{100 * line['share']:.1f}%",
                         str(int(line["positions"])),
                     ]
@@ -115,7 +115,7 @@ def khisti_table(tables: dict[str, pd.DataFrame], temperature: float) -> str:
         own = []
         for n in (2, 4, 8):
             line = pick(tables[stage], temperature=temperature, drafts=n, verifier=verifier)
-            own.append(f"{100 * line['gap']:.2f} [{100 * line['gap_low']:.2f}, {100 * line['gap_high']:.2f}]")
+            own.append(f"{100 * line['gap']:.2f} [{100 * line['gap_ci_low']:.2f}, {100 * line['gap_ci_high']:.2f}]")
         rows.append([name, *published, *own])
     return markdown(["points below the optimum", "K=2", "K=4", "K=8", "here n=2", "n=4", "n=8"], rows)
 
@@ -134,7 +134,10 @@ def figure_gaps(lines: pd.DataFrame, temperature: float, path: Path) -> None:
             ax.errorbar(
                 group["drafts"],
                 gap,
-                yerr=[(gap - 100 * group["gap_low"]).clip(lower=0), (100 * group["gap_high"] - gap).clip(lower=0)],
+                yerr=[
+                    (gap - 100 * group["gap_ci_low"]).clip(lower=0),
+                    (100 * group["gap_ci_high"] - gap).clip(lower=0),
+                ],
                 color=COLOURS[i],
                 marker=MARKERS[i],
                 linestyle=DASHES[i % 4],
@@ -197,7 +200,7 @@ def best_samplers(tables: dict[str, pd.DataFrame], stage: str) -> tuple[int, int
     differences = tables[f"{stage}_differences"]
     others = differences[differences["sampler"] != "without_replacement"]
     cells = list(others.groupby(["temperature", "drafts"]))
-    ahead = others[others["low"] > 0]
+    ahead = others[others["ci_low"] > 0]
     lost = [
         f"T={row.temperature:g}, n={row.drafts}: {row.sampler} by {100 * row.difference:.2f} points"
         for row in ahead.itertuples()
@@ -310,7 +313,7 @@ Sampling without replacement is best or tied in {wins} of {cells} settings (the 
         text += (
             f"\nFixing the most probable token and drawing the rest (`top_m_plus`, m = 1, {2 * 164} positions) changes the bound by "
             f"{100 * fixed['difference'].min():+.2f} to {100 * fixed['difference'].max():+.2f} points; its interval lies above zero in "
-            f"{int((fixed['low'] > 0).sum())} and below in {int((fixed['high'] < 0).sum())} of {len(fixed)} settings.\n"
+            f"{int((fixed['ci_low'] > 0).sum())} and below in {int((fixed['ci_high'] < 0).sum())} of {len(fixed)} settings.\n"
         )
     text += draft_temperature_section(results)
     text += f"""

@@ -279,6 +279,19 @@ def test_drafts_that_do_not_follow_the_sampler_withdraw_the_bound() -> None:
         report = judge(log(offered, sampler))
         assert not report.lossy
         assert any("withdrawn" in note for note in report.notes)
+        assert [test.outcome for test in report.tests] == ["not refuted", "not refuted", "withdrawn"]
+        said = [line for line in log_text(report).splitlines() if line.startswith("  acceptance <= alpha*")]
+        assert len(said) == 1
+        assert "withdrawn" in said[0]
+        assert "refuted" not in said[0].replace("1/level", "")
+        assert "p <=" not in said[0]
+        test = log_data(report)["tests"][-1]
+        assert (test["refutes"], test["value"], test["outcome"]) == (None, None, "withdrawn")
+    # One draft a line: nothing is said of equal drafts.
+    single = draft_check(log(q.argmax(-1, keepdim=True)))
+    assert single is not None
+    assert single.crossed(1e-3) is not None
+    assert single.leader.startswith("first draft: ")
     # The same draft twice cannot be drawn without replacement.
     twice = drafts[:, [0, 0, 1]]
     found = draft_check(log(twice))

@@ -326,7 +326,7 @@ GOOD: Entry = {"p": [0.5, 0.5], "q": [0.5, 0.5], "token": 0, "drafts": [1], "sam
         ({"token": 0}, "line 2: neither p nor row is given"),
         ({**GOOD, "token": 2}, "line 2: token 2 lies outside the vocabulary of 2 tokens"),
         ({**GOOD, "drafts": [7]}, "line 2: draft 7 lies outside the vocabulary"),
-        ({**GOOD, "token": 0.5}, "token is 0.5; give a whole number"),
+        ({**GOOD, "token": 0.5}, "token is 0.5; give an integer"),
         ({**GOOD, "token": True}, "token is True"),
         ({**GOOD, "drafts": [-2]}, "drafts is -2"),
         ({**GOOD, "p": [0.5, 0.4]}, "p sums to 0.9"),
@@ -337,7 +337,7 @@ GOOD: Entry = {"p": [0.5, 0.5], "q": [0.5, 0.5], "token": 0, "drafts": [1], "sam
         ({**GOOD, "p": [0.2, 0.3, 0.5]}, "p has 3 tokens and q 2"),
         ({**GOOD, "p_tail": 0.1}, "p_tail beside a full p"),
         ({**GOOD, "p": {"0": 0.5}, "p_tail": 0.1}, "p sums to 0.6"),
-        ({**GOOD, "p": {"zero": 0.5}}, "invalid literal"),
+        ({**GOOD, "p": {"zero": 0.5}}, "'zero' is no integer"),
         ({**GOOD, "accepted": "yes"}, "accepted is 'yes'"),
         ({**GOOD, "sampler": "magic"}, "unknown sampler 'magic'"),
         ({**GOOD, "sampler": "independent"}, "several draft laws"),
@@ -380,7 +380,7 @@ def test_bad_requests(arguments: list[str], message: str, capsys: Any, monkeypat
 
 def test_damaged_parquet_and_rows_beyond_the_dump(tmp_path: Path) -> None:
     (tmp_path / "log.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(InputError, match="not a readable parquet"):
+    with pytest.raises(InputError, match="read as parquet file"):
         audit_log(str(tmp_path / "log.parquet"))
     frame = pd.DataFrame({"token": [0], "p_tokens": [[0, 1]], "p_probs": [[0.5]]})
     frame.to_parquet(tmp_path / "short.parquet")

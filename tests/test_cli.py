@@ -44,7 +44,7 @@ def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path
     assert code == 0
     rows = json.loads(text)
     assert len(rows) == 6 * 4 * 2
-    assert set(rows[0]) >= {"sampler", "drafts", "temperature", "positions", "mean", "low", "high", "stderr"}
+    assert set(rows[0]) >= {"sampler", "drafts", "temperature", "positions", "mean", "certified_low", "stderr"}
     data = np.load(dump)
     table = pd.read_parquet(out)
     assert not Path(f"{out}.parts").exists()
@@ -52,7 +52,8 @@ def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path
         p, q = (to_probs(data[name], temperature=row["temperature"]) for name in ("target_logits", "draft_logits"))
         bound = optimal_acceptance(p, q, row["drafts"], row["sampler"])
         assert row["mean"] == pytest.approx(float(bound.value.mean()), abs=1e-10)
-        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["certified_low"] <= row["mean"] <= row["certified_high"]
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
         assert row["positions"] == ROWS
         assert row["stderr"] > 0
         part = table.query(
@@ -70,9 +71,11 @@ def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-unt
         "temperature",
         "positions",
         "mean",
-        "low",
-        "high",
+        "certified_low",
+        "certified_high",
         "stderr",
+        "ci_low",
+        "ci_high",
     ]
     code, text, _ = call("bounds", dump, "--drafts", "2", "--format", "csv", capsys=capsys, monkeypatch=monkeypatch)
     assert len(text.splitlines()) == 4

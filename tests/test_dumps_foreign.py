@@ -211,7 +211,7 @@ def test_vllm_damage(tmp_path: Path) -> None:
     for text, message in [
         ('{"prompt_logprobs": [null, {"5": {"logprob": -0.1}}, null]}', "position 2 is empty"),
         ('{"prompt_logprobs": [null]}', "no prompt log-probabilities"),
-        ('{"prompt_logprobs": [null, {"five": {"logprob": -0.1}}]}', "no prompt log-probabilities"),
+        ('{"prompt_logprobs": [null, {"five": {"logprob": -0.1}}]}', "line 1: 'five' is no integer"),
         ('{"prompt_logprobs": [null, {"5": {"logprob": -0.1}}]}\n{"prompt_', "line 2: no JSON"),
     ]:
         path.write_text(text)
@@ -457,7 +457,7 @@ def test_distillkit_damage(tmp_path: Path) -> None:
         open_side(path)
     write_distillkit(path, [([1, 2, 3, 4, 5], ids, value)])
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="truncated or corrupt parquet"):
+    with pytest.raises(InputError, match="truncated or corrupt"):
         open_side(path)
 
 
@@ -491,9 +491,9 @@ def test_step_log(tmp_path: Path) -> None:
     assert facts["target steps"] == 2
     assert facts["target accepted of drafted, as logged"] == "0.25"
     for line, message in [
-        ('{"drafts": [1], "accepted": 2, "positions": []}', "line 3: no step .* 2 of 1 drafts"),
-        ('{"drafts": [1], "accepted": 1, "positions": [{"token": 1, "p": 7}]}', "line 3: no step .* probability 7"),
-        ("{", "line 3: no step"),
+        ('{"drafts": [1], "accepted": 2, "positions": []}', "line 3: 2 of 1 drafts accepted"),
+        ('{"drafts": [1], "accepted": 1, "positions": [{"token": 1, "p": 7}]}', "line 3: probability 7"),
+        ("{", "line 3: no JSON"),
     ]:
         path.write_text("\n".join([*lines, line]))
         with pytest.raises(InputError, match=message):

@@ -267,17 +267,17 @@ def test_tables_of_cut_dumps_hold_the_full_answer(form: str, tmp_path: Path, cap
     assert len(full) == len(found) == 6 * 3 * 2 * 40
     for column in ("sampler", "drafts", "temperature", "row"):
         assert (full[column] == found[column]).all()
-    assert (found["low"] <= full["low"] + 1e-9).all()
-    assert (full["high"] <= found["high"] + 1e-9).all()
-    assert (found["low"] <= found["value"]).all()
-    assert (found["value"] <= found["high"]).all()
+    assert (found["certified_low"] <= full["certified_low"] + 1e-9).all()
+    assert (full["certified_high"] <= found["certified_high"] + 1e-9).all()
+    assert (found["certified_low"] <= found["value"]).all()
+    assert (found["value"] <= found["certified_high"]).all()
     # A table that took the rows as if nothing were missing would not hold it.
-    width = found["high"] - found["low"]
+    width = found["certified_high"] - found["certified_low"]
     assert (width > 1e-6).mean() > 0.3
     for whole, part in zip(*summaries, strict=True):
-        assert part["low"] <= whole["mean"] + 1e-9
-        assert whole["mean"] <= part["high"] + 1e-9
-        assert part["mean"] == pytest.approx((part["low"] + part["high"]) / 2)
+        assert part["certified_low"] <= whole["mean"] + 1e-9
+        assert whole["mean"] <= part["certified_high"] + 1e-9
+        assert part["mean"] == pytest.approx((part["certified_low"] + part["certified_high"]) / 2)
     figure = str(tmp_path / "figure.png")
     arguments = ["plot", str(tmp_path / "cut.parquet"), "--figure", "acceptance_by_drafts", "--out", figure]
     assert call(*arguments, capsys=capsys, monkeypatch=monkeypatch)[0] == 0

@@ -297,7 +297,7 @@ def test_token_map_by_eagle_offsets(pair: dict[str, str], tmp_path: Path) -> Non
         ({"target_ids": []}, "share no token"),
         ({"d2t": [0, 1], "t2d": [True, True, False]}, "t2d does not mark"),
         ({"other": [1]}, "a map has d2t"),
-        ({"d2t": [0.5]}, "whole numbers"),
+        ({"d2t": [0.5]}, "integers"),
     ],
 )
 def test_maps_that_cannot_be_lossless(arrays: dict[str, list[Any]], message: str, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_other_tokens_are_read_once_where_they_extend(pair: dict[str, str], monk
         ({"draft": "prompt-lookup:a"}, "ORDER:STRENGTH"),
         ({"draft": "early-exit:1", "token_map": "intersection"}, "leave the token map out"),
         ({"draft": "foreign", "token_map": "intersection", "prompts": ["abc"]}, "token"),
-        ({"draft": "draft", "token_map": "nowhere.safetensors"}, "cannot be read"),
+        ({"draft": "draft", "token_map": "nowhere.safetensors"}, "no such file"),
         ({"target": "./no-such-model"}, "cannot be loaded"),
         ({"prompts": []}, "no prompts"),
         ({"prompts": ["ab cd", ""]}, "prompt 1: empty"),

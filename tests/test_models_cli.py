@@ -237,16 +237,19 @@ def test_one_line_and_code_2(  # type: ignore[no-untyped-def]
     assert not list(tmp_path.glob("d/*"))
 
 
+def _no_space(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
 @pytest.mark.parametrize("store", ["hidden", "top-k"])
 def test_disk_full_in_the_middle(folder: Path, store: str, tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     own = array_writer.write_whole
 
-    def full(path: Path, write: Any) -> None:
-        def fail(stream: Any) -> None:
-            stream.write(b"half")
-            raise OSError(28, "No space left on device")
-
-        own(path, fail if path.name == "rows-000001.part" else write)
+    def full(path: Path, data: bytes, remedy: str) -> None:
+        with monkeypatch.context() as disk:
+            if path.name == "rows-000001.part":
+                disk.setattr(os, "fsync", _no_space)
+            own(path, data, remedy)
 
     arguments = command(folder, tmp_path / "d", "--store", store)
     with monkeypatch.context() as patch:
@@ -256,6 +259,7 @@ def test_disk_full_in_the_middle(folder: Path, store: str, tmp_path: Path, capsy
     assert "No space left on device" in notes.splitlines()[-1]
     assert sorted(file.name for file in (tmp_path / "d").glob("rows*")) == ["rows-000000.part"]
     assert not list((tmp_path / "d").glob("*.tmp"))
+    assert not list((tmp_path / "d").glob(".*"))
     for out in ("d", "whole"):
         arguments[arguments.index("--out") + 1] = str(tmp_path / out)
         assert call(*arguments, capsys=capsys, monkeypatch=monkeypatch)[0] == 0

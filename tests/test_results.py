@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,3 +85,11 @@ def test_resamples_in_pieces_are_those_drawn_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(results, "_DRAWN", 700)
     for at_once, in_pieces in zip(whole, bootstrap_interval(values, documents), strict=True):
         np.testing.assert_allclose(in_pieces, at_once, rtol=1e-13)
+
+
+def test_tables_of_earlier_versions_are_named(tmp_path: Path) -> None:
+    old = pd.DataFrame({name: [0.5] for name in COLUMNS if not name.startswith(("certified", "mc_"))})
+    old = old.assign(low=[0.4], high=[0.6], acceptance_stderr=[0.0])
+    old.to_parquet(tmp_path / "old.parquet")
+    with pytest.raises(InputError, match=r"old\.parquet.*low \(now certified_low\).*run it again"):
+        read_table(str(tmp_path / "old.parquet"))

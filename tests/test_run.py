@@ -60,7 +60,7 @@ def copied(pair: str, tmp_path: Path) -> Path:
 
 
 def to_bytes(pair: str, out: Path, settings: Settings = SETTINGS, **options: Any) -> bytes:
-    run(open_dump(pair), settings, out=str(out), **options)
+    run(open_dump(pair), settings, out=str(out), force=True, **options)
     assert not Path(f"{out}.parts").exists()
     assert [path.name for path in out.parent.iterdir() if ".tmp" in path.name] == []
     return out.read_bytes()
@@ -431,7 +431,7 @@ def test_a_full_disk_while_the_parts_are_joined(pair: str, tmp_path: Path, monke
     with pytest.raises(
         InputError, match=r"could not be written \(No space left on device\); finished parts are intact"
     ):
-        run(open_dump(pair), SETTINGS, out=str(out))
+        run(open_dump(pair), SETTINGS, out=str(out), force=True)
     assert len(list(Path(f"{out}.parts").glob("*.parquet"))) == 6
     assert out.read_text() == "what was there before"
     monkeypatch.setattr(store.Store, "_write_groups", original)

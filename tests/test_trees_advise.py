@@ -138,7 +138,7 @@ def test_a_dear_draft_is_not_worth_a_call():
     costs = Costs(((1, 1.0),), ((1, 50.0),), "target call")
     advice = advise([exact()], np.array([0, 0, 1, 1]), costs, 6, 3)
     assert advice.iloc[0]["speed"] < 1.0
-    assert advice.iloc[0]["behind_low"] == advice.iloc[0]["behind_high"] == 0.0
+    assert advice.iloc[0]["behind_ci_low"] == advice.iloc[0]["behind_ci_high"] == 0.0
     assert float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0]) == 1.0
     assert "no drafts" in in_words(advice)
 
@@ -193,7 +193,7 @@ def test_the_frontier_holds_the_best_tree_of_each_size():
     for nodes in (3, 6, 8):
         _, value = best_shape(np.diff(profile.rates[0], prepend=0.0), nodes, 8)
         assert sequoia[nodes] == pytest.approx(1 + value)
-    assert (table["low"] <= table["tokens"] + 1e-12).all()
+    assert (table["ci_low"] <= table["tokens"] + 1e-12).all()
 
 
 def test_the_command(tmp_path):

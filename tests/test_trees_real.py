@@ -330,7 +330,7 @@ def test_damaged_logs_are_refused_by_line(tmp_path: Path, damage: Any, message: 
     file.write_text("")
     with pytest.raises(InputError, match="empty"):
         read_log(file)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be opened"):
         read_log(tmp_path / "nowhere.jsonl")
 
 

@@ -93,8 +93,10 @@ def test_found_among_independent_draws(pair: tuple[Tensor, Tensor]) -> None:
 def test_gumbel_rates(pair: tuple[Tensor, Tensor]) -> None:
     p, q = pair
     fast = gumbel_list.exact_rate(p, q, (1, 2, 3, 4), sampler="with_replacement")
-    races, rates = gumbel_list._Races(p[0], q[0]), p.new_zeros(4)
-    gumbel_list._torch_rates(races, p[0][races.token], *gumbel_list._nodes(0.4, p, 9.0), rates)
+    races, missed = gumbel_list._Races(p[0], q[0]), p.new_zeros(4)
+    mass = p[0][races.token]
+    gumbel_list.missed_by_torch(races, mass, *gumbel_list.rate_nodes(races, mass, 4), missed)
+    rates = mass.sum() - missed
     assert torch.allclose(fast[:, 0], rates.clamp(0, 1), rtol=0, atol=1e-9)
 
 

@@ -26,6 +26,9 @@ def draft_check(positions: Positions) -> Wager | None:
     law = tested.q_mass / tested.q_mass.sum(1, keepdims=True)
     first = wager(law, tested.draft_cell, tested.tolerance)
     pairs = np.isfinite(tested.equal_chance)
+    if not bool(pairs.any()):
+        # One draft a line: nothing can be equal.
+        return join([[("first draft: " + first.leader, first.steps)]])
     seen, due = np.where(pairs, tested.equal, 0.0), np.where(pairs, tested.equal_chance, 0.0)
     slack = np.where(pairs, 2 * tested.tolerance, 0.0)
     bets = [

@@ -42,7 +42,7 @@ def load_rule(spec: str) -> tuple[Verifier, bool]:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever another's module raises on import
+    except (Exception, SystemExit) as error:  # whatever another's module raises on import, or calls
         raise InputError(
             f"--verifier {spec}: does not load ({type(error).__name__}: {error}); give module:NAME of a module that "
             "python can import from here"

@@ -17,8 +17,6 @@ none were verified (the bonus token), -1 for an empty slot.  The laws are given 
 
 from __future__ import annotations
 
-import json
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +24,21 @@ from typing import Any
 
 import numpy as np
 
+from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.dumps.boundary import reading, reason
+from mdsd_bounds.dumps.containers.files import beginning
+from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
+from mdsd_bounds.dumps.containers.text import BOM, integer, parse
+from mdsd_bounds.dumps.containers.text import lines as text_lines
 from mdsd_bounds.problem import InputError
 
 #: How far the probabilities of a line may be from summing to one; the difference widens the tolerance.
 SUM_TOLERANCE = 1e-3
+#: Rows of a parquet log that are turned into Python objects at once.
+_BATCH = 1024
+#: Bytes that a position takes once it is read.
+_LINE = 1000
 _REMEDY = "see docs/audit.md for the format"
 
 
@@ -75,26 +83,22 @@ def read_log(path: str) -> list[Line]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{path}: no such file; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
-    with file.open("rb") as stream:
-        head = stream.read(64)
-    entries = _parquet(file) if head.startswith(b"PAR1") else _jsonl(file, head)
+    head = beginning(file, 64)
     lines: list[Line] = []
     seen: dict[tuple[int, int], int] = {}
-    for label, number, entry in entries:
-        try:
-            found = _step(entry, number) if "positions" in entry else [_line(entry, number)]
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{path} {label} {number}: {what}; {_REMEDY}") from None
-        for line in found:
-            key = (line.doc, line.position)
-            if line.position >= 0 and key in seen:
-                raise InputError(
-                    f"{path} {label} {number}: doc {line.doc} position {line.position} was logged before, at {label} "
-                    f"{seen[key]}; one output counts once: remove the repeat, or give each run a doc of its own"
-                )
-            seen[key] = number
-            lines.append(line)
+    with reading(path, "log of positions", _REMEDY) as place:
+        for label, number, entry in _parquet(file) if head.startswith(MAGIC) else _jsonl(file, head):
+            place.at = f"{label} {number}"
+            for line in _step(entry, number) if "positions" in entry else [_line(entry, number)]:
+                key = (line.doc, line.position)
+                if line.position >= 0 and key in seen:
+                    raise InputError(
+                        f"{path} {label} {number}: doc {line.doc} position {line.position} was logged before, at "
+                        f"{label} {seen[key]}; one output counts once: remove the repeat, or give each run a doc of "
+                        "its own"
+                    )
+                seen[key] = number
+                lines.append(line)
     if not lines:
         raise InputError(f"{path}: the log holds no position; {_REMEDY}")
     return lines
@@ -104,30 +108,24 @@ Entries = Iterator[tuple[str, int, dict[str, Any]]]
 
 
 def _jsonl(file: Path, head: bytes) -> Entries:
-    if not head.lstrip().startswith(b"{"):
+    if not head.removeprefix(BOM).lstrip().startswith(b"{"):
         raise InputError(f"{file}: neither JSONL (a first line that starts with '{{') nor parquet; {_REMEDY}")
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        for number, text in enumerate(stream, 1):
-            if not text.strip():
-                continue
-            try:
-                entry = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{file} line {number}: no JSON ({error}); write one object a line") from None
-            if not isinstance(entry, dict):
-                raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")
-            yield "line", number, entry
+    for number, text in text_lines(file):
+        try:
+            entry = parse(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file} line {number}: no JSON ({reason(error)}); write one object a line") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")
+        yield "line", number, entry
 
 
 def _parquet(file: Path) -> Entries:
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(file)
-    except Exception as error:  # whatever pyarrow raises on damaged files
-        raise InputError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    for number in range(table.num_rows):
-        row = {name: table.column(name)[number].as_py() for name in table.column_names}
+    held = open_parquet(file)
+    rows = held.metadata.num_rows
+    require_memory(_LINE * rows, f"{file}: a log of {rows} positions", "split the log")
+    batches = held.iter_batches(batch_size=_BATCH)
+    for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
         entry = {name: value for name, value in row.items() if value is not None}
         for side in ("p", "q"):
             if f"{side}_tokens" in entry:
@@ -199,13 +197,16 @@ def _pairs(listed: Any) -> dict[Any, float]:
         if isinstance(entry, dict):
             found[entry["token"]] = float(entry["p"]) if "p" in entry else float(np.exp(entry["logprob"]))
         else:
-            found[entry[0]] = float(entry[1])
+            if not isinstance(entry, list):
+                raise ValueError(f"{entry!r} is no list of a token and its probability")
+            token, p = entry
+            found[token] = float(p)
     return found
 
 
 def _law(given: Any, tail: Any, name: str) -> Law:
     if isinstance(given, dict):
-        tokens = np.array([_whole(int(key), f"a token of {name}") for key in given], dtype=np.int64)
+        tokens = np.array([_whole(integer(key), f"a token of {name}") for key in given], dtype=np.int64)
         probs = np.array(list(given.values()), dtype=np.float64)
         if len(np.unique(tokens)) < len(tokens):
             raise ValueError(f"{name} holds a token twice")
@@ -228,14 +229,12 @@ def _law(given: Any, tail: Any, name: str) -> Law:
 
 
 def _whole(value: Any, name: str, least: int = 0) -> int:
-    if isinstance(value, bool):
-        raise ValueError(f"{name} is {value}; give a whole number")
-    if isinstance(value, float) and value == int(value):
-        value = int(value)
     try:
-        found = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; give a whole number") from None
+        if isinstance(value, str):
+            raise ValueError
+        found = integer(value)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; give an integer") from None
     if found < least:
         raise ValueError(f"{name} is {found}; the least is {least}")
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.audit.power import POWER
 from mdsd_bounds.audit.report import LogReport
 from mdsd_bounds.audit.rule import EXACT, RuleReport
@@ -25,7 +26,7 @@ def log_data(report: LogReport) -> dict[str, Any]:
             "alpha": report.alpha,
             "positions": report.positions,
             "loss": None if report.loss is None else asdict(report.loss),
-            "tests": [asdict(test) for test in report.tests],
+            "tests": [{**asdict(test), "outcome": test.outcome} for test in report.tests],
             "evidence": [asdict(witness) for witness in report.witnesses],
             "power": [{**asdict(found), "probability": POWER} for found in report.power],
             "acceptance": [asdict(figure) for figure in report.figures],
@@ -122,13 +123,13 @@ def log_text(report: LogReport) -> str:
     head = ["n", "alpha* (bound)", "gain", "observed in the first n", "positions with n drafts"]
     parts += ["", "what n drafts would buy", _aligned([head, *rows])]
     if report.notes:
-        parts += ["", *(f"note: {note}" for note in report.notes)]
+        parts += ["", *(f"note: {printable(note)}" for note in report.notes)]
     return "\n".join(parts)
 
 
 def rule_text(report: RuleReport) -> str:
     """A rule's report for reading."""
-    parts = [f"verdict: {report.name}: {rule_verdict(report)}"]
+    parts = [f"verdict: {printable(report.name)}: {rule_verdict(report)}"]
     if report.enumerated:
         head = [
             "sampler",
@@ -199,8 +200,8 @@ def _tests(report: LogReport) -> str:
     rows = [
         [
             f"  {test.name}",
-            "LOSSY" if test.refutes else "not refuted",
-            f"p <= {min(test.value, 1.0):.3g}, level {test.threshold:.3g};",
+            test.outcome,
+            "" if test.refutes is None else f"p <= {min(test.value, 1.0):.3g}, level {test.threshold:.3g};",
             test.statement,
         ]
         for test in report.tests
@@ -236,7 +237,7 @@ def _number(x: float | None, digits: int) -> str:
 
 def _aligned(rows: Table) -> str:
     columns = max(len(row) for row in rows)
-    full = [[*row, *[""] * (columns - len(row))] for row in rows]
+    full = [[*map(printable, row), *[""] * (columns - len(row))] for row in rows]
     widths = [max(len(row[i]) for row in full) for i in range(columns)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in full)
 

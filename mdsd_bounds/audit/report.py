@@ -34,14 +34,23 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Test:
-    """One test: its statistic in words, whether it convicts, and the threshold it was held against."""
+    """One test: its statistic in words, whether it rejects, and the threshold it was held against.
+
+    ``refutes`` is None where the test was withdrawn, as what it assumes does not hold; then ``value`` says nothing and
+    is NaN.
+    """
 
     name: str
     statement: str
     value: float
     threshold: float
-    refutes: bool
+    refutes: bool | None
     decided_at: int | None = None
+
+    @property
+    def outcome(self) -> str:
+        """``LOSSY``, ``not refuted`` or ``withdrawn``."""
+        return "withdrawn" if self.refutes is None else "LOSSY" if self.refutes else "not refuted"
 
 
 @dataclass(frozen=True)
@@ -140,10 +149,12 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
             f"mean alpha* {bound.bound:.5f} over {len(bound.positions)} positions; {test.statement}"
         )
         above = bound.low > bound.bound
-        tests.append(
-            Test(test.name, statement, test.value, level / 2, (test.refutes or above) and sound, test.decided_at)
-        )
-        if not sound:
+        if sound:
+            refutes = bool(test.refutes) or above
+            tests.append(Test(test.name, statement, test.value, level / 2, refutes, test.decided_at))
+        else:
+            statement = f"the drafts do not follow the stated sampler; {statement}"
+            tests.append(Test(test.name, statement, float("nan"), level / 2, None))
             remarks.append("the drafts do not follow the stated sampler: the bound test is withdrawn; name the sampler")
     else:
         remarks.append("no bound test: it needs q, the drafts and the sampler (log them, or give --sampler)")
@@ -151,7 +162,7 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
         remarks.append(f"drafts against the sampler: capital {_power_of_ten(drafts.peak)}; {drafts.leader}")
     remarks.extend(_facts(positions))
     return LogReport(
-        any(test.refutes for test in tests),
+        any(bool(test.refutes) for test in tests),
         alpha,
         len(positions),
         tuple(tests),

@@ -146,7 +146,7 @@ class named:  # noqa: N801 (a context manager, used like a function)
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception | SystemExit):
             return
         if isinstance(error, InputError):
             raise InputError(f"{error} ({self.where})") from None

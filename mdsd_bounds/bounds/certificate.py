@@ -15,7 +15,7 @@ from torch import Tensor
 from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import NO_DRAFT, fixed_mask, remainder
+from mdsd_bounds.samplers.base import NO_DRAFT, fixed_mask, leftover
 
 
 def subset_bound(bound: Bound) -> Tensor:
@@ -91,7 +91,7 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
         raise InputError(f"sampler {sampler!r}: its Q(H) is not known to draft_mass")
     m, draws = rule.split(n, **options)
     fixed = fixed_mask(q, m)
-    rest = remainder(q, fixed)
+    rest = leftover(q, fixed)
     holds_fixed = (subset | ~fixed).all(-1)
     inside = rest * subset
     if rule.replacement:
@@ -106,7 +106,9 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
 def _share(inside: Tensor, law: Tensor) -> Tensor:
     """Mass of H under the law; 1 where the law is empty, for then nothing is drawn outside H."""
     total = law.sum(-1)
-    return torch.where(total > 0, inside.sum(-1), torch.ones_like(total)).clamp(max=1.0)
+    return torch.where(
+        total > 0, inside.sum(-1) / torch.where(total > 0, total, torch.ones_like(total)), torch.ones_like(total)
+    ).clamp(max=1.0)
 
 
 def _race_mass(rates: Tensor, outside: float, draws: int) -> Tensor:

@@ -1,42 +1,32 @@
 """The command line ``mdsd``: reads options, calls the library, prints.  No mathematics.
 
-One command per file, and one line in :data:`COMMANDS`.  stdout is data; progress and notes go to stderr; bad input is
-one line and exit code 2.  Heavy modules are imported inside the commands, so that ``mdsd --help`` answers at once.
+One command per file, and one line in :data:`mdsd_bounds.cli.commands.COMMANDS`.  stdout is data; progress and notes go
+to stderr.  :func:`main` is the one boundary: whatever ends a command becomes an exit code and at most one line
+(:mod:`mdsd_bounds.cli.exits`).  Heavy modules are imported inside the commands, so that ``mdsd --help`` answers at
+once.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import os
 import sys
+import traceback
+from typing import Any
 
-import typer
+from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.cli.exits import INPUT, PIPE, UNEXPECTED, ending_of
+from mdsd_bounds.cli.terminal import guarded_streams
 
-from mdsd_bounds.cli.advise import advise
-from mdsd_bounds.cli.audit import audit
-from mdsd_bounds.cli.bounds import bounds
-from mdsd_bounds.cli.compare import compare
-from mdsd_bounds.cli.convert import convert
-from mdsd_bounds.cli.draft_temperature import draft_temperature
-from mdsd_bounds.cli.inspect import inspect
-from mdsd_bounds.cli.log import log
-from mdsd_bounds.cli.plot import plot
-from mdsd_bounds.cli.report import report
-from mdsd_bounds.cli.tree import tree
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Exact optimal acceptance rates for multi-draft speculative decoding, from the logits of your own model pair.",
-)
+def __getattr__(name: str) -> Any:
+    # Loaded late, so that what fails while commands are imported also meets the boundary.
+    if name in ("app", "COMMANDS"):
+        from mdsd_bounds.cli import commands
 
-#: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, advise, tree, audit, draft_temperature, log, convert, inspect, plot, report)
-for command in COMMANDS:
-    app.command()(command)
+        return getattr(commands, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def entry() -> None:
@@ -45,13 +35,31 @@ def entry() -> None:
     Arrow may be starting a thread just then, and the process would abort after its work is done.  Registered first, the
     last act runs after all other exit handlers.
     """
-    status = [1]
+    status = [UNEXPECTED]
     atexit.register(_leave, status)
+    closed = _open_closed_streams()
     try:
+        if closed:
+            print("mdsd: stdout is closed: the result has nowhere to go; redirect it to a file", file=sys.stderr)
+            sys.exit(INPUT)
         main()
     except SystemExit as stop:
-        status[0] = stop.code if isinstance(stop.code, int) else 0
+        status[0] = stop.code if isinstance(stop.code, int) else UNEXPECTED
         raise
+
+
+def _open_closed_streams() -> bool:
+    """Give closed standard streams a place, so that no file opened later takes theirs; whether stdout was closed."""
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            closed.append(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    return 1 in closed or sys.stdout is None
 
 
 def _leave(status: list[int]) -> None:
@@ -62,33 +70,39 @@ def _leave(status: list[int]) -> None:
 
 
 def main() -> None:
-    """One command: one clear line and exit code 2 for anything the user can mend."""
-    arguments = sys.argv[1:] or ["--help"]
+    """One command, and its end as :mod:`mdsd_bounds.cli.exits` says; ``--debug`` anywhere adds the traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    with guarded_streams():
+        try:
+            code = _command(arguments or ["--help"])
+            sys.stdout.flush()
+        except BaseException as error:
+            code, line = ending_of(error)
+            with contextlib.suppress(OSError):
+                if code != PIPE and len(arguments) < len(sys.argv) - 1:
+                    traceback.print_exception(error)
+                if line:
+                    print("mdsd: " + printable(" ".join(line.split())), file=sys.stderr)
+    sys.exit(code)
+
+
+def _command(arguments: list[str]) -> int:
+    """Run one command; its verdict, 0 where it has none.
+
+    The framework's own ``main`` would turn a broken pipe, an unexpected end of a file and an interruption into ends of
+    its own, in which they can no longer be told apart.
+    """
+    import typer
+
+    from mdsd_bounds.cli.commands import app
+
+    command = typer.main.get_command(app)
     try:
-        code = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
-    except (typer.Abort, KeyboardInterrupt):
-        print("mdsd: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except (BrokenPipeError, SystemExit):
-        # Whoever read the output went away (the framework turns that into an exit of its own).  The code is that of a
-        # process ended by the signal: never 0 or 1, which are verdicts of an audit.
-        sys.exit(141)
-    except Exception as error:
-        message = _usage_or_input_error(error)
-        if message is None:
-            raise
-        print("mdsd: " + " ".join(message.split()), file=sys.stderr)
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _usage_or_input_error(error: Exception) -> str | None:
-    # Usage errors are recognised by what they can do: typer may carry its own copy of click.
-    if hasattr(error, "format_message"):
-        return str(error.format_message()) + " (see mdsd --help)"
-    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        return f"the output could not be written ({error.strerror})"
-    from mdsd_bounds.problem import InputError
-
-    return str(error) if isinstance(error, InputError) else None
+        with command.make_context("mdsd", list(arguments)) as context:
+            code = command.invoke(context)
+    except BaseException as error:
+        # --help ends in this way.
+        if type(error).__name__ == "Exit" and isinstance(getattr(error, "exit_code", None), int):
+            return int(error.exit_code)  # type: ignore[attr-defined]
+        raise
+    return code if isinstance(code, int) else 0

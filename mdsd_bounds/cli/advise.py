@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
     Dump,
@@ -21,6 +22,7 @@ from mdsd_bounds.cli.options import (
     progress_bar,
     tvs_in,
 )
+from mdsd_bounds.cli.outputs import Force, check_out
 
 
 def advise(
@@ -46,12 +48,16 @@ def advise(
     figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add.
 
     With --tv, also what an output so far from the target at every position would buy.
     """
+    if figure is not None:
+        need("matplotlib", purpose="--figure")
+        check_out(figure, [dump], force, "--figure")
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
@@ -79,24 +85,27 @@ def advise(
     print("note: " + in_words(advice), file=sys.stderr)
     if figure is not None:
         _draw(frontier(found, documents, nodes, depth), figure)
-    shown = ["kind", "sampler", "verifier", "tree", "nodes", "tokens", "speed", "speed_low", "speed_high", "behind"]
-    print(render(advice, format.value, [*shown, "behind_low", "behind_high"]))
+    shown = [
+        "kind",
+        "sampler",
+        "verifier",
+        "tree",
+        "nodes",
+        "tokens",
+        "speed",
+        "speed_ci_low",
+        "speed_ci_high",
+        "behind",
+    ]
+    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"]))
 
 
 def _draw(table: object, out: str) -> None:
     import matplotlib
 
     from mdsd_bounds.plots.frontier import frontier as draw
-    from mdsd_bounds.problem import InputError
+    from mdsd_bounds.plots.saving import save_figure
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ax = draw(table)  # type: ignore[arg-type]
-    try:
-        ax.figure.savefig(out, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out}: the figure could not be written ({error})") from None
-    finally:
-        plt.close(ax.figure)
+    save_figure(draw(table).figure, out)  # type: ignore[arg-type]
     print(f"note: figure written to {out}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``mdsd audit``: exit code 0 not refuted, 1 lossy, 2 bad input."""
+"""``mdsd audit``: exit code 0 not refuted, 1 lossy; others as of every command (:mod:`mdsd_bounds.cli.exits`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdsd_bounds.cli.exits import GOOD, LOSSY, UNEXPECTED, need
 from mdsd_bounds.cli.options import Fixed, Quiet, names_in, numbers_in, progress_bar
+from mdsd_bounds.cli.outputs import Force, check_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,11 +58,12 @@ def audit(
     ] = False,
     format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
     figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> int:
     """Is this verifier lossless?  From its code, or from the log of a running system.
 
-    Exit code 0: not refuted; 1: lossy; 2: bad input.
+    Exit code 0: not refuted; 1: lossy; 2: bad input; 3: a defect of this program.
     """
     given = [log is not None, verifier is not None, controls]
     if sum(given) != 1:
@@ -73,6 +76,9 @@ def audit(
     }
     if figure is not None and verifier is not None:
         raise typer.BadParameter("--figure goes with a LOG or with --controls")
+    if figure is not None:
+        need("matplotlib", purpose="--figure")
+        check_out(figure, [log, dump], force, "--figure")
     if controls:
         return _controls(alpha, seed, format, figure)
     if log is not None:
@@ -95,7 +101,8 @@ def _controls(alpha: float, seed: int, format: AuditFormat, figure: str | None) 
     _show(check_text(checked), check_data(checked), format)
     if figure is not None:
         _draw(figure, {row.rule.name: (row.report, not row.rule.lossless) for row in checked})
-    return 0 if all(row.as_known for row in checked) else 1
+    # Not a verdict on a rule: the audit itself is broken.
+    return GOOD if all(row.as_known for row in checked) else UNEXPECTED
 
 
 def _log(
@@ -121,7 +128,7 @@ def _log(
     _show(log_text(report), log_data(report), format)
     if figure is not None:
         _draw(figure, {Path(log).name: (report, report.lossy)})
-    return 1 if report.lossy else 0
+    return LOSSY if report.lossy else GOOD
 
 
 def _rule(
@@ -159,7 +166,7 @@ def _rule(
             m=m,
         )
     _show(rule_text(report), rule_data(report), format)
-    return 1 if report.lossy else 0
+    return LOSSY if report.lossy else GOOD
 
 
 def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from mdsd_bounds.cli.options import (
     numbers_in,
     tvs_in,
 )
+from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
 
 
@@ -43,6 +44,7 @@ def bounds(
     shard: Shard = "0/1",
     engine: Engine = "local",
     batch: Batch = 64,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump.
@@ -62,4 +64,4 @@ def bounds(
         options={"m": m},
         tvs=tvs_in(tv),
     )
-    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, quiet)
+    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)

@@ -27,6 +27,7 @@ from mdsd_bounds.cli.options import (
     names_in,
     numbers_in,
 )
+from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
 
 
@@ -49,6 +50,7 @@ def compare(
     shard: Shard = "0/1",
     engine: Engine = "local",
     batch: Batch = 64,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
@@ -80,4 +82,6 @@ def compare(
             "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
-    run_and_print(dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, quiet)
+    run_and_print(
+        dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, force, quiet
+    )

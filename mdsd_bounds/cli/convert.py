@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.cli.options import Limit, Quiet, progress_bar
+from mdsd_bounds.cli.outputs import Force, check_out
 
 
 def convert(
@@ -26,6 +29,7 @@ def convert(
     ] = None,
     shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows of a shard of a native dump.")] = 64,
     limit: Limit = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a dump in another format, or join two one-model files into a pair; prints what was written."""
@@ -36,8 +40,12 @@ def convert(
     draft = paths[1] if len(paths) == 3 else None
 
     def report(line: str) -> None:
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: {printable(line)}", file=sys.stderr)
 
     src, dst = paths[0], paths[-1]
+    for part in dst.split(","):
+        if not Path(part).is_dir():
+            check_out(part, paths[:-1], force, "DST")
     with progress_bar(dst, quiet) as progress:
-        print(write(src, dst, draft, top_k=top_k, shard_rows=shard_rows, limit=limit, progress=progress, report=report))
+        options = {"top_k": top_k, "shard_rows": shard_rows, "limit": limit, "force": force}
+        print(write(src, dst, draft, progress=progress, report=report, **options))  # type: ignore[arg-type]

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.cli.exits import need, resumable
+
 
 class Mode(StrEnum):
     """Where the text comes from."""
@@ -68,6 +71,7 @@ def log(
 
     # Read when tqdm is first imported: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    need("transformers", purpose="running models")
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
     from mdsd_bounds.models.loading import hush
 
@@ -86,19 +90,19 @@ def log(
 
     def report(line: str) -> None:
         if not quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
-    report(f"loading {target} and {draft}")
-    path = log_pair(
-        target,
-        draft,
-        prompts,
-        out,
-        settings,
-        dtype=dtype.value,
-        device=device,
-        max_positions=max_positions,
-        token_map=token_map,
-        report=report,
-    )
+    with resumable(f"finished batches are in {out}"):
+        path = log_pair(
+            target,
+            draft,
+            prompts,
+            out,
+            settings,
+            dtype=dtype.value,
+            device=device,
+            max_positions=max_positions,
+            token_map=token_map,
+            report=report,
+        )
     print(path)

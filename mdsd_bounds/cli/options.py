@@ -12,6 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.cli.terminal import raw_stderr
+
 #: Between two lines of progress in a log file.
 SECONDS_OF_SILENCE = 20.0
 #: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
@@ -109,7 +112,7 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]
     if quiet:
         yield None
         return
-    name = Path(label).name or label
+    name = printable(Path(label).name or label)
     if not sys.stderr.isatty():
         yield _lines_of_progress(name)
         return
@@ -124,8 +127,9 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
+    with Progress(*columns, TimeRemainingColumn(), console=Console(file=raw_stderr()), transient=True) as bar:
+        # A name is no markup.
+        task = bar.add_task(name.replace("[", r"\["), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

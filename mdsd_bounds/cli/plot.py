@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mdsd_bounds.cli.exits import need
+from mdsd_bounds.cli.outputs import Force, check_out
+
 
 def plot(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="Parquet from mdsd bounds or compare --out.")],
@@ -17,10 +20,12 @@ def plot(
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Draw this one; figures of one temperature take the lowest.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Figures from a per-position table."""
+    need("matplotlib", purpose="mdsd plot")
     from mdsd_bounds.pipeline.tables import read_table
-    from mdsd_bounds.plots import save_figures
+    from mdsd_bounds.plots import figure_files, save_figures
     from mdsd_bounds.problem import InputError
 
     table = read_table(results)
@@ -34,5 +39,7 @@ def plot(
             raise InputError(f"--temperature {temperature:g}: not in {results}, which holds {listed}")
     elif len(there) > 1:
         print(f"note: temperatures {listed}; figures of one take {there[0]:g} (see --temperature)", file=sys.stderr)
+    for file in figure_files(table, out, figure).values():
+        check_out(str(file), [results], force)
     for path in save_figures(table, out, figure):
         print(path)

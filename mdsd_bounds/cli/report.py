@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
     Drafts,
@@ -22,6 +24,7 @@ from mdsd_bounds.cli.options import (
     numbers_in,
     progress_bar,
 )
+from mdsd_bounds.cli.outputs import Force, check_out
 
 
 def report(
@@ -38,18 +41,20 @@ def report(
     top_p: TopP = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
     limit: Limit = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """One HTML page about a dump: bounds, verifiers against them, figures."""
     import dataclasses
-    from pathlib import Path
 
+    need("matplotlib", purpose="mdsd report")
+    check_out(out, [dump], force)
     from mdsd_bounds import __version__
+    from mdsd_bounds._backend.whole_files import write_whole
     from mdsd_bounds.dumps import inspect_dump, open_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
-    from mdsd_bounds.problem import InputError
-    from mdsd_bounds.report import html_report
+    from mdsd_bounds.report import html_report, run_of
 
     settings = Settings(
         samplers=names_in(sampler),
@@ -60,17 +65,22 @@ def report(
         top_p=top_p,
         samples=samples,
     )
-    if not Path(out).absolute().parent.is_dir():
-        raise InputError(f"{out}: the folder {Path(out).parent} does not exist; make it first")
-    opened, comparison = open_dump(dump), None
-    with progress_bar(dump, quiet) as progress:
-        table = run(opened, settings, limit=limit, progress=progress)
-    assert table is not None
+    chosen: tuple[str, ...] = ()
     if verifier != "none":
         names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
+    opened, comparison = open_dump(dump), None
+    compared = dataclasses.replace(settings, verifiers=chosen)
+    mark = f"{compared.key(opened)}-{limit}-{__version__}"
+    if not force and run_of(out) == mark:
+        print(f"note: {out} is this report already; --force makes it again", file=sys.stderr)
+        print(out)
+        return
+    with progress_bar(dump, quiet) as progress:
+        table = run(opened, settings, limit=limit, progress=progress)
+    assert table is not None
+    if chosen:
         with progress_bar(f"{dump} (verifiers)", quiet) as progress:
-            compared = dataclasses.replace(settings, verifiers=chosen)
             comparison = run(opened, compared, limit=limit, progress=progress)
-    Path(out).write_text(html_report(table, comparison, inspect_dump(dump), __version__))
+    write_whole(out, html_report(table, comparison, inspect_dump(dump), __version__, mark).encode())
     print(out)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mdsd_bounds.cli.exits import need, resumable
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
+from mdsd_bounds.cli.outputs import check_out
 
 if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
@@ -26,11 +27,13 @@ def run_and_print(
     shard: str,
     engine: str,
     batch: int,
+    force: bool,
     quiet: bool,
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
     from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.pipeline.run import run
+    from mdsd_bounds.pipeline.run import is_finished, run
+    from mdsd_bounds.pipeline.tables import underflow_notes
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
@@ -38,6 +41,9 @@ def run_and_print(
     for name in settings.samplers:
         get_sampler(name)
     index, number = shard_in(shard, out)
+    if engine == "ray":
+        need("ray", "ray.data", purpose="--engine ray")
+    check_out(out, [dump], force, table=True)
     source = open_dump(dump)
     widths = source.facts.target_width, source.facts.draft_width
     if widths[0] != widths[1]:
@@ -47,10 +53,11 @@ def run_and_print(
             "are taken for padding and left out (mdsd inspect shows the mass they hold)",
             file=sys.stderr,
         )
-    if out is not None and Path(out).is_file():
-        print(f"note: {out} exists and will be replaced", file=sys.stderr)
+    if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
+        print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
+    kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr):
+    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr), kept:
         table = run(
             source,
             settings,
@@ -60,6 +67,7 @@ def run_and_print(
             progress=progress,
             engine=engine,
             batch_rows=batch,
+            force=force,
         )
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
@@ -70,6 +78,8 @@ def run_and_print(
             "where neighbours are alike",
             file=sys.stderr,
         )
+    for line in underflow_notes(table):
+        print(f"note: {line}", file=sys.stderr)
     summary = summarise(table)
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.

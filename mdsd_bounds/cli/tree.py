@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import Format, Quiet, Style
+from mdsd_bounds.cli.outputs import Force, check_out
 
 if TYPE_CHECKING:
     from mdsd_bounds.models.loading import LoadedModel
@@ -40,6 +42,7 @@ def tree(
     seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
     out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, one line a target call.")] = None,
     format: Style = Format.table,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Decode with draft trees on a real pair: tokens per target call, measured; or summarise a log of such a run."""
@@ -55,6 +58,8 @@ def tree(
     else:
         if target is None or draft is None or prompts is None or out is None:
             raise typer.BadParameter("give a LOG to summarise, or --target, --draft, --prompts and --out to run")
+        need("transformers", purpose="running models")
+        check_out(out, [target, draft, prompts], force)
         warp: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         name = f"{builder} {shape}, {rule}"
         lines = _run(
@@ -84,13 +89,12 @@ def _run(
     quiet: bool,
 ) -> list[dict[str, Any]]:
     import json
-    from pathlib import Path
 
     import torch
 
+    from mdsd_bounds._backend.whole_files import whole_file
     from mdsd_bounds.models.loading import hush, load_model
     from mdsd_bounds.models.prompts import read_prompts
-    from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.decode import decode
     from mdsd_bounds.trees.log import record
     from mdsd_bounds.trees.named import named_tree
@@ -105,11 +109,7 @@ def _run(
     build = named_tree(builder, shape, stop)
     width = min(first.model.config.get_text_config().vocab_size, second.config.get_text_config().vocab_size)
     lines: list[dict[str, Any]] = []
-    try:
-        stream = Path(out).open("w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"{out}: the log cannot be written ({error.strerror})") from None
-    with stream:
+    with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
             readers = (

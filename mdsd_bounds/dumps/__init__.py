@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
-from mdsd_bounds.dumps.formats.array_files import open_store
-from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_npz, open_pt, open_safetensors
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import beginning, opening
+from mdsd_bounds.dumps.fingerprint import fingerprint
+from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.formats.named_arrays import FACTS, has_pair, open_named, read_facts, refuse_unfinished
@@ -57,30 +63,8 @@ def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
     return paths
 
 
-def _starts(paths: list[Path], magic: bytes) -> bool:
-    return bool(paths) and all(path.is_file() and _head(path).startswith(magic) for path in paths)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(16)
-
-
-def _is_safetensors(paths: list[Path]) -> bool:
-    # Eight bytes of header length, then the JSON header.
-    return bool(paths) and all(path.is_file() and _head(path)[8:9] == b"{" for path in paths)
-
-
-def _zip_of(path: Path, inside: str) -> bool:
-    import zipfile
-
-    if not _starts([path], b"PK\x03\x04"):
-        return False
-    if not zipfile.is_zipfile(path):
-        return path.suffix == inside
-    with zipfile.ZipFile(path) as archive:
-        is_torch = any(name.endswith("data.pkl") for name in archive.namelist())
-    return is_torch == (inside == ".pt")
+def _all_of(paths: list[Path], form: str, count: int) -> bool:
+    return len(paths) == count and all(array_form(path) == form for path in paths)
 
 
 def _is_plain(path: Path) -> bool:
@@ -93,8 +77,7 @@ def _is_plain(path: Path) -> bool:
 def _is_named(path: Path) -> bool:
     if path.is_dir():
         return not (path / MANIFEST).exists() and any(path.glob("*.safetensors"))
-    head = _head(path) if path.is_file() else b""
-    return head.startswith((b"\x93NUMPY", b"PK\x03\x04")) or head[8:9] == b"{"
+    return bool(array_form(path))
 
 
 def _is_named_pair(paths: list[Path]) -> bool:
@@ -110,7 +93,7 @@ Open = Callable[[list[Path], str], Dump]
 #: One-model formats: name -> (does the content look like it, how to open it as target or draft).
 SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
     "llama.cpp": (
-        lambda path: path.is_file() and _head(path).startswith(MAGIC),
+        lambda path: beginning(path).startswith(MAGIC),
         lambda path, role: open_llama_cpp(path),
     ),
     "vllm": (is_vllm, lambda path, role: open_vllm(path)),
@@ -141,23 +124,21 @@ READERS: dict[str, tuple[Recognise, Open]] = {
     "native": (_is_native, lambda paths, label: open_native(paths[0])),
     "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
     "arrays": (_is_named_pair, lambda paths, label: _open_named_pair(paths[0], label)),
-    "npz": (lambda paths: len(paths) == 1 and _zip_of(paths[0], ".npz"), lambda paths, label: open_npz(paths[0])),
+    "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label: open_pair_file(paths[0], "npz")),
     "npy": (
         lambda paths: (
-            len(pair := _pair_in_folder(paths, ".npy")) == 2
-            and _starts(pair, b"\x93NUMPY")
-            and all(_is_plain(path) for path in pair)
+            _all_of(pair := _pair_in_folder(paths, ".npy"), "npy", 2) and all(_is_plain(path) for path in pair)
         ),
         _open_npy,
     ),
     "safetensors": (
         lambda paths: (
-            _is_safetensors(files := _pair_in_folder(paths, ".safetensors"))
-            and (len(files) == 1 or all(_is_plain(path) for path in files))
+            _all_of(files := _pair_in_folder(paths, ".safetensors"), "safetensors", 1)
+            or (_all_of(files, "safetensors", 2) and all(_is_plain(path) for path in files))
         ),
-        lambda paths, label: open_safetensors(_pair_in_folder(paths, ".safetensors"), label),
+        lambda paths, label: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
-    "pt": (lambda paths: len(paths) == 1 and _zip_of(paths[0], ".pt"), lambda paths, label: open_pt(paths[0])),
+    "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label: open_pair_file(paths[0], "pt")),
     "joined": (lambda paths: len(paths) == 2 and all(_side_format(path) for path in paths), _join),
 }
 
@@ -177,12 +158,21 @@ def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
     file = Path(path)
     if not file.exists():
         raise InputError(f"{file}: no such file or folder; give a one-model file")
-    name = _side_format(file)
-    if not name:
-        raise InputError(
-            f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
-        )
-    return SIDES[name][1](file, role)
+    with opening(), reading(file, "one-model file"):
+        name = _side_format(file)
+        if not name:
+            raise InputError(
+                f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
+            )
+    with opening(), reading(file, name):
+        side = SIDES[name][1](file, role)
+
+    def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        with reading(file, name) as place:
+            place.at = f"rows {start} to {stop - 1}"
+            return side.read(start, stop, width)
+
+    return replace(side, read=read)
 
 
 def open_pair(target: str | os.PathLike[str], draft: str | os.PathLike[str]) -> Dump:
@@ -220,10 +210,29 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
         label = split(label)[1]
     elif "://" in label:
         return open_remote(label, open_dump)
-    return _open([Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")], label)
+    with reading(label, "path", "give the name of a file or folder"):
+        paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
+    return _open(paths, label)
 
 
 def _open(paths: list[Path], label: str) -> Dump:
+    """The dump at these paths; what a library raises while it is recognised, opened or read becomes one line."""
+    with opening():
+        with reading(label, "dump"):
+            form = _format(paths, label)
+        with reading(label, form):
+            dump = READERS[form][1](paths, label)
+
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        with reading(label, form) as place:
+            place.at = f"rows {start} to {stop - 1}"
+            return dump.read_rows(start, stop)
+
+    return replace(dump, read_rows=read_rows, content=cache(lambda: fingerprint(paths)), paths=tuple(paths))
+
+
+def _format(paths: list[Path], label: str) -> str:
+    """Name in :data:`READERS` of the format that the content has."""
     for part in paths:
         if not part.exists():
             raise InputError(f"{part}: no such file or folder; give a dump (see mdsd inspect --help)")
@@ -231,9 +240,9 @@ def _open(paths: list[Path], label: str) -> Dump:
         raise InputError(f"{label}: {len(paths)} paths; give one dump, or target and draft joined by a comma")
     for part in paths:
         refuse_unfinished(part)
-    for recognise, opener in READERS.values():
+    for name, (recognise, _) in READERS.items():
         if recognise(paths):
-            return opener(paths, label)
+            return name
     one_model = next((name for part in paths if (name := _side_format(part))), "")
     if len(paths) == 1 and one_model:
         raise InputError(

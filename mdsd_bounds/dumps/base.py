@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +96,35 @@ ReadRows = Callable[[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Dump:
-    """An opened dump.  Nothing but its facts is in memory until rows are asked for."""
+    """An opened dump.  Nothing but its facts is in memory until rows are asked for.
+
+    ``content`` gives a digest of the dump's content (:mod:`mdsd_bounds.dumps.fingerprint`), and ``paths`` are the
+    local files or folders it was opened from, both where known.
+    """
 
     facts: Facts
     read_rows: ReadRows = field(repr=False)
+    content: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    paths: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.facts.rows
+
+    def fingerprint(self) -> str:
+        """Digest of the content: the same for the same rows under any path, another one for other rows.
+
+        Cost: the first time for each content, all bytes of the dump are read; of a native dump, its manifest.
+        """
+        if self.content is not None:
+            return self.content()
+        # Rows that come from no file: all that is known of them is what they are.
+        digest = hashlib.sha256()
+        for start in range(0, len(self), 64):
+            target, draft, columns = self.read_rows(start, min(start + 64, len(self)))
+            for name, rows in [("target", target), ("draft", draft), *sorted(columns.items())]:
+                digest.update(f"{name} {rows.dtype} {tuple(rows.shape)}".encode())
+                digest.update(rows.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[LogitBatch]:
         """Rows ``start`` to ``stop`` in order, ``batch_size`` at a time, both heads cut to the narrower one.
@@ -186,8 +209,10 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
 
 
 def size_on_disk(*paths: Path) -> int:
-    """Bytes of the files, and of all files in the folders, given."""
+    """Bytes of the files, and of all files in the folders, given; hidden ones are no part of a dump."""
     return sum(
-        sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else path.stat().st_size
+        sum(part.stat().st_size for part in path.rglob("*") if part.is_file() and not part.name.startswith("."))
+        if path.is_dir()
+        else path.stat().st_size
         for path in paths
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES
+from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -38,6 +39,7 @@ def convert(
     top_k: int | None = None,
     shard_rows: int = 64,
     limit: int | None = None,
+    force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Path:
@@ -58,6 +60,8 @@ def convert(
         Of a native dump.
     limit : int or None
         Convert only the first rows.
+    force : bool
+        Replace files that exist; a source is never replaced, nor a folder.
     progress : callable or None
         Called with (rows read, rows in all); formats with a file a model read the dump once for each.
     report : callable or None
@@ -92,6 +96,8 @@ def convert(
             ".parquet"
         )
     for part in parts:
+        if part.is_file() and force and kind != "" and not _is_source(part, src, draft_src):
+            continue
         if part.exists() and not (kind == "" and part.is_dir() and not any(part.iterdir())):
             raise InputError(f"{part}: exists already; delete it or write elsewhere")
         if not part.absolute().parent.is_dir():
@@ -128,6 +134,11 @@ def convert(
     return parts[0]
 
 
+def _is_source(path: Path, *sources: str | os.PathLike[str] | None) -> bool:
+    parts = [Path(part) for source in sources if source is not None for part in os.fspath(source).split(",")]
+    return any(part.exists() and path.samefile(part) for part in parts)
+
+
 def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None] | None) -> Dump:
     """The first rows of a dump, and word of each block that is read."""
     if limit is not None and limit < 1:
@@ -143,15 +154,8 @@ def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None]
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    # The temporary name keeps the ending, by which NumPy goes.
-    temporary = path.with_name(f".{os.getpid()}.tmp-{path.name}")
-    try:
+    with whole_file(path, "free space and convert again") as temporary:
         write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror}); free space and convert again") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
@@ -161,8 +165,8 @@ def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
     kind = "logprobs" if "logprobs" in facts.kind else "logits"
     shift = "same" if facts.shift == "same" else "next"
     stage = "processed" if "processed" in facts.stage else "raw"
-    writer = DumpWriter(path, shard_rows=shard_rows, kind=kind, support=support, shift=shift, stage=stage, notes=notes)
-    with writer:
+    told: dict[str, Any] = {"kind": kind, "support": support, "shift": shift, "stage": stage, "notes": notes}
+    with whole_folder(path) as begun, DumpWriter(begun, shard_rows=shard_rows, **told) as writer:
         for batch in dump.batches(_BLOCK):
             columns = {
                 name: value for name in ("doc", "position", "token") if (value := getattr(batch, name)) is not None
@@ -242,7 +246,9 @@ def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
     if kind == ".npz":
-        np.savez(path, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+        # By its stream: to a name without the ending, NumPy adds one.
+        with path.open("wb") as stream:
+            np.savez(stream, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
     elif kind == ".pt":
         torch.save(arrays, path)
     else:

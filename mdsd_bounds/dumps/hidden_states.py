@@ -9,12 +9,14 @@ to the weight (1 for Gemma).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.formats.array_files import Array
 from mdsd_bounds.problem import InputError
 
@@ -46,24 +48,39 @@ def head_of(arrays: Mapping[str, Array], path: str) -> Head:
     Raises
     ------
     InputError
-        If ``lm_head`` is missing.
+        If ``lm_head`` is missing, or an array has a shape that does not fit it.
     """
     if "lm_head" not in arrays:
         raise InputError(f"{path}: hidden_states without lm_head; store the head once ([V, H]) beside them")
 
-    def tensor(name: str) -> Tensor | None:
-        return arrays[name].whole() if name in arrays else None
+    shape = arrays["lm_head"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise InputError(f"{path}: lm_head has shape {shape}; give [V, H]")
+    size, width = shape
+
+    def tensor(name: str, wanted: tuple[int, ...]) -> Tensor | None:
+        if name not in arrays:
+            return None
+        array = arrays[name]
+        if array.shape != wanted or array.dtype not in LOGITS:
+            raise InputError(f"{path}: {name} is {array.shape} {array.dtype}; give {wanted} of a float type")
+        return array.whole()
 
     def number(name: str) -> float | None:
-        value = tensor(name)
-        return None if value is None else float(value.reshape(-1)[0])
+        if name not in arrays:
+            return None
+        if math.prod(arrays[name].shape) != 1:
+            raise InputError(f"{path}: {name} has shape {arrays[name].shape}; give one number")
+        return float(arrays[name].whole().reshape(-1)[0])
 
     eps, offset = number("norm_eps"), number("norm_offset")
+    weight = tensor("lm_head", (size, width))
+    assert weight is not None
     return Head(
-        arrays["lm_head"].whole(),
-        tensor("lm_head_bias"),
-        tensor("norm_weight"),
-        tensor("norm_bias"),
+        weight,
+        tensor("lm_head_bias", (size,)),
+        tensor("norm_weight", (width,)),
+        tensor("norm_bias", (width,)),
         1e-6 if eps is None else eps,
         offset or 0.0,
         number("soft_cap"),

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import pad_mass
+from mdsd_bounds._backend.underflow import LOG_NORMAL, log_range
+from mdsd_bounds.distributions import pad_mass, peak_of
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts
 
 #: Tokens kept in the top-k form whose size is stated.
 TOP_K = 64
+#: Fact that ``mdsd inspect --verify`` adds.
+VERIFIED = "verified"
 _BLOCK = 32
 _SHIFT = {"next": "the next token, the one recorded beside it", "same": "token t"}
 
 
 def inspect(dump: Dump) -> dict[str, Any]:
-    """Facts as a flat mapping; the first rows are read for their pad or missing mass and for the recorded tokens."""
+    """Facts and notes as a flat mapping (:func:`facts_and_notes`)."""
+    facts, notes = facts_and_notes(dump)
+    return facts | notes
+
+
+def facts_and_notes(dump: Dump) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What this program found out about a dump, and what the dump and its reader say of it.
+
+    The first rows are read for their pad or missing mass and for the recorded tokens.
+    """
     facts = dump.facts
     width = min(facts.target_width, facts.draft_width)
     target, draft, columns = dump.read_rows(0, min(_BLOCK, facts.rows))
     roles = (("target", target), ("draft", draft))
+    for name, rows in roles:
+        # Here the file's name is known, for the message.
+        peak_of(rows[:1], f"{facts.path} {name}_logits")
     pads = [float(pad_mass(rows[:1], width)[0]) for _, rows in roles]
     lines: dict[str, Any] = {
         "path": facts.path,
@@ -47,9 +64,31 @@ def inspect(dump: Dump) -> dict[str, Any]:
                 f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
                 "bounds are intervals"
             )
+    lines["probabilities below 2.2e-308"] = _underflow(target, draft)
     if "token" in columns:
         lines["log p of the recorded tokens"] = _likelihood(target, draft, columns, width)
-    return lines | sizes(facts) | {str(name): value for name, value in facts.notes.items()}
+    lines |= sizes(facts)
+    return lines, notes_beside(lines, facts.notes)
+
+
+def notes_beside(lines: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Notes under names that no fact has, nor one that reads like it.
+
+    A dump says what it likes in its notes, and must not speak for this program.
+    """
+    taken = {_bare(name) for name in [*lines, VERIFIED]}
+    found: dict[str, Any] = {}
+    for name, value in notes.items():
+        plain = str(name)
+        while _bare(plain) in taken or plain in found:
+            plain = f"note: {plain}"
+        found[plain] = value
+    return found
+
+
+def _bare(name: str) -> str:
+    """A name as the eye takes it: without case, spaces and what is not seen."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isalnum())
 
 
 def sizes(facts: Facts) -> dict[str, str]:
@@ -94,6 +133,14 @@ def _likelihood(target: Tensor, draft: Tensor, columns: dict[str, Tensor], width
     if means[0] < -math.log(width):
         line += "; BEWARE, less than a uniform law: rows shifted by one, or tokens of another tokenizer"
     return line
+
+
+def _underflow(target: Tensor, draft: Tensor) -> str:
+    """In how many of the rows read, and from which temperature down in any of them."""
+    spread = torch.minimum(log_range(target), log_range(draft))
+    count = int((spread < LOG_NORMAL).sum())
+    edge = float((spread / LOG_NORMAL).max())
+    return f"in {count} of the first {len(spread)} rows at temperature 1; in some below temperature {edge:.2g}"
 
 
 def _documents(dump: Dump) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.fingerprint import fingerprint
 from mdsd_bounds.dumps.formats.native import MANIFEST, open_native
 from mdsd_bounds.problem import InputError
 
@@ -58,7 +59,7 @@ def open_remote(url: str, open_local: Callable[[str], Dump]) -> Dump:
     def read_rows(start: int, stop: int, held: Any = folder) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         return dump.read_rows(start, stop)
 
-    return Dump(replace(dump.facts, path=url), read_rows)
+    return Dump(replace(dump.facts, path=url), read_rows, dump.content)
 
 
 def _native(url: str, fs: Any, path: str) -> Dump:
@@ -74,7 +75,9 @@ def _native(url: str, fs: Any, path: str) -> Dump:
     others = [
         name
         for name in fs.find(path)
-        if not str(name).endswith(f"/{MANIFEST}") and str(name).rsplit("/", 1)[-1] not in {file for file, _ in shards}
+        if not str(name).endswith(f"/{MANIFEST}")
+        and not str(name).rsplit("/", 1)[-1].startswith(".")
+        and str(name).rsplit("/", 1)[-1] not in {file for file, _ in shards}
     ]
     starts = [sum(rows for _, rows in shards[:i]) for i in range(len(shards))]
     kept: dict[int, tuple[_Folder, Dump]] = {}
@@ -105,8 +108,15 @@ def _native(url: str, fs: Any, path: str) -> Dump:
     notes = dict(first.notes)
     if "unfinished" in notes:
         notes["unfinished"] = f"the run that wrote it stopped after {rows} rows; run it again to continue"
-    size = sum(int(fs.size(name)) for name in fs.find(path))
-    return Dump(replace(first, path=url, rows=rows, bytes=size, notes=notes), read_rows)
+    size = sum(int(fs.size(name)) for name in fs.find(path) if not str(name).rsplit("/", 1)[-1].startswith("."))
+
+    def content() -> str:
+        # As that of the same dump on a local disk.
+        folder = _Folder()
+        (folder.path / MANIFEST).write_text(text)
+        return fingerprint([folder.path])
+
+    return Dump(replace(first, path=url, rows=rows, bytes=size, notes=notes), read_rows, content)
 
 
 class _Folder:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +20,11 @@ from torch import Tensor
 
 from mdsd_bounds._backend.buffers import PAGE, buffer
 from mdsd_bounds._backend.dtypes import NAMES
+from mdsd_bounds.dumps.containers.safetensors import Entry, entries
 from mdsd_bounds.problem import InputError
 
 #: Type and shape of a row of everything a shard holds.
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
-
-_BYTES = {name: dtype.itemsize for dtype, name in NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class OpenShard:
 
     stream: io.FileIO
     layout: Layout
-    held: dict[str, _Tensor]
+    held: dict[str, Entry]
 
     def room(self, name: str, first: int, rows: int) -> Tensor:
         """Memory for ``rows`` rows of a tensor, of which row ``first`` of this shard is the first."""
@@ -73,12 +70,14 @@ def open_shard(file: Path, layout: Layout, rows: int) -> Iterator[OpenShard]:
     """
     try:
         with file.open("rb", buffering=0) as stream:
-            held = _tensors(stream)
+            held = _tensors(stream, file)
             for name, (dtype, width) in layout.items():
                 now = held[name].dtype, held[name].shape
                 if now != (NAMES[dtype], [rows, *width]):
                     raise ValueError(f"{name} is {now} now; it was replaced after the dump was opened")
             yield OpenShard(stream, layout, held)
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{file}: the shard cannot be read ({error}); fetch or log it again") from None
 
@@ -91,10 +90,12 @@ def check_shard(file: Path, layout: Layout, rows: int, source: str) -> None:
     InputError
         If it is missing, damaged, cut short or of another layout or number of rows.
     """
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: is no regular file; fetch the shard, or delete it from {source}")
     try:
         # A mapped file would be read ahead by megabytes for its header.
         with file.open("rb", buffering=0) as stream:
-            held = _tensors(stream)
+            held = _tensors(stream, file)
     except FileNotFoundError:
         raise InputError(f"{file}: the shard is missing; fetch it, or delete it from {source}") from None
     except _DAMAGE as error:
@@ -112,40 +113,20 @@ _DAMAGE = (OSError, ValueError, TypeError, LookupError, EOFError, OverflowError,
 
 
 @dataclass(frozen=True)
-class _Tensor:
-    dtype: str
-    shape: list[int]
-    begin: int
+class _Bytes:
+    """The file behind a stream, for its header."""
+
+    path: Path
+    size: int
+    stream: io.FileIO
+
+    def read_into(self, memory: memoryview, place: int) -> None:
+        _fill(self.stream, place, memory)
 
 
-def _tensors(stream: io.FileIO) -> dict[str, _Tensor]:
+def _tensors(stream: io.FileIO, file: Path) -> dict[str, Entry]:
     """What the header says, checked against the size of the file."""
-    file_size = os.fstat(stream.fileno()).st_size
-    size = int.from_bytes(stream.read(8), "little")
-    if 8 + size > file_size:
-        raise EOFError(f"it has {file_size} bytes, and its header alone says {8 + size}")
-    header = json.loads(stream.read(size))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no mapping")
-    header.pop("__metadata__", None)
-    found, last = {}, 8 + size
-    for name, entry in header.items():
-        offsets, shape = entry["data_offsets"], entry["shape"]
-        if not (_whole(offsets) and len(offsets) == 2 and _whole(shape)):
-            raise ValueError(f"its header gives {name!r} no places and lengths")
-        begin, end = (8 + size + offset for offset in offsets)
-        if entry["dtype"] in _BYTES and end - begin != math.prod(shape) * _BYTES[entry["dtype"]]:
-            raise ValueError(f"its header gives {name!r} {end - begin} bytes for {shape} {entry['dtype']}")
-        if begin < 8 + size:
-            raise ValueError(f"its header puts {name!r} before the data")
-        found[name], last = _Tensor(entry["dtype"], shape, begin), max(last, end)
-    if last != file_size:
-        raise EOFError(f"it has {file_size} bytes, and its header says {last}")
-    return found
-
-
-def _whole(numbers: object) -> bool:
-    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
+    return entries(_Bytes(file, os.fstat(stream.fileno()).st_size, stream))
 
 
 def _fill(stream: io.FileIO, place: int, memory: memoryview) -> None:

@@ -21,6 +21,9 @@ from mdsd_bounds.problem import InputError, rounding_unit
 #: Vocabulary assumed for top-k files that do not say theirs.  Bounds from cut rows hold for every smaller one too.
 UNSTATED_WIDTH = 262_144
 
+#: Largest vocabulary that is believed where a file only states it: rows are filled up to it in memory.
+MOST_TOKENS = 1 << 20
+
 #: Rows [start, stop) over ``width`` columns: logits or log-probabilities [B, width], and what cut rows leave unsaid
 #: ([B, 4], see :mod:`mdsd_bounds.dumps.base`) or None.
 ReadSide = Callable[[int, int, int], tuple[Tensor, Tensor | None]]
@@ -88,6 +91,11 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         width = side.width or other.width or UNSTATED_WIDTH
         if side.largest >= width:
             raise InputError(f"{side.path}: names token {side.largest}, but the vocabulary has {width} tokens")
+        if width > MOST_TOKENS and side.support in ("top-k", "mapped"):
+            raise InputError(
+                f"{side.path}: states a vocabulary of {width} tokens, and no model has more than {MOST_TOKENS}; "
+                "correct it"
+            )
         widths.append(width)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

@@ -8,8 +8,7 @@ at any moment goes on after its last part, and ends in the same bytes.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES
+from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, whole_file, write_whole
 from mdsd_bounds.problem import InputError
+
+INTACT = "finished parts are intact: make room and run again"
 
 
 class ArrayWriter:
@@ -50,24 +52,27 @@ class ArrayWriter:
                 raise InputError(
                     f"{path}: holds a dump of another run (facts.json differs); delete it or write elsewhere"
                 )
-            if not held.exists() and any(self.path.iterdir()):
-                raise InputError(f"{path}: is not empty and holds no facts.json; write to a folder of its own")
+            foreign = sorted({file.name for file in self.path.iterdir()} - {file.name for file in leftovers(self.path)})
+            if not held.exists() and foreign:
+                raise InputError(
+                    f"{path}: is not empty and holds no facts.json ({foreign[0]}); write to a folder of its own"
+                )
         except OSError as error:
             raise InputError(f"{path}: cannot make the dump's folder ({error.strerror})") from None
-        for leftover in self.path.glob("*.tmp"):
-            leftover.unlink()
-        write_whole(held, lambda stream: stream.write(text.encode()))
+        remove_leftovers(self.path)
+        if not held.exists():
+            write_whole(held, text.encode(), INTACT)
         self.complete = (self.path / "rows.safetensors").exists()
         if self.complete:
             for part in self._parts():
                 part.unlink()
         files = [self.path / "rows.safetensors"] if self.complete else self._parts()
-        self.rows = sum(_length(file) for file in files)
+        self.rows = sum(rows_of(file) for file in files)
 
     def append(self, arrays: Mapping[str, Tensor]) -> None:
         """Add rows; every array has the same first axis, and every call the same names."""
         data = save({name: value.contiguous() for name, value in arrays.items()})
-        write_whole(self.path / f"rows-{len(self._parts()):06d}.part", lambda stream: stream.write(data))
+        write_whole(self.path / f"rows-{len(self._parts()):06d}.part", data, INTACT)
         self.rows += next(iter(arrays.values())).shape[0]
 
     def put(self, name: str, arrays: Mapping[str, Tensor]) -> None:
@@ -75,7 +80,7 @@ class ArrayWriter:
         file = self.path / f"{name}.safetensors"
         if not file.exists():
             data = save({key: value.detach().cpu().contiguous() for key, value in arrays.items()})
-            write_whole(file, lambda stream: stream.write(data))
+            write_whole(file, data, INTACT)
 
     def close(self) -> None:
         """Put the parts together, array by array, and delete them.
@@ -88,7 +93,8 @@ class ArrayWriter:
         parts = self._parts()
         if not parts:
             raise InputError(f"{self.path}: nothing was written; append rows before closing")
-        write_whole(self.path / "rows.safetensors", lambda stream: _join(parts, stream))
+        with whole_file(self.path / "rows.safetensors", INTACT) as temporary, temporary.open("wb") as stream:
+            _join(parts, stream)
         for part in parts:
             part.unlink()
         self.complete = True
@@ -97,27 +103,8 @@ class ArrayWriter:
         return sorted(self.path.glob("rows-*.part"))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file under another name, flush it to disk, and rename it.
-
-    Raises
-    ------
-    InputError
-        If the disk is full or the folder cannot be written; nothing half-written stays.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error.strerror}); finished parts are intact") from None
-
-
-def _length(file: Path) -> int:
+def rows_of(file: Path) -> int:
+    """Rows of a file of named arrays."""
     try:
         with safe_open(file, framework="pt") as tensors:
             return int(tensors.get_slice(next(iter(tensors.keys()))).get_shape()[0])
@@ -127,7 +114,7 @@ def _length(file: Path) -> int:
 
 def _join(parts: list[Path], stream: BinaryIO) -> None:
     """One safetensors file from many, with one array of one part in memory at a time."""
-    rows = sum(_length(part) for part in parts)
+    rows = sum(rows_of(part) for part in parts)
     header: dict[str, Any] = {}
     end = 0
     with safe_open(parts[0], framework="pt") as tensors:

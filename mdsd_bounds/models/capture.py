@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mdsd_bounds.models.drafts import Draft, make_draft
 from mdsd_bounds.models.dump_writers import STORES, Store, open_store
+from mdsd_bounds.models.finished import finished_rows
 from mdsd_bounds.models.forward import forward, head_inputs, left_pad, read_rows
-from mdsd_bounds.models.loading import LoadedModel, load_model
+from mdsd_bounds.models.loading import LoadedModel, load_model, require_transformers
 from mdsd_bounds.models.prompts import read_prompts
 from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
@@ -131,18 +132,24 @@ def log_pair(
     _check(settings, max_positions)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     texts = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
-    first = load_model(target, dtype, device) if isinstance(target, str) else target
-    second = make_draft(draft, first, dtype, device, token_map)
-    documents = encode(first.tokenizer, texts, settings)
-    facts = {
-        "target": first.identity,
-        "draft": second.identity,
+    require_transformers()
+    facts: dict[str, Any] = {
         "settings": _stated(settings),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "prompts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
         **({"max_positions": max_positions} if max_positions is not None else {}),
         **(notes or {}),
     }
+    if isinstance(target, str):
+        rows = finished_rows(Path(out), settings.store, settings.top_k, facts, target, draft, token_map, dtype)
+        if rows is not None:
+            report(f"{out}: already complete, {rows} positions")
+            return Path(out)
+        report(f"loading {target} and {draft}")
+    first = load_model(target, dtype, device) if isinstance(target, str) else target
+    second = make_draft(draft, first, dtype, device, token_map)
+    documents = encode(first.tokenizer, texts, settings)
+    facts = {"target": first.identity, "draft": second.identity, **facts}
     store = open_store(
         settings.store,
         out,

@@ -116,7 +116,14 @@ def _some_layers(target: LoadedModel, skipped: Sequence[int], source: str) -> Dr
     return Draft(read, {"source": source}, read_hidden=partial(read, hidden=True), head_of=target.model)
 
 
-def _prompt_lookup(rest: str, target: LoadedModel) -> Draft:
+def lookup_identity(rest: str) -> dict[str, Any]:
+    """What ``prompt-lookup:`` and ``rest`` ask for.
+
+    Raises
+    ------
+    InputError
+        If these are no order and strength.
+    """
     try:
         numbers = [float(part) for part in rest.split(":")] if rest else []
         order, strength = (*numbers, *(3.0, 1.0)[len(numbers) :])
@@ -124,9 +131,14 @@ def _prompt_lookup(rest: str, target: LoadedModel) -> Draft:
         raise InputError(f"prompt-lookup:{rest}: give prompt-lookup:ORDER:STRENGTH, for example 3:1") from None
     if order < 1 or order != int(order) or not 0 < strength < float("inf"):
         raise InputError(f"prompt-lookup:{rest}: the order is a whole number from 1, the strength above 0")
-    identity = {"source": "prompt lookup", "order": int(order), "strength": strength}
+    return {"source": "prompt lookup", "order": int(order), "strength": strength}
+
+
+def _prompt_lookup(rest: str, target: LoadedModel) -> Draft:
+    identity = lookup_identity(rest)
     width = head_width(target.model)
-    return Draft(partial(read_prompt_lookup, vocabulary=width, order=int(order), strength=strength), identity)
+    read = partial(read_prompt_lookup, vocabulary=width, order=identity["order"], strength=identity["strength"])
+    return Draft(read, identity)
 
 
 def _one_vocabulary(draft: LoadedModel, target: LoadedModel) -> Draft:

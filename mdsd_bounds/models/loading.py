@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ def hush() -> None:
     for quiet in both:
         quiet.set_verbosity_error()
     both[0].disable_progress_bar()
+
+
+def require_transformers() -> None:
+    """Refuse to run models without the package that runs them.
+
+    Raises
+    ------
+    InputError
+        Naming the extra to install.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError("running models needs transformers: pip install 'mdsd-bounds[models]'")
 
 
 @dataclass(frozen=True)
@@ -51,10 +64,9 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     InputError
         If the model cannot be found or loaded, in one line.
     """
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ModuleNotFoundError:
-        raise InputError("running models needs transformers: pip install 'mdsd-bounds[models]'") from None
+    require_transformers()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     if dtype not in ("float32", "bfloat16", "float16"):
         raise InputError(f"dtype {dtype!r}: choose float32, bfloat16 or float16")
     try:
@@ -73,12 +85,16 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the model cannot be loaded ({reason}); give a hub name, folder or GGUF") from None
-    return LoadedModel(model.to(place_on).eval(), tokenizer, _identity(source, gguf, model) | {"dtype": dtype})
+    identity = model_identity(source)
+    if "sha256" not in identity:
+        identity["revision"] = str(getattr(model.config, "_commit_hash", None))
+    return LoadedModel(model.to(place_on).eval(), tokenizer, identity | {"dtype": dtype})
 
 
-def _identity(source: str, gguf: Path | None, model: Any) -> dict[str, str]:
-    """Name and digest of the weights; of a model from a hub, name and commit.  No path of this machine is kept."""
+def model_identity(source: str) -> dict[str, str]:
+    """Name and digest of the weights; of a model from a hub, its name.  No path of this machine is kept."""
     folder = Path(source)
+    gguf = _gguf_file(folder)
     if gguf is not None:
         with gguf.open("rb") as stream:
             return {"source": gguf.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
@@ -88,7 +104,7 @@ def _identity(source: str, gguf: Path | None, model: Any) -> dict[str, str]:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return {"source": folder.resolve().name, "sha256": digest.hexdigest()}
-    return {"source": source, "revision": str(getattr(model.config, "_commit_hash", None))}
+    return {"source": source}
 
 
 def _gguf_file(path: Path) -> Path | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
+from mdsd_bounds.dumps.boundary import reason
 from mdsd_bounds.problem import InputError
 
 #: Fields of a JSON line that may hold the text, in this order.
@@ -14,6 +16,8 @@ FIELDS = ("prompt", "text", "question", "instruction")
 
 #: Characters of one prompt; longer lines are refused, since they are mostly a whole file on one line.
 MAX_CHARACTERS = 1 << 20
+#: Characters of a file of prompts.
+_LONGEST = 1 << 28
 
 
 def read_prompts(source: str | Path) -> list[str]:
@@ -50,16 +54,20 @@ def _human_eval() -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file; save the prompts to a file first")
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
-            text = str(stream.read())
+            text = str(stream.read(_LONGEST + 1))
     except FileNotFoundError:
         raise InputError(f"{path}: no such prompt file; give a file, or humaneval") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save the prompts as UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: the prompt file cannot be read ({error})") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: the prompt file cannot be read ({reason(error)}); give another") from error
+    if len(text) > _LONGEST:
+        raise InputError(f"{path}: more than {_LONGEST} characters; split the file")
     # The newline that ends the last line starts no further one.
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -71,8 +79,8 @@ def _text_line(line: str, where: str) -> str:
 def _json_line(line: str, where: str) -> str:
     try:
         value = json.loads(line) if line.strip() else ""
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: invalid JSON ({error.msg}); one JSON object a line is wanted") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: invalid JSON ({reason(error)}); one JSON object a line is wanted") from error
     if isinstance(value, dict):
         name = next((field for field in FIELDS if field in value), None)
         if name is None:

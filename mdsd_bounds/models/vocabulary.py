@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import opening
+from mdsd_bounds.dumps.formats.array_files import array_form, open_store
 from mdsd_bounds.problem import InputError
 
 
@@ -98,10 +98,8 @@ def read_map(path: str | Path, width: int) -> TokenMap:
     arrays = _arrays(Path(path))
     if "target_ids" in arrays:
         tokens = arrays["target_ids"]
-    elif "d2t" in arrays:
-        tokens = torch.arange(arrays["d2t"].numel()) + arrays["d2t"].flatten()
     else:
-        raise InputError(f"{path}: holds {', '.join(arrays) or 'nothing'}; a map has d2t (offsets) or target_ids")
+        tokens = torch.arange(arrays["d2t"].numel()) + arrays["d2t"].flatten()
     mapped = make_map(tokens.flatten(), torch.arange(tokens.numel()), width, tokens.numel(), str(path))
     if "t2d" in arrays:
         allowed = arrays["t2d"].flatten().bool()
@@ -182,18 +180,17 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            arrays: dict[str, Tensor] = load_file(path)
-        elif path.suffix == ".npy":
-            arrays = {"target_ids": torch.from_numpy(np.load(path, allow_pickle=False).copy())}
-        else:
-            with np.load(path, allow_pickle=False) as content:
-                arrays = {name: torch.from_numpy(content[name].copy()) for name in content.files}
-    except (OSError, ValueError, EOFError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: the token map cannot be read ({reason}); give .safetensors, .npz or .npy") from None
-    for name, array in arrays.items():
-        if array.is_floating_point():
-            raise InputError(f"{path}: {name} holds {array.dtype}; token ids are whole numbers")
+    with opening(), reading(path, "token map", "give .safetensors, .npz or .npy"):
+        store = open_store(path)
+        wanted = ("target_ids", "d2t", "t2d")
+        found = {"target_ids": store["logits"]} if array_form(path) == "npy" else dict(store)
+        arrays = {}
+        for name, array in found.items():
+            if name not in wanted:
+                continue
+            if array.dtype.startswith(("float", "bfloat")):
+                raise InputError(f"{path}: {name} holds {array.dtype}; token ids are integers")
+            arrays[name] = array.whole().to(torch.int64)
+        if not set(wanted[:2]) & set(arrays):
+            raise InputError(f"{path}: holds {', '.join(store) or 'nothing'}; a map has d2t (offsets) or target_ids")
     return arrays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
+from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
-from mdsd_bounds.pipeline.tables import COLUMNS
+from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 
 #: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
@@ -64,17 +65,20 @@ class Settings:
     tvs: tuple[float, ...] = ()
 
     def key(self, dump: Any) -> str:
-        """Digest of the settings and the dump's identity; parts of another run are never mixed in."""
-        settings = asdict(self)
-        if not self.tvs:
-            # Runs begun before there were budgets go on.
-            del settings["tvs"]
-        identity = {"settings": settings, "dump": str(dump.facts), "rows": len(dump), "block": BLOCK_ROWS}
+        """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
+
+        Where the dump lies, and what its files are called, does not matter.
+        """
+        facts = str(replace(dump.facts, path="", bytes=0))
+        identity = {"settings": asdict(self), "dump": facts, "content": dump.fingerprint(), "block": BLOCK_ROWS}
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
     """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.pipeline.tables.COLUMNS`.
+
+    :data:`~mdsd_bounds.pipeline.tables.UNDERFLOW` flags the rows of which the target or the draft has a probability
+    that float64 holds as subnormal, or as zero although its logit is finite.
 
     Rows of which some tokens are missing (``target_cut``, ``draft_cut``) get certified intervals
     (:mod:`mdsd_bounds.bounds.truncated.intervals`): ``low <= alpha* <= high`` however the missing mass lies, and
@@ -90,10 +94,13 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     if not cut:
         for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
             _refuse_probabilities(rows, f"{name} {role}_logits")
-    frames = []
+    frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
     for temperature in settings.temperatures:
+        (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)
+        floor = (underflows(target, **target_warp) | underflows(draft, **draft_warp)).cpu().numpy()
         for bound in bounds(batch, settings, temperature, name):
+            before = len(frames)
             if settings.verifiers:
                 # A table must not depend on how many cores a machine or a worker has.
                 with one_torch_thread(), one_blas_thread():
@@ -102,6 +109,8 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 frames.extend(_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs)
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
+            for frame in frames[before:]:
+                frame[UNDERFLOW] = np.tile(floor, len(frame) // len(floor))
             # Its laws are free for the next ones.
             del bound
     return pd.concat(frames, ignore_index=True)
@@ -215,10 +224,10 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
             "doc": np.tile(documents, len(counts)),
             "position": np.tile(positions, len(counts)),
             "acceptance": np.nan,
-            "acceptance_stderr": np.nan,
+            "mc_stderr": np.nan,
             "value": bound.value.reshape(-1).cpu().numpy(),
-            "low": bound.low.reshape(-1).cpu().numpy(),
-            "high": bound.high.reshape(-1).cpu().numpy(),
+            "certified_low": bound.low.reshape(-1).cpu().numpy(),
+            "certified_high": bound.high.reshape(-1).cpu().numpy(),
             "subset_size": bound.subset_size.reshape(-1).cpu().numpy(),
         },
         columns=COLUMNS,
@@ -249,7 +258,7 @@ def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Setti
         frame = _frame(bound, batch, temperature, name)
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
-        frame["acceptance_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
+        frame["mc_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         if not rule.lossless:
             distance = output_distance(problem.p, problem.q, counts, problem.sampler, name, **problem.options)
             frame["tv"] = distance.reshape(-1).cpu().numpy()

@@ -10,17 +10,25 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import is_local, split
+from mdsd_bounds._backend.whole_files import whole_file
+from mdsd_bounds.dumps.fingerprint import NO_FILES, Source
 from mdsd_bounds.problem import InputError
 
+INTACT = "finished parts are intact: make room and run again"
+#: Key in the schema of a joined file under which its run is named.
+MARK = b"mdsd_bounds run"
 #: Lines of a row group of the joined file.
 GROUP_LINES = 65_536
 
@@ -37,12 +45,18 @@ class Store:
         ``OUT.parts``, as the file system names it.
     key : str
         Digest of what is computed.  It is in the name of every part: parts of another run are never taken for ours.
+    mark : str
+        Digest of the results, kept in the joined file (:func:`standing`); unlike the key the same for any parts.
+    source : Source
+        The dump's files, which must not change while parts are written.
     """
 
     out: str
     folder: str
     fs: Any
     key: str
+    mark: str = ""
+    source: Source = NO_FILES
 
     @property
     def local(self) -> bool:
@@ -58,7 +72,8 @@ class Store:
         self.fs.invalidate_cache()
         names = (os.path.basename(str(name)) for name in self.fs.ls(self.folder, detail=False))
         start, end = f"{self.key}-", ".parquet"
-        return {int(name[len(start) : -len(end)]) for name in names if name.startswith(start) and name.endswith(end)}
+        parts = (name[len(start) : -len(end)] for name in names if name.startswith(start) and name.endswith(end))
+        return {int(part) for part in parts if part.isascii() and part.isdigit()}
 
     def write(self, part: int, table: pa.Table) -> None:
         """Keep one part.
@@ -66,8 +81,9 @@ class Store:
         Raises
         ------
         InputError
-            If the disk is full or the folder cannot be written.
+            If the disk is full, the folder cannot be written, or the dump was changed since the run began.
         """
+        self.source.refuse_changed()
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         put_whole(self.fs, self.path(part), buffer.getvalue(), self.out)
@@ -93,20 +109,17 @@ class Store:
         Only the lines of one row group and one part are in memory.
         """
         _, target = split(self.out)
-        begun = f"{self.folder}/{uuid.uuid4().hex}.tmp" if self.local else target
-        try:
-            with self.fs.open(begun, "wb") as stream:
+        if self.local:
+            with whole_file(target, INTACT, folder=self.folder) as begun, begun.open("wb") as stream:
                 self._write_groups(stream, parts)
-            if self.local:
-                os.replace(begun, target)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError):
+        else:
+            try:
+                with self.fs.open(target, "wb") as stream:
+                    self._write_groups(stream, parts)
+            except FileNotFoundError:
                 raise
-            raise cannot_write(self.out, error) from None
-        finally:
-            if self.local:
-                with contextlib.suppress(OSError):
-                    os.unlink(begun)
+            except OSError as error:
+                raise cannot_write(self.out, error) from None
         self.remove()
 
     def remove(self) -> None:
@@ -122,7 +135,8 @@ class Store:
     def _write_groups(self, stream: Any, parts: int) -> None:
         waiting: list[pa.Table] = []
         first = self.read(0)
-        with pq.ParquetWriter(stream, first.schema) as writer:
+        schema = first.schema.with_metadata({**(first.schema.metadata or {}), MARK: self.mark.encode()})
+        with pq.ParquetWriter(stream, schema) as writer:
             for part in range(parts):
                 waiting.append(first if part == 0 else self.read(part))
                 if sum(len(table) for table in waiting) >= GROUP_LINES or part == parts - 1:
@@ -131,13 +145,45 @@ class Store:
                     waiting = []
 
 
-def open_store(out: str, key: str) -> Store:
+def standing(out: str) -> str | None:
+    """What is there under the name of a joined file: None where nothing is, the mark of the run that wrote it, or an
+    empty text where it is a file of somebody else's."""
+    fs, path = split(out)
+    try:
+        if not fs.isfile(path):
+            return None
+        with fs.open(path, "rb") as stream:
+            metadata = pq.read_schema(stream).metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return ""
+    return str(metadata.get(MARK, b"").decode("ascii", "replace"))
+
+
+def sweep(out: str, mark: str) -> None:
+    """Delete what a run that was killed after its end left beside the joined file: parts of this run, and folders that
+    were being deleted.  Local disks only; what another run holds stays."""
+    fs, path = split(out)
+    if not is_local(fs):
+        return
+    folder = Path(f"{path}.parts")
+    for leaving in folder.parent.iterdir():
+        if re.fullmatch(re.escape(folder.name) + r"\.[0-9a-f]{32}\.tmp", leaving.name):
+            shutil.rmtree(leaving, ignore_errors=True)
+    with contextlib.suppress(OSError, InputError):
+        key = (folder / "key").read_text()
+        if key.startswith(f"{mark}-"):
+            store = Store(out, str(folder), fs, key, mark)
+            with claim(store, (0, 1)):
+                store.remove()
+
+
+def open_store(out: str, key: str, mark: str = "", source: Source | None = None) -> Store:
     """The parts of ``out``; the folder is made where it is missing.
 
     Parameters
     ----------
-    key : str
-        Digest of what is computed; parts of another run are refused.
+    key, mark, source :
+        As in :class:`Store`; parts of another key are refused.
 
     Raises
     ------
@@ -150,13 +196,13 @@ def open_store(out: str, key: str) -> Store:
         raise InputError(f"{out}: the folder {parent} does not exist; make it first")
     if fs.isdir(path):
         raise InputError(f"{out}: is a folder; name a file in it, for example {out.rstrip('/')}/rows.parquet")
-    store = Store(out, f"{path}.parts", fs, key)
-    mark = f"{store.folder}/key"
+    store = Store(out, f"{path}.parts", fs, key, mark, NO_FILES if source is None else source)
+    marked = f"{store.folder}/key"
     try:
         fs.makedirs(store.folder, exist_ok=True)
-        if not fs.exists(mark):
-            put_whole(fs, mark, key.encode(), out, replace=False)
-        found = fs.cat_file(mark).decode()
+        if not fs.exists(marked):
+            put_whole(fs, marked, key.encode(), out, replace=False)
+        found = fs.cat_file(marked).decode("ascii", "replace")
     except FileNotFoundError:
         raise InputError(f"{out}: another run has just finished there; wait for it or change --out") from None
     except OSError as error:
@@ -250,33 +296,16 @@ def put_whole(fs: Any, path: str, data: bytes, out: str, replace: bool = True) -
         except OSError as error:
             raise cannot_write(out, error) from None
         return
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            _link(temporary, path)
-    except FileNotFoundError:
+        with whole_file(path, replace=replace) as temporary:
+            temporary.write_bytes(data)
+    except InputError as error:
+        if isinstance(error.__context__, OSError):
+            raise cannot_write(out, error.__context__) from None
         raise
-    except OSError as error:
-        raise cannot_write(out, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def _link(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except PermissionError:  # a file system without hard links
-        os.replace(temporary, path)
 
 
 def cannot_write(out: str, error: OSError) -> InputError:
     """What is said where a file cannot be written."""
     reason = error.strerror or str(error) or type(error).__name__
-    return InputError(f"{out}: could not be written ({reason}); finished parts are intact: make room and run again")
+    return InputError(f"{out}: could not be written ({reason}); {INTACT}")

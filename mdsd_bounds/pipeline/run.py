@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import split
+from mdsd_bounds.dumps.fingerprint import source_of
 from mdsd_bounds.pipeline.engines import Job, Store, get_engine
 from mdsd_bounds.pipeline.engines.job import MAX_PARTS
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
-from mdsd_bounds.pipeline.part_files import claim, joining, open_store
+from mdsd_bounds.pipeline.part_files import claim, joining, open_store, standing, sweep
 from mdsd_bounds.problem import InputError
 
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ def run(
     engine: str = "local",
     batch_rows: int = BLOCK_ROWS,
     max_parts: int = MAX_PARTS,
+    force: bool = False,
 ) -> pd.DataFrame | None:
     """Run ``settings`` over a dump and return the per-position table.
 
@@ -48,7 +50,8 @@ def run(
         An opened dump (:func:`mdsd_bounds.open_dump`).
     out : str or None
         Parquet file for the per-position table, on any path that fsspec knows.  Each finished part is kept beside it,
-        in ``OUT.parts``, until the file is whole; the same command run again after an interruption continues there.
+        in ``OUT.parts``, until the file is whole; the same command run again after an interruption continues there,
+        and after its end answers from the file.
     shard : (i, N)
         Compute only parts i, i + N, ...  With ``out``, the table is put together by whichever run finishes last.
     limit : int or None
@@ -63,6 +66,8 @@ def run(
         Rows read at once.  The results are the same bytes for every value, as for every engine and number of shards.
     max_parts : int
         Parts at most.
+    force : bool
+        Compute again where ``out`` holds these very results, and replace it where it holds anything else.
 
     Returns
     -------
@@ -73,8 +78,8 @@ def run(
     ------
     InputError
         If ``out`` has the ending of another format, the dump has no rows or cannot be read whole, memory or disk space
-        does not suffice, another run writes to ``out``, or ``OUT.parts`` belongs to other settings.  Finished parts
-        stay.
+        does not suffice, another run writes to ``out``, ``OUT.parts`` belongs to other settings, ``out`` is another
+        run's or no table of ours (without ``force``), or the dump is changed while it is read.  Finished parts stay.
     """
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:
@@ -89,7 +94,13 @@ def run(
     if not mine:
         # More shards than parts: the others put the table together without this one.
         return None
-    store = open_store(out, f"{settings.key(dump)}-{rows}-{len(job.parts)}")
+    # Taken before the content, so that a change after either is noticed.
+    source = source_of(dump.paths)
+    mark = f"{settings.key(dump)}-{rows}"
+    if not force and _answers(out, mark):
+        sweep(out, mark)
+        return _read(out)
+    store = open_store(out, f"{mark}-{len(job.parts)}", mark, source)
     before = _version(store)
     try:
         with claim(store, shard):
@@ -109,6 +120,32 @@ def run(
         # The folder of parts is gone.  Where ``out`` is new, another run has put the same bytes together.
         if _version(store) in (None, before):
             raise InputError(f"{out}.parts: removed while it was written; run again") from None
+    return _read(out)
+
+
+def is_finished(dump: Any, settings: Settings, out: str, limit: int | None = None) -> bool:
+    """Whether ``out`` holds the results of this very run, so that :func:`run` answers from it.
+
+    Raises
+    ------
+    InputError
+        If it holds anything else, which only ``force`` replaces.
+    """
+    rows = len(dump) if limit is None else min(limit, len(dump))
+    return _answers(out, f"{settings.key(dump)}-{rows}")
+
+
+def _answers(out: str, mark: str) -> bool:
+    found = standing(out)
+    if found is None:
+        return False
+    if found != mark:
+        what = "the results of another run (other settings or another dump)" if found else "no table of this program"
+        raise InputError(f"{out}: exists and holds {what}; give another name, or --force to replace it")
+    return True
+
+
+def _read(out: str) -> pd.DataFrame:
     fs, path = split(out)
     # As bytes: a Python file object handed to Arrow's threads can abort the process when it ends.
     return _frame(pq.read_table(pa.BufferReader(fs.cat_file(path))))

@@ -9,23 +9,64 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
+from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.parquet import open_parquet
 from mdsd_bounds.problem import InputError
 
 #: What identifies a setting; ``verifier`` is empty in tables of bounds.
 SETTING = ["temperature", "sampler", "drafts", "verifier"]
 #: Columns of a per-position table.
-COLUMNS = [*SETTING, "row", "doc", "position", "acceptance", "acceptance_stderr", "value", "low", "high", "subset_size"]
+COLUMNS = [
+    *SETTING,
+    "row",
+    "doc",
+    "position",
+    "acceptance",
+    "mc_stderr",
+    "value",
+    "certified_low",
+    "certified_high",
+    "subset_size",
+]
+#: Columns of tables that earlier versions wrote, with what they are called now.
+RENAMED = {
+    "low": "certified_low",
+    "high": "certified_high",
+    "acceptance_stderr": "mc_stderr",
+    "carlo_stderr": "mc_stderr",
+}
+#: Optional column: whether some probability of the row is subnormal or underflows to zero
+#: (:func:`mdsd_bounds._backend.underflow.underflows`).
+UNDERFLOW = "underflow"
 #: Columns of a comparison's summary that people read first.
-COMPARED = ["sampler", "verifier", "drafts", "temperature", "acceptance", "low", "high", "bound", "gap", "share"]
+COMPARED = [
+    "sampler",
+    "verifier",
+    "drafts",
+    "temperature",
+    "acceptance",
+    "bound",
+    "gap",
+    "gap_ci_low",
+    "gap_ci_high",
+    "share",
+]
 #: The same for lossy verifiers, which are set against the optimum at their own total variation.
-COMPARED_LOSSY = [*COMPARED[:7], "tv", "bound", "bound_at_tv", "gap_at_tv"]
+COMPARED_LOSSY = [*COMPARED[:5], "ci_low", "ci_high", "tv", "bound", "bound_at_tv", "gap_at_tv"]
+_WORDS = ("sampler", "verifier")
+#: Numbers that not every table holds, and numbers that are unknown in some rows.
+_NUMBERS, _MAY_LACK = ("tv",), ("acceptance", "mc_stderr", "tv", "subset_size")
+#: Bytes that a cell takes while a table is read.
+_CELL = 32
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
 #: Entries of the resamples held at once.
@@ -97,15 +138,17 @@ def bootstrap_interval(
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """One line per setting of a table of bounds: positions, mean, low, high, stderr.
+    """One line per setting of a table of bounds: positions, mean, its certificate and its sampling uncertainty.
 
-    ``low`` and ``high`` are the means of the certified intervals: what rounding, quadrature and cut rows leave open.
-    ``stderr`` is what the sample of documents leaves open (:func:`document_means`).  Bounds within a total variation
-    have a line for each ``tv``.
+    ``certified_low`` and ``certified_high`` are the means of the certified intervals: what rounding, quadrature and
+    truncated rows leave open.  ``stderr`` (:func:`document_means`) and the 95% interval ``ci_low`` to ``ci_high``
+    (:func:`bootstrap_interval`) are the sampling uncertainty, with documents as the unit.  Bounds within a
+    total variation have a line for each ``tv``.
     """
     rows = []
-    budgets = ["tv"] if "tv" in table else []
-    for setting, part in _settings(table, budgets):
+    settings = list(_settings(table, ["tv"] if "tv" in table else []))
+    ends = _intervals([part for _, part in settings], lambda part: [part["value"]])
+    for (setting, part), (low, high) in zip(settings, ends, strict=True):
         mean, stderr = document_means(part["value"].to_numpy(), part["doc"].to_numpy())
         temperature, sampler, drafts, _, *tv = setting
         rows.append(
@@ -116,9 +159,11 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 **({"tv": float(tv[0])} if tv else {}),
                 "positions": len(part),
                 "mean": mean,
-                "low": float(part["low"].mean()),
-                "high": float(part["high"].mean()),
+                "certified_low": float(part["certified_low"].mean()),
+                "certified_high": float(part["certified_high"].mean()),
                 "stderr": stderr,
+                "ci_low": float(low[0]),
+                "ci_high": float(high[0]),
             }
         )
     return pd.DataFrame(rows)
@@ -127,20 +172,21 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     """One line per setting of a comparison: acceptance, bound, gap and share of the bound, with intervals.
 
-    ``gap = bound - acceptance`` per position, so its interval is paired; ``share = mean acceptance / mean bound``.
-    ``stderr`` joins the spread over documents with the Monte Carlo error of the acceptances (where not exact).
+    ``gap = bound - acceptance`` per position, so its 95% interval ``gap_ci_low`` to ``gap_ci_high`` is paired;
+    ``share = mean acceptance / mean bound``.  All intervals have documents as the unit.  ``mc_stderr`` is the Monte
+    Carlo standard error of the mean acceptance, 0 where the rates are exact.
     Lossy verifiers have a column ``tv``, the mean total variation between their output distribution and the target's;
     ``bound_at_tv``, the most that any rule accepts which has the same total variation at every position,
     ``mean of min(1, alpha* + tv)``; and ``gap_at_tv``, what the verifier leaves of that.
     """
     rows = []
     settings = list(_settings(table))
-    for (setting, part), (low, high) in zip(settings, _gap_intervals([part for _, part in settings]), strict=True):
+    ends = _intervals(
+        [part for _, part in settings], lambda part: [part["acceptance"], part["value"] - part["acceptance"]]
+    )
+    for (setting, part), (low, high) in zip(settings, ends, strict=True):
         temperature, sampler, drafts, verifier = setting
-        documents = part["doc"].to_numpy()
-        acceptance, bound = part["acceptance"].to_numpy(), part["value"].to_numpy()
-        mean, spread = document_means(acceptance, documents)
-        carlo = float(np.sqrt(np.square(part["acceptance_stderr"].to_numpy()).sum()) / len(part))
+        mean, bound = float(part["acceptance"].mean()), float(part["value"].mean())
         rows.append(
             {
                 "sampler": sampler,
@@ -149,18 +195,14 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "temperature": float(temperature),
                 "positions": len(part),
                 "acceptance": mean,
-                "mean": mean,
-                "bound": float(bound.mean()),
-                "gap": float((bound - acceptance).mean()),
-                "share": mean / float(bound.mean()) if bound.mean() > 0 else float("nan"),
-                "low": float(low[0]),
-                "high": float(high[0]),
-                "gap_low": float(low[1]),
-                "gap_high": float(high[1]),
-                "bound_low": float(part["low"].mean()),
-                "bound_high": float(part["high"].mean()),
-                "stderr": float(np.hypot(spread, carlo)),
-                "mc_stderr": carlo,
+                "ci_low": float(low[0]),
+                "ci_high": float(high[0]),
+                "bound": bound,
+                "gap": float((part["value"] - part["acceptance"]).mean()),
+                "gap_ci_low": float(low[1]),
+                "gap_ci_high": float(high[1]),
+                "share": mean / bound if bound > 0 else float("nan"),
+                "mc_stderr": float(np.sqrt(np.square(part["mc_stderr"].to_numpy()).sum()) / len(part)),
                 **(_at_own_tv(part) if "tv" in part else {}),
             }
         )
@@ -188,7 +230,9 @@ def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None
     if style == "json":
         return json.dumps([_plain(row) for row in table.to_dict("records")], indent=1)
     if style == "csv":
-        return table.to_csv(index=False).rstrip("\n")
+        shown = table.rename(columns=printable)
+        texts = {name: shown[name].map(printable) for name in shown.select_dtypes(["object", "string"]).columns}
+        return shown.assign(**texts).to_csv(index=False).rstrip("\n")
     if style != "table":
         raise InputError(f"--format {style}: choose table, csv or json")
     shown = table[list(columns)] if columns is not None else table
@@ -203,19 +247,39 @@ def read_table(path: str) -> pd.DataFrame:
     InputError
         If the file is missing, is no parquet file, or lacks the columns of a per-position table.
     """
-    try:
-        # By path: a Python file object handed to Arrow's threads can abort the process when it ends.
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}") from None
-    except Exception as error:
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"{path}: lacks the columns {', '.join(missing)}; give a file written by mdsd bounds or compare"
-        )
+    remedy = "give a file written by mdsd bounds or compare"
+    with reading(path, "parquet table", remedy):
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}")
+        file = open_parquet(Path(path))
+        names = file.schema_arrow.names
+        missing = [name for name in COLUMNS if name not in names]
+        if missing and (old := [f"{name} (now {RENAMED[name]})" for name in names if name in RENAMED]):
+            raise InputError(f"{path}: written by an earlier version, with the columns {', '.join(old)}; run it again")
+        if missing:
+            raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {remedy}")
+        rows = file.metadata.num_rows
+        require_memory(_CELL * rows * len(names), f"{path}: {rows} rows of {len(names)} columns", "split the table")
+        table: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        for name in table.columns:
+            if wrong := _wrong(str(name), table[name]):
+                raise InputError(f"{path}: the column {name} {wrong}; {remedy}")
+        if table.empty:
+            raise InputError(f"{path}: holds no positions; {remedy}")
     return table
+
+
+def _wrong(name: str, column: pd.Series[Any]) -> str:
+    """What is wrong with a column of a table read from a file; empty if nothing is."""
+    if name in _WORDS:
+        return "" if all(isinstance(value, str) for value in column) else "holds something other than names"
+    if name not in COLUMNS and name not in _NUMBERS:
+        return ""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_complex_dtype(column):
+        return f"is of type {column.dtype}, not of numbers"
+    if name not in _MAY_LACK and not np.isfinite(column.to_numpy(dtype=float)).all():
+        return "has no number in some rows"
+    return ""
 
 
 def _settings(table: pd.DataFrame, further: Sequence[str] = ()) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -223,13 +287,15 @@ def _settings(table: pd.DataFrame, further: Sequence[str] = ()) -> Iterable[tupl
     return groups
 
 
-def _gap_intervals(parts: Sequence[pd.DataFrame]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Intervals of acceptance and gap for each part; neighbours with the same documents share one set of resamples."""
+def _intervals(
+    parts: Sequence[pd.DataFrame], quantities: Callable[[pd.DataFrame], list[pd.Series]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Intervals of the quantities of each part; neighbours with the same documents share one set of resamples."""
     for _, alike in itertools.groupby(parts, key=lambda part: part["doc"].to_numpy().tobytes()):
         same = list(alike)
-        columns = [column for part in same for column in (part["acceptance"], part["value"] - part["acceptance"])]
+        columns = [column for part in same for column in quantities(part)]
         found = bootstrap_interval(np.stack(columns, 1), same[0]["doc"].to_numpy())
-        yield from zip(*(ends.reshape(-1, 2) for ends in found), strict=True)
+        yield from zip(*(ends.reshape(len(same), -1) for ends in found), strict=True)
 
 
 def _by_document(values: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -266,8 +332,26 @@ def _rows(table: pd.DataFrame) -> Iterable[tuple[Any, ...]]:
 def cell(name: str, value: Any) -> str:
     """One value of a summary as people read it."""
     if not isinstance(value, float):
-        return str(value)
+        return printable(value)
     if value != value:
         return "-"
     # Adding zero turns a rounded minus zero into zero.
     return f"{value:g}" if name == "temperature" else f"{round(value, 5) + 0.0:.5f}"
+
+
+def underflow_notes(table: pd.DataFrame) -> list[str]:
+    """One line for each temperature at which float64 cannot hold some probability in full; a table may lack the column.
+
+    The answers hold for the rows as float64 holds them: all methods, samplers and verifiers see the same ones.
+    """
+    if UNDERFLOW not in table:
+        return []
+    lines = []
+    for temperature, part in table.groupby("temperature"):
+        rows = part.drop_duplicates("row")
+        if count := int(rows[UNDERFLOW].sum()):
+            lines.append(
+                f"{count} of {len(rows)} positions at temperature {temperature:g} have tokens below 2.2e-308, the "
+                "smallest normal float64, or rounded to zero: the answers are for the rows as float64 holds them"
+            )
+    return lines

@@ -13,10 +13,11 @@ from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
 from mdsd_bounds.plots.equilibrium import equilibrium
 from mdsd_bounds.plots.gap_by_temperature import gap_by_temperature
 from mdsd_bounds.plots.sampler_wins import sampler_wins
+from mdsd_bounds.plots.saving import kind_of, save_figure
 from mdsd_bounds.plots.subset_curve import subset_curve
 from mdsd_bounds.problem import InputError
 
-__all__ = ["FIGURES", "equilibrium", "save_figures", "subset_curve"]
+__all__ = ["FIGURES", "equilibrium", "figure_files", "save_figures", "subset_curve"]
 
 #: Figures of a per-position table, by name.
 FIGURES: dict[str, Callable[..., Any]] = {
@@ -27,6 +28,25 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 #: Those that need a table of mdsd compare.
 NEED_VERIFIERS = ("gap_by_temperature", "acceptance_against_bound")
+
+
+def figure_files(table: pd.DataFrame, out: str, figure: str = "all") -> dict[str, Path]:
+    """Figures of a table by name, and the file that each of them goes to.
+
+    Raises
+    ------
+    InputError
+        If the figure is unknown, or no figure can be written under such a name.
+    """
+    if figure != "all" and figure not in FIGURES:
+        raise InputError(f"--figure {figure}: choose all or one of {', '.join(FIGURES)}")
+    compared = bool((table["verifier"] != "").any())
+    chosen = [name for name in FIGURES if compared or name not in NEED_VERIFIERS] if figure == "all" else [figure]
+    kind_of(out)
+    path = Path(out)
+    if len(chosen) == 1:
+        return {chosen[0]: path}
+    return {name: path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}") for name in chosen}
 
 
 def save_figures(table: pd.DataFrame, out: str, figure: str = "all") -> list[str]:
@@ -40,22 +60,7 @@ def save_figures(table: pd.DataFrame, out: str, figure: str = "all") -> list[str
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    if figure != "all" and figure not in FIGURES:
-        raise InputError(f"--figure {figure}: choose all or one of {', '.join(FIGURES)}")
-    compared = bool((table["verifier"] != "").any())
-    chosen = [name for name in FIGURES if compared or name not in NEED_VERIFIERS] if figure == "all" else [figure]
-    path = Path(out)
-    written = []
-    for name in chosen:
-        target = path if len(chosen) == 1 else path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}")
-        ax = FIGURES[name](table)
-        try:
-            ax.figure.savefig(target, dpi=150, bbox_inches="tight")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{target}: the figure could not be written ({error})") from None
-        finally:
-            plt.close(ax.figure)
-        written.append(str(target))
-    return written
+    files = figure_files(table, out, figure)
+    for name, file in files.items():
+        save_figure(FIGURES[name](table).figure, file)
+    return [str(file) for file in files.values()]

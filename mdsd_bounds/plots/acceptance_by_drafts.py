@@ -72,13 +72,13 @@ def _distinct_lines(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str, i
 
 def _band(ax: Any, part: pd.DataFrame, colour: int, counts: list[int], shift: float) -> bool:
     """Shade the mean certified interval where it is wide enough to be seen; says whether it was."""
-    means = part.groupby("drafts")[["low", "high"]].mean().reindex(counts).dropna()
-    if (means["high"] - means["low"]).max() < 1e-3:
+    means = part.groupby("drafts")[["certified_low", "certified_high"]].mean().reindex(counts).dropna()
+    if (means["certified_high"] - means["certified_low"]).max() < 1e-3:
         return False
     hue = COLOURS[colour % len(COLOURS)]
     places = [n * shift for n in means.index]
-    ax.fill_between(places, means["low"], means["high"], color=hue, alpha=0.16, linewidth=0)
-    for edge in ("low", "high"):
+    ax.fill_between(places, means["certified_low"], means["certified_high"], color=hue, alpha=0.16, linewidth=0)
+    for edge in ("certified_low", "certified_high"):
         ax.plot(places, means[edge], color=hue, linewidth=0.6, alpha=0.7)
     return True
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mdsd_bounds.plots.saving import save_figure
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, title
-from mdsd_bounds.problem import InputError
 
 if TYPE_CHECKING:
     from mdsd_bounds.audit.report import LogReport
@@ -85,12 +85,4 @@ def save_evidence(reports: Mapping[str, tuple[LogReport, bool]], out: str) -> No
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ax = audit_evidence(reports)
-    try:
-        ax.figure.savefig(out, dpi=150, bbox_inches="tight")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out}: the figure could not be written ({error})") from None
-    finally:
-        plt.close(ax.figure)
+    save_figure(audit_evidence(reports).figure, out)

@@ -18,7 +18,7 @@ def frontier(table: pd.DataFrame, ax: Any = None) -> Any:
     Parameters
     ----------
     table : DataFrame
-        Columns sampler, verifier, family, nodes, tokens, low, high (:func:`mdsd_bounds.trees.advise.frontier`).
+        Columns sampler, verifier, family, nodes, tokens, ci_low, ci_high (:func:`mdsd_bounds.trees.advise.frontier`).
     ax : matplotlib Axes, optional
         Drawn on a new figure if not given.
 
@@ -44,7 +44,7 @@ def frontier(table: pd.DataFrame, ax: Any = None) -> Any:
             label=label,
         )
         if label == "chain" or i == 1:
-            ax.fill_between(place, part["low"], part["high"], color=colour, alpha=0.12, linewidth=0)
+            ax.fill_between(place, part["ci_low"], part["ci_high"], color=colour, alpha=0.12, linewidth=0)
     ax.set_xlabel("nodes per target call")
     ax.set_ylabel("tokens per target call")
     ax.set_title("Best trees of each size, positions exchangeable")

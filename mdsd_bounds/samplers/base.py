@@ -22,6 +22,8 @@ from mdsd_bounds.problem import InputError
 
 #: A draft slot that holds no token: the support of q ran out before n distinct drafts were found.
 NO_DRAFT = -1
+#: Rates times this power of two have finite reciprocals, down to the smallest subnormal number; the product is exact.
+RAISE = 2.0**64
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Sampler:
 def draw(law: Tensor, generator: torch.Generator | None) -> Tensor:
     """One token ``[B]`` from each unnormalised row of ``law`` ``[B, V]``; :data:`NO_DRAFT` for rows of zeros."""
     total = law.cumsum(-1)
+    if bool((total[:, -1] < 1e-200).any()):
+        # A share of a subnormal mass would be rounded to a multiple of the smallest number.  The factor is exact.
+        total = total * RAISE**4
     mass = total[:, -1:]
     # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
     u = 1.0 - torch.rand((law.shape[0], 1), dtype=law.dtype, device=law.device, generator=generator)
@@ -119,12 +124,19 @@ def top_tokens(q: Tensor, m: int) -> Tensor:
 def remainder(q: Tensor, removed: Tensor) -> Tensor:
     """``q`` with the ``removed`` tokens set to zero, renormalised; a row of zeros where nothing is left.
 
-    The sum is taken over what remains, never as one minus what was removed: on peaked rows that would cancel.
+    The sum is taken over what remains, never as one minus what was removed: on peaked rows that would cancel.  Entries
+    below the smallest normal number round once more, to 5e-324 absolutely: whoever needs the *ratios* of what is left
+    (draws without replacement, whose later drafts depend on them) takes :func:`leftover`.
     """
-    left = q.masked_fill(removed, 0.0)
+    left = leftover(q, removed)
     mass = left.sum(-1, keepdim=True)
     # A subnormal mass is a mass: it must not be raised to the smallest normal number.
     return left / torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
+def leftover(q: Tensor, removed: Tensor) -> Tensor:
+    """``q`` with the ``removed`` tokens set to zero, as it stands: no entry is rounded, the sum is whatever is left."""
+    return q.masked_fill(removed, 0.0)
 
 
 def fixed_mask(q: Tensor, m: int) -> Tensor:
@@ -150,7 +162,7 @@ def fixed_plus_random(name: str, split: Callable[..., tuple[int, int]], *, repla
     def sample_rows(q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
         fixed, random = split(n, **options)
         head = top_tokens(q, fixed)
-        rest = remainder(q, fixed_mask(q, fixed))
+        rest = leftover(q, fixed_mask(q, fixed))
         tail = _with(rest, random, generator) if replacement else _without(rest, random, generator)
         return torch.cat([head, tail], -1)
 
@@ -163,9 +175,10 @@ def _with(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.
+    # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.  Raised
+    # rates have finite clocks, so that no slot stays empty while any support is left.
     uniform = torch.rand(law.shape, dtype=torch.float64, device=law.device, generator=generator)
-    clocks = -torch.log1p(-uniform) / law
+    clocks = -torch.log1p(-uniform) / (law * RAISE)
     clocks = clocks.masked_fill(law <= 0, float("inf"))
     n_held = min(n, law.shape[-1])
     arrival, index = clocks.topk(n_held, -1, largest=False)

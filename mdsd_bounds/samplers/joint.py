@@ -30,7 +30,7 @@ def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: Any, **_: An
     held = table[:, k] >= 0
     law = law.index_add(-1, table[held, k], weight[:, held])
     mass = weight.sum(-1, keepdim=True)
-    return torch.where(mass > 0, law / mass.clamp(min=torch.finfo(q.dtype).tiny), torch.zeros_like(law))
+    return law / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
 class _Joint(Sampler):

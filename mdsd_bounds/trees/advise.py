@@ -22,7 +22,6 @@ nodes and the root.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.builders import branchings
@@ -134,29 +135,27 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
         If a cost is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost is known.
     """
     by_width: Mapping[str, Any] | None = None
-    unit = "target call"
+    unit, source = "target call", ""
     if target is None:
         pairs: Mapping[str, Any] = {"1": 1.0}
     elif Path(target).suffix == ".json":
-        try:
-            held = json.loads(Path(target).read_text())
-            pairs, by_width, unit = held["target"], held.get("draft"), "second"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f'{target}: no file of costs ({error}); give {{"target": {{"1": seconds}}}}') from None
+        with reading(target, "file of costs", 'give {"target": {"1": seconds}}'):
+            held = parse(whole_text(Path(target)))
+            pairs, by_width, unit, source = held["target"], held.get("draft"), "second", f"{target}: "
     else:
         try:
             pairs = dict(part.split(":") for part in target.split(","))
         except ValueError:
             raise InputError(f"--target-cost {target!r}: give nodes:cost pairs like 1:1,8:1.1,32:1.6") from None
-    curve = _curve(pairs, "target")
+    curve = _curve(pairs, "target", source)
     if draft is not None:
         by_width = {"1": draft * _at(curve, 1)}
     if by_width is None:
         raise InputError(
-            "the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
+            f"{source}the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
             + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
         )
-    return Costs(curve, _curve(by_width, "draft"), unit)
+    return Costs(curve, _curve(by_width, "draft", source), unit)
 
 
 def profiles(
@@ -229,8 +228,8 @@ def advise(
     """The best tree of every sampler and verifier, fastest first, and what stands above and below the winner.
 
     Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens per
-    unit of cost) with its interval, and ``behind_low``, ``behind_high``: by how much the winner is faster.  Intervals
-    are 95% over documents; that the trees were chosen on the same documents is not in them.
+    unit of cost) with its interval, and ``behind_ci_low``, ``behind_ci_high``: by how much the winner is faster.
+    Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
 
     Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
     with its own best tree; ``lossy``: the best of any rule within the total variation that its name says, where
@@ -274,7 +273,7 @@ def in_words(advice: pd.DataFrame) -> str:
     text = f"fastest: {best['sampler']}, {best['verifier']}, {best['tree']} ({best['speed']:.3g})"
     if len(real) > 1:
         second = real.iloc[1]
-        sure = "certain" if second["behind_low"] > 0 else "not certain"
+        sure = "certain" if second["behind_ci_low"] > 0 else "not certain"
         text += (
             f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
             f"({100 * second['behind'] / best['speed']:.1f}% behind, {sure} at 95%)"
@@ -318,8 +317,8 @@ def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, m
                     "nodes": nodes,
                     "tree": choice.name,
                     "tokens": value,
-                    "low": float(low),
-                    "high": float(high),
+                    "ci_low": float(low),
+                    "ci_high": float(high),
                 }
             )
     return pd.DataFrame(rows)
@@ -360,24 +359,26 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
         "nodes": int(sum(choice.widths)),
         "depth": len(choice.widths),
         "tokens": float(tokens[0]),
-        "tokens_low": low,
-        "tokens_high": high,
+        "tokens_ci_low": low,
+        "tokens_ci_high": high,
         "speed": float(speed[0]),
-        "speed_low": slow,
-        "speed_high": fast,
+        "speed_ci_low": slow,
+        "speed_ci_high": fast,
         "behind": float(winner[0] - speed[0]),
-        "behind_low": least,
-        "behind_high": most,
+        "behind_ci_low": least,
+        "behind_ci_high": most,
     }
 
 
-def _curve(pairs: Mapping[str, Any], name: str) -> tuple[tuple[int, float], ...]:
+def _curve(pairs: Mapping[str, Any], name: str, source: str) -> tuple[tuple[int, float], ...]:
     try:
         points = sorted((int(nodes), float(cost)) for nodes, cost in pairs.items())
     except (ValueError, TypeError, AttributeError):
-        raise InputError(f"cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
+        raise InputError(f"{source}cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
     if not points or any(nodes < 1 or not 0 < cost < float("inf") for nodes, cost in points):
-        raise InputError(f"cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}")
+        raise InputError(
+            f"{source}cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}"
+        )
     return tuple(points)
 
 

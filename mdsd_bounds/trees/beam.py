@@ -15,11 +15,13 @@ by one does not notice; a rule that looks at how many there are is not lossless 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.samplers.base import RAISE
 from mdsd_bounds.trees.base import Laws, Path, Source, Tree, generator_at, grow, whole_numbers
 
 
@@ -43,7 +45,8 @@ def rsd_s(
     """
     (width,) = whole_numbers((width,), "width")
     (length,) = whole_numbers((length,), "length")
-    time: dict[Path, float] = {(): 0.0}
+    # Logarithms: delays range over more decades than a float64 where a law has subnormal entries.
+    time: dict[Path, float] = {(): -math.inf}
     log_q: dict[Path, float] = {(): 0.0}
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
@@ -64,20 +67,20 @@ def rsd_s(
 
 
 def child_arrivals(law: Tensor, uniform: Tensor, log_q: float, time: float, most: int) -> tuple[Tensor, Tensor]:
-    """The ``most`` first arrivals among a node's children: times ``[K]`` ascending and tokens ``[K]``.
+    """The ``most`` first arrivals among a node's children: log-times ``[K]`` ascending and tokens ``[K]``.
 
     Parameters
     ----------
     law, uniform : Tensor
         ``[V]``: the node's law and one uniform number per token.
     log_q, time : float
-        The node's log-probability under the draft and its own arrival.
+        The node's log-probability under the draft and the logarithm of its own arrival.
     """
-    clock = -torch.log1p(-uniform) / law
+    clock = -torch.log1p(-uniform) / (law * RAISE)
     clock = clock.masked_fill(law <= 0, float("inf"))
     first, token = clock.topk(min(most, len(law)), largest=False)
     held = torch.isfinite(first)
     first, token = first[held], token[held]
     # The common factor 1/q(path) is taken out of the race: differences are scaled, never subtracted from large times.
-    delay = (first - first[:1]) * torch.exp(torch.tensor(-log_q, dtype=torch.float64))
-    return time + delay, token
+    delay = (first - first[:1]).log() + (math.log(RAISE) - log_q)
+    return torch.logaddexp(torch.tensor(time, dtype=torch.float64), delay), token

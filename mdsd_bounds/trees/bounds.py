@@ -26,13 +26,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import make_problem
 from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Laws, Path, Tree, whole_numbers
+from mdsd_bounds.verifiers.schemes.nss import inclusion_probabilities
 
 #: Variables of a joint programme beyond which it is refused.
 MAX_VARIABLES = 300_000
@@ -199,17 +199,10 @@ def inclusion(q: Tensor, token: int, n: int) -> Tensor:
     InputError
         For other n.
     """
-    if n == 1:
-        return q[token]
-    if n != 2:
+    included = inclusion_probabilities(q[None], n)
+    if n < 1 or included is None:
         raise InputError(f"n={n}: inclusion probabilities are in closed form for one or two drafts")
-    top = int(q.argmax())
-    # The largest mass is taken from what the others hold, so that peaked laws keep their digits.
-    rest = 1.0 - q
-    rest[top] = q.sum() - q[top] if top == q.shape[0] - 1 else torch.cat([q[:top], q[top + 1 :]]).sum()
-    first = torch.where(q > 0, q / rest.clamp(min=torch.finfo(q.dtype).tiny), torch.zeros_like(q))
-    others = first.sum() - first[token] if token != top else torch.cat([first[:top], first[top + 1 :]]).sum()
-    return (q[token] * (1.0 + others)).clamp(max=1.0)
+    return included[0, token].clamp(max=1.0)
 
 
 def _path_probability(path: Path, laws: Laws) -> float:

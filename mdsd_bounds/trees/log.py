@@ -17,7 +17,7 @@ line holds the whole tree, node by node in level order, so that others can count
 
 from __future__ import annotations
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path as File
@@ -27,12 +27,18 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import integer, parse
+from mdsd_bounds.dumps.containers.text import lines as text_lines
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import top_tokens
 from mdsd_bounds.trees.base import Tree
 from mdsd_bounds.trees.decode import Step
 from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach
+
+#: Fields that are lists of integers.
+_LISTS = ("drafts", "parents", "path", "tokens")
 
 
 def record(step: Step, number: int, doc: int, rule: str, top: int = 8) -> dict[str, Any]:
@@ -76,15 +82,10 @@ def read_log(path: str | File) -> list[dict[str, Any]]:
         Naming the line that is damaged.
     """
     lines = []
-    try:
-        with File(path).open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    lines.append(_checked(json.loads(line)))
-                except (ValueError, TypeError, KeyError) as error:
-                    raise InputError(f"{path} line {number}: no step of a tree log ({error}); log it again") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the log cannot be read ({error})") from None
+    with reading(path, "step of a tree log", "log it again") as place:
+        for number, line in text_lines(File(path)):
+            place.at = f"line {number}"
+            lines.append(_checked(parse(line)))
     if not lines:
         raise InputError(f"{path}: the log is empty; decode some text first")
     return lines
@@ -112,7 +113,7 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "nodes": float(np.mean([len(line["drafts"]) for line in lines])),
         "draft_calls": float(np.mean([line["draft_calls"] for line in lines])),
         **{
-            name: {"mean": float(column.mean()), "low": float(below), "high": float(above)}
+            name: {"mean": float(column.mean()), "ci_low": float(below), "ci_high": float(above)}
             for (name, column), below, above in zip(columns.items(), low, high, strict=True)
         },
         "by_depth": _shares(lines, by_child=False),
@@ -135,8 +136,8 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "draft_calls": found["draft_calls"],
                 "realised": found["block_efficiency"]["mean"],
                 "block_efficiency": best["mean"],
-                "low": best["low"],
-                "high": best["high"],
+                "ci_low": best["ci_low"],
+                "ci_high": best["ci_high"],
                 "accepted": best["mean"] - 1.0
                 if "accepted_expected" not in found
                 else found["accepted_expected"]["mean"],
@@ -189,12 +190,37 @@ def _short(values: Iterable[float]) -> list[float]:
 
 
 def _checked(line: Any) -> dict[str, Any]:
-    wanted = {"doc", "drafts", "parents", "accepted", "path", "tokens", "reach", "expected", "emitted", "draft_calls"}
+    wanted = {"doc", *_LISTS, "accepted", "reach", "expected", "emitted", "draft_calls", "seconds"}
     missing = wanted - set(line) if isinstance(line, dict) else wanted
     if missing:
         raise ValueError(f"lacks {', '.join(sorted(missing))}")
+    for name in ("doc", "accepted"):
+        integer(line[name])
+    for name in _LISTS:
+        if not isinstance(line[name], list) or [integer(value) for value in line[name]] != line[name]:
+            raise ValueError(f"{name} is no list of integers")
+    for name in ("expected", "emitted", "draft_calls"):
+        if not (line[name] is None and line["reach"] is None and name != "draft_calls"):
+            _amounts([line[name]], name)
+    if len(line["seconds"]) != 3:
+        raise ValueError("seconds are drafting, target, verification")
+    _amounts(line["seconds"], "seconds")
+    if line["reach"] is not None:
+        _amounts(line["reach"], "reach", 1.0 + 1e-6)
+        if len(line["reach"]) != len(line["drafts"]):
+            raise ValueError("reach has another length than drafts")
+    if any(not 1 <= node <= len(line["drafts"]) for node in line["path"]) or len(line["tokens"]) > line["accepted"] + 1:
+        raise ValueError("the path leaves the tree, or there are more tokens than were accepted and one")
     if len(line["drafts"]) != len(line["parents"]) or len(line["path"]) != line["accepted"]:
         raise ValueError("lengths disagree")
     if any(not 0 <= parent <= place for place, parent in enumerate(line["parents"])):
         raise ValueError("a parent comes after its child")
     return dict(line)
+
+
+def _amounts(values: Any, name: str, most: float = math.inf) -> None:
+    """Refuse anything but finite numbers from 0 to ``most``."""
+    for value in values:
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if not number or not 0 <= value <= most or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}")

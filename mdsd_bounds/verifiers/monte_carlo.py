@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
-from mdsd_bounds.samplers.base import fixed_mask, remainder, top_tokens
+from mdsd_bounds.samplers.base import RAISE, fixed_mask, leftover, top_tokens
 
 #: Tokens of largest q that are held one by one, at least one more than the drafts.
 HEAVY = 16
@@ -44,7 +44,8 @@ def many_drafts(
         return torch.cat(parts)
     fixed, random = rule.split(n, **options)
     head = top_tokens(q[None], fixed).expand(samples, -1)
-    rest = remainder(q[None], fixed_mask(q[None], fixed))[0]
+    # Raised, so that a share of a subnormal mass keeps its digits.
+    rest = leftover(q[None], fixed_mask(q[None], fixed))[0] * RAISE
     if random == 0 or not bool(rest.sum() > 0):
         return torch.nn.functional.pad(head, (0, random), value=NO_DRAFT)
     if rule.replacement:

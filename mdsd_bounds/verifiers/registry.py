@@ -83,7 +83,7 @@ def load_third_party() -> list[str]:
 def _load(point: EntryPoint) -> Verifier:
     try:
         found = point.load()
-    except Exception as error:  # whatever another package raises on import
+    except (Exception, SystemExit) as error:  # whatever another package raises on import, or calls
         raise InputError(f"verifier {point.name!r} ({point.value}) does not load: {error}") from error
     if not isinstance(found, Verifier):
         raise InputError(f"verifier {point.name!r} ({point.value}) is {type(found).__name__}, not a mdsd Verifier")

@@ -7,6 +7,9 @@ tau + left / c``; it is token i and rejected with probability proportional to
 
 (the first where the residual has no mass on i), and these weights sum to ``E(tau')``.
 
+q need not sum to one: tau is counted in units of one over its total.  A q raised by a power of two keeps ``left / c``
+finite where what is left of q is subnormal.
+
 Masses that remain are summed over what remains: on peaked rows one minus the rejected mass has no digits left.
 """
 
@@ -127,7 +130,8 @@ def _draw_rejected(
 ) -> Tensor:
     """A rejected token for each sample ``[S]``: its place among the light ones, or ``-1 - i`` for heavy token i."""
     single = torch.minimum(heavy_q * scale[:, None], torch.addcmul(-heavy_p, tau[:, None], heavy_q).clamp_(min=0.0))
-    table = (single * free).cumsum(-1)
+    # Not times ``free``: the weight of a token already rejected may be infinite.
+    table = single.masked_fill(~free, 0.0).cumsum(-1)
     cut = torch.searchsorted(light.ratio, before.contiguous(), right=True)
     end = torch.searchsorted(light.ratio, tau.contiguous())
 

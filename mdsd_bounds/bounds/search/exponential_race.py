@@ -48,6 +48,7 @@ from scipy.special import gammainccinv
 from torch import Tensor
 
 from mdsd_bounds.problem import rounding_unit
+from mdsd_bounds.samplers.base import RAISE
 
 #: Error allowed to each cut and to the trapezoid rule.
 CUT = 1e-12
@@ -103,7 +104,9 @@ def race_prefix_mass(q: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     n = 0, 1, 2 are closed forms (``1``, ``x``, ``x - c sum_H q/(1-q)``); the rest share one quadrature.  With at most n
     tokens in the support all of them are drafted: Q = 1 on prefixes that hold the whole support, else 0.
     """
-    q = q / q.sum(-1, keepdim=True)
+    # Raised by a power of two and never normalised: a division would round subnormal rates, and only ratios matter.
+    q = q * RAISE
+    total = q.sum(-1, keepdim=True)
     prefix, outside = prefix_sum(q), suffix_sum(q)
     rounding = sum_rounding(q.shape[-1])
     mass = torch.empty((len(counts), *prefix.shape), dtype=q.dtype, device=q.device)
@@ -115,9 +118,9 @@ def race_prefix_mass(q: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         if n == 0:
             mass[slot] = 1.0
         elif n == 1:
-            mass[slot], error[slot] = prefix, rounding
+            mass[slot], error[slot] = prefix / total, rounding
         elif n == 2:
-            mass[slot], error[slot] = _pair_mass(q, prefix, outside), 6 * rounding
+            mass[slot], error[slot] = _pair_mass(q, total, prefix, outside), 6 * rounding
         elif bool((support > n).any()):
             by_quadrature.append((slot, n))
         exhausted = (support <= n) & (n > 0)
@@ -134,14 +137,14 @@ def race_prefix_mass(q: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     return mass.clamp_(0.0, 1.0), error
 
 
-def _pair_mass(q: Tensor, prefix: Tensor, outside: Tensor) -> Tensor:
+def _pair_mass(q: Tensor, total: Tensor, prefix: Tensor, outside: Tensor) -> Tensor:
     # The largest token apart: 1 - q cancels where q is near one, and its odds may overflow where the rest is tiny.
     largest = q.argmax(-1, keepdim=True)
-    odds = (q / (1.0 - q)).scatter(-1, largest, 0.0)
+    odds = (q / (total - q)).scatter(-1, largest, 0.0)
     others = q.scatter(-1, largest, 0.0).sum(-1, keepdim=True)
     passed = torch.arange(outside.shape[-1], device=q.device) > largest
     share = torch.where(passed & (others > 0), outside / others, torch.zeros_like(outside))
-    return prefix - outside * prefix_sum(odds) - q.gather(-1, largest) * share
+    return (prefix - outside * prefix_sum(odds) - q.gather(-1, largest) * share) / total
 
 
 def _quadrature(
@@ -215,8 +218,8 @@ def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], T
     return light, [heavy[:, :, j].contiguous() for j in range(largest)], segment
 
 
-def trapezoid_step(n: int) -> tuple[float, float]:
-    """Largest step h whose error bound (3) is below :data:`TRAPEZOID`, and that bound."""
+def trapezoid_step(n: int, tolerance: float = TRAPEZOID) -> tuple[float, float]:
+    """Largest step h whose error bound (3) is below ``tolerance``, and that bound."""
 
     def error(h: float) -> float:
         phi = math.atan(2 * math.pi / (h * n))
@@ -226,7 +229,7 @@ def trapezoid_step(n: int) -> tuple[float, float]:
     low, high = 0.01, 0.5
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if error(middle) <= TRAPEZOID else (low, middle)
+        low, high = (middle, high) if error(middle) <= tolerance else (low, middle)
     return low, error(low)
 
 

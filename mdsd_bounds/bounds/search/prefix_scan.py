@@ -21,7 +21,7 @@ from torch import Tensor
 from mdsd_bounds.bounds.search.exponential_race import prefix_sum, race_prefix_mass, sum_rounding
 from mdsd_bounds.problem import Bound, InputError, Problem
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import fixed_mask, remainder
+from mdsd_bounds.samplers.base import RAISE, fixed_mask, leftover
 
 #: Largest number of draws for which the quadrature's error budget was worked out and tested.
 MAX_DRAWS = 64
@@ -87,8 +87,12 @@ def solve_prefix(problem: Problem) -> Bound:
 
 
 def prefix_order(p: Tensor, r: Tensor, fixed: Tensor) -> Tensor:
-    """Token indices ``[B, V]``: fixed tokens, then p/r ascending (p = 0 < r first), then tokens with r = 0."""
-    ratio = torch.where(r > 0, p / r.clamp(min=torch.finfo(r.dtype).tiny), torch.full_like(r, float("inf")))
+    """Token indices ``[B, V]``: fixed tokens, then p/r ascending (p = 0 < r first), then tokens with r = 0.
+
+    r of any total.  The ratio to r times 2^64 is finite for every r down to the smallest subnormal number, and is
+    rounded once: only below 2^-1022, where all of the ratios together weigh less than 1e-280 of P, are tokens tied.
+    """
+    ratio = torch.where(r > 0, p / (r * RAISE), torch.full_like(r, float("inf")))
     return ratio.masked_fill(fixed, -1.0).sort(dim=-1, stable=True).indices
 
 
@@ -100,14 +104,16 @@ def prefix_curves(
     Positions before the fixed tokens are complete have ``Q = 0`` (unless nothing is drawn at random).
     """
     fixed = fixed_mask(q, m)
-    r = remainder(q, fixed)
+    # Not normalised: the division would round subnormal rates, whose ratios the later draws depend on.
+    r = leftover(q, fixed)
     order = prefix_order(p, r, fixed)
     target = prefix_sum(p.gather(-1, order))
     rates = r.gather(-1, order)
-    nothing_left = rates.sum(-1) == 0
+    total = rates.sum(-1, keepdim=True)
+    nothing_left = total[:, 0] == 0
     rounding = sum_rounding(p.shape[1])
     if replacement:
-        x = prefix_sum(rates)
+        x = prefix_sum(rates) / torch.where(total > 0, total, torch.ones_like(total))
         mass = torch.stack([x.clamp(max=1.0).pow(k) for k in draws])
         error = rounding * torch.tensor(draws, dtype=torch.float64, device=p.device)[:, None].expand(-1, p.shape[0])
     else:

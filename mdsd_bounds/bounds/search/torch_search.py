@@ -39,7 +39,7 @@ from mdsd_bounds.bounds.search.power_sums import ORDER, power_weights, sensitivi
 from mdsd_bounds.bounds.search.prefix_scan import prefix_order
 from mdsd_bounds.problem import Bound, InputError, Problem
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import fixed_mask, remainder
+from mdsd_bounds.samplers.base import fixed_mask, leftover, remainder
 
 #: What the search may leave open, and the most draws it treats.
 TOLERANCE = 2e-10
@@ -139,9 +139,10 @@ def outer_rows(p: Tensor, q: Tensor, m: int, draws: list[int]) -> tuple[Tensor, 
     most = max(draws)
     fixed = fixed_mask(q, m)
     r = remainder(q, fixed)
-    order = prefix_order(p, r, fixed)
+    order = prefix_order(p, leftover(q, fixed), fixed)
     rates, target = r.gather(-1, order), p.gather(-1, order)
-    ratio = torch.where(rates > 0, target / rates.clamp(min=torch.finfo(rates.dtype).tiny), float("inf"))
+    # Infinite where a ratio overflows: such tokens are in no H that matters while ``spare`` is what it must be below.
+    ratio = torch.where(rates > 0, target / rates, float("inf"))
     ratio = ratio.masked_fill(torch.arange(p.shape[1], device=p.device) < fixed.sum(-1, keepdim=True), -1.0)
     support = (rates > 0).sum(-1)
     shape = (len(draws), p.shape[0])

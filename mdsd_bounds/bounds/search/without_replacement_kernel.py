@@ -49,6 +49,7 @@ TRUNCATION = 3e-10
 NODES = 768
 TABLE = 6_000_000
 SMALLEST_MASS = 2.0**-200
+LEAST_SHARE = 5e-324
 UNIT = 2.0**-53
 #: Quantities kept per cell besides ``mass``: higher powers of medium tokens, then number, mass and odds of heavy ones.
 HEAVY, HEAVY_MASS, HEAVY_ODDS, EXTRAS = 5, 6, 7, 8
@@ -200,7 +201,9 @@ def _top(q, bits, sums, peak_bits, peaks, fixed_count, value, index, outside, fi
     total = outside[held]
     # From the size of the support on nothing is left outside.
     for i in range(spare.shape[0]):
-        spare[i] = outside[held + i] / total if held + i <= positive and total > 0.0 else 0.0
+        some = held + i <= positive and outside[held + i] > 0.0
+        # A share that underflows is still a share: the row is not exhausted, and goes to the scan.
+        spare[i] = max(outside[held + i] / total, LEAST_SHARE) if some else 0.0
     return held, total
 
 

@@ -60,6 +60,8 @@ from mdsd_bounds.samplers.base import fixed_mask
 
 #: Most equal parts that the tail of q is spread over; more of them are covered by a collision term.
 PARTS = 65_536
+#: Rates of draws without replacement are held times this power of two: none is then rounded for being subnormal.
+SCALE = 2.0**512
 
 Solver = Callable[[Problem], Bound]
 
@@ -211,7 +213,9 @@ def _with_fixed(
     p: CutLaw, q: CutLaw, m: int, draws: list[int], replacement: bool, spare: Tensor, solver: Solver
 ) -> tuple[Tensor, Tensor, Tensor]:
     fixed = fixed_mask(q.law, m)
-    r = _off(q, fixed)
+    # Without replacement only the ratios of rates matter.
+    scale = 1.0 if replacement else SCALE
+    r = _off(q, fixed, scale)
     rest = ~fixed
     # The least and the greatest that the fixed tokens, and each other token, may weigh under p.
     lean, rich = (1 - p.high)[:, None] * p.law, (1 - p.low)[:, None] * p.law
@@ -223,13 +227,14 @@ def _with_fixed(
     either = (r.kept & ~p.kept & rest).to(lean.dtype)
     zero = torch.zeros_like(lean)
 
+    r_low, r_high = scale * r.low, scale * r.high
     kept_low, kept_high = ((1 - mass)[:, None] * r.law for mass in (r.high, r.low))
-    lump = r.low + (kept_high * ~both).sum(-1)
+    lump = r_low + (kept_high * ~both).sum(-1)
     merged = 1.0 - (lean * both).sum(-1)  # everything off K, the fixed tokens included
     uppers = [
         (merged, torch.where(both, lean, zero), 0.0, torch.where(both, kept_high, zero), lump),
-        (fixed_high + cap * unknown_fixed, rich * rest + either * cap[:, None], 2.0, kept_low, r.high),
-        (fixed_high + p.high, rich * rest, 2.0, kept_low, r.high),
+        (fixed_high + cap * unknown_fixed, rich * rest + either * cap[:, None], 2.0, kept_low, r_high),
+        (fixed_high + p.high, rich * rest, 2.0, kept_low, r_high),
     ]
     high = torch.full((len(draws), p.law.shape[0]), float("inf"), dtype=torch.float64, device=p.law.device)
     size = torch.zeros(high.shape, dtype=torch.int64, device=high.device)
@@ -249,7 +254,7 @@ def _with_fixed(
     parts = torch.ones_like(spare) if replacement else spare.clamp(min=1, max=PARTS)
     parts = torch.where(r.high > 0, parts, torch.zeros_like(parts))
     columns = int(parts.max())
-    share = torch.where(parts > 0, r.high / parts.clamp(min=1), torch.zeros_like(r.high))
+    share = torch.where(parts > 0, r_high / parts.clamp(min=1), torch.zeros_like(r_high))
     tail_rates = share[:, None] * (torch.arange(columns, device=parts.device) < parts[:, None])
     found = _solve(
         torch.cat([lean * rest, torch.zeros_like(tail_rates)], -1),
@@ -269,13 +274,16 @@ def _with_fixed(
     return torch.where(open_rows, floor, low), high.masked_fill(open_rows, 1.0), size
 
 
-def _off(q: CutLaw, fixed: Tensor) -> CutLaw:
-    """q off the fixed tokens, renormalised: ``m / ((1 - m) s + m)`` is missing, s the kept mass that is left."""
+def _off(q: CutLaw, fixed: Tensor, scale: float) -> CutLaw:
+    """q off the fixed tokens, renormalised: ``m / ((1 - m) s + m)`` is missing, s the kept mass that is left.
+
+    ``law`` is times ``scale``, ``cap``, which only compares, is not.
+    """
     left = q.law.masked_fill(fixed, 0.0)
     s = left.sum(-1)
-    safe = s.clamp(min=torch.finfo(s.dtype).tiny)
+    safe = torch.where(s > 0, s, torch.ones_like(s))
     low, high = (torch.where(mass > 0, mass / ((1 - mass) * s + mass), 0.0) for mass in (q.low, q.high))
-    return CutLaw(left / safe[:, None], q.kept | fixed, low, high, q.cap / safe, q.slack)
+    return CutLaw(left * scale / safe[:, None], q.kept | fixed, low, high, q.cap / safe, q.slack)
 
 
 def _open(q: CutLaw, m: int) -> tuple[Tensor, Tensor]:

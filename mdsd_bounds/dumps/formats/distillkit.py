@@ -11,7 +11,6 @@ Position t of a text of tokens ``input_ids`` is the law of token t + 1.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.dtypes import LOGITS
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import beginning
+from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
+from mdsd_bounds.dumps.containers.text import integer, parse, whole_text
 from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill
 from mdsd_bounds.problem import InputError, rounding_unit
 
@@ -34,16 +38,11 @@ def _files(path: Path) -> list[Path]:
 def is_distillkit(path: Path) -> bool:
     """Whether it is a parquet file, or a folder of them, with the columns of either form."""
     files = _files(path)
-    if not files or not files[0].is_file():
+    if not files or beginning(files[0], 4) != MAGIC:
         return False
-    with files[0].open("rb") as stream:
-        if stream.read(4) != b"PAR1":
-            return False
-    import pyarrow.parquet as parquet
-
     try:
-        names = parquet.read_schema(files[0]).names
-    except (OSError, ValueError):
+        names = open_parquet(files[0]).schema_arrow.names
+    except InputError:
         return True  # damaged: opening it says so
     return any(all(name in names for name in form) for form in (RAW, PACKED))
 
@@ -56,9 +55,6 @@ def open_distillkit(path: Path) -> Side:
     InputError
         If a file is damaged, a text's rows do not fit its tokens, or the compression settings are missing.
     """
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
     # Row of the dump where each text starts; texts are read again when asked for, one group held at a time.
     starts: list[int] = []
     places: list[tuple[Path, int, int]] = []
@@ -66,14 +62,17 @@ def open_distillkit(path: Path) -> Side:
     docs: list[int] = []
     positions: list[int] = []
     total, form = 0, RAW
-    try:
+    with reading(path, "DistillKit parquet", "fetch it again") as place:
         for file in _files(path):
-            held = parquet.ParquetFile(file)
+            held = open_parquet(file)
             form = RAW if RAW[0] in held.schema_arrow.names else PACKED
+            if lacking := [name for name in ("input_ids", *form) if name not in held.schema_arrow.names]:
+                raise InputError(f"{file}: lacks the columns {', '.join(lacking)}; write them")
             for group in range(held.num_row_groups):
                 table = held.read_row_group(group, columns=["input_ids", form[0]])
                 for text in range(table.num_rows):
-                    ids = table["input_ids"][text].as_py()
+                    place.at = f"text {len(starts)}"
+                    ids = [integer(token) for token in table["input_ids"][text].as_py()]
                     rows = min(len(table[form[0]][text]), len(ids) - 1)
                     if len(table[form[0]][text]) not in (len(ids), len(ids) - 1):
                         raise InputError(
@@ -86,9 +85,6 @@ def open_distillkit(path: Path) -> Side:
                     positions += range(1, rows + 1)
                     tokens += ids[1 : rows + 1]
                     total += rows
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: truncated or corrupt parquet ({reason}); fetch it again") from None
     if total == 0:
         raise InputError(f"{path}: no positions; the texts are empty")
     settings = _settings(path) if form == PACKED else {}
@@ -99,7 +95,7 @@ def open_distillkit(path: Path) -> Side:
         file, group, text = places[number]
         if last.get("key") != (file, group):
             last["key"] = (file, group)
-            last["table"] = parquet.ParquetFile(file).read_row_group(group, columns=list(form))
+            last["table"] = open_parquet(file).read_row_group(group, columns=list(form))
         first, second = (last["table"][name][text].as_py() for name in form)
         if form == RAW:
             return _raw(first, second, f"{file} text {number}")
@@ -168,16 +164,18 @@ def _unpack(
 
 def _settings(path: Path) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / "compression.json"
-    try:
-        given = json.loads(file.read_text())
-        settings: dict[str, Any] = {name: int(given[name]) for name in ("d", "k", "exact_k")}
-        settings["exact_dtype"] = str(given.get("exact_dtype", "float32"))
-    except (OSError, ValueError, KeyError, TypeError):
+    if not file.exists():
         raise InputError(
             f"{path}: compressed log-probabilities need {file} with the run's d, k, exact_k and exact_dtype"
-        ) from None
-    if settings["exact_k"] < 1 or settings["exact_dtype"] not in ("float16", "bfloat16", "float32", "float64"):
-        raise InputError(f"{file}: exact_k must be at least 1 and exact_dtype a float; nothing else is exact")
+        )
+    with reading(file, "settings", "give the run's d, k, exact_k and exact_dtype"):
+        given = parse(whole_text(file))
+        settings: dict[str, Any] = {name: integer(given[name]) for name in ("d", "k", "exact_k")}
+        settings["exact_dtype"] = str(given.get("exact_dtype", "float32"))
+    if not 1 <= settings["exact_k"] <= settings["k"] <= settings["d"] < 1 << 31:
+        raise InputError(f"{file}: 1 <= exact_k <= k <= d must hold; give the run's settings")
+    if settings["exact_dtype"] not in LOGITS:
+        raise InputError(f"{file}: exact_dtype must be one of {', '.join(LOGITS)}; nothing else is exact")
     return settings
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.dumps.single_model import Side, file_size
+from mdsd_bounds.dumps.containers.files import beginning, open_file, read_bytes
+from mdsd_bounds.dumps.single_model import Side
 from mdsd_bounds.problem import InputError
 
 MAGIC = b"_logits_"
@@ -41,26 +42,24 @@ def open_llama_cpp(path: Path) -> Side:
     InputError
         On a wrong magic, an impossible header, or a size that is not the header's.
     """
-    with path.open("rb") as stream:
-        head = stream.read(20)
-        if len(head) < 20 or not head.startswith(MAGIC):
-            raise InputError(f"{path}: no llama.cpp base file (it does not begin with {MAGIC.decode()})")
-        n_ctx, n_vocab, n_chunk = struct.unpack("<3i", head[8:])
-        if n_ctx < 3 or n_vocab < 1 or n_chunk < 1:
-            raise InputError(f"{path}: header n_ctx={n_ctx}, n_vocab={n_vocab}, n_chunk={n_chunk} is impossible")
-        words = 2 * ((n_vocab + 1) // 2) + 4
-        start = 20 + 4 * n_ctx * n_chunk
-        per_chunk = rows_per_chunk(n_ctx)
-        expected = start + n_chunk * per_chunk * words * 2
-        found = file_size(path)
-        if found != expected:
-            whole = max(0, found - start) // (per_chunk * words * 2)
-            raise InputError(
-                f"{path}: {found} bytes, but its header asks for {expected} ({whole} of {n_chunk} chunks are whole); "
-                "let llama-perplexity finish, or fetch the file again"
-            )
-        ids = np.frombuffer(stream.read(4 * n_ctx * n_chunk), "<i4").reshape(n_chunk, n_ctx)
-    codes = np.memmap(path, "<u2", "r", start, (n_chunk * per_chunk, words))
+    file = open_file(path)
+    head = beginning(path, 20)
+    if len(head) < 20 or not head.startswith(MAGIC):
+        raise InputError(f"{path}: no llama.cpp base file (it does not begin with {MAGIC.decode()})")
+    n_ctx, n_vocab, n_chunk = struct.unpack("<3i", head[8:])
+    if n_ctx < 3 or n_vocab < 1 or n_chunk < 1:
+        raise InputError(f"{path}: header n_ctx={n_ctx}, n_vocab={n_vocab}, n_chunk={n_chunk} is impossible")
+    words = 2 * ((n_vocab + 1) // 2) + 4
+    rows_at = 20 + 4 * n_ctx * n_chunk
+    per_chunk = rows_per_chunk(n_ctx)
+    expected, found = rows_at + n_chunk * per_chunk * words * 2, file.size
+    if found != expected:
+        whole = max(0, found - rows_at) // (per_chunk * words * 2)
+        raise InputError(
+            f"{path}: {found} bytes, but its header asks for {expected} ({whole} of {n_chunk} chunks are whole); "
+            "let llama-perplexity finish, or fetch the file again"
+        )
+    ids = np.frombuffer(read_bytes(file, 20, rows_at - 20), "<i4").reshape(n_chunk, n_ctx)
     first = n_ctx // 2 + 1
     columns = {
         "doc": torch.arange(n_chunk).repeat_interleave(per_chunk),
@@ -69,7 +68,8 @@ def open_llama_cpp(path: Path) -> Side:
     }
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return decode(np.asarray(codes[start:stop]), n_vocab, str(path), start)
+        codes = read_bytes(file, rows_at + start * words * 2, (stop - start) * words * 2)
+        return decode(np.frombuffer(codes, "<u2").reshape(stop - start, words), n_vocab, str(path), start)
 
     return Side(
         str(path),

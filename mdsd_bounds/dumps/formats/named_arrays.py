@@ -21,7 +21,6 @@ A draft over fewer tokens (EAGLE-3) carries ``d2t`` ``[V_draft]``, the target to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, cut_columns, file_size, fill, runs
@@ -101,10 +102,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     InputError
         If ``facts.json`` is no JSON object.
     """
-    try:
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / FACTS}: cannot be read ({' '.join(str(error).split())}); log again") from None
+    with reading(path / FACTS, "JSON object", "log again"):
+        facts = parse(whole_text(path / FACTS))
     if not isinstance(facts, dict):
         raise InputError(f"{path / FACTS}: holds no JSON object; log again")
     return facts
@@ -263,10 +262,12 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
 def _hidden(path: Path, arrays: Mapping[str, Array], size: int) -> Side:
     hidden = arrays["hidden_states"]
     head = head_of(arrays, str(path))
-    if len(hidden.shape) != 2 or hidden.shape[1] != head.weight.shape[1] or hidden.shape[0] == 0:
+    if len(hidden.shape) != 2 or head.weight.shape[1] != hidden.shape[1] or 0 in hidden.shape:
         raise InputError(
             f"{path}: hidden_states {hidden.shape} and lm_head {tuple(head.weight.shape)}; give [N, H] and [V, H]"
         )
+    if not hidden.dtype.startswith(("float", "bfloat")):
+        raise InputError(f"{path}: hidden_states is {hidden.dtype}; give float16, bfloat16, float32 or float64")
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         return hidden_rows(hidden.rows(start, stop), head), None

@@ -8,9 +8,9 @@ shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where know
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,11 +22,15 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS, torch_name
 from mdsd_bounds._backend.memory import memory_limit
+from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, write_whole
 from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.containers.text import whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
+from mdsd_bounds.dumps.verified import ALGORITHMS, Record, digest_of
 from mdsd_bounds.problem import InputError
 
 MANIFEST = "manifest.json"
+INTACT = "finished shards are intact: make room and run again"
 _COLUMNS = ("doc", "position", "token", *CUTS)
 
 
@@ -37,6 +41,8 @@ class Shard(BaseModel):
     file: str = Field(pattern=r"^[\w.-]+\.safetensors$")
     rows: int = Field(ge=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    #: Faster to compute; absent in older dumps.
+    xxh3_128: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
 
 
 class Manifest(BaseModel):
@@ -94,10 +100,13 @@ class DumpWriter:
         except OSError as error:
             raise InputError(f"{path}: cannot make the dump's folder ({error.strerror})") from None
         if (self.path / MANIFEST).exists():
-            self._manifest = _read_manifest(self.path)
+            self._manifest = read_manifest(self.path)
             self._refuse_other(self._manifest)
-        for leftover in self.path.glob("*.tmp"):
-            leftover.unlink()
+        elif foreign := sorted({file.name for file in self.path.iterdir()} - {x.name for x in leftovers(self.path)}):
+            raise InputError(
+                f"{path}: is not empty and holds no {MANIFEST} ({foreign[0]}); write to a folder of its own"
+            )
+        remove_leftovers(self.path)
 
     @property
     def rows(self) -> int:
@@ -136,6 +145,8 @@ class DumpWriter:
                 hidden_sizes=self._hidden_sizes,
                 **self._facts,
             )
+            # Before any shard, so that shards without a manifest are somebody else's.
+            self._save_manifest(self._manifest)
         manifest = self._manifest
         given = (target_logits.shape[1], draft_logits.shape[1], str(target_logits.dtype).removeprefix("torch."))
         held = (manifest.target_width, manifest.draft_width, manifest.dtype)
@@ -176,15 +187,19 @@ class DumpWriter:
         data = save(shard)
         assert self._manifest is not None
         name = f"shard-{len(self._manifest.shards):05d}.safetensors"
-        _write_whole(self.path / name, data)
-        entry = Shard(file=name, rows=rows, sha256=hashlib.sha256(data).hexdigest())
+        write_whole(self.path / name, data, INTACT)
+        digests = {algorithm: make(data).hexdigest() for algorithm, make in ALGORITHMS.items()}
+        entry = Shard(file=name, rows=rows, **digests)
         self._save_manifest(self._manifest.model_copy(update={"shards": [*self._manifest.shards, entry]}))
         self._pending = [rest] if rest["target_logits"].shape[0] else []
 
     def _save_manifest(self, manifest: Manifest) -> None:
         stated = manifest.model_dump(mode="json", exclude={"hidden_sizes"} if manifest.hidden_sizes is None else None)
+        for shard in stated["shards"]:
+            if shard["xxh3_128"] is None:
+                del shard["xxh3_128"]
         text = json.dumps(stated, indent=1, sort_keys=True) + "\n"
-        _write_whole(self.path / MANIFEST, text.encode())
+        write_whole(self.path / MANIFEST, text.encode(), INTACT)
         self._manifest = manifest
 
     def _refuse_other(self, manifest: Manifest) -> None:
@@ -203,7 +218,7 @@ def open_native(path: Path) -> Dump:
     InputError
         If the manifest is invalid, a shard is missing, truncated or disagrees with it.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     layout = _layout(manifest)
     starts, total = [], 0
     for shard in manifest.shards:
@@ -232,6 +247,7 @@ def open_native(path: Path) -> Dump:
     )
 
     past_cache = facts.bytes > memory_limit() / 2
+    record = Record(path, beside=True)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         joined: dict[str, Tensor] = {}
@@ -239,6 +255,7 @@ def open_native(path: Path) -> Dump:
             low, high = max(start, first), min(stop, first + shard.rows)
             if low < high:
                 with open_shard(path / shard.file, layout, shard.rows) as held:
+                    _refuse_damaged(path / shard.file, held.stream, shard, record)
                     if not joined:
                         joined = {name: held.room(name, low - first, stop - start) for name in layout}
                     for name, rows in joined.items():
@@ -248,27 +265,60 @@ def open_native(path: Path) -> Dump:
     return Dump(facts, read_rows)
 
 
-def verify_native(path: Path) -> None:
-    """Read every shard and compare its SHA-256 with the manifest's.
+def _refuse_damaged(file: Path, stream: FileIO, shard: Shard, record: Record) -> None:
+    """Hold an open shard against the manifest: read whole the first time, remembered afterwards."""
+    algorithm = "sha256" if shard.xxh3_128 is None else "xxh3_128"
+    if record.digest(file, stream, algorithm) != getattr(shard, algorithm):
+        raise InputError(_differs(file, algorithm))
+
+
+def verify_native(path: Path, progress: Callable[[int, int], None] | None = None) -> int:
+    """Read every shard, whatever is remembered of it, and compare all its checksums with the manifest's.
+
+    Returns
+    -------
+    int
+        Shards verified.
 
     Raises
     ------
     InputError
-        On the first shard that differs.
+        On the first shard that differs, or cannot be read.
     """
-    for shard in _read_manifest(path).shards:
-        with (path / shard.file).open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != shard.sha256:
-            raise InputError(f"{path / shard.file}: SHA-256 differs from the manifest's; fetch or log the shard again")
+    shards = read_manifest(path).shards
+    for number, shard in enumerate(shards):
+        if progress is not None:
+            progress(number, len(shards))
+        file = path / shard.file
+        try:
+            with file.open("rb", buffering=0) as stream:
+                for algorithm in ("sha256", "xxh3_128"):
+                    stated = getattr(shard, algorithm)
+                    if stated is not None and digest_of(stream, algorithm) != stated:
+                        raise InputError(_differs(file, algorithm))
+        except OSError as error:
+            raise InputError(f"{file}: the shard cannot be read ({error.strerror}); fetch or log it again") from None
+    return len(shards)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _differs(file: Path, algorithm: str) -> str:
+    name = {"sha256": "SHA-256", "xxh3_128": "XXH3"}[algorithm]
+    return f"{file}: {name} differs from the manifest's, the shard is damaged; fetch or log it again"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a native dump's manifest says.
+
+    Raises
+    ------
+    InputError
+        If it is missing or invalid.
+    """
     file = path / MANIFEST
+    if not file.exists():
+        raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump")
     try:
-        return Manifest.model_validate_json(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump") from None
+        return Manifest.model_validate_json(whole_text(file))
     except (ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
         where = ".".join(str(part) for part in first["loc"]) or "file"
@@ -282,19 +332,6 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
     for column in manifest.columns:
         held[column] = (torch.float64, [4]) if column in CUTS else (torch.int64, [])
     return held
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error.strerror}); finished shards are intact") from None
 
 
 def _dtype_name(dtype: torch.dtype, path: Path) -> Any:

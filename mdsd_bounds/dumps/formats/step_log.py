@@ -16,7 +16,6 @@ Such a log knows little of the target: without ``target_candidates`` one probabi
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,23 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import beginning
+from mdsd_bounds.dumps.containers.text import BOM, integer, lines, parse
 from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill, pair_sides
 from mdsd_bounds.problem import InputError
 
 Row = dict[int, float]
+_REMEDY = (
+    "give step, drafts, accepted and positions with token, p and candidates (a log of verification steps is for "
+    "mdsd audit)"
+)
 
 
 def is_step_log(path: Path) -> bool:
     """Whether the first line is an object with drafts and accepted."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        line = stream.readline(1 << 20)
-    return line.lstrip().startswith(b"{") and b'"drafts"' in line and b'"accepted"' in line
+    line = beginning(path, 1 << 20).split(b"\n", 1)[0]
+    return line.removeprefix(BOM).lstrip().startswith(b"{") and b'"drafts"' in line and b'"accepted"' in line
 
 
 def open_step_log(path: Path) -> Dump:
@@ -52,33 +55,27 @@ def open_step_log(path: Path) -> Dump:
     drafts: list[Row] = []
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     steps = accepted = drafted = 0
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                step = json.loads(line)
-                steps, accepted, drafted = steps + 1, accepted + int(step["accepted"]), drafted + len(step["drafts"])
-                if not 0 <= int(step["accepted"]) <= len(step["drafts"]):
-                    raise ValueError(f"{step['accepted']} of {len(step['drafts'])} drafts accepted")
-                doc = int(step.get("doc", 0))
-                for position in step["positions"]:
-                    token = int(position["token"])
-                    row = _candidates(position.get("target_candidates", []))
-                    if "p" in position or "logprob" in position:
-                        row[token] = _logprob(position)
-                    # A row without the target's probability is no row of a dump; the step still counts.
-                    if row and position.get("candidates"):
-                        targets.append(row)
-                        drafts.append(_candidates(position["candidates"]))
-                        columns["doc"].append(doc)
-                        columns["position"].append(len(columns["position"]))
-                        columns["token"].append(token)
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
-                raise InputError(
-                    f"{path} line {number}: no step ({type(error).__name__}: {error}); give step, drafts, accepted "
-                    "and positions with token, p and candidates (a log of verification steps is for mdsd audit)"
-                ) from None
+    with reading(path, "step of a step log", _REMEDY) as place:
+        for number, line in lines(path):
+            place.at = f"line {number}"
+            step = parse(line)
+            given, kept = [integer(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
+            if not 0 <= kept <= len(given):
+                raise ValueError(f"{kept} of {len(given)} drafts accepted")
+            steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)
+            doc = integer(step.get("doc", 0))
+            for position in _listed(step["positions"]):
+                token = integer(position["token"])
+                row = _candidates(position.get("target_candidates", []))
+                if "p" in position or "logprob" in position:
+                    row[token] = _logprob(position)
+                # A row without the target's probability is no row of a dump; the step still counts.
+                if row and position.get("candidates"):
+                    targets.append(row)
+                    drafts.append(_candidates(position["candidates"]))
+                    columns["doc"].append(doc)
+                    columns["position"].append(len(columns["position"]))
+                    columns["token"].append(token)
     if not targets:
         raise InputError(f"{path}: no position has both p and candidates; log the draft's top candidates")
     notes = {
@@ -93,12 +90,19 @@ def open_step_log(path: Path) -> Dump:
 
 def _candidates(listed: Any) -> Row:
     row: Row = {}
-    for entry in listed:
+    for entry in _listed(listed):
         if isinstance(entry, dict):
-            row[int(entry["token"])] = _logprob(entry)
+            row[integer(entry["token"])] = _logprob(entry)
         else:
-            row[int(entry[0])] = _log(float(entry[1]))
+            token, p = _listed(entry)
+            row[integer(token)] = _log(float(p))
     return row
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no list")
+    return value
 
 
 def _logprob(entry: dict[str, Any]) -> float:

@@ -20,19 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import beginning
+from mdsd_bounds.dumps.containers.text import BOM, integer, lines, parse, whole_text
 from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill
 from mdsd_bounds.problem import InputError
 
+_REMEDY = "save the server's answer, or FlatLogprobs as a JSON object"
+#: Bytes of one answer, or of one file that is a single JSON value.
+_LONGEST = 1 << 30
 #: A position: token ids, log-probabilities, ranks (0 where unknown); the prompt's own token first.
 Entry = tuple[list[int], list[float], list[int]]
 
 
 def is_vllm(path: Path) -> bool:
     """Whether the beginning of the file names one of the two forms."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        head = stream.read(4096)
+    head = beginning(path, 4096).removeprefix(BOM)
     return head.lstrip()[:1] in (b"{", b"[") and (
         b'"prompt_logprobs"' in head or b'"start_indices"' in head or b'"logprob"' in head
     )
@@ -106,30 +109,39 @@ def _cap(entry: Entry) -> float:
 
 
 def _documents(path: Path) -> Iterator[tuple[list[Entry], list[int]]]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        values = [json.loads(text)]
-    except json.JSONDecodeError:
-        values = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    values.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{path} line {number}: no JSON ({error.msg}); write it again") from None
-    for value in values:
-        many = value if isinstance(value, list) and value and _is_answer(value[0]) else [value]
-        for answer in many:
-            for part in answer.get("choices", [answer]) if isinstance(answer, dict) else [answer]:
-                tokens = part.get("prompt_token_ids") or answer.get("prompt_token_ids") if _is_answer(part) else None
-                listed = part.get("prompt_logprobs", part) if _is_answer(part) else part
-                try:
-                    yield _entries(listed), [int(token) for token in tokens or []]
-                except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-                    raise InputError(
-                        f"{path}: no prompt log-probabilities ({type(error).__name__}: {error}); "
-                        "save the server's answer, or FlatLogprobs as a JSON object"
-                    ) from None
+    with reading(path, "prompt log-probabilities", _REMEDY) as place:
+        for where, value in _values(path):
+            place.at = where
+            many = value if isinstance(value, list) and value and _is_answer(value[0]) else [value]
+            for answer in many:
+                for part in answer.get("choices", [answer]) if isinstance(answer, dict) else [answer]:
+                    tokens = (
+                        part.get("prompt_token_ids") or answer.get("prompt_token_ids") if _is_answer(part) else None
+                    )
+                    listed = part.get("prompt_logprobs", part) if _is_answer(part) else part
+                    entries, ids = _entries(listed), [integer(token) for token in tokens or []]
+                    if ids and len(ids) != len(entries):
+                        raise ValueError(f"{len(ids)} prompt_token_ids but {len(entries)} positions")
+                    yield entries, ids
+
+
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON values of a file with their places: one a line, or a single one over several lines."""
+    first = True
+    for number, line in lines(path, _LONGEST):
+        try:
+            value = parse(line)
+        except json.JSONDecodeError as error:
+            if first:
+                break
+            raise InputError(f"{path} line {number}: no JSON ({error.msg}); write it again") from error
+        first = False
+        yield f"line {number}", value
+    if first:
+        try:
+            yield "", parse(whole_text(path, _LONGEST))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {error.lineno}: no JSON ({error.msg}); write it again") from error
 
 
 def _is_answer(value: Any) -> bool:
@@ -156,5 +168,5 @@ def _entry(ids: list[Any], logprobs: list[Any], ranks: list[Any]) -> Entry:
     # The flat form lists the own token twice when it is among the k most probable.
     kept: dict[int, tuple[float, int]] = {}
     for token, logprob, rank in zip(ids, logprobs, ranks, strict=True):
-        kept.setdefault(int(token), (float(logprob), int(rank or 0)))
+        kept.setdefault(integer(token), (float(logprob), integer(rank or 0)))
     return list(kept), [value for value, _ in kept.values()], [rank for _, rank in kept.values()]

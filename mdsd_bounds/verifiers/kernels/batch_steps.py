@@ -11,6 +11,8 @@ from numba import njit
 
 from mdsd_bounds.verifiers.kernels.single_row import above_draft, excess, k_seq_roots
 
+#: What is left of q is raised by ``_RAISE`` where it is less than ``_SMALL``: its reciprocal would be infinite.
+_SMALL, _RAISE = 1e-290, 2.0**64
 #: Tokens whose weights are summed together; a draw finds its block first, and then looks at one block only.
 _BLOCK = 1024
 
@@ -75,14 +77,14 @@ def target_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.n
 
 
 @njit(cache=True, nogil=True)
-def _left_of(q: np.ndarray, drawn: np.ndarray) -> float:
-    """Mass of q off the tokens ``drawn``; summed over what is left where most of it is gone."""
+def _left_of(q: np.ndarray, drawn: np.ndarray, total: float) -> float:
+    """Mass off the tokens ``drawn`` of a q of that total; summed over what is left where most of it is gone."""
     gone = 0.0
     for token in drawn:
         if token >= 0:
             gone += q[token]
-    if gone < 0.999:
-        return 1.0 - gone
+    if gone < 0.999 * total:
+        return total - gone
     left = 0.0
     for first in range(0, q.shape[0], _BLOCK):
         last = min(first + _BLOCK, q.shape[0])
@@ -137,14 +139,16 @@ def rejection_steps(
                 if drafts[b, k] >= 0:
                     target[drafts[b, k]] = 0.0
             left = _mass(target)
-        tau = 0.0
+        tau, total = 0.0, 1.0
         for k in range(fixed, n):
             x = drafts[b, k]
             if x < 0:
                 continue
             mass = 1.0
             if k > 0 and not replacement:
-                mass = _left_of(draft, drafts[b, :k])
+                mass = _left_of(draft, drafts[b, :k], total)
+                if mass < _SMALL and total == 1.0:
+                    draft, mass, tau, total = draft * _RAISE, mass * _RAISE, tau / _RAISE, _RAISE
             scale = 1.0 / mass if mass > 0.0 else 0.0
             # Compared without a division: u < min(1, excess / limit); a draft that q cannot give is kept if p can.
             if uniform[b, k] * scale * left * draft[x] < target[x] - tau * draft[x]:
@@ -162,12 +166,15 @@ def greedy_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.n
     n = drafts.shape[1]
     for b in range(p.shape[0]):
         last = drafts[b, n - 1]
-        mass = _left_of(q[b], drafts[b, : n - 1])
-        if last >= 0 and uniform[b, 0] * q[b, last] < mass * p[b, last]:
+        draft = q[b]
+        mass = _left_of(draft, drafts[b, : n - 1], 1.0)
+        if mass < _SMALL:
+            draft, mass = draft * _RAISE, mass * _RAISE
+        if last >= 0 and uniform[b, 0] * draft[last] < mass * p[b, last]:
             token[b] = last
         else:
             tau = 1.0 / mass if mass > 0.0 else 0.0
-            token[b] = draw_excess(p[b], q[b], tau, drafts[b, : n - 1], uniform[b, n])
+            token[b] = draw_excess(p[b], draft, tau, drafts[b, : n - 1], uniform[b, n])
 
 
 @njit(cache=True, nogil=True)

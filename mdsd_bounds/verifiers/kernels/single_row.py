@@ -156,7 +156,7 @@ def found(weight: np.ndarray, q: np.ndarray, rates: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
-def gumbel_rates(
+def gumbel_missed(
     c: np.ndarray,
     slope: np.ndarray,
     q: np.ndarray,
@@ -166,12 +166,11 @@ def gumbel_rates(
     most: int,
     rates: np.ndarray,
 ) -> None:
-    """Add to ``rates[n - 1]``, n <= most, the integral of ``n e^{-nt} sum_i p_i [1 - (1-e^{-tc_i})(1-q_i G_i)^{n-1}]``.
+    """Add to ``rates[n - 1]``, n <= most, the integral of ``n e^{-nt} sum_i p_i (1-e^{-tc_i})(1-q_i G_i)^{n-1}``.
 
     A difference of exponentials over its slope is off by rounding / slope, and slope >= q_i wherever q_i multiplies it.
     """
     missed = np.empty(most)
-    everything = p.sum()
     for node in range(t.shape[0]):
         missed[:] = 0.0
         end = np.searchsorted(c, 40.0 / t[node])
@@ -187,5 +186,4 @@ def gumbel_rates(
                 power *= each
         beyond = p[end:].sum()
         for n in range(most):
-            found = everything - missed[n] - beyond
-            rates[n] += weight[node] * (n + 1) * np.exp(-(n + 1) * t[node]) * found
+            rates[n] += weight[node] * (n + 1) * np.exp(-(n + 1) * t[node]) * (missed[n] + beyond)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.samplers.base import draw, fixed_mask, mark, remainder
+from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.speculative_sampling import at, residual, speculative_law
@@ -46,7 +46,8 @@ def fast_step(
         rest[drafts[b, :-1][drafts[b, :-1] >= 0]] = 0.0
         mass[b] = rest.sum()
     uniform = torch.rand(last.shape, dtype=p.dtype, device=p.device, generator=generator)
-    kept = (uniform * at(q, last) < mass * at(p, last)) & (last >= 0)
+    # Raised: products of subnormal numbers would be rounded to multiples of the smallest.
+    kept = (uniform * (at(q, last) * RAISE) < (mass * RAISE) * at(p, last)) & (last >= 0)
     rows = (~kept).nonzero()[:, 0]
     token = last.clone()
     if len(rows):

@@ -218,7 +218,8 @@ def estimate_rate(
 def _losers(p: Tensor, r: Tensor, matches: list[Match], drafts: Tensor) -> Tensor:
     """Chance ``[S]`` that the winner is refused and the residual gives another of the drafts."""
     left = residual(p[None], r[None])[0]
-    ratio = (p[drafts] / r[drafts].clamp(min=torch.finfo(p.dtype).tiny)).clamp(max=1.0)
+    chance = r[drafts]
+    ratio = (p[drafts] / torch.where(chance > 0, chance, torch.ones_like(chance))).clamp(max=1.0)
     refused = (_winner_law(matches, drafts) * (1.0 - ratio)).sum(-1)
     ordered = drafts.sort(-1).values
     first = torch.ones_like(ordered, dtype=torch.bool)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers import SAMPLERS, get_sampler
-from mdsd_bounds.samplers.base import draw, fixed_mask, remainder
+from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, leftover, remainder
 from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
@@ -62,28 +62,31 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
                 found = found_rates(p, q, max(n_drafts)) if found is None else found
                 value[i] = found[n - 1]
                 continue
-            included = _included(remainder(q, fixed_mask(q, fixed)), random)
+            included = inclusion_probabilities(leftover(q, fixed_mask(q, fixed)), random)
             if included is not None and not rule.replacement:
                 value[i] = (p * torch.where(fixed_mask(q, fixed), torch.ones_like(p), included)).sum(-1)
     return value
 
 
-def _included(r: Tensor, draws: int) -> Tensor | None:
-    """Probability ``[B, V]`` that each token is among draws of r without replacement; None beyond two draws."""
+def inclusion_probabilities(r: Tensor, draws: int) -> Tensor | None:
+    """Probability ``[B, V]`` that each token is among draws without replacement at rates r; None beyond two draws."""
+    r = r * RAISE
+    total = r.sum(-1, keepdim=True)
+    share = r / torch.where(total > 0, total, torch.ones_like(total))
     if draws == 0:
         return torch.zeros_like(r)
     if draws == 1:
-        return r
+        return share
     if draws == 2:
         # r_i + sum_{j != i} r_j r_i / (1 - r_j); the largest token's 1 - r is summed from the others.
         largest = r.argmax(-1, keepdim=True)
         others = r.scatter(-1, largest, 0.0)
         rest = others.sum(-1, keepdim=True)
-        odds = others / (1.0 - others)
+        odds = others / torch.where(total > 0, total - others, torch.ones_like(total))
         # A largest token that holds everything leaves nothing for a second draw.
-        share = torch.where(rest > 0, r.gather(-1, largest) / rest.clamp(min=torch.finfo(r.dtype).tiny), rest)
-        second = (odds.sum(-1, keepdim=True) - odds + share).scatter(-1, largest, odds.sum(-1, keepdim=True))
-        return r * (1.0 + second)
+        after = share.gather(-1, largest) * others / torch.where(rest > 0, rest, torch.ones_like(rest))
+        second = (odds.sum(-1, keepdim=True) - odds).scatter(-1, largest, odds.sum(-1, keepdim=True))
+        return share * (1.0 + second) + after
     return None
 
 
@@ -116,7 +119,7 @@ def estimate_rate(
     for fixed in {fixed for fixed, _ in splits}:
         counts = {i: random for i, (held, random) in enumerate(splits) if held == fixed}
         mask = fixed_mask(q, fixed)
-        rest = remainder(q, mask)
+        rest = leftover(q, mask)
         for b in range(p.shape[0]):
             hits = _found_along(p[b].masked_fill(mask[b], 0.0), rest[b], max(1, *counts.values()), samples, generator)
             for i, random in counts.items():
@@ -126,8 +129,9 @@ def estimate_rate(
 
 
 def _found_along(p: Tensor, r: Tensor, draws: int, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Mass of p ``[draws, samples]`` found by k draws without replacement of r, the last one averaged over."""
+    """Mass of p ``[draws, samples]`` found by k draws without replacement at rates r, the last one averaged over."""
     drafts = many_drafts(r, draws, samples, generator, sampler="without_replacement")
+    r = remainder(r[None], torch.zeros_like(r[None], dtype=torch.bool))[0]
     index = drafts.clamp(min=0)
 
     def before(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.samplers.base import draw
+from mdsd_bounds.samplers.base import RAISE, draw
 from mdsd_bounds.verifiers.base import Verifier, draft_law
 from mdsd_bounds.verifiers.excess_function import excess, rejection_taus
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
@@ -42,7 +42,8 @@ def first_accepted(
     """One step ``[B]`` of recursive rejection by the excess function: only rows that reject look at all of V.
 
     The k-th draft is kept with ``(p_x - tau_{k-1} q_x)_+ / (s_k E(tau_{k-1}) q_x)``.  ``replacement=False`` removes
-    each rejected draft from the draft law.  O(B n), and O(V) per rejection.
+    each rejected draft from the draft law; its rates are then raised, which keeps s_k and tau finite where what is left
+    of q is subnormal.  O(B n), and O(V) per rejection.
     """
     quick = compiled_step("rejection_steps", p, q, drafts, generator, 0, replacement)
     if quick is not None:
@@ -51,11 +52,13 @@ def first_accepted(
     rows = torch.arange(p.shape[0], device=p.device)
     tau, left = torch.zeros_like(p[:, 0]), torch.ones_like(p[:, 0])
     uniform = torch.rand(drafts.shape, dtype=p.dtype, device=p.device, generator=generator)
+    whole = 1.0 if replacement else RAISE
     target, draft = p, q
     for k in range(drafts.shape[1]):
         x = drafts[rows, k]
-        scale = torch.ones_like(tau) if replacement or k == 0 else _scale(draft, drafts[rows, :k])
-        mass_p, mass_q = at(target, x), at(draft, x)
+        first = replacement or k == 0
+        scale = torch.full_like(tau, 1.0 / whole) if first else _scale(draft, drafts[rows, :k], whole)
+        mass_p, mass_q = at(target, x), at(draft, x) * (whole if k == 0 else 1.0)
         limit = scale * left * mass_q
         # Compared without a division: u < min(1, excess / limit); a draft that q cannot give is kept if p can.
         kept = (uniform[rows, k] * limit < mass_p - tau * mass_q) & (x >= 0)
@@ -64,7 +67,7 @@ def first_accepted(
         rows, tau, left, scale = rows[rejected], tau[rejected], left[rejected], scale[rejected]
         if len(rows) == 0:
             return token
-        target, draft = p[rows], q[rows]
+        target, draft = p[rows], q[rows] if replacement else q[rows] * whole
         drawable = x[rejected] >= 0
         tau = torch.where(drawable, tau + scale * left, tau)
         left = torch.where(drawable, excess(target, draft, tau), left)
@@ -75,10 +78,10 @@ def first_accepted(
     return token
 
 
-def _scale(q: Tensor, drawn: Tensor) -> Tensor:
-    """One over the draft mass not yet drawn ``[B]``; summed over what is left where most of it is gone."""
-    mass = 1.0 - torch.stack([at(q, drawn[:, k]) for k in range(drawn.shape[1])]).sum(0)
-    for b in (mass < 1e-3).nonzero()[:, 0].tolist():
+def _scale(q: Tensor, drawn: Tensor, whole: float) -> Tensor:
+    """One over the mass not yet drawn ``[B]`` of rates of total ``whole``; summed where most of it is gone."""
+    mass = whole - torch.stack([at(q, drawn[:, k]) for k in range(drawn.shape[1])]).sum(0)
+    for b in (mass < 1e-3 * whole).nonzero()[:, 0].tolist():
         rest = q[b].clone()
         rest[drawn[b][drawn[b] >= 0]] = 0.0
         mass[b] = rest.sum()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import draw, fixed_mask, mark, remainder
+from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, leftover, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.rejection_paths import enumerate_paths, sample_paths
@@ -88,7 +88,7 @@ def estimate_rate(
         return torch.stack([value for value, _ in pairs]), torch.stack([error for _, error in pairs])
     value, error = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))
     for b in range(p.shape[0]):
-        rates = sample_paths(p[b], q[b], max(n_drafts), samples, generator)
+        rates = sample_paths(p[b], q[b] * RAISE, max(n_drafts), samples, generator)
         chosen = rates[[n - 1 for n in n_drafts]]
         value[:, b], error[:, b] = chosen.mean(-1), chosen.std(-1) / samples**0.5
     return value, error
@@ -109,7 +109,7 @@ def _rates(
     fixed, random = split(n, **options)
     held = fixed_mask(q, fixed)
     certain = torch.where(held, p, torch.zeros_like(p)).sum(-1)
-    target, draft = remainder(p, held), remainder(q, held)
+    target, draft = remainder(p, held), leftover(q, held) * RAISE
     # Summed over what is left: one minus P(A) would cancel.
     left = p.masked_fill(held, 0.0).sum(-1)
     value, error = certain.clone(), torch.zeros_like(certain)

@@ -1,0 +1,123 @@
+"""Files that are there whole or not at all: written under another name beside the final one, flushed, and renamed.
+
+Everything the project writes to a local disk goes through :func:`whole_file`.  A run killed at any moment, or a full
+disk, leaves the file that was there before, never half of a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdsd_bounds.problem import InputError
+
+#: What a killed run may leave in a folder of its own: names of this module, and those of earlier versions.
+LEFTOVER = re.compile(r"^(\.mdsd-[0-9a-f]{32}\.tmp|[\w.-]+\.(safetensors|json|part)\.\d+\.tmp)$")
+
+
+@contextlib.contextmanager
+def whole_file(
+    path: str | Path,
+    remedy: str = "make room or write elsewhere",
+    *,
+    replace: bool = True,
+    folder: str | Path | None = None,
+) -> Iterator[Path]:
+    """A temporary file of the same folder, which takes the name ``path`` when the block ends well.
+
+    Parameters
+    ----------
+    path : str or Path
+        Final name.
+    remedy : str
+        What is said after the reason where it cannot be written.
+    replace : bool
+        Without it, a file that appears meanwhile under the final name stays as it is.
+    folder : str or Path or None
+        Where the temporary file lies, if not beside the final one; on the same disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is gone.
+    InputError
+        If the disk is full, or the folder cannot be written, or the name is not allowed; nothing half-written stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [file.name for file in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    final = Path(path)
+    temporary = Path(final.parent if folder is None else folder) / f".mdsd-{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        if replace:
+            os.replace(temporary, final)
+        else:
+            _link(temporary, final)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "its folder does not exist; make it first", str(path)) from None
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); {remedy}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """As :func:`whole_file`, for a folder that is not there, or empty; its files are flushed by who writes them.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made; nothing stays.
+    """
+    temporary = path.with_name(f".mdsd-{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); write elsewhere") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_whole(path: str | Path, data: bytes, remedy: str = "make room or write elsewhere") -> None:
+    """Write bytes as one :func:`whole_file`; errors as there."""
+    with whole_file(path, remedy) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of killed runs from a folder that belongs to one run."""
+    for file in leftovers(folder):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """The temporary files in a folder."""
+    return [file for file in folder.iterdir() if LEFTOVER.match(file.name)]
+
+
+def _link(temporary: Path, final: Path) -> None:
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        pass
+    except PermissionError:  # a file system without hard links
+        os.replace(temporary, final)

@@ -1,0 +1,113 @@
+"""NumPy's arrays: a .npy file, or each member of a .npz archive."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+from mdsd_bounds._backend.dtypes import torch_name
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import Array, Source, open_file, read_bytes, stored_array
+from mdsd_bounds.dumps.containers.zip_members import Inflated, open_zip
+from mdsd_bounds.problem import InputError
+
+MAGIC = b"\x93NUMPY"
+#: Longest header that is read; NumPy's own limit is 10,000.
+_HEADER = 1 << 16
+_TYPES = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "b1": torch.bool, "u1": torch.uint8}
+_TYPES |= {"i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64}
+#: Unsigned types are read as int64, which holds what is counted here.
+_WIDENED = {"u2", "u4", "u8"}
+
+
+def open_npy(path: Path) -> Array:
+    """The array of a .npy file.
+
+    Raises
+    ------
+    InputError
+        If it holds a pickle, its header is damaged, or its size is not what the header says.
+    """
+    return _array(open_file(path), str(path))
+
+
+def open_npz(path: Path) -> dict[str, Array]:
+    """The arrays of a .npz archive.  Members stored without compression are read in place.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_npy`, or if the archive is damaged or holds a name twice.
+    """
+    archive = open_zip(path)
+    names = [name for name in archive.members if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): _array(archive.source(name), f"{path}: {name}") for name in names}
+
+
+def _array(source: Source, where: str) -> Array:
+    with reading(where, "NumPy array", "write plain floats with numpy.save"):
+        # From memory: the header's length is checked against it, not allocated.
+        head = io.BytesIO(read_bytes(source, 0, min(source.size, _HEADER)))
+        version = npy.read_magic(head)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(head)
+        if dtype.hasobject:
+            raise InputError(
+                f"{where}: holds Python objects (a pickle), which are never loaded; save plain floats or integers"
+            )
+        if any(type(size) is not int or size < 0 for size in shape):
+            raise ValueError(f"its header gives the shape {shape}")
+        place, code = head.tell(), f"{dtype.kind}{dtype.itemsize}"
+        asked = math.prod(shape) * dtype.itemsize
+        if place + asked != source.size:
+            raise EOFError(f"{source.size} bytes, but its header asks for {place + asked}")
+        if dtype.subdtype is not None or (code not in _TYPES and code not in _WIDENED):
+            # Kept by name: a file may hold more than the arrays that are wanted.
+            return _unreadable(shape, str(dtype), f"{where}: is of dtype {dtype}; give float16, float32 or float64")
+    columns = fortran and len(shape) > 1 and sum(size > 1 for size in shape) > 1
+    if columns and (len(shape) > 2 or isinstance(source, Inflated)):
+        return _unreadable(shape, str(dtype), f"{where}: is stored column by column; save np.ascontiguousarray of it")
+    if dtype.isnative and code in _TYPES and not columns:
+        return stored_array(source, place, shape, _TYPES[code])
+    return _converted(source, place, shape, dtype, columns=columns)
+
+
+def _unreadable(shape: tuple[int, ...], dtype: str, message: str) -> Array:
+    def refuse(*_: int) -> Tensor:
+        raise InputError(message)
+
+    return Array(shape, dtype, refuse, refuse)
+
+
+def _converted(
+    source: Source, place: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], *, columns: bool
+) -> Array:
+    """An array of another byte order, of an unsigned type, or stored column by column."""
+    code = f"{dtype.kind}{dtype.itemsize}"
+    goal = np.dtype(np.int64) if code in _WIDENED else dtype.newbyteorder("=")
+    last = shape[-1] if shape else 1
+    count = math.prod(shape[:-1])
+
+    def piece(size: tuple[int, ...], first: int) -> np.ndarray:
+        held = np.empty(size, dtype)
+        source.read_into(memoryview(held.reshape(-1).view(np.uint8).data).cast("B"), place + first * dtype.itemsize)
+        if code == "u8" and held.size and int(held.max()) > np.iinfo(np.int64).max:
+            raise InputError(f"{source.path}: holds {held.max()}; give numbers below 2^63")
+        return held.astype(goal)
+
+    def rows(a: int, b: int) -> Tensor:
+        b = min(b, count)
+        if not columns:
+            return torch.from_numpy(piece((max(b - a, 0), last), a * last))
+        return torch.from_numpy(np.stack([piece((max(b - a, 0),), column * count + a) for column in range(last)], 1))
+
+    def whole() -> Tensor:
+        return rows(0, count).reshape(shape) if columns else torch.from_numpy(piece(shape, 0))
+
+    return Array(shape, torch_name(torch.from_numpy(np.empty(0, goal)).dtype), rows, whole)

@@ -1,0 +1,52 @@
+"""Save a figure whole, under the name given, and marked as ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mdsd_bounds._backend.origin import MARKER
+from mdsd_bounds._backend.whole_files import whole_file
+from mdsd_bounds.problem import InputError
+
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": MARKER},
+    "pdf": {"Creator": MARKER},
+    "svg": {"Creator": [MARKER]},
+    "ps": {"Creator": MARKER},
+    "eps": {"Creator": MARKER},
+}
+
+
+def kind_of(path: str | Path) -> str:
+    """The format by the ending, PNG where there is none.
+
+    Raises
+    ------
+    InputError
+        If no figure can be written so.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind, known = Path(path).suffix.lower().lstrip(".") or "png", FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise InputError(f"{path}: no figure can be written as .{kind}; choose .png, .pdf or .svg")
+    return kind
+
+
+def save_figure(figure: Any, path: str | Path, dpi: int = 150) -> None:
+    """Write a matplotlib figure and close it.
+
+    Raises
+    ------
+    InputError
+        If the ending is of no format, or the file cannot be written; nothing half-written stays.
+    """
+    import matplotlib.pyplot as plt
+
+    try:
+        kind = kind_of(path)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, bbox_inches="tight", format=kind, metadata=_METADATA.get(kind))
+    finally:
+        plt.close(figure)

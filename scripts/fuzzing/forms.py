@@ -1,0 +1,392 @@
+"""Every form that can be read: how a small good file of it is made, and how it is read to the end."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from mdsd_bounds.dumps import DumpWriter, open_dump
+from mdsd_bounds.dumps.convert import convert
+from mdsd_bounds.dumps.formats.distillkit import write_distillkit
+from mdsd_bounds.dumps.formats.llama_cpp import write_llama_cpp
+from mdsd_bounds.dumps.inspect import inspect
+
+ROWS, V, TOKENS = 4, 8, [3, 1, 4, 1, 5]
+
+Make = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """``make`` writes files into an empty folder; ``read`` reads what ``path`` (``{}`` is the folder) names, whole."""
+
+    make: Make
+    path: str
+    read: Callable[[str], Any]
+
+
+def read_dump(path: str) -> int:
+    """All rows of a dump, and its facts."""
+    dump = open_dump(path)
+    found = sum(len(batch.row) for batch in dump.batches(3))
+    inspect(dump)
+    return found
+
+
+def _read_positions(path: str) -> Any:
+    from mdsd_bounds.audit.logs import read_positions
+
+    return read_positions(path, sampler="with_replacement")
+
+
+def _read_trees(path: str) -> Any:
+    from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
+
+    return summary_table({"log": summarise_log(read_log(path))})
+
+
+def _read_table(path: str) -> Any:
+    from mdsd_bounds.pipeline.tables import read_table, render, summarise, summarise_comparison
+
+    table = read_table(path)
+    found = summarise_comparison(table) if table["verifier"].astype(bool).any() else summarise(table)
+    return [render(found, style) for style in ("table", "json", "csv")]
+
+
+def _read_map(path: str) -> Any:
+    from mdsd_bounds.models.vocabulary import read_map
+
+    return read_map(path, 16)
+
+
+def _read_prompts(path: str) -> Any:
+    from mdsd_bounds.models.prompts import read_prompts
+
+    return read_prompts(path)
+
+
+def _read_costs(path: str) -> Any:
+    from mdsd_bounds.trees.advise import costs_from
+
+    return costs_from(None, path)
+
+
+def _rows(*shape: int, seed: int = 0) -> Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _pair() -> dict[str, Tensor]:
+    return {
+        "target_logits": _rows(ROWS, V),
+        "draft_logits": _rows(ROWS, V, seed=1),
+        "token": torch.arange(ROWS),
+        "doc": torch.tensor([0, 0, 1, 1]),
+    }
+
+
+def _native(folder: Path) -> None:
+    with DumpWriter(folder, shard_rows=3, notes={"model": "x"}) as writer:
+        held = _pair()
+        writer.append(held["target_logits"].half(), held["draft_logits"].half(), token=held["token"], doc=held["doc"])
+
+
+def _native_cut(folder: Path) -> None:
+    _converted("top.npz", 3)(folder)
+    convert(folder / "top.npz", folder / "dump")
+
+
+def _converted(names: str, top_k: int | None = None) -> Make:
+    def make(folder: Path) -> None:
+        _native(folder / "source")
+        convert(folder / "source", ",".join(str(folder / name) for name in names.split(",")), top_k=top_k)
+        for file in (folder / "source").iterdir():
+            file.unlink()
+        (folder / "source").rmdir()
+
+    return make
+
+
+def _stored(name: str, arrays: Callable[[], dict[str, Any]]) -> Make:
+    def make(folder: Path) -> None:
+        held, path = arrays(), folder / name
+        if path.suffix == ".safetensors":
+            path.write_bytes(save(held))
+        elif path.suffix == ".pt":
+            torch.save(held, path)
+        else:
+            (np.savez_compressed if "packed" in name else np.savez)(path, **{k: v.numpy() for k, v in held.items()})
+
+    return make
+
+
+def _both(*makes: Make) -> Make:
+    def make(folder: Path) -> None:
+        for one in makes:
+            one(folder)
+
+    return make
+
+
+def _forward(seed: int = 0) -> dict[str, Tensor]:
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    ids = torch.arange(8).reshape(2, 4)
+    return {"logits": _rows(2, 4, V, seed=seed), "input_ids": ids, "attention_mask": mask}
+
+
+def _generated() -> dict[str, Any]:
+    steps = tuple(_rows(2, V, seed=step) for step in range(3))
+    return {"sequences": torch.arange(10).reshape(2, 5) % V, "output_logits": steps}
+
+
+def _hidden() -> dict[str, Tensor]:
+    held = {"hidden_states": _rows(ROWS, 3), "lm_head": _rows(V, 3, seed=1), "lm_head_bias": torch.zeros(V)}
+    return held | {"norm_weight": torch.ones(3), "norm_eps": torch.tensor([1e-6]), "soft_cap": torch.tensor([30.0])}
+
+
+def _mapped() -> dict[str, Tensor]:
+    held = {"draft_logits": _rows(ROWS, 4, seed=1), "draft_d2t": torch.tensor([0, 1, 1, 3])}
+    return {"target_logits": _rows(ROWS, V)} | held
+
+
+def _eagle() -> dict[str, Tensor]:
+    return {"logits": _rows(ROWS, 4), "d2t": torch.tensor([0, 1, 1, 3]), "vocabulary": torch.tensor(V)}
+
+
+def _top_k(seed: int = 0) -> dict[str, Tensor]:
+    logprobs, ids = torch.log_softmax(_rows(ROWS, V, seed=seed).double(), -1).topk(3)
+    held = {"ids": ids, "logprobs": logprobs, "missing": 1 - logprobs.exp().sum(-1), "cap": logprobs[:, -1].clone()}
+    return held | {"vocabulary": torch.tensor(V), "token": torch.arange(ROWS)}
+
+
+def _capture(folder: Path) -> None:
+    states = {
+        "target_hidden_states": _rows(ROWS, 3),
+        "draft_hidden_states": _rows(ROWS, 2),
+        "token": torch.arange(ROWS),
+    }
+    (folder / "rows.safetensors").write_bytes(save(states))
+    heads = {"target_lm_head": _rows(V, 3, seed=1), "draft_lm_head": _rows(V, 2, seed=1)}
+    (folder / "head.safetensors").write_bytes(save(heads))
+    (folder / "facts.json").write_text(json.dumps({"target": "a", "draft": "b", "hidden_sizes": [3, 2]}))
+
+
+def _prompt_logprobs(seed: int) -> list[Any]:
+    listed: list[Any] = [None]
+    for row, token in zip(torch.log_softmax(_rows(ROWS, V, seed=seed).double(), -1), TOKENS[1:], strict=True):
+        order = row.argsort(descending=True).tolist()
+        names = [token, *[name for name in order[:3] if name != token]]
+        listed.append(
+            {str(i): {"logprob": float(row[i]), "rank": order.index(i) + 1, "decoded_token": "a"} for i in names}
+        )
+    return listed
+
+
+def _vllm(kind: str) -> Make:
+    def make(folder: Path) -> None:
+        for seed, name in enumerate(("t", "d")):
+            listed = _prompt_logprobs(seed)
+            if kind == "lines":
+                answer = {"prompt_token_ids": TOKENS, "prompt_logprobs": listed}
+                text = "".join(json.dumps(answer) + "\n" for _ in range(2))
+            elif kind == "server":
+                text = json.dumps({"id": "x", "choices": [{"text": "", "prompt_logprobs": listed}]}, indent=1)
+            else:
+                flat: dict[str, list[float]] = {"start_indices": [], "end_indices": [], "token_ids": [], "logprobs": []}
+                for position in listed:
+                    flat["start_indices"].append(len(flat["token_ids"]))
+                    for key, fact in (position or {}).items():
+                        flat["token_ids"].append(int(key))
+                        flat["logprobs"].append(fact["logprob"])
+                    flat["end_indices"].append(len(flat["token_ids"]))
+                text = json.dumps(flat)
+            (folder / f"{name}.{'jsonl' if kind == 'lines' else 'json'}").write_text(text)
+
+    return make
+
+
+def _texts(folder: Path) -> None:
+    for seed, name in enumerate(("t", "d")):
+        logprobs, ids = torch.log_softmax(_rows(ROWS, V, seed=seed), -1).topk(3)
+        write_distillkit(folder / f"{name}.parquet", [(TOKENS, ids, logprobs), (TOKENS, ids, logprobs)])
+
+
+def _packed(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for seed, name in enumerate(("t", "d")):
+        logprobs, ids = torch.log_softmax(_rows(ROWS, V, seed=seed), -1).topk(4)
+        # Three bits an id, twelve in all, and four that pad them to bytes.
+        indices = [list((int("".join(f"{i:03b}" for i in row), 2) << 4).to_bytes(2, "big")) for row in ids.tolist()]
+        values = [[*row.numpy().tobytes(), 0, 1] for row in logprobs[:, :2]]
+        nested = pa.list_(pa.list_(pa.uint8()))
+        columns = {"bytepacked_indices": pa.array([indices], nested), "compressed_logprobs": pa.array([values], nested)}
+        pq.write_table(pa.table({"input_ids": [TOKENS], **columns}), folder / f"{name}.parquet")
+    (folder / "compression.json").write_text(json.dumps({"d": V, "k": 4, "exact_k": 2, "exact_dtype": "float32"}))
+
+
+def _llama_cpp(folder: Path) -> None:
+    ids = torch.arange(16, dtype=torch.int32).reshape(2, 8) % V
+    for seed, name in enumerate(("t", "d")):
+        write_llama_cpp(folder / f"{name}.kld", _rows(2, 3, V, seed=seed), ids)
+
+
+def _steps(*, full: bool) -> Make:
+    def make(folder: Path) -> None:
+        lines = []
+        for step in range(4):
+            position = {"token": step, "p": 0.5, "candidates": [[step, 0.4], [7, 0.3]]}
+            if full:
+                position["target_candidates"] = [{"token": step, "p": 0.5}, {"token": 6, "logprob": -2.0}]
+            positions = [position, dict(position, token=6, p=0.2)]
+            lines.append({"step": step, "doc": 0, "drafts": [step, 7], "accepted": 1, "positions": positions})
+        (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    return make
+
+
+def _positions(kind: str) -> Make:
+    def make(folder: Path) -> None:
+        p, q = [0.5, 0.25, 0.25], [0.25, 0.5, 0.25]
+        line: dict[str, Any] = {"step": 0, "p": p, "q": q, "drafts": [1, 0], "token": 0, "accepted": True}
+        if kind == "cut":
+            line |= {"p": {"0": 0.5, "1": 0.25}, "p_tail": 0.25, "q": {"0": 0.25, "1": 0.5}}
+        lines = [{"doc": 0, "position": place, **line} for place in range(6)]
+        if kind != "parquet":
+            (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            return
+        for line in lines:
+            del line["p"]
+            line |= {"p_tokens": [0, 1], "p_probs": [0.5, 0.25], "p_tail": 0.25}
+        pd.DataFrame(lines).to_parquet(folder / "x.parquet")
+
+    return make
+
+
+def _trees(folder: Path) -> None:
+    position = {"token": 4, "p": 0.5, "target_candidates": [[4, 0.5], [6, 0.2]], "candidates": [[4, 0.4], [5, 0.3]]}
+    line = {
+        **{"step": 0, "doc": 0, "rule": "recursive_rejection", "sampler": "without_replacement", "drafts": [4, 5, 6]},
+        **{"parents": [0, 0, 1], "slots": {"0": [4, 5], "1": [6]}, "q": [0.4, 0.3, 0.5], "p": [0.5, 0.2, 0.3]},
+        **{"reach": [0.5, 0.2, 0.25], "accepted": 1, "path": [1], "tokens": [4, 9], "expected": 0.95, "emitted": 1.95},
+        **{"draft_calls": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
+    }
+    lines = [dict(line, doc=doc, step=step) for doc in range(3) for step in range(2)]
+    (folder / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def _table(*, compared: bool) -> Make:
+    def make(folder: Path) -> None:
+        count = 8
+        held: dict[str, Any] = {
+            **{"temperature": [1.0] * count, "sampler": ["greedy"] * count, "drafts": [1, 2] * 4, "row": range(count)},
+            **{"verifier": ["rrs" if compared else ""] * count, "doc": [0, 0, 1, 1] * 2, "position": range(count)},
+            **{"acceptance": [0.5 if compared else np.nan] * count, "mc_stderr": [0.0] * count},
+            **{
+                "value": [0.6] * count,
+                "certified_low": [0.6] * count,
+                "certified_high": [0.6] * count,
+                "subset_size": [3] * count,
+            },
+        }
+        pd.DataFrame(held | ({"tv": [0.0] * count} if compared else {})).to_parquet(folder / "x.parquet")
+
+    return make
+
+
+def _map(name: str) -> Make:
+    def make(folder: Path) -> None:
+        held = {"d2t": torch.tensor([0, 1, 1, 3]), "t2d": torch.zeros(16, dtype=torch.bool)}
+        held["t2d"][[0, 2, 3, 6]] = True
+        if name.endswith(".npy"):
+            np.save(folder / name, np.array([0, 2, 3, 6]))
+        else:
+            _stored(name, lambda: held)(folder)
+
+    return make
+
+
+def _prompts(name: str) -> Make:
+    def make(folder: Path) -> None:
+        text = "".join(json.dumps({"prompt": f"text {i}", "id": i}) + "\n" for i in range(4)).encode()
+        (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+
+    return make
+
+
+def _costs(folder: Path) -> None:
+    (folder / "x.json").write_text(json.dumps({"target": {"1": 0.1, "8": 0.2}, "draft": {"1": 0.01}}))
+
+
+_dump = functools.partial(Form, read=read_dump)
+
+#: Name -> form.
+FORMS: dict[str, Form] = {
+    "native": _dump(_native, "{}"),
+    "native, truncated rows": _dump(_native_cut, "{}/dump"),
+    "capture folder": _dump(_capture, "{}"),
+    "pair .npz": _dump(_stored("x.npz", _pair), "{}/x.npz"),
+    "pair .npz, compressed": _dump(_stored("packed.npz", _pair), "{}/packed.npz"),
+    "pair .safetensors": _dump(_stored("x.safetensors", _pair), "{}/x.safetensors"),
+    "pair .pt": _dump(_stored("x.pt", _pair), "{}/x.pt"),
+    "two .npy": _dump(_converted("t.npy,d.npy"), "{}/t.npy,{}/d.npy"),
+    "folder of .npy": _dump(_converted("target_logits.npy,draft_logits.npy"), "{}"),
+    "two .safetensors": _dump(
+        _both(
+            _stored("target_logits.safetensors", lambda: {"logits": _rows(ROWS, V)}),
+            _stored("draft_logits.safetensors", lambda: {"draft_logits": _rows(ROWS, V)}),
+        ),
+        "{}",
+    ),
+    "forward pass .safetensors": _dump(
+        _both(_stored("t.safetensors", _forward), _stored("d.safetensors", lambda: _forward(1))),
+        "{}/t.safetensors,{}/d.safetensors",
+    ),
+    "forward pass .pt": _dump(_stored("x.pt", _forward), "{}/x.pt,{}/x.pt"),
+    "generate .pt": _dump(_stored("x.pt", _generated), "{}/x.pt,{}/x.pt"),
+    "hidden states .safetensors": _dump(_stored("x.safetensors", _hidden), "{}/x.safetensors,{}/x.safetensors"),
+    "hidden states .npz": _dump(_stored("x.npz", _hidden), "{}/x.npz,{}/x.npz"),
+    "hidden states .pt": _dump(_stored("x.pt", _hidden), "{}/x.pt,{}/x.pt"),
+    "EAGLE-3 draft": _dump(
+        _both(_stored("d.safetensors", _eagle), _stored("t.safetensors", lambda: {"logits": _rows(ROWS, V)})),
+        "{}/t.safetensors,{}/d.safetensors",
+    ),
+    "EAGLE-3 pair .npz": _dump(_stored("x.npz", lambda: _mapped() | {"draft_vocabulary": torch.tensor(V)}), "{}/x.npz"),
+    "llama.cpp": _dump(_llama_cpp, "{}/t.kld,{}/d.kld"),
+    "vLLM, one answer a line": _dump(_vllm("lines"), "{}/t.jsonl,{}/d.jsonl"),
+    "vLLM, the server's answer": _dump(_vllm("server"), "{}/t.json,{}/d.json"),
+    "vLLM, flat": _dump(_vllm("flat"), "{}/t.json,{}/d.json"),
+    "DistillKit": _dump(_texts, "{}/t.parquet,{}/d.parquet"),
+    "DistillKit, compressed": _dump(_packed, "{}/t.parquet,{}/d.parquet"),
+    "top-k .safetensors": _dump(_stored("x.safetensors", _top_k), "{}/x.safetensors,{}/x.safetensors"),
+    "top-k .npz": _dump(_stored("x.npz", _top_k), "{}/x.npz,{}/x.npz"),
+    "top-k .pt": _dump(_stored("x.pt", _top_k), "{}/x.pt,{}/x.pt"),
+    "top-k pair with cut": _dump(_converted("x.safetensors", 3), "{}/x.safetensors"),
+    "step log": _dump(_steps(full=False), "{}/x.jsonl"),
+    "step log, target's candidates": _dump(_steps(full=True), "{}/x.jsonl"),
+    "audit of a step log": Form(_steps(full=True), "{}/x.jsonl", _read_positions),
+    "audit log": Form(_positions("full"), "{}/x.jsonl", _read_positions),
+    "audit log, truncated rows": Form(_positions("cut"), "{}/x.jsonl", _read_positions),
+    "audit log, parquet": Form(_positions("parquet"), "{}/x.parquet", _read_positions),
+    "audit of a tree log": Form(_trees, "{}/x.jsonl", _read_positions),
+    "tree log": Form(_trees, "{}/x.jsonl", _read_trees),
+    "table of bounds": Form(_table(compared=False), "{}/x.parquet", _read_table),
+    "table of a comparison": Form(_table(compared=True), "{}/x.parquet", _read_table),
+    "token map .safetensors": Form(_map("x.safetensors"), "{}/x.safetensors", _read_map),
+    "token map .npz": Form(_map("x.npz"), "{}/x.npz", _read_map),
+    "token map .npy": Form(_map("x.npy"), "{}/x.npy", _read_map),
+    "prompts": Form(_prompts("x.jsonl"), "{}/x.jsonl", _read_prompts),
+    "prompts, compressed": Form(_prompts("x.jsonl.gz"), "{}/x.jsonl.gz", _read_prompts),
+    "costs of calls": Form(_costs, "{}/x.json", _read_costs),
+}
