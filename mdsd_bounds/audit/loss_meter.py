@@ -20,7 +20,8 @@ lie between 0 and 1.
 
 **First drafts.**  Where the first k of n drafts are k drafts of the sampler, ``d_t >= Pr(output among the first k) -
 alpha*_t(k)`` as well, with a smaller alpha*: a rule that always takes the first draft shows nearly all of its loss
-here.  Half of the capital is on all drafts, half on their first k < n.
+here.  Half of the capital is on all drafts, half on their first k < n, k = 1 to 4, whether the log has so many or not:
+shares that changed while a log grows would be no wager.
 
 Rows known to within a total variation e of p and of q are allowed for by ``alpha* + (1 + n) e``, as in
 :mod:`mdsd_bounds.audit.bound_test`.
@@ -89,10 +90,9 @@ def loss_meter(positions: Positions, level: float = LEVEL) -> LossMeter | None:
     families = [(held.accepted, most, everywhere)]
     prefixed = np.array([name in PREFIXED for name in held.sampler], dtype=bool)
     for i, k in enumerate(LADDER):
-        inner = prefixed & (held.drafts > k)
-        if bool(inner.any()):
-            hits = (held.rank >= 0) & (held.rank < k)
-            families.append((hits, most_allowed(held.ladder[:, i], held.drafts, held.tolerance), inner))
+        inner = prefixed & (held.drafts > k) & np.isfinite(held.ladder[:, i])
+        hits = (held.rank >= 0) & (held.rank < k)
+        families.append((hits, most_allowed(held.ladder[:, i], held.drafts, held.tolerance), inner))
     low = lower_bound(families, len(held), level)
     return LossMeter(low, level, float(held.accepted.mean() - most.mean()), len(held))
 
@@ -104,7 +104,8 @@ def lower_bound(families: list[tuple[Flags, Floats, Flags]], positions: int, lev
     ----------
     families : list of (hits, most, where)
         ``[N]`` each: acceptances, the most that a lossless rule may accept, and the positions it is about.  The first
-        has half of the capital, the others share the other half.
+        has half of the capital, the others share the other half.  Which there are must not depend on the log: one
+        that is about no position keeps its capital.
     positions : int
         N: the mean is over all of them; positions that a family is not about are taken to have no loss.
     level : float
