@@ -319,10 +319,7 @@ def broken(change: Callable[[Prepared, Swaps, Tensor, Tensor], Prepared]) -> Ver
 
 
 def picking(prepared: Prepared, swaps: Swaps) -> Prepared:
-    rank = np.argsort(swaps.order)
-    return dataclasses.replace(
-        prepared, pick_law=lambda drafts: torch.from_numpy(keys.slot_pick_law(swaps, rank[drafts.numpy()]))
-    )
+    return dataclasses.replace(prepared, rule=keys.ExchangeRule(swaps, np.argsort(swaps.order)))
 
 
 def half_the_mass_is_swapped(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
@@ -348,14 +345,14 @@ def claims_plain_priority(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor
 
 def ties_go_to_the_first(prepared: Prepared, swaps: Swaps, p: Tensor, q: Tensor) -> Prepared:
     # Not broken: the drafts are exchangeable, so that any way to break ties has the same marginals.
-    def pick_law(drafts: Tensor) -> Tensor:
-        rank = np.argsort(swaps.order)
-        moves = keys.slot_law(swaps).toarray()[rank[drafts.numpy()]]
-        below = np.cumsum(moves, -1) - moves
-        first = (moves[:, 0] * (below[:, 1] + moves[:, 1])).sum(-1)
-        return torch.from_numpy(np.stack([first, 1 - first], -1))
+    class FirstOfTies(keys.ExchangeRule):
+        def pick_law(self, drafts: Tensor) -> Tensor:
+            moves = keys.slot_law(self.swaps).toarray()[self.rank[drafts.numpy()]]
+            below = np.cumsum(moves, -1) - moves
+            first = (moves[:, 0] * (below[:, 1] + moves[:, 1])).sum(-1)
+            return torch.from_numpy(np.stack([first, 1 - first], -1))
 
-    return dataclasses.replace(prepared, pick_law=pick_law)
+    return dataclasses.replace(prepared, rule=FirstOfTies(swaps, np.argsort(swaps.order)))
 
 
 BROKEN = [half_the_mass_is_swapped, swapped_one_way_only, claims_the_target_law, claims_plain_priority]

@@ -13,11 +13,13 @@ token, is always picked.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.search.exponential_race import sum_rounding
-from mdsd_bounds.verifiers.optimal.prepared import Prepared
+from mdsd_bounds.verifiers.optimal.prepared import Prepared, sample_slots
 
 
 def prepare_greedy(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -62,26 +64,46 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
     kept = taken if mass > 0.0 or total == 0.0 else float(torch.minimum(p, draft).sum())
     high = min(1.0, mass + kept + 4 * sum_rounding(len(p)))
 
-    def pick_law(drafts: Tensor) -> Tensor:
-        token, filled = drafts.clamp(min=0), drafts >= 0
-        slots = torch.arange(drafts.shape[1])
-        is_random = (slots >= drafts.shape[1] - random) & filled
-        given = draft[token]
-        if mass > 0.0:
-            keep = (p[token] / torch.where(given > 0, given, 1.0)).clamp_(max=1.0)
-            fixed_share = p[token] / mass
-        else:
-            keep, fixed_share = torch.ones_like(given), torch.full_like(given, 1.0 / max(1, len(held)))
-        by_random = torch.where(is_random, keep, 0.0)
-        others = torch.where(filled & ~is_random, fixed_share, 0.0)
-        return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * others
+    always_random = not (mass > 0.0)
+    chance = torch.where(draft > 0, p / torch.where(draft > 0, draft, 1.0), 1.0).clamp_(max=1.0)
+    chance[held] = share
+    if always_random:
+        chance[draft > 0] = 1.0
+    return Prepared(p, r, max(0.0, high - float(torch.minimum(p, r).sum())), FixedRule(chance, random))
 
-    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        table = pick_law(drafts).cumsum(-1)
-        goal = table[:, -1:] * (1.0 - torch.rand((len(drafts), 1), dtype=table.dtype, generator=generator))
-        return torch.searchsorted(table, goal)[:, 0].clamp_(max=drafts.shape[1] - 1)
 
-    return Prepared(p, r, max(0.0, high - float(torch.minimum(p, r).sum())), pick_law, pick)
+@dataclass(frozen=True)
+class FixedRule:
+    """The rule that runs: the random draft with a chance of its own, else a fixed one by its share.
+
+    Attributes
+    ----------
+    chance : Tensor
+        ``[V]``: shares of the fixed tokens, and for the others the chance to be picked once drawn.
+    random : int
+        Whether the last draft is random: 0 or 1.
+    """
+
+    chance: Tensor
+    random: int
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each slot of ``drafts`` is the pick.  O(T n)."""
+        given, filled = self.chance[drafts.clamp(min=0)], drafts >= 0
+        is_random = (torch.arange(drafts.shape[1]) >= drafts.shape[1] - self.random) & filled
+        by_random = torch.where(is_random, given, 0.0)
+        fixed = torch.where(filled & ~is_random, given, 0.0)
+        # Without fixed tokens the random draft is all there is.
+        by_random = torch.where(fixed.sum(-1, keepdim=True) > 0.0, by_random, 1.0 * is_random)
+        return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * fixed
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Slot of the pick ``[T]``."""
+        return sample_slots(self.pick_law(drafts), generator)
+
+    def summary(self) -> str:
+        """Fixed tokens and random draws."""
+        return f"fixed tokens by their share of p, {self.random} random draft by its chance"
 
 
 def fixed_tokens(q: Tensor, m: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
@@ -92,21 +93,43 @@ def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     O(V): a radix sort, a few passes, one merge.  A step costs O(n log V).
     """
     swaps, r, rank = find_swaps(p.contiguous().numpy(), q.contiguous().numpy(), n)
-    kernel = _kernel() if len(p) >= WIDE else None
-    tables = (swaps.q, swaps.first, swaps.end, swaps.low, swaps.high, swaps.low_sum, swaps.high_sum)
-
-    def pick_law(drafts: Tensor) -> Tensor:
-        return torch.from_numpy(slot_pick_law(swaps, rank[drafts.numpy()]))
-
-    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        uniform = torch.rand((len(drafts), 2 * drafts.shape[1]), dtype=torch.float64, generator=generator).numpy()
-        choose = pick_slots if kernel is None else kernel.pick
-        return torch.from_numpy(choose(drafts.numpy(), uniform, rank, *tables))
-
     law = torch.from_numpy(r)
     accepted = float(torch.minimum(p, law).sum())
     gap = max(0.0, min(1.0, swaps.bound + rounding(n, len(p))) - accepted)
-    return Prepared(p, law, gap, pick_law, pick)
+    return Prepared(p, law, gap, ExchangeRule(swaps, rank))
+
+
+@dataclass(frozen=True)
+class ExchangeRule:
+    """The rule that runs: slots by priority, and their exchanges.
+
+    Attributes
+    ----------
+    swaps : Swaps
+        The exchanges.
+    rank : ndarray
+        ``[V]`` int32 slot of every token, -1 where q = 0.
+    """
+
+    swaps: Swaps
+    rank: np.ndarray
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each slot of ``drafts`` is the pick.  O(T n^3 M)."""
+        return torch.from_numpy(slot_pick_law(self.swaps, self.rank[drafts.numpy()]))
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Slot of the pick ``[T]``.  O(n log M) a row."""
+        uniform = torch.rand((len(drafts), 2 * drafts.shape[1]), dtype=torch.float64, generator=generator).numpy()
+        kernel = _kernel() if len(self.rank) >= WIDE else None
+        choose = pick_slots if kernel is None else kernel.pick
+        s = self.swaps
+        tables = (s.q, s.first, s.end, s.low, s.high, s.low_sum, s.high_sum)
+        return torch.from_numpy(choose(drafts.numpy(), uniform, self.rank, *tables))
+
+    def summary(self) -> str:
+        """Slots and exchanges."""
+        return f"{len(self.swaps.order):,} slots by priority, {len(self.swaps.low):,} exchanges"
 
 
 def slot_law(swaps: Swaps) -> csr_array:
