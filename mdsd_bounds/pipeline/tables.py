@@ -261,6 +261,10 @@ def read_table(path: str) -> pd.DataFrame:
         rows = file.metadata.num_rows
         require_memory(_CELL * rows * len(names), f"{path}: {rows} rows of {len(names)} columns", "split the table")
         table: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        for name in _MAY_LACK:
+            # A column without a single number has no type in the file.
+            if name in table and table[name].isna().all():
+                table[name] = table[name].astype(float)
         for name in table.columns:
             if wrong := _wrong(str(name), table[name]):
                 raise InputError(f"{path}: the column {name} {wrong}; {remedy}")
