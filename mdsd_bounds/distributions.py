@@ -329,30 +329,62 @@ def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
 def align_widths(
     target: Tensor, draft: Tensor, name: str = "dump", max_pad: int = MAX_PAD
 ) -> tuple[Tensor, Tensor, int]:
-    """Cut the wider head to the narrower one; the extra columns are padding of the embedding table.
+    """Pad the narrower head to the wider one with logits of ``-inf``, which are probabilities of exactly zero.
 
-    Model families pad one vocabulary to different widths (Qwen2.5: 151936 or 152064).
+    Model families pad one vocabulary to different widths (Qwen2.5: 151936 or 152064), and some add tokens at its end.
+    Zeros are right for both: what only one head has, the other cannot give.
 
     Returns
     -------
     target, draft : Tensor
-        ``[B, V]`` with the same V.
-    removed : int
-        Columns removed; the caller reports the mass they held (:func:`pad_mass`).
+        ``[B, V]`` with the same V, the larger of the two; a side that was as wide is returned as it is.
+    added : int
+        Columns added to one side; the caller reports the mass that the other holds there (:func:`pad_mass`).
 
     Raises
     ------
     InputError
-        If the widths differ by more than ``max_pad`` columns: then they are different vocabularies.
+        As :func:`check_widths`.
     """
     width_t, width_d = target.shape[-1], draft.shape[-1]
-    if abs(width_t - width_d) > max_pad:
-        raise InputError(
-            f"{name}: the target has {width_t} columns and the draft {width_d}; more than {max_pad} apart is no "
-            "padding of one vocabulary: give a token map (mdsd log --token-map), or log both on one tokenizer"
-        )
-    width = min(width_t, width_d)
-    return target[..., :width], draft[..., :width], abs(width_t - width_d)
+    check_widths(width_t, width_d, name, max_pad)
+    width = max(width_t, width_d)
+    return _padded(target, width), _padded(draft, width), abs(width_t - width_d)
+
+
+def check_widths(target: int, draft: int, name: str = "dump", max_pad: int = MAX_PAD) -> None:
+    """Refuse heads whose widths cannot be those of one vocabulary.
+
+    Raises
+    ------
+    InputError
+        If they differ by more than ``max_pad`` columns or a quarter of the wider one: then one head speaks of other,
+        or of fewer tokens, and which is not known.
+    """
+    wide, narrow = max(target, draft), min(target, draft)
+    if wide - narrow <= min(max_pad, wide // 4):
+        return
+    fewer = "draft" if draft < target else "target"
+    raise InputError(
+        f"{name}: the target has {target} columns and the draft {draft}, too far apart for padding of one vocabulary. A "
+        f"draft over fewer tokens needs its token map in the file of its rows: d2t [{draft}], target id minus draft id "
+        f"as EAGLE-3 stores it, or target_ids [{draft}]. If the last {wide - narrow} columns are tokens that the "
+        f"{fewer} lacks, pad its logits with -inf to {wide} columns. Models with different tokenizers need mdsd log "
+        "--token-map"
+    )
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    held = rows.shape[-1]
+    if held == width:
+        return rows
+    if rows.dtype.itemsize == 1:
+        rows = rows.to(torch.float32)  # not every float of eight bits has an infinity
+    shape = (*rows.shape[:-1], width)
+    wide = buffer(shape, rows.dtype) if rows.device.type == "cpu" else rows.new_empty(shape)
+    wide[..., :held] = rows
+    wide[..., held:] = -float("inf")
+    return wide
 
 
 def pad_mass(logits: Tensor, width: int) -> Tensor:

@@ -135,12 +135,16 @@ def test_shapes_follow_what_was_asked() -> None:
 
 
 def test_pad_columns() -> None:
-    target, draft, removed = align_widths(torch.zeros(2, 100), torch.zeros(2, 228))
-    assert target.shape == draft.shape == (2, 100)
-    assert removed == 128
+    target, draft, added = align_widths(torch.zeros(2, 600), torch.zeros(2, 728))
+    assert target.shape == draft.shape == (2, 728)
+    assert added == 128
+    assert target[:, 600:].eq(-float("inf")).all()
+    assert not draft.any()
     assert pad_mass(torch.zeros(1, 200), 100).tolist() == [0.5]
     with pytest.raises(InputError, match="token map"):
-        align_widths(torch.zeros(2, 100), torch.zeros(2, 229))
+        align_widths(torch.zeros(2, 600), torch.zeros(2, 729))
+    with pytest.raises(InputError, match="d2t"):
+        align_widths(torch.zeros(2, 40), torch.zeros(2, 10))
 
 
 WIDE = 9_001

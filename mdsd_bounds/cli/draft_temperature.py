@@ -25,11 +25,11 @@ def draft_temperature(
 ) -> None:
     """The best draft temperature, chosen on some documents and judged on others; 1 unless the gain is clear."""
     from mdsd_bounds.diagnostics import choose_draft_temperature
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.pipeline.tables import render
 
     found = choose_draft_temperature(
-        open_dump(dump),
+        opened(dump, limit),
         drafts,
         sampler,
         temperature=temperature,

@@ -45,7 +45,8 @@ def report(
     from pathlib import Path
 
     from mdsd_bounds import __version__
-    from mdsd_bounds.dumps import inspect_dump, open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
+    from mdsd_bounds.dumps import inspect_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.problem import InputError
@@ -62,15 +63,16 @@ def report(
     )
     if not Path(out).absolute().parent.is_dir():
         raise InputError(f"{out}: the folder {Path(out).parent} does not exist; make it first")
-    opened, comparison = open_dump(dump), None
+    source, comparison = opened(dump, limit), None
     with progress_bar(dump, quiet) as progress:
-        table = run(opened, settings, limit=limit, progress=progress)
+        table = run(source, settings, limit=limit, progress=progress)
     assert table is not None
+    say_beyond(table)
     if verifier != "none":
         names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
         with progress_bar(f"{dump} (verifiers)", quiet) as progress:
             compared = dataclasses.replace(settings, verifiers=chosen)
-            comparison = run(opened, compared, limit=limit, progress=progress)
+            comparison = run(source, compared, limit=limit, progress=progress)
     Path(out).write_text(html_report(table, comparison, inspect_dump(dump), __version__))
     print(out)

@@ -29,7 +29,7 @@ def run_and_print(
     quiet: bool,
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
@@ -38,15 +38,7 @@ def run_and_print(
     for name in settings.samplers:
         get_sampler(name)
     index, number = shard_in(shard, out)
-    source = open_dump(dump)
-    widths = source.facts.target_width, source.facts.draft_width
-    if widths[0] != widths[1]:
-        extra = abs(widths[0] - widths[1])
-        print(
-            f"note: the target has {widths[0]} columns and the draft {widths[1]}; the last {extra} "
-            "are taken for padding and left out (mdsd inspect shows the mass they hold)",
-            file=sys.stderr,
-        )
+    source = opened(dump, limit)
     if out is not None and Path(out).is_file():
         print(f"note: {out} exists and will be replaced", file=sys.stderr)
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
@@ -64,6 +56,7 @@ def run_and_print(
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
         return
+    say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
             "note: the dump names no documents: every position counts as one of its own, and errors come out too small "

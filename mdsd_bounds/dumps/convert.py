@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds.distributions import peak_of
-from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.dumps.checks import CUTS
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
@@ -237,7 +238,7 @@ def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
             if getattr(batch, name) is not None:
                 pieces.setdefault(name, []).append(getattr(batch, name))
     arrays = {name: torch.cat(parts) for name, parts in pieces.items()}
-    return arrays | {"vocabulary": torch.tensor(min(dump.facts.target_width, dump.facts.draft_width))}
+    return arrays | {"vocabulary": torch.tensor(max(dump.facts.target_width, dump.facts.draft_width))}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
@@ -268,7 +269,7 @@ def _rows(dump: Dump, role: str) -> Iterator[Tensor]:
 
 
 def _full(path: Path, dump: Dump, kind: str) -> None:
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     shape = (len(dump), width)
     columns = _columns(dump)
     dtypes = {role: next(_rows(dump, role)).dtype for role in _ROLES}
@@ -332,7 +333,7 @@ def _npz(
 
 
 def _npy(path: Path, dump: Dump, role: str) -> None:
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     first = _numpy(next(_rows(dump, role)))
     with path.open("wb") as stream:
         descr = np.lib.format.dtype_to_descr(first.dtype)
@@ -345,7 +346,7 @@ def _npy(path: Path, dump: Dump, role: str) -> None:
 
 def _kld(path: Path, dump: Dump, role: str) -> None:
     """One chunk: of n_ctx tokens llama.cpp keeps n_ctx - 1 - n_ctx/2 rows, so 2 N + 2 tokens hold N rows."""
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     count = len(dump)
     ids = np.zeros((1, 2 * count + 2), "<i4")
     columns = _columns(dump)

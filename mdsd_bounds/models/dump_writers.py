@@ -167,7 +167,7 @@ def open_store(
     if kind == "top-k":
         width = head_width(target.model)
         if draft.head_of is not None and draft.support == "full":
-            width = min(width, head_width(draft.head_of))
+            width = max(width, head_width(draft.head_of))
         arrays = ArrayWriter(out, {**described, "top_k": top_k, "hidden_sizes": sizes})
         arrays.put("vocabulary", {"vocabulary": torch.tensor(width)})
         return TopKStore(arrays, top_k)

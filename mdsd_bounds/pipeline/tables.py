@@ -111,8 +111,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 "temperature": float(temperature),
                 "positions": len(part),
                 "mean": mean,
-                "low": float(part["low"].mean()),
-                "high": float(part["high"].mean()),
+                "low": float(part["low"].to_numpy().mean()),
+                "high": float(part["high"].to_numpy().mean()),
                 "stderr": stderr,
             }
         )
@@ -150,11 +150,11 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "high": float(high[0]),
                 "gap_low": float(low[1]),
                 "gap_high": float(high[1]),
-                "bound_low": float(part["low"].mean()),
-                "bound_high": float(part["high"].mean()),
+                "bound_low": float(part["low"].to_numpy().mean()),
+                "bound_high": float(part["high"].to_numpy().mean()),
                 "stderr": float(np.hypot(spread, carlo)),
                 "mc_stderr": carlo,
-                **({"tv": float(part["tv"].mean())} if "tv" in part else {}),
+                **({"tv": float(part["tv"].to_numpy().mean())} if "tv" in part else {}),
             }
         )
     return pd.DataFrame(rows)

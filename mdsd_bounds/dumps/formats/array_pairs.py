@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def open_npz(path: Path) -> Dump:
     matrices = {name: _NpzMatrix(path, names[name]) for name in PAIR}
     with np.load(path, allow_pickle=False) as members:
         columns = {_COLUMNS[name]: members[name] for name in names if name in _COLUMNS}
-    return _dump(path, "npz", matrices, columns, size_on_disk(path))
+    with zipfile.ZipFile(path) as archive:
+        packed = any(archive.getinfo(names[name]).compress_type != zipfile.ZIP_STORED for name in PAIR)
+    dump = _dump(path, "npz", matrices, columns, size_on_disk(path))
+    return replace(dump, facts=replace(dump.facts, forwards=packed))
 
 
 def npz_members(path: Path) -> dict[str, str]:

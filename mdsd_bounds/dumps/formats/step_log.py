@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill, pair_sides
+from mdsd_bounds.dumps.checks import dense_top_k
+from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
 from mdsd_bounds.problem import InputError
 
 Row = dict[int, float]
@@ -64,9 +65,15 @@ def open_step_log(path: Path) -> Dump:
                 doc = int(step.get("doc", 0))
                 for position in step["positions"]:
                     token = int(position["token"])
+                    if token < 0:
+                        raise ValueError(f"token {token} is no token id")
                     row = _candidates(position.get("target_candidates", []))
                     if "p" in position or "logprob" in position:
-                        row[token] = _logprob(position)
+                        given = _logprob(position)
+                        # The committed token may be among the candidates, rounded otherwise.
+                        if abs(math.exp(row.get(token, given)) - math.exp(given)) > 1e-3:
+                            raise ValueError(f"token {token} has two probabilities")
+                        row[token] = given
                     # A row without the target's probability is no row of a dump; the step still counts.
                     if row and position.get("candidates"):
                         targets.append(row)
@@ -94,10 +101,16 @@ def open_step_log(path: Path) -> Dump:
 def _candidates(listed: Any) -> Row:
     row: Row = {}
     for entry in listed:
-        if isinstance(entry, dict):
-            row[int(entry["token"])] = _logprob(entry)
-        else:
-            row[int(entry[0])] = _log(float(entry[1]))
+        token, logprob = (
+            (int(entry["token"]), _logprob(entry))
+            if isinstance(entry, dict)
+            else (int(entry[0]), _log(float(entry[1])))
+        )
+        if token in row:
+            raise ValueError(f"candidate {token} is listed twice")
+        if token < 0:
+            raise ValueError(f"candidate {token} is no token id")
+        row[token] = logprob
     return row
 
 
@@ -123,8 +136,7 @@ def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[s
         part = logprobs[start:stop]
         # A top-N bounds the others; a single token's probability bounds them by what it leaves.
         left = (1.0 - part.exp().sum(-1)).clamp(min=0.0).log()
-        cut = cut_columns(part, ids[start:stop] >= 0, str(path), start, cap=None if top else left)
-        return fill(ids[start:stop], part, width), cut
+        return dense_top_k(ids[start:stop], part, width, str(path), start, cap=None if top else left)
 
     return Side(
         str(path),
