@@ -366,9 +366,9 @@ def check_widths(target: int, draft: int, name: str = "dump", max_pad: int = MAX
         return
     fewer = "draft" if draft < target else "target"
     raise InputError(
-        f"{name}: the target has {target} columns and the draft {draft}, too far apart for padding of one vocabulary. A "
-        f"draft over fewer tokens needs its token map in the file of its rows: d2t [{draft}], target id minus draft id "
-        f"as EAGLE-3 stores it, or target_ids [{draft}]. If the last {wide - narrow} columns are tokens that the "
+        f"{name}: the target has {target} columns and the draft {draft}, too far apart for padding of one vocabulary. "
+        f"A draft over fewer tokens needs its token map in the file of its rows: d2t [{draft}], target id minus draft "
+        f"id as EAGLE-3 stores it, or target_ids [{draft}]. If the last {wide - narrow} columns are tokens that the "
         f"{fewer} lacks, pad its logits with -inf to {wide} columns. Models with different tokenizers need mdsd log "
         "--token-map"
     )

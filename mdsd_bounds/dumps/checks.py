@@ -1,10 +1,10 @@
 """What every row of every dump must satisfy, whatever program wrote it: the one gate between a reader and a number.
 
 A reader says what its file holds; it decides nothing about whether that can be true.  :class:`mdsd_bounds.dumps.Dump`
-passes its facts through :func:`mdsd_bounds.distributions.check_widths` when it is made, and every batch of rows through :func:`admit`, so that a
-new reader is checked by being a reader.  What has to be seen before rows become dense (token ids that repeat or lie
-outside the vocabulary) is checked by :func:`dense_top_k`, the only way from top-k entries to rows.  The table of all
-checks is in docs/dumps.md.
+passes its facts through :func:`mdsd_bounds.distributions.check_widths` when it is made, and every batch of rows through
+:func:`admit`, so that a new reader is checked by being a reader.  What has to be seen before rows become dense (token
+ids that repeat or lie outside the vocabulary) is checked by :func:`dense_top_k`, the only way from top-k entries to
+rows.  The table of all checks is in docs/dumps.md.
 """
 
 from __future__ import annotations
@@ -266,9 +266,10 @@ def cut_columns(
         cap = least
     else:
         cap = cap.to(torch.float64)
-        floor = torch.minimum(least, low.clamp(min=1e-300).log())
+        # In masses: where nothing is missing, any cap is true.
+        floor = torch.minimum(least.exp(), low)
         _refuse(
-            torch.isnan(cap) | (cap < floor - 2 * slack - 1e-9),
+            torch.isnan(cap) | (cap.exp() < floor * (1 - 1e-9) * (-2 * slack).exp() - 1e-12),
             path,
             first_row,
             lambda row: (

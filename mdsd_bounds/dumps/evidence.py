@@ -112,9 +112,9 @@ def _one_hot(held: list[_Run], seen: int, rows: int) -> list[str]:
         count = sum(int((run.logp[model].amax(-1).exp() >= 1 - _ONE_HOT).sum()) for run in held)
         if seen > 1 and count > seen / 2:
             warnings.append(
-                f"the {role} gives one token all of the mass in {count} of {_of(seen, rows)}: no language model does; a "
-                "server that speculates may answer log-probability 0.0 for every token (log again without speculation), "
-                "and temperature 0 is chosen here with --temperature 0, from logits as they were"
+                f"the {role} gives one token all of the mass in {count} of {_of(seen, rows)}: no language model does; "
+                "a server that speculates may answer log-probability 0.0 for every token (log again without it), and "
+                "temperature 0 is chosen here with --temperature 0, from logits as they were"
             )
     return warnings
 
@@ -150,14 +150,14 @@ def _recorded(dump: Dump, held: list[_Run], seen: int, rows: int) -> tuple[str, 
         shift = _token_shift(held, model)
         if shift:
             warnings.append(
-                f"the {role}'s rows fit the token recorded one row {shift}: rows and tokens are one position apart; shift "
-                f"the {role}'s rows by one, or the tokens if both models are off"
+                f"the {role}'s rows fit the token recorded one row {shift}: rows and tokens are one position apart; "
+                f"shift the {role}'s rows by one, or the tokens if both models are off"
             )
         elif float(judged.mean()) < uniform:
             warnings.append(
                 f"the recorded tokens are less probable under the {role} than under a uniform distribution "
-                f"({float(judged.mean()):.2f} against {uniform:.2f} nats): rows that belong to other positions, or tokens "
-                "of another tokenizer; log rows and tokens in one pass, with the models' own tokenizer"
+                f"({float(judged.mean()):.2f} against {uniform:.2f} nats): rows that belong to other positions, or "
+                "tokens of another tokenizer; log rows and tokens in one pass, with the models' own tokenizer"
             )
         elif count >= 8 and found < 0.5 * float(kept.mean()) * count:
             warnings.append(
@@ -200,9 +200,9 @@ def _draft_shift(held: list[_Run]) -> list[str]:
         gain, base = torch.cat(gains), torch.cat(beside)
         if len(gain) and _clear(gain, max(_MASS, 0.25 * float(base.mean()))):
             return [
-                f"the draft's rows fit the target's better one row {word} ({float((base + gain).mean()):.3f} of the mass "
-                f"shared, against {float(base.mean()):.3f}): one model's rows are shifted by one; log both over the same "
-                "positions"
+                f"the draft's rows fit the target's better one row {word} ({float((base + gain).mean()):.3f} of the "
+                f"mass shared, against {float(base.mean()):.3f}): one model's rows are shifted by one; log both over "
+                "the same positions"
             ]
     return []
 

@@ -30,7 +30,9 @@ class Shaped(Protocol):
     """An array, read or not."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of its axes."""
+        ...
 
 
 A = TypeVar("A", bound=Shaped)
@@ -116,7 +118,7 @@ def widened(rows: Tensor, tokens: Tensor, width: int) -> Tensor:
 def _integers(values: Tensor, name: str) -> Tensor:
     values = values.flatten()
     if not values.numel():
-        raise InputError(f"{name} is empty; give one entry for each column")
+        raise InputError(f"{name} is empty: the vocabularies share no token; give one entry for each column")
     if values.is_complex() or (values.is_floating_point() and not bool((values == values.round()).all())):
         raise InputError(f"{name} holds {values.dtype}; token ids are integers")
     return values.to(torch.int64)
@@ -124,7 +126,7 @@ def _integers(values: Tensor, name: str) -> Tensor:
 
 def _is_map(tokens: Tensor, width: int | None) -> bool:
     low, high = int(tokens.min()), int(tokens.max())
-    return low >= 0 and (width is None or high < width) and len(tokens.unique()) == len(tokens)
+    return low >= 0 and (width is None or high < width) and not bool((tokens.sort().values.diff() == 0).any())
 
 
 def _worst(tokens: Tensor, width: int | None) -> str:

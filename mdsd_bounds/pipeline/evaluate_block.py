@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread

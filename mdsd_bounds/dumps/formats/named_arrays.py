@@ -14,9 +14,9 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
 prefix
   serves both models.
 
-A draft over fewer tokens (EAGLE-3) carries a map (:mod:`mdsd_bounds.dumps.token_map`): ``d2t`` ``[V_draft]``, the target
-token less the draft token, ``target_ids`` or ``t2d``, and where known ``vocabulary``, the target's size; tokens outside the
-map have probability zero.
+A draft over fewer tokens (EAGLE-3) carries a map (:mod:`mdsd_bounds.dumps.token_map`): ``d2t`` ``[V_draft]``, the
+target token less the draft token, ``target_ids`` or ``t2d``, and where known ``vocabulary``, the target's size; tokens
+outside the map have probability zero.
 
 ``doc``, ``position`` and ``token`` (``tokens``) ``[N]`` are used where present.
 """
@@ -239,8 +239,8 @@ def _texts(path: Path, arrays: Mapping[str, Array], name: str, shape: tuple[int,
     beams = [extra for extra in ("beam_indices", "sequences_scores") if extra in arrays]
     if beams:
         raise InputError(
-            f"{path}: {beams[0]} is of a beam search, whose rows belong to other beams than its sequences; generate with "
-            "num_beams=1"
+            f"{path}: {beams[0]} is of a beam search, whose rows belong to other beams than its sequences; "
+            "generate with num_beams=1"
         )
     if len(shape) == 3:
         return shape[0], shape[1]
@@ -256,8 +256,9 @@ def _ids_of(path: Path, arrays: Mapping[str, Array], name: str, texts: int) -> T
         ids = ids[None]
     if ids.ndim != 2 or ids.shape[0] != texts or ids.is_floating_point():
         raise InputError(
-            f"{path}: rows of {texts} text{'s' * (texts != 1)}, but {name} has shape {tuple(ids.shape)} {ids.dtype}; save "
-            "both from one call, with one beam and one returned sequence a text (num_beams=1, num_return_sequences=1)"
+            f"{path}: rows of {texts} text{'s' * (texts != 1)}, but {name} has shape {tuple(ids.shape)} {ids.dtype}; "
+            "save both from one call, with one beam and one returned sequence a text (num_beams=1, "
+            "num_return_sequences=1)"
         )
     return ids.to(torch.int64)
 

@@ -52,8 +52,8 @@ def open_vllm(path: Path) -> Side:
     for doc, (positions, tokens) in enumerate(_documents(path)):
         if tokens and len(tokens) != len(positions):
             raise InputError(
-                f"{path} prompt {doc}: {len(positions)} positions but {len(tokens)} prompt_token_ids; save both from one "
-                "answer"
+                f"{path} prompt {doc}: {len(positions)} positions but {len(tokens)} prompt_token_ids; save both from "
+                "one answer"
             )
         for place, entry in enumerate(positions):
             if not entry[0]:
