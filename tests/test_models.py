@@ -293,7 +293,9 @@ def test_token_map_by_eagle_offsets(pair: dict[str, str], tmp_path: Path) -> Non
     [
         ({"d2t": [0, 0, 99]}, "entry 2: target token 101"),
         ({"d2t": [-1, 0]}, "entry 0: target token -1"),
-        ({"d2t": [1, 0]}, "mapped twice"),
+        ({"d2t": [2, 1, 0, 0]}, "mapped twice"),
+        ({"d2t": [1, 0]}, "holds target ids"),
+        ({"d2t": [0, 0]}, "zero everywhere"),
         ({"target_ids": []}, "share no token"),
         ({"d2t": [0, 0], "t2d": [True, False, True]}, "t2d does not mark"),
         ({"d2t": [0, 1], "t2d": [True, True, False]}, "holds target ids"),

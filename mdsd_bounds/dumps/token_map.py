@@ -82,7 +82,7 @@ def token_columns(arrays: Mapping[str, Tensor], path: str, width: int | None = N
         tokens, name = held["target_ids"], "target_ids"
     elif "d2t" in held:
         offsets, name = held["d2t"], "d2t"
-        if len(offsets) > 1 and not bool(offsets.any()) and width != len(offsets):
+        if len(offsets) > 1 and marked is None and not bool(offsets.any()) and width != len(offsets):
             raise InputError(
                 f"{path}: d2t is zero everywhere, a map that was never filled; take it from the draft's checkpoint. If "
                 f"the draft's tokens really are the target's first {len(offsets)}, give target_ids = arange instead"
