@@ -105,8 +105,10 @@ def _check_cut(path: str, role: str, first: int, rows: Tensor, cut: Tensor) -> N
         first,
         lambda row: f"an error bound of {float(slack[row]):.6g}; give a number of at least 0",
     )
-    held = rows > -float("inf")
-    total = torch.where(held, rows, torch.full_like(rows, -float("inf"))).to(torch.float64).exp().sum(-1)
+    held = rows != -float("inf")
+    # Only what is stored: the exponential of minus infinity costs as much as any other.
+    values = rows[held].to(torch.float64).exp()
+    total = torch.zeros_like(low).index_add_(0, held.nonzero()[:, 0], values)
     most, least = total * slack.exp() + high, total * (-slack).exp() + low
     _refuse(
         ~((most >= 1 - _SUM) & (least <= 1 + _SUM)),
