@@ -155,8 +155,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 "temperature": float(temperature),
                 "positions": len(part),
                 "mean": mean,
-                "certified_low": float(part["certified_low"].mean()),
-                "certified_high": float(part["certified_high"].mean()),
+                "certified_low": float(part["certified_low"].to_numpy().mean()),
+                "certified_high": float(part["certified_high"].to_numpy().mean()),
                 "stderr": stderr,
                 "ci_low": float(low[0]),
                 "ci_high": float(high[0]),
@@ -192,12 +192,12 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "ci_low": float(low[0]),
                 "ci_high": float(high[0]),
                 "bound": bound,
-                "gap": float((part["value"] - part["acceptance"]).mean()),
+                "gap": float((part["value"] - part["acceptance"]).to_numpy().mean()),
                 "gap_ci_low": float(low[1]),
                 "gap_ci_high": float(high[1]),
                 "share": mean / bound if bound > 0 else float("nan"),
                 "mc_stderr": float(np.sqrt(np.square(part["mc_stderr"].to_numpy()).sum()) / len(part)),
-                **({"tv": float(part["tv"].mean())} if "tv" in part else {}),
+                **({"tv": float(part["tv"].to_numpy().mean())} if "tv" in part else {}),
             }
         )
     return pd.DataFrame(rows)
