@@ -166,7 +166,7 @@ def make_problem(
     if sampler != "joint" and target.shape[-1] != draft.shape[-1]:
         raise InputError(
             f"p has {target.shape[-1]} tokens and q {draft.shape[-1]}; "
-            "cut both to one vocabulary first (mdsd_bounds.distributions.align_widths)"
+            "give both over one vocabulary first (mdsd_bounds.dumps.widths.align_widths)"
         )
     if target.shape[0] != draft.shape[0]:
         raise InputError(f"p has {target.shape[0]} rows and q {draft.shape[0]}; give one draft row for each target row")

@@ -58,7 +58,7 @@ def advise(
     if figure is not None:
         need("matplotlib", purpose="--figure")
         check_out(figure, [dump], force, "--figure")
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.pipeline.tables import render
@@ -71,10 +71,12 @@ def advise(
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
+    source = opened(dump, limit)
     with progress_bar(dump, quiet) as progress:
-        table = run(open_dump(dump), settings, limit=limit, progress=progress)
+        table = run(source, settings, limit=limit, progress=progress)
     if table is None:
         raise InputError(f"{dump}: no rows were computed")
+    say_beyond(table)
     found, documents = profiles(table)
     found += lossy_profiles(found, tvs)
     if len(set(documents.tolist())) < 2:
