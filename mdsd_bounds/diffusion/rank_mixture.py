@@ -86,10 +86,10 @@ def best_rank_mixture(delta: float, n: int) -> RankMixture:
     return RankMixture(weights, rank_mixture_acceptance(shift, weights), float(-result.fun))
 
 
-def rank_mixture_acceptance(delta: float, weights: Sequence[float] | np.ndarray) -> float:
+def rank_mixture_acceptance(delta: float, weights: Sequence[float] | np.ndarray, bins: int = _FINE) -> float:
     """``Int min(p, r)`` of given weights ``[n]``, the largest draft's first.
 
-    By 100,000 bins, from above; exact but in the bins where p and r cross, so to about 1e-9.
+    By bins, from above; exact but in the bins where p and r cross, so to about 1e-9 with 100,000 of them.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def rank_mixture_acceptance(delta: float, weights: Sequence[float] | np.ndarray)
     omega = checked(weights, "weights", "rank_mixture_acceptance")
     if omega.ndim != 1 or not 1 <= len(omega) <= _MOST or abs(omega.sum() - 1.0) > 1e-9:
         raise InputError(f"rank_mixture_acceptance: weights {omega.tolist()}: give 1 to {_MOST} that sum to one")
-    target, ranks = _masses(_edges(shift, _FINE), shift, len(omega))
+    target, ranks = _masses(_edges(shift, bins), shift, len(omega))
     return float(np.minimum(target, omega @ ranks).sum())
 
 
