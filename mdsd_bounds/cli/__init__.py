@@ -19,6 +19,7 @@ from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
 from mdsd_bounds.cli.convert import convert
+from mdsd_bounds.cli.diffusion import diffusion
 from mdsd_bounds.cli.draft_temperature import draft_temperature
 from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
@@ -37,6 +38,7 @@ app = typer.Typer(
 COMMANDS = (bounds, compare, advise, tree, audit, draft_temperature, log, convert, inspect, plot, report)
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(diffusion, name="diffusion")
 
 
 def entry() -> None:

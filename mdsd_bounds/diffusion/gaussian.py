@@ -137,7 +137,7 @@ def optimal_acceptance_ball(d: Numbers, delta: Numbers, s_p: Numbers, s_q: Numbe
     Returns
     -------
     float or array
-        alpha*_n.  It is exactly 1 where ``(s_q/s_p)^d exp(delta^2 / (2 (s_q^2 - s_p^2))) <= n``.
+        alpha*_n.  It can be exactly 1, for ``n >= (s_q/s_p)^d exp(delta^2 / (2 (s_q^2 - s_p^2)))`` only.
 
     Raises
     ------

@@ -23,13 +23,14 @@ def optimum(ratio: LogRatio, n: int) -> tuple[float, float]:
     if n == 1:
         return ratio.capped(0.0)
     if ratio.r > 0.0 and ratio.edge <= log_n:
-        # p <= n q everywhere: near the top P(H) - Q(H)^n is positive, and the whole space gives 0.
+        # p <= n q everywhere: near the top P(H) - Q(H)^n is positive, and the whole space gives 0.  The scan below
+        # sees whether a smaller subset gives less.
         accepted, best = 1.0, 0.0
     else:
         accepted, best = _value(ratio, _largest_root(ratio, n), n)
     scan = _scan(ratio, n)
     worst = min(range(len(scan)), key=lambda k: scan[k][1])
-    if -scan[worst][1] > best + 1e-9:
+    if -scan[worst][1] > best + 1e-12:
         # More than one local minimum (one dimension, wide draft): refine the best of the places compared.
         low, high = scan[max(worst - 1, 0)][0], scan[min(worst + 1, len(scan) - 1)][0]
         tau = brentq(lambda tau: _condition(ratio, tau, n), low, high, xtol=1e-14)
