@@ -29,3 +29,17 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("mdsd: ")
+
+
+def test_world_and_speculate(tmp_path) -> None:
+    picture = tmp_path / "strips.png"
+    done = mdsd("diffusion", "world", "--method", "stages 1+3", "--videos", "3", "--out", str(picture), "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "stages 1+3" in done.stdout
+    assert picture.stat().st_size > 5_000
+    done = mdsd("diffusion", "world", "--method", "other", "--videos", "2", "--quiet")
+    assert done.returncode == 2
+    assert "choose among" in done.stderr
+    done = mdsd("diffusion", "speculate", "--draft", "other", "--videos", "2", "--quiet")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
