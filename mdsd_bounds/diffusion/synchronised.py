@@ -15,7 +15,7 @@ ratio ``ab / (1 - ab)``, since a threshold in time steps means different things 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -162,14 +162,20 @@ ABLATIONS: dict[str, Settings] = {
 
 
 def methods(
-    denoiser: Denoiser, whole: Denoiser, shape: tuple[int, int, int], names: tuple[str, ...], seed: int
+    denoiser: Denoiser,
+    whole: Denoiser,
+    shape: tuple[int, int, int],
+    names: tuple[str, ...],
+    seed: int,
+    settings: Settings | None = None,
 ) -> dict[str, tuple[Tensor, float]]:
     """Videos and window passes a video of every named method, each from the same seed.
 
     Names are those of :data:`ABLATIONS` and ``whole video`` (stochastic steps of the whole-video denoiser), ``disjoint
     windows`` (each on its own) and ``Gen-L-Video`` (deterministic DDIM with averaged windows; Wang et al., 2023).
+    ``settings`` gives the steps and windows of all.
     """
-    settings = Settings()
+    settings = settings or Settings()
     places = windows(shape[1], settings.width, settings.stride)
     apart = windows(shape[1], settings.width, settings.width)
 
@@ -190,7 +196,8 @@ def methods(
             video = sample_plainly(over(places), shape, settings.steps, generator, 0.0)
             found[name] = video, float(settings.steps * len(places))
         elif name in ABLATIONS:
-            found[name] = sample(denoiser, shape, ABLATIONS[name], generator)
+            switches = replace(ABLATIONS[name], steps=settings.steps, width=settings.width, stride=settings.stride)
+            found[name] = sample(denoiser, shape, switches, generator)
         else:
             known = ("whole video", "disjoint windows", "Gen-L-Video", *ABLATIONS)
             raise InputError(f"method {name!r}: choose among {', '.join(known)}")
