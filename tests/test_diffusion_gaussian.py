@@ -239,7 +239,7 @@ def test_known_values_of_unequal_variances() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-12, 1e-9, -1e-13, -1e-9])
 def test_nearly_equal_variances_meet_the_equal_case(gap: float) -> None:
-    for d in (1, 7, 1_000, 1_000_000):
+    for d in (1, 1_000_000):
         for delta, n in ((1e-9, 1), (0.02, 2), (0.25, 2), (1.0, 4), (5.0, 1_000_000), (40.0, 3)):
             found = gaussian.optimal_rejection_ball(d, delta, 1.0, 1.0 + gap, n)
             # At delta = 0.02 a rejection of 1e-266 answers to changes of 1e-15 in the variance.
