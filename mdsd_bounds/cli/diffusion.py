@@ -62,7 +62,9 @@ def world(
     names = synchronised.ALL if method == "all" else tuple(name.strip() for name in method.split(","))
     table, found = tables.world_table(videos, names, seed, _teller(quiet))
     if out is not None:
-        _save(tables.world_strips(found), out)
+        from mdsd_bounds.plots.diffusion import world_strips
+
+        _save(world_strips(found), out)
     print(render(table, format.value))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -71,17 +71,6 @@ def world_table(
         row["window_passes"] = passes
         rows.append(row)
     return pd.DataFrame(rows), kept
-
-
-def world_strips(videos: Mapping[str, Tensor]) -> Any:
-    """Figure: the first video of each method, lines between disjoint windows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from mdsd_bounds.diffusion.plots import strips_figure
-
-    strips = {name: video[0].numpy() for name, video in videos.items()}
-    return strips_figure(strips, "First video of each method: 64 frames of 8 numbers, lines every 16 frames", 16)
 
 
 def draft_of(name: str, world: World) -> Denoiser | str:

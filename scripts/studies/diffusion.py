@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from mdsd_bounds.diffusion import tables
-from mdsd_bounds.diffusion.plots import acceptance_figure
+from mdsd_bounds.plots.diffusion import acceptance_figure, world_strips
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "diffusion"
 VIDEOS, TRIAL = 120, 2_000
@@ -36,7 +36,7 @@ def figure(out: Path) -> None:
 def world(out: Path) -> None:
     table, videos = tables.world_table(VIDEOS, tell=tell)
     table.round(5).to_csv(out / "world.csv", index=False)
-    tables.world_strips(videos).savefig(out / "world.png", dpi=130)
+    world_strips(videos).savefig(out / "world.png", dpi=130)
 
 
 def speculate(out: Path) -> None:

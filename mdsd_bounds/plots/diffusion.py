@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mdsd_bounds.diffusion import gaussian
 from mdsd_bounds.diffusion.rank_mixture import best_rank_mixture
@@ -78,3 +79,13 @@ def strips_figure(strips: Mapping[str, np.ndarray], title: str, marks: int = 0) 
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def world_strips(videos: Mapping[str, Tensor]) -> Any:
+    """Figure: the first video of each method, lines between disjoint windows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+    strips = {name: video[0].numpy() for name, video in videos.items()}
+    return strips_figure(strips, "First video of each method: 64 frames of 8 numbers, lines every 16 frames", 16)
