@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
-from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
@@ -45,6 +45,9 @@ class Settings:
         Sampler options (``m``).
     method : str
         Route to the bound.
+    tvs : tuple of float
+        Tables of bounds alone: total variations within which the output may be from the target, each with its rows and
+        its entry in a column ``tv``.  Empty: lossless bounds, and no such column.
     """
 
     samplers: tuple[str, ...]
@@ -58,6 +61,7 @@ class Settings:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
+    tvs: tuple[float, ...] = ()
 
     def key(self, dump: Any) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
@@ -97,6 +101,8 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 # A table must not depend on how many cores a machine or a worker has.
                 with one_torch_thread(), one_blas_thread():
                     frames.extend(_against_bound(bound, batch, temperature, settings))
+            elif settings.tvs:
+                frames.extend(_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs)
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
             for frame in frames[before:]:
