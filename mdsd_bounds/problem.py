@@ -141,13 +141,17 @@ class Acceptance:
     problem: Problem
 
 
+#: Most drafts that are counted; what uses them has smaller limits of its own.
+MOST_DRAFTS = 1_000_000_000
+
+
 def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     """Read ``n_drafts`` (an integer or a sequence) as a tuple; the flag says whether it was a single integer.
 
     Raises
     ------
     InputError
-        If a value is not an integer of at least 1, or the sequence is empty.
+        If a value is not an integer from 1 to :data:`MOST_DRAFTS`, or the sequence is empty.
     """
     single = (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0) or not hasattr(n_drafts, "__iter__")
     values = [n_drafts] if single else list(n_drafts)
@@ -157,10 +161,12 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     for value in values:
         try:
             whole = not isinstance(value, bool) and int(value) == value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole or int(value) < 1:
             raise InputError(f"n_drafts={value!r}: the number of drafts must be a whole number of at least 1")
+        if int(value) > MOST_DRAFTS:
+            raise InputError(f"n_drafts={value!r}: more drafts than {MOST_DRAFTS}; give fewer")
         counts.append(int(value))
     return tuple(counts), single
 

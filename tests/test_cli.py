@@ -117,6 +117,7 @@ def test_plot(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: 
     [
         (["bounds", "nothing.npz"], "nothing.npz: no such file"),
         (["bounds", "DUMP", "--drafts", "0"], "at least 1"),
+        (["bounds", "DUMP", "--drafts", "9" * 20], "more drafts than"),
         (["bounds", "DUMP", "--drafts", "two"], "separated by commas"),
         (["bounds", "DUMP", "--sampler", "magic"], "unknown sampler 'magic'"),
         (["bounds", "DUMP", "--temperature", "-1"], "temperature=-1.0"),

@@ -385,3 +385,40 @@ def test_a_llama_cpp_file_is_checked_too(tmp_path: Path) -> None:
     write_llama_cpp(tmp_path / "x.kld", pair(24, rows=3)[0][None], torch.full((1, 8), 77, dtype=torch.int32))
     with pytest.raises(InputError, match="token 77 is recorded"):
         mean(f"{tmp_path}/x.kld,{tmp_path}/x.kld")
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors", "two files"])
+@pytest.mark.parametrize("name", ["model.d2t", "draft.target_ids", "D2T", "hot_token_ids", "draft_id_to_target_id"])
+def test_maps_under_other_names_are_applied_or_named(name: str, form: str, tmp_path: Path) -> None:
+    """Heads as near as padding: without its map the draft would be read as if its tokens were the target's first."""
+    generator = torch.Generator().manual_seed(5)
+    target = torch.randn(3, 200, generator=generator)
+    tokens = torch.randperm(200, generator=generator)[:170].sort().values
+    draft = target[:, tokens] + 0.1
+    stored = tokens if "ids" in name else tokens - torch.arange(170)
+    arrays = {"target_logits": target, "draft_logits": draft, name: stored}
+    path = str(tmp_path / f"x.{form}")
+    if form == "npz":
+        np.savez(path, **{key: value.numpy() for key, value in arrays.items()})
+    elif form == "safetensors":
+        save_file(arrays, path)
+    else:
+        save_file({"logits": target}, tmp_path / "t.safetensors")
+        save_file({"logits": draft, name: stored}, tmp_path / "d.safetensors")
+        path = f"{tmp_path}/t.safetensors,{tmp_path}/d.safetensors"
+    if name in ("hot_token_ids", "draft_id_to_target_id"):
+        with pytest.raises(InputError, match=f"{name} has one integer for each of the draft's 170 columns"):
+            mean(path)
+        return
+    q = torch.zeros(3, 200, dtype=torch.float64)
+    q[:, tokens] = torch.softmax(draft.double(), -1)
+    expected = float(torch.minimum(torch.softmax(target.double(), -1), q).sum(-1).mean())
+    assert mean(path) == pytest.approx(expected, abs=1e-9)
+
+
+def test_two_maps_of_one_name_are_an_error(tmp_path: Path) -> None:
+    held = np.load(CASES / "18-eagle3-d2t" / "pair.npz")
+    arrays = {name: held[name] for name in held}
+    np.savez(tmp_path / "x.npz", **arrays, **{"d2t": arrays["draft_d2t"] + 1})
+    with pytest.raises(InputError, match="a second d2t"):
+        mean(str(tmp_path / "x.npz"))

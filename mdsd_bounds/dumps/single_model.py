@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns
-from mdsd_bounds.dumps.token_map import TokenColumns
+from mdsd_bounds.dumps.token_map import TokenColumns, refuse_unnamed
 from mdsd_bounds.problem import InputError
 
 #: Vocabulary assumed for top-k files that do not say theirs.  Bounds from cut rows hold for every smaller one too.
@@ -37,7 +37,7 @@ class Side:
     ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the law of, and its place.
     ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0 where
     unknown, and ``once`` the bytes of the head beside them.  ``map`` says which target tokens the columns of a draft
-    over fewer tokens were sent to.
+    over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
     """
 
     path: str
@@ -56,6 +56,7 @@ class Side:
     hidden: int = 0
     once: int = 0
     map: TokenColumns | None = None
+    unnamed: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,8 +105,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
                 "correct it"
             )
         widths.append(width)
-    if draft.map is not None and draft.map.as_ids is not None:
-        _refuse_ids(target, draft, draft.map.tokens, draft.map.as_ids, widths)
+    _check_map(target, draft, widths)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         held = {name: column[start:stop] for name, column in columns.items()}
@@ -169,8 +169,14 @@ def _refuse_other_texts(label: str, target: dict[str, Tensor], draft: dict[str, 
 _ROWS = 32
 
 
-def _refuse_ids(target: Side, draft: Side, tokens: Tensor, ids: Tensor, widths: list[int]) -> None:
-    """Read as ids, the draft's map must not make it far more like the target than read as offsets."""
+def _check_map(target: Side, draft: Side, widths: list[int]) -> None:
+    """No map under an unknown name; read as ids, a map must not make the draft far more like the target than else."""
+    if draft.map is None:
+        refuse_unnamed(draft.path, draft.unnamed, *widths)
+        return
+    tokens, ids = draft.map.tokens, draft.map.as_ids
+    if ids is None:
+        return
     rows = min(_ROWS, target.rows)
     p = torch.softmax(target.read(0, rows, widths[0])[0].to(torch.float64), -1)
     q = torch.softmax(draft.read(0, rows, widths[1])[0].to(torch.float64)[:, tokens], -1)

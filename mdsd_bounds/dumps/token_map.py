@@ -1,6 +1,6 @@
 """Drafts over fewer tokens than the target's: which target token each column of their rows stands for.
 
-Known names, with or without ``draft_`` before them:
+Known names, with or without ``draft_`` or a module's name (``model.d2t``) before them:
 
 * ``d2t`` ``[V_draft]``: target id less draft id (EAGLE-3 stores these offsets, not ids);
 * ``target_ids`` ``[V_draft]``: target ids themselves (a matrix of this name holds a target's top-k ids);
@@ -40,12 +40,46 @@ A = TypeVar("A", bound=Shaped)
 
 def maps_in(arrays: Mapping[str, A]) -> dict[str, A]:
     """The arrays that map a draft's columns, by their names in :data:`MAPS`."""
-    found = {}
+    found: dict[str, A] = {}
     for name, array in arrays.items():
-        known = name.removeprefix("draft_")
-        if known in MAPS and (known != "target_ids" or len(array.shape) == 1):
-            found[known] = array
+        known = _known(name)
+        if known not in MAPS or (known == "target_ids" and len(array.shape) != 1):
+            continue
+        if found.setdefault(known, array) is not array:
+            raise InputError(f"{name}: a second {known} of the same rows; keep the one that belongs to the draft")
     return found
+
+
+def _known(name: str) -> str:
+    # As a checkpoint names its tensors: model.d2t.
+    return name.rsplit(".", 1)[-1].lower().removeprefix("draft_")
+
+
+def unnamed_map(arrays: Mapping[str, A], width: int, rows: int) -> str:
+    """An array that holds one integer for each of the draft's ``width`` columns under a name that is not known.
+
+    It may be the token map.  Empty where there is none, or where it could as well hold one integer a row.
+    """
+    for name, array in arrays.items():
+        integers = str(getattr(array, "dtype", "")).startswith(("int", "uint"))
+        if integers and tuple(array.shape) == (width,) and width != rows and _known(name) not in MAPS:
+            return name
+    return ""
+
+
+def refuse_unnamed(path: str, name: str, target: int, draft: int) -> None:
+    """Refuse heads of two widths with an array beside them that may be the draft's map.
+
+    Raises
+    ------
+    InputError
+        With the names that are known.
+    """
+    if name and target != draft:
+        raise InputError(
+            f"{path}: {name} has one integer for each of the draft's {draft} columns, and the target has {target}: if "
+            "it is the token map, name it d2t (target id minus draft id) or target_ids; otherwise leave it out"
+        )
 
 
 @dataclass(frozen=True)

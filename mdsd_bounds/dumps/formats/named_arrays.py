@@ -37,7 +37,7 @@ from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
-from mdsd_bounds.dumps.token_map import maps_in, token_columns, widened
+from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
 
 _LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
@@ -78,7 +78,10 @@ def open_named(path: Path, role: str = "") -> Side:
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
         said = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
-        return mapped_side(side, said) if maps_in(said) else side
+        if maps_in(said):
+            return mapped_side(side, said)
+        other = {name: array for name, array in store.items() if name not in _SHARED}
+        return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
     raise InputError(
         f"{path}: holds {', '.join(store) or 'nothing'}; wanted logits, or ids and logprobs, or hidden_states and "
         "lm_head, with target_ or draft_ before them in a file for a pair"

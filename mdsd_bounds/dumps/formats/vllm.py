@@ -13,6 +13,7 @@ the prompt's own token: k or k + 1 entries.  Accepted: one JSON value or one per
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,8 @@ def _entry(ids: list[Any], logprobs: list[Any], ranks: list[Any]) -> Entry:
         token, logprob = integer(name), float(value)
         if token < 0:
             raise ValueError(f"{name!r} is no token id")
+        if math.isnan(logprob):
+            raise ValueError(f"token {token} has the log-probability NaN")
         # The flat form lists the own token twice when it is among the k most probable.
         if kept.setdefault(token, (logprob, integer(rank or 0)))[0] != logprob:
             raise ValueError(f"token {token} has two log-probabilities")
