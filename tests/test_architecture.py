@@ -49,7 +49,6 @@ LONG_FUNCTIONS = {
     "bounds/search/without_replacement_kernel.py:_token_run",
     "bounds/search/without_replacement_kernel.py:_top",
     "bounds/search/without_replacement_kernel.py:without_replacement",
-    "bounds/truncated/intervals.py:batch_bound",
     "pipeline/run.py:run",
     "audit/rule.py:audit_rule",
     "audit/logs.py:audit_log",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mdsd_bounds import open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
-from mdsd_bounds.samplers.base import sample_law
+from mdsd_bounds.samplers.one_position import draw_many_without
 from mdsd_bounds.verifiers import Verifier
 from mdsd_bounds.verifiers.optimal import prepare
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
@@ -146,7 +146,7 @@ def test_picks_at_full_vocabulary_follow_r(real_rows: tuple[Tensor, Tensor]) -> 
     p, q = real_rows[0][0], real_rows[1][0]
     prepared = prepare(p, q, 3, "without_replacement")
     generator = torch.Generator().manual_seed(1)
-    drafts = sample_law(q, 3, 20_000, generator)
+    drafts = draw_many_without(q, 3, 20_000, generator)
     chance = prepared.pick_law(drafts)
     for i in q.topk(6).indices.tolist():
         hits = (chance * (drafts == i)).sum(-1)

@@ -210,7 +210,7 @@ def test_options_of_the_search_are_checked() -> None:
         with pytest.raises(InputError, match=message):
             optimal_acceptance(q[0], q, 2, "independent", **options)
     for sampler in FAMILY:
-        with pytest.raises(InputError, match="for the sampler 'independent'"):
+        with pytest.raises(InputError, match="for independent drafters"):
             optimal_acceptance(q[0], q[1], 2, sampler, method="product")
 
 

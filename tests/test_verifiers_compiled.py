@@ -126,7 +126,7 @@ def test_mass_off_the_drafts_is_summed_where_it_would_cancel() -> None:
     drawn = torch.tensor([5, 3, -1, 2000])
     rest = q.clone()
     rest[drawn[drawn >= 0]] = 0.0
-    assert _left_of(q.numpy(), drawn.numpy()) == pytest.approx(float(rest.sum()), rel=1e-12)
+    assert _left_of(q.numpy(), drawn.numpy(), float(q.sum())) == pytest.approx(float(rest.sum()), rel=1e-12)
 
 
 STEPS = [

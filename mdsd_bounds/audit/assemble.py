@@ -21,7 +21,7 @@ from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Law, Line
 from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers import get_sampler, sampler_options
 
 #: Entries [units, K] held at a time (64 MB of float64 for each of p and q).
 ENTRIES = 8_000_000
@@ -114,7 +114,7 @@ def _rank(line: Line) -> int:
 
 def _check_sampler(name: str, path: str) -> None:
     rule = get_sampler(name)
-    if rule.split is None:
+    if rule.takes != "one":
         raise InputError(
             f"{path}: sampler {name!r} has several draft laws; a log holds one q a position: leave the sampler out "
             "(the output is tested all the same)"
@@ -160,7 +160,7 @@ def _fill(
             if at < len(unit.p.probs):
                 columns["p_token"][i] = rows.p[b, at]
                 columns["q_token"][i] = rows.q[b, at] if rows.q_known[b] else np.nan
-            first = _first_is_q(names[i], len(line.drafts), options)
+            first = bool(names[i]) and _starts_from_q(names[i], len(line.drafts), options)
             for x in line.drafts:
                 if x >= 0:
                     _column(unit.p, x, path, line.place, "draft")
@@ -249,15 +249,9 @@ def _column(law: Law, token: int, path: str, place: int, what: str) -> int:
     return int(hit[0]) if len(hit) else len(law.probs)
 
 
-def _first_is_q(name: str, n: int, options: dict[str, Any]) -> bool:
-    if not name or n == 0:
-        return False
-    split = get_sampler(name).split
-    return split is not None and split(n, **_own(name, options))[0] == 0
-
-
-def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    return options if name == "top_m_plus" else {}
+def _starts_from_q(name: str, n: int, options: dict[str, Any]) -> bool:
+    rule = get_sampler(name)
+    return rule.starts_from_q(n, **rule.own_options(options))
 
 
 def _fill_bounds(
@@ -273,7 +267,7 @@ def _fill_bounds(
         for name in dict.fromkeys(names[i] for i in unit.lines if names[i]):
             wanted.setdefault((name, full, width), []).append((unit, [i for i in unit.lines if names[i] == name]))
     for (name, full, _), pairs in wanted.items():
-        own = _own(name, options)
+        own = sampler_options(name, options)
         asked = {len(lines[i].drafts) for _, held in pairs for i in held} | set(LADDER)
         counts = tuple(sorted(n for n in asked if n > 0))
         if not counts:

@@ -5,7 +5,7 @@ A lossless rule accepts at a position with probability at most ``alpha*(p, q, n,
 ``(1 + lambda 1[accepted]) / (1 + lambda alpha*_t)`` is a supermartingale (:mod:`mdsd_bounds.audit.martingale`).
 Rows known to within a total variation e of p and of q move alpha* by at most ``(1 + n) e``, which is added.
 
-Where the first k of n drafts are drafts of the same sampler (with and without replacement, top k), a rule that sees n
+Where the first k of n drafts are k drafts of the same sampler (all but greedy and tables of tuples), a rule that sees n
 may be looked at as one that sees k: the output is one of the first k with probability at most alpha*(k), for every k.
 
 The test presupposes the *sampler*: drafts that are drawn in another way than stated may be accepted more often by a
@@ -27,11 +27,10 @@ import numpy as np
 from mdsd_bounds.audit.cells import Flags, Floats, Ints
 from mdsd_bounds.audit.martingale import Bets, Wager, join
 from mdsd_bounds.audit.positions import LADDER, Positions
+from mdsd_bounds.samplers import get_sampler
 
 #: Stakes on an acceptance.
 STAKES = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-#: Samplers of which the first k drafts are k drafts of the sampler.
-PREFIXED = ("with_replacement", "without_replacement", "top_k")
 #: Variance (in positions / 4) at which the confidence sequence is tightest.
 TIGHTEST = 100.0
 
@@ -71,7 +70,7 @@ def bound_test(positions: Positions, level: float) -> BoundTest | None:
     held = positions.part(known)
     most = most_allowed(held.bound, held.drafts, held.tolerance)
     families = [(_bets("acceptance", held.accepted, most, np.ones(len(held), dtype=bool)))]
-    prefixed = np.array([name in PREFIXED for name in held.sampler], dtype=bool)
+    prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
     firsts = []
     for i, k in enumerate(LADDER):
         inner = prefixed & (held.drafts > k)

@@ -12,8 +12,6 @@ import numpy as np
 from mdsd_bounds.audit.martingale import Wager, event_bets, join, wager
 from mdsd_bounds.audit.positions import Positions
 
-#: Samplers of which the first draft has law q.
-FIRST_IS_Q = ("with_replacement", "without_replacement")
 #: Stakes on an equal pair, of both signs.
 STAKES = (-0.9, -0.5, -0.2, 0.2, 0.5, 0.9)
 

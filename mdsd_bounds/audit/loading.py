@@ -19,9 +19,6 @@ from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.verifiers import get_verifier
 from mdsd_bounds.verifiers.base import Verifier
 
-#: Samplers that hand a plain function one draft law.
-_ONE_LAW = tuple(name for name, sampler in SAMPLERS.items() if sampler.split is not None)
-
 
 def load_rule(spec: str) -> tuple[Verifier, bool]:
     """The rule, and whether it gives its law (so that it can be enumerated).
@@ -65,4 +62,6 @@ def _from_step(step: Any, name: str) -> Verifier:
         token: Tensor = step(p, q, drafts, generator)
         return token
 
-    return Verifier(name, "third party", True, _ONE_LAW, law, fast_step)
+    # Samplers that hand a plain function one draft distribution.
+    samplers = tuple(key for key, sampler in SAMPLERS.items() if sampler.takes == "one")
+    return Verifier(name, "third party", True, samplers, law, fast_step)

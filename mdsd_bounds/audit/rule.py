@@ -21,6 +21,7 @@ from mdsd_bounds.audit.positions import LADDER, Positions, bounds_of
 from mdsd_bounds.audit.report import LogReport, judge
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
@@ -100,7 +101,7 @@ def audit_rows() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def shaped(q: Tensor, sampler: str, n: int) -> Tensor:
     """One draft law as the sampler wants it: different drafters are its rotations."""
-    return torch.stack([q.roll(k) for k in range(n)]) if sampler == "independent" else q
+    return torch.stack([q.roll(k) for k in range(n)]) if get_sampler(sampler).takes == "drafters" else q
 
 
 def pad(law: Tensor, size: int) -> Tensor:
@@ -248,7 +249,7 @@ def audit_rule(
     for done, (sampler, n) in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs))
-        options = {"m": m} if sampler == "top_m_plus" else {}
+        options = get_sampler(sampler).own_options({"m": m})
         if enumerate_law:
             counted.append(enumerate_rule(rule, sampler, n, **options))
         # Rows of one width: the padding has p = q = 0, which changes nothing for a sound rule.
@@ -259,7 +260,8 @@ def audit_rule(
         logs.append((f"{sampler}, n={n}, small rows", judge(small, share)))
         if rows is not None:
             p, q = rows
-            wide = torch.stack([q.roll(k, -1) for k in range(n)], 1) if sampler == "independent" else q
+            apart = get_sampler(sampler).takes == "drafters"
+            wide = torch.stack([q.roll(k, -1) for k in range(n)], 1) if apart else q
             real = run_steps(rule, p, wide, sampler, n, max(1, steps // 4), generator, **options)
             logs.append((f"{sampler}, n={n}, rows of the dump", judge(real, share)))
     return RuleReport(rule.name, tuple(counted), tuple(logs))

@@ -7,7 +7,6 @@ import importlib.util
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_law
@@ -25,9 +24,6 @@ METHODS: dict[str, tuple[str, str]] = {
     "maxflow": ("mdsd_bounds.bounds.oracles.max_flow", "solve_maxflow"),
     "product": ("mdsd_bounds.bounds.search.independent_drafts", "solve_product"),
 }
-
-#: Options of the samplers outside the fixed-plus-random family, whose options are those of their ``split``.
-OPTIONS = {"independent": {"tolerance", "passes"}, "joint": {"table"}}
 
 __all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve", "within"]
 
@@ -153,7 +149,7 @@ def make_problem(
     counts, single_n = draft_counts(n_drafts)
     target, single_row = as_rows(p, "p")
     draft = as_tensor(q, "q")
-    drafters_apart = sampler == "independent" and draft.ndim == (2 if single_row else 3)
+    drafters_apart = rule.takes == "drafters" and draft.ndim == (2 if single_row else 3)
     draft = draft[None] if single_row and draft.ndim == (2 if drafters_apart else 1) else draft
     if drafters_apart:
         if draft.ndim != 3 or draft.shape[1] < max(counts):
@@ -163,7 +159,7 @@ def make_problem(
             )
     elif draft.ndim != 2 or 0 in draft.shape:
         raise InputError(f"q: shape {tuple(as_tensor(q, 'q').shape)}; give the same [V] or [B, V] as p")
-    if sampler != "joint" and target.shape[-1] != draft.shape[-1]:
+    if rule.takes != "table" and target.shape[-1] != draft.shape[-1]:
         raise InputError(
             f"p has {target.shape[-1]} tokens and q {draft.shape[-1]}; "
             "give both over one vocabulary first (mdsd_bounds.dumps.widths.align_widths)"
@@ -172,21 +168,18 @@ def make_problem(
         raise InputError(f"p has {target.shape[0]} rows and q {draft.shape[0]}; give one draft row for each target row")
     if target.device != draft.device:
         raise InputError(f"p is on {target.device} and q on {draft.device}; move both to one device")
-    unknown = set(options) - OPTIONS.get(sampler, set())
-    if unknown and rule.split is None:
+    unknown = set(options) - set(rule.options)
+    if unknown:
         raise InputError(f"sampler {sampler!r} does not take the options {sorted(unknown)}")
-    for n in counts:
-        if rule.split is not None:
-            try:
-                rule.split(n, **options)
-            except TypeError:
-                raise InputError(f"sampler {sampler!r} does not take the options {sorted(options)}") from None
+    if rule.split is not None:
+        # Values of the options are checked where they are read.
+        rule.splits(counts, options, "make_problem")
     if defects is None:
         (law_p, defect_p), (law_q, defect_q) = validate_law(target, "p"), validate_law(draft, "q")
     else:
         (law_p, law_q), (defect_p, defect_q) = (target, draft), defects
-    if sampler == "joint":
-        _check_table(options, counts, law_q.shape[1], law_p.shape[1])
+    if rule.check is not None:
+        rule.check(law_q, counts, law_p.shape[1], **options)
     defect_q = defect_q.amax(-1) if defect_q.ndim == 2 else defect_q
     mass_error = defect_p + max(counts) * defect_q
     return Problem(law_p, law_q, counts, sampler, options, mass_error), single_n, single_row
@@ -214,26 +207,13 @@ def solve(problem: Problem, method: str = "auto") -> Bound:
 
 
 def _choose(problem: Problem) -> str:
-    if problem.sampler == "independent":
-        return "product"
-    if problem.sampler == "joint":
+    rule = get_sampler(problem.sampler)
+    if rule.method is not None:
+        return rule.method
+    if rule.split is None:
         return "maxflow" if importlib.util.find_spec("ortools") else "lp"
     from mdsd_bounds.bounds.search.compiled_search import WIDE, applies
 
     if applies(problem):
         return "fast"
     return "outer" if problem.p.is_cuda and problem.p.shape[-1] >= WIDE else "prefix"
-
-
-def _check_table(options: dict[str, Any], counts: tuple[int, ...], rows: int, tokens: int) -> None:
-    given = options.get("table")
-    if given is None:
-        raise InputError("joint: the option table=[T, n] (the draft tuples) is missing")
-    table = torch.as_tensor(given)
-    if table.ndim != 2 or table.shape[0] != rows or counts != (table.shape[1],):
-        raise InputError(
-            f"joint: table has shape {tuple(table.shape)}; with q of {rows} tuples and n_drafts={list(counts)} "
-            f"give [{rows}, n] and ask for that n alone"
-        )
-    if int(table.max()) >= tokens:
-        raise InputError(f"joint: token {int(table.max())} in the table, but p has {tokens} tokens")

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
-from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.problem import Bound, Problem
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import NO_DRAFT, fixed_mask, leftover
+from mdsd_bounds.samplers.base import fixed_mask, leftover
 
 
 def subset_bound(bound: Bound) -> Tensor:
@@ -72,7 +73,7 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     Raises
     ------
     InputError
-        If the sampler is unknown or is neither of the fixed-plus-random family nor ``independent`` nor ``joint``.
+        If the sampler is unknown, or its ``Q(H)`` must be enumerated and there are too many drafted sets.
 
     Notes
     -----
@@ -80,15 +81,13 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     matters (:mod:`mdsd_bounds.bounds.search.exponential_race`).
     """
     rule, options = get_sampler(sampler), dict(options or {})
-    if sampler == "independent":
-        laws = q[:, None].expand(-1, n, -1) if q.ndim == 2 else q[:, :n]
-        return (laws * subset[:, None]).sum(-1).prod(-1)
-    if sampler == "joint":
-        table = torch.as_tensor(options["table"], dtype=torch.int64)
-        empty = table == NO_DRAFT
-        return (q * (subset[:, table.clamp(min=0)] | empty).all(-1)).sum(-1)
+    if rule.subset_mass is not None:
+        return rule.subset_mass(q, subset, n, **options)
     if rule.split is None:
-        raise InputError(f"sampler {sampler!r}: its Q(H) is not known to draft_mass")
+        # Only the size of the vocabulary is read of the target.
+        problem = Problem(subset.to(torch.float64), q, (n,), sampler, options)
+        found = [draft_sets(problem, b, n).inside(held) for b, held in enumerate(subset.cpu().numpy())]
+        return torch.tensor(found, dtype=q.dtype, device=q.device)
     m, draws = rule.split(n, **options)
     fixed = fixed_mask(q, m)
     rest = leftover(q, fixed)

@@ -147,9 +147,12 @@ def _rule(
 ) -> int:
     from mdsd_bounds.audit import audit_rule, load_rule
     from mdsd_bounds.audit.render import rule_data, rule_text
+    from mdsd_bounds.samplers import get_sampler
 
     rule, has_law = load_rule(spec)
-    samplers = tuple(x for x in rule.samplers if x != "joint") if sampler is None else names_in(sampler)
+    samplers = (
+        tuple(x for x in rule.samplers if get_sampler(x).takes != "table") if sampler is None else names_in(sampler)
+    )
     counts = _counts(rule, drafts)
     rows = None if dump is None else _rows(dump, limit, warp)
     with progress_bar(rule.name, quiet) as progress:

@@ -20,6 +20,7 @@ from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.samplers import sampler_options
 
 #: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
 BLOCK_ROWS = 64
@@ -148,7 +149,7 @@ def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -
 
 
 def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((sampler, settings.options if sampler == "top_m_plus" else {}) for sampler in settings.samplers)
+    return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
 
 
 def _warped(

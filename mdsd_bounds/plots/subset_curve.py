@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mdsd_bounds.plots.style import COLOURS, axes, title
-from mdsd_bounds.problem import InputError
 
 
 def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_replacement", ax: Any = None) -> Any:
@@ -26,9 +25,7 @@ def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_repl
 
     problem, *_ = make_problem(p, q, n_drafts, sampler)
     rule = get_sampler(sampler)
-    if rule.split is None:
-        raise InputError(f"subset_curve: the sampler {sampler!r} has no prefix order")
-    fixed, random = rule.split(problem.n_drafts[0])
+    (fixed, random), *_ = rule.splits(problem.n_drafts, {}, "subset_curve", "choose one that has")
     target, mass, _, order = prefix_curves(problem.p[:1], problem.q[:1], fixed, [random], rule.replacement)
     curve = (target[0] - mass[0, 0]).cpu().numpy()
     held = np.append(0.0, problem.q[0][order[0]].cumsum(0).cpu().numpy())

@@ -1,5 +1,8 @@
 """Draft samplers: how the n drafts of a position are drawn from q.  One file and one line here for each."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import (
     greedy,
@@ -22,7 +25,7 @@ SAMPLERS: dict[str, Sampler] = {
     "joint": joint.SAMPLER,
 }
 
-__all__ = ["NO_DRAFT", "SAMPLERS", "Sampler", "get_sampler"]
+__all__ = ["NO_DRAFT", "SAMPLERS", "Sampler", "get_sampler", "sampler_options"]
 
 
 def get_sampler(name: str) -> Sampler:
@@ -36,3 +39,18 @@ def get_sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
+
+
+def sampler_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the ``options`` given for several samplers that the sampler ``name`` takes.
+
+    Raises
+    ------
+    InputError
+        If the sampler is unknown, or an option is taken by no registered sampler.
+    """
+    known = {option for sampler in SAMPLERS.values() for option in sampler.options}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(f"no sampler takes the options {unknown}; known options are {', '.join(sorted(known))}")
+    return get_sampler(name).own_options(options)

@@ -11,9 +11,10 @@ p/r, so one prefix scan serves all (:mod:`mdsd_bounds.bounds.search.prefix_scan`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ RAISE = 2.0**64
 
 @dataclass(frozen=True)
 class Sampler:
-    """A draft sampler.
+    """A draft sampler: how it draws, and what the rest of the package needs to know about it.
+
+    Only ``name`` and ``conditional`` are required.  A sampler that says no more is treated by enumeration and linear
+    programmes; each further field opens a faster route to it.
 
     Attributes
     ----------
@@ -38,11 +42,37 @@ class Sampler:
         ``(q [B, V], drawn [B, V] bool, k, n, **options) -> [B, V]``: law of draft ``k`` (from 0) of ``n`` given the
         set drawn so far.  A row of zeros means that nothing is left to draw.
     split : callable or None
-        ``(n, **options) -> (fixed, random)`` for members of the fixed-plus-random family, else None.
+        ``(n, **options) -> (fixed, random)`` for members of the fixed-plus-random family, else None.  Only members have
+        a prefix order.
     replacement : bool
-        Whether the random draws of the family are with replacement.
+        Whether two drafts may be the same token; in the family, whether the random draws are with replacement.
     sample_rows : callable or None
         A direct way to draw, ``(q, n, generator, **options) -> [B, n]``; None draws from ``conditional`` in turn.
+    options : tuple of str
+        Names of the options it takes.
+    check : callable or None
+        ``(q, n_drafts, tokens, **options)``: raises :class:`InputError` where the options do not fit q, the numbers of
+        drafts or the size of the vocabulary.
+    takes : "one", "drafters" or "table"
+        Shape of q: one distribution ``[B, V]``; also one for each draft, ``[B, n, V]``; one probability for each row
+        of a table of draft tuples, ``[B, T]``.
+    independent : bool
+        Whether each draft is drawn without regard to the others.
+    nested : bool
+        Whether the first k of n drafts are distributed as k drafts of the sampler.
+    first_from_q : bool
+        Whether the first draft is distributed as q.  Members of the family need not say it.
+    one_drafter : Sampler or None
+        The sampler that this one is when q is one distribution for all drafts, if it is another.
+    subset_mass : callable or None
+        ``(q, subset [B, V], n, **options) -> [B]``: probability ``Q(H)`` that all drafts lie in a subset.  Members of
+        the family need none; for others the drafted sets are enumerated where it is absent.
+    tuples : callable or None
+        ``(q, **options) -> (tuples [T, n], probability [B, T])`` where the draft tuples are listed outright.
+    sample_position : callable or None
+        ``(q, n, samples, generator, **options) -> [samples, n]``: many drafts at one position, without its batch axis.
+    method : str or None
+        Name in :data:`mdsd_bounds.bounds.METHODS` of the route to its bounds; None chooses by the fields above.
     """
 
     name: str
@@ -50,6 +80,43 @@ class Sampler:
     split: Callable[..., tuple[int, int]] | None = None
     replacement: bool = False
     sample_rows: Callable[..., Tensor] | None = None
+    options: tuple[str, ...] = ()
+    check: Callable[..., None] | None = None
+    takes: Literal["one", "drafters", "table"] = "one"
+    independent: bool = False
+    nested: bool = False
+    first_from_q: bool = False
+    one_drafter: Sampler | None = None
+    subset_mass: Callable[..., Tensor] | None = None
+    tuples: Callable[..., tuple[Tensor, Tensor]] | None = None
+    sample_position: Callable[..., Tensor] | None = None
+    method: str | None = None
+
+    def splits(
+        self, n_drafts: Iterable[int], options: Mapping[str, Any], what: str, remedy: str = "use method='auto'"
+    ) -> list[tuple[int, int]]:
+        """``(fixed, random)`` for each number of drafts.
+
+        Raises
+        ------
+        InputError
+            If the sampler has no prefix order; ``what`` needs one, and ``remedy`` says what to do.
+        """
+        if self.split is None:
+            raise InputError(f"{what}: the sampler {self.name!r} has no prefix order; {remedy}")
+        return [self.split(n, **options) for n in n_drafts]
+
+    def own_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the ``options`` that this sampler takes."""
+        return {name: value for name, value in options.items() if name in self.options}
+
+    def is_random(self, n: int, **options: Any) -> bool:
+        """Whether it is a member of the family without a fixed token among n drafts."""
+        return self.split is not None and self.split(n, **options)[0] == 0
+
+    def starts_from_q(self, n: int, **options: Any) -> bool:
+        """Whether the first of n drafts is distributed as q."""
+        return n > 0 and (self.first_from_q or self.is_random(n, **options))
 
     def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
         """Draw drafts ``[B, n]`` int64 in draw order; empty slots hold :data:`NO_DRAFT`.  Cost O(B n V)."""
@@ -148,8 +215,13 @@ def fixed_mask(q: Tensor, m: int) -> Tensor:
     return mask
 
 
-def fixed_plus_random(name: str, split: Callable[..., tuple[int, int]], *, replacement: bool) -> Sampler:
-    """A member of the family: ``split(n, **options)`` fixed and random drafts, in that order."""
+def fixed_plus_random(
+    name: str, split: Callable[..., tuple[int, int]], *, replacement: bool = False, nested: bool = False
+) -> Sampler:
+    """A member of the family: ``split(n, **options)`` fixed and random drafts, in that order.
+
+    Its options are the parameters of ``split`` after the first.
+    """
 
     def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **options: Any) -> Tensor:
         fixed, _ = split(n, **options)
@@ -166,7 +238,8 @@ def fixed_plus_random(name: str, split: Callable[..., tuple[int, int]], *, repla
         tail = _with(rest, random, generator) if replacement else _without(rest, random, generator)
         return torch.cat([head, tail], -1)
 
-    return Sampler(name, conditional, split, replacement, sample_rows)
+    options = tuple(inspect.signature(split).parameters)[1:]
+    return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested)
 
 
 def _with(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
@@ -184,35 +257,6 @@ def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     arrival, index = clocks.topk(n_held, -1, largest=False)
     index = torch.where(torch.isfinite(arrival), index, torch.full_like(index, NO_DRAFT))
     return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
-
-
-def sample_law(law: Tensor, n: int, samples: int, generator: torch.Generator | None = None) -> Tensor:
-    """``[samples, n]`` sequential draws without replacement from ONE law ``[V]``, each ``samples`` row on its own.
-
-    For Monte Carlo over a single position: one cumulative sum serves all, a draw is a binary search in it with the
-    tokens already drawn taken out.  Rows whose remaining mass has cancelled away are drawn by the race instead.
-    Cost O(V + samples n^2 log V).
-    """
-    below = torch.nn.functional.pad(law.cumsum(0), (1, 0))
-    drafts = torch.full((samples, n), NO_DRAFT, dtype=torch.int64)
-    precise = torch.ones(samples, dtype=torch.bool)
-    for k in range(n):
-        drawn = drafts[:, :k]
-        mass = torch.where(drawn >= 0, law[drawn], torch.zeros((), dtype=law.dtype))
-        left = below[-1] - mass.sum(-1)
-        precise &= left > 1e-9 * below[-1]
-        goal = left * (1.0 - torch.rand(samples, dtype=law.dtype, generator=generator))
-        low, high = torch.zeros(samples, dtype=torch.int64), torch.full((samples,), len(law) - 1)
-        while bool((low < high).any()):
-            middle = (low + high) // 2
-            reached = below[middle + 1] - (mass * (drawn <= middle[:, None])).sum(-1) >= goal
-            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
-        precise &= ~(drawn == low[:, None]).any(-1) & (law[low] > 0)
-        drafts[:, k] = low
-    rough = (~precise).nonzero()[:, 0]
-    for part in torch.split(rough, 64):
-        drafts[part] = _without(law.expand(len(part), -1), n, generator)
-    return drafts
 
 
 def whole_option(value: Any, name: str, least: int) -> int:

@@ -7,10 +7,13 @@ interval.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import Sampler
+from mdsd_bounds.samplers.one_position import draw_many
+from mdsd_bounds.samplers.with_replacement import SAMPLER as WITH_REPLACEMENT
 
 
 def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Any) -> Tensor:
@@ -22,4 +25,28 @@ def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Any) -> Tensor:
     return q[:, k]
 
 
-SAMPLER = Sampler("independent", conditional)
+def subset_mass(q: Tensor, subset: Tensor, n: int, **_: Any) -> Tensor:
+    """``Q(H) = prod_k q_k(H)`` ``[B]``."""
+    each = q[:, None].expand(-1, n, -1) if q.ndim == 2 else q[:, :n]
+    return (each * subset[:, None]).sum(-1).prod(-1)
+
+
+def sample_position(q: Tensor, n: int, samples: int, generator: torch.Generator | None, **_: Any) -> Tensor:
+    """``[samples, n]`` drafts at one position, q ``[V]`` or ``[n, V]``."""
+    each = q if q.ndim == 2 else q.expand(n, -1)
+    return torch.stack([draw_many(probs, samples, generator) for probs in each[:n]], -1)
+
+
+SAMPLER = Sampler(
+    "independent",
+    conditional,
+    replacement=True,
+    options=("tolerance", "passes"),
+    takes="drafters",
+    independent=True,
+    nested=True,
+    one_drafter=WITH_REPLACEMENT,
+    subset_mass=subset_mass,
+    sample_position=sample_position,
+    method="product",
+)

@@ -58,4 +58,45 @@ def _table(options: dict[str, Any], n: int) -> Tensor:
     return table
 
 
-SAMPLER = _Joint("joint", conditional)
+def tuples(q: Tensor, *, table: Any, **_: Any) -> tuple[Tensor, Tensor]:
+    """The table as it was given, and the probability of each of its rows."""
+    return torch.as_tensor(table, dtype=torch.int64, device=q.device), q
+
+
+def subset_mass(q: Tensor, subset: Tensor, n: int, *, table: Any, **_: Any) -> Tensor:
+    """Mass ``[B]`` of the rows of the table that lie in the subset."""
+    table = torch.as_tensor(table, dtype=torch.int64)
+    inside: Tensor = (subset[:, table.clamp(min=0)] | (table == NO_DRAFT)).all(-1)
+    return (q * inside).sum(-1)
+
+
+def check(q: Tensor, n_drafts: tuple[int, ...], tokens: int, *, table: Any = None, **_: Any) -> None:
+    """Compare the table with q ``[B, T]``, the numbers of drafts and the vocabulary.
+
+    Raises
+    ------
+    InputError
+        If the table is missing, has another shape than ``[T, n]``, or names a token that p does not have.
+    """
+    if table is None:
+        raise InputError("joint: the option table=[T, n] (the draft tuples) is missing")
+    table = torch.as_tensor(table)
+    if table.ndim != 2 or table.shape[0] != q.shape[1] or n_drafts != (table.shape[1],):
+        raise InputError(
+            f"joint: table has shape {tuple(table.shape)}; with q of {q.shape[1]} tuples and "
+            f"n_drafts={list(n_drafts)} give [{q.shape[1]}, n] and ask for that n alone"
+        )
+    if int(table.max()) >= tokens:
+        raise InputError(f"joint: token {int(table.max())} in the table, but p has {tokens} tokens")
+
+
+SAMPLER = _Joint(
+    "joint",
+    conditional,
+    replacement=True,
+    options=("table",),
+    check=check,
+    takes="table",
+    subset_mass=subset_mass,
+    tuples=tuples,
+)

@@ -2,4 +2,4 @@
 
 from mdsd_bounds.samplers.base import fixed_plus_random
 
-SAMPLER = fixed_plus_random("with_replacement", lambda n: (0, n), replacement=True)
+SAMPLER = fixed_plus_random("with_replacement", lambda n: (0, n), replacement=True, nested=True)

@@ -13,4 +13,4 @@ q(H)^n`` for every H, and ``alpha* = 1 + min_H (P(H) - Q(H))`` is at least as la
 
 from mdsd_bounds.samplers.base import fixed_plus_random
 
-SAMPLER = fixed_plus_random("without_replacement", lambda n: (0, n), replacement=False)
+SAMPLER = fixed_plus_random("without_replacement", lambda n: (0, n), nested=True)

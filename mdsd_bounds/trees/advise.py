@@ -34,6 +34,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.trees.builders import branchings
 from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
@@ -41,8 +42,8 @@ from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 BEST = "any (alpha*)"
 #: What begins the name of the best possible rule whose output may be so far from the target.
 WITHIN = "any within TV "
-#: Verifiers whose acceptance splits by rank, and samplers whose first drafts do not depend on how many follow.
-BY_RANK, NESTED = ("rrs_without_replacement", BEST), ("without_replacement", "top_k")
+#: Verifiers whose acceptance splits by rank, for samplers whose first drafts do not depend on how many follow.
+BY_RANK = ("rrs_without_replacement", BEST)
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,9 @@ def choices(profile: Profile, most_nodes: int, most_depth: int) -> list[Choice]:
     found, widest = [], profile.rates.shape[1]
     for nodes in range(1, most_nodes + 1):
         found += [Choice(profile, v) for v in branchings(nodes, most=widest) if len(v) <= most_depth]
-    by_rank = profile.verifier in BY_RANK or profile.verifier.startswith(WITHIN)
-    if by_rank and profile.sampler in NESTED:
+    sampler = SAMPLERS.get(profile.sampler)
+    ranked = profile.verifier in BY_RANK or profile.verifier.startswith(WITHIN)
+    if ranked and sampler is not None and sampler.nested and not sampler.replacement:
         plan = planner(np.clip(np.diff(profile.rates.mean(0), prepend=0.0), 0.0, 1.0).tolist())
         shapes = {plan(n, d, 0)[1] for n in range(2, most_nodes + 1) for d in range(1, most_depth + 1)}
         found += [Choice(profile, shape=shape) for shape in sorted(shapes, key=lambda s: (size_of(s), depth_of(s), s))]

@@ -31,8 +31,9 @@ from torch import Tensor
 from mdsd_bounds.bounds import make_problem
 from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
+from mdsd_bounds.samplers.inclusion import inclusion_probabilities
 from mdsd_bounds.trees.base import Laws, Path, Tree, whole_numbers
-from mdsd_bounds.verifiers.schemes.nss import inclusion_probabilities
 
 #: Variables of a joint programme beyond which it is refused.
 MAX_VARIABLES = 300_000
@@ -174,7 +175,9 @@ def sampled_full_information(
     """
     if (branching is None) == (paths is None):
         raise InputError("give the branching vector of an RSD-C tree or the number of independent paths")
-    if branching is not None and tree.sampler != "without_replacement":
+    sampler = get_sampler(tree.sampler)
+    plain = not sampler.replacement and all(sampler.is_random(n, **tree.options) for n in branching or ())
+    if branching is not None and not plain:
         raise InputError(f"sampler {tree.sampler!r}: the probability of a path is known for without_replacement")
     total = 0.0
     text, drafted = [1.0] * len(tree.tokens), [1.0] * len(tree.tokens)

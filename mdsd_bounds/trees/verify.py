@@ -217,7 +217,7 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
         If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one.
     """
     sampler = get_sampler(tree.sampler)
-    if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.split is None:
+    if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.takes == "table":
         raise InputError(f"rule 'traversal' needs sequential draft laws; sampler {tree.sampler!r} has none")
     if sampler.replacement and any(len(drafts) > 1 for drafts in tree.drafts):
         raise InputError(

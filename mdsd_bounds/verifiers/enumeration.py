@@ -47,9 +47,9 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
         If there are more than :data:`MAX_TUPLES`, or they need more than the memory given; the size is stated.
     """
     rule = get_sampler(sampler)
-    if sampler == "joint":
-        table = torch.as_tensor(options["table"], dtype=torch.int64)
-        return table[q[0] > 0], q[0][q[0] > 0]
+    if rule.tuples is not None:
+        listed, weight = rule.tuples(q, **options)
+        return listed[weight[0] > 0], weight[0][weight[0] > 0]
     tuples = torch.zeros((1, 0), dtype=torch.int64, device=q.device)
     mass = torch.ones(1, dtype=torch.float64, device=q.device)
     for k in range(n):

@@ -63,9 +63,9 @@ def draft_sets(problem: Problem, row: int, n: int) -> DraftSets:
     """
     sampler = get_sampler(problem.sampler)
     size = problem.p.shape[1]
-    if problem.sampler == "joint":
-        table = np.asarray(problem.options["table"], dtype=np.int64)
-        return _group(table, problem.q[row].cpu().numpy(), size)
+    if sampler.tuples is not None:
+        listed, weight = sampler.tuples(problem.q[row : row + 1], **problem.options)
+        return _group(listed.cpu().numpy(), weight[0].cpu().numpy(), size)
     q = problem.q[row : row + 1]
     tokens, mass = np.empty((1, 0), dtype=np.int64), np.ones(1)
     for k in range(n):

@@ -73,14 +73,14 @@ def set_masses(problem: Problem, n: int) -> Tensor:
     device = problem.p.device
     mass = torch.zeros((rows, 1 << size), dtype=torch.float64, device=device)
     tokens = torch.arange(size, device=device)
-    if problem.sampler == "joint":
-        table = torch.as_tensor(problem.options["table"], device=device)
+    sampler = get_sampler(problem.sampler)
+    if sampler.tuples is not None:
+        table, weight = sampler.tuples(problem.q, **problem.options)
         held = torch.zeros((len(table), size), dtype=torch.int64, device=device)
         for column in table.T:
             used = column >= 0
             held[used, column[used]] = 1
-        return mass.index_add(1, (held << tokens).sum(-1), problem.q)
-    sampler = get_sampler(problem.sampler)
+        return mass.index_add(1, (held << tokens).sum(-1), weight)
     mass[:, 0] = 1.0
     for k in range(n):
         reached = (mass > 0).any(0).nonzero()[:, 0]

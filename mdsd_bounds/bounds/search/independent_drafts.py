@@ -45,6 +45,7 @@ from torch import Tensor
 
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
 from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
+from mdsd_bounds.samplers import get_sampler
 
 #: Default of the option ``tolerance``: a row is done when its interval is this narrow.
 TOLERANCE = 1e-9
@@ -84,12 +85,11 @@ def solve_product(problem: Problem) -> Bound:
     InputError
         If the sampler is another, or an option is unknown or not a positive number.
     """
-    if problem.sampler != "independent":
-        raise InputError(
-            f"method 'product' is for the sampler 'independent', not {problem.sampler!r}; use method='auto'"
-        )
+    one = get_sampler(problem.sampler).one_drafter
+    if one is None:
+        raise InputError(f"method 'product' is for independent drafters, not {problem.sampler!r}; use method='auto'")
     tolerance, passes = _options(problem)
-    same = dataclasses.replace(problem, sampler="with_replacement", options={})
+    same = dataclasses.replace(problem, sampler=one.name, options={})
     if problem.q.ndim == 2:
         return dataclasses.replace(solve_prefix(same), problem=problem, method="product")
     shape = (len(problem.n_drafts), problem.p.shape[0])

@@ -48,9 +48,7 @@ def solve_prefix(problem: Problem) -> Bound:
         If the sampler has no prefix order, or more than 64 draws are asked for without replacement.
     """
     sampler = get_sampler(problem.sampler)
-    if sampler.split is None:
-        raise InputError(f"method 'prefix': the sampler {problem.sampler!r} has no prefix order; use method='auto'")
-    splits = [sampler.split(n, **problem.options) for n in problem.n_drafts]
+    splits = sampler.splits(problem.n_drafts, problem.options, "method 'prefix'")
     if not sampler.replacement and any(k > MAX_DRAWS for _, k in splits):
         raise InputError(
             f"without replacement at most {MAX_DRAWS} draws are supported; {max(splits)[1]} were asked for"

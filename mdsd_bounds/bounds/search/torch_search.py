@@ -37,7 +37,7 @@ from mdsd_bounds.bounds.search.exponential_race import (
 )
 from mdsd_bounds.bounds.search.power_sums import ORDER, power_weights, sensitivity
 from mdsd_bounds.bounds.search.prefix_scan import prefix_order
-from mdsd_bounds.problem import Bound, InputError, Problem
+from mdsd_bounds.problem import Bound, Problem
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask, leftover, remainder
 
@@ -72,9 +72,7 @@ def solve_outer(problem: Problem) -> Bound:
         As :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
     """
     sampler = get_sampler(problem.sampler)
-    if sampler.split is None:
-        raise InputError(f"method 'outer': the sampler {problem.sampler!r} has no prefix order; use method='auto'")
-    splits = [sampler.split(n, **problem.options) for n in problem.n_drafts]
+    splits = sampler.splits(problem.n_drafts, problem.options, "method 'outer'")
     shape, device = (len(splits), problem.p.shape[0]), problem.p.device
     value, low, high = (torch.full(shape, float("nan"), dtype=torch.float64, device=device) for _ in range(3))
     size = torch.zeros(shape, dtype=torch.int64, device=device)

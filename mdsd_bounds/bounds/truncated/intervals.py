@@ -127,19 +127,31 @@ def batch_bound(
     *,
     temperature: float = 1.0,
     draft_temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
     name: str = "dump",
     solver: Solver = solve_prefix,
+    **cuts: Any,
 ) -> Bound:
-    """Bounds of a batch of dump rows of which some are cut (:class:`mdsd_bounds.dumps.LogitBatch`); fields [N, B].
+    """Bounds of a batch of dump rows of which some are truncated; fields [N, B].
+
+    Parameters
+    ----------
+    batch : mdsd_bounds.dumps.LogitBatch
+        Rows of target and draft.
+    n_drafts, sampler, options, solver :
+        As :func:`solve_cut`.
+    temperature, draft_temperature : float
+        Of the target, and of the draft where it has its own.
+    name : str
+        What error messages call the rows.
+    **cuts
+        ``top_k`` and ``top_p``, for target and draft alike.
 
     Raises
     ------
     InputError
         As :func:`mdsd_bounds.bounds.truncated.distributions.cut_law` and :func:`solve_cut`.
     """
-    warp: dict[str, Any] = {"top_k": top_k, "top_p": top_p, "first_row": int(batch.row[0])}
+    warp: dict[str, Any] = {**cuts, "first_row": int(batch.row[0])}
     second = temperature if draft_temperature is None else draft_temperature
     p = cut_law(batch.target_logits, batch.target_cut, temperature=temperature, name=f"{name} target_logits", **warp)
     q = cut_law(batch.draft_logits, batch.draft_cut, temperature=second, name=f"{name} draft_logits", **warp)
@@ -185,10 +197,9 @@ def solve_cut(
     without replacement, up to ``PARTS`` more.
     """
     counts, _ = draft_counts(n_drafts)
-    rule = get_sampler("with_replacement" if sampler == "independent" else sampler)
-    if rule.split is None:
-        raise InputError(f"sampler {sampler!r}: no interval for cut rows; log full rows")
-    splits = [rule.split(n, **(options or {})) for n in counts]
+    rule = get_sampler(sampler)
+    rule = rule.one_drafter or rule
+    splits = rule.splits(counts, options or {}, "no interval for truncated rows", "log full rows")
     shape = (len(counts), p.law.shape[0])
     low, high = (torch.zeros(shape, dtype=torch.float64, device=p.law.device) for _ in range(2))
     size = torch.zeros(shape, dtype=torch.int64, device=p.law.device)

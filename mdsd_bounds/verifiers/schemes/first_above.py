@@ -114,13 +114,12 @@ def exact_rate(
     value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
     typical = p > least(p)[:, None]
     for i, n in enumerate(n_drafts):
-        if sampler == "independent":
+        rule = get_sampler(sampler)
+        if rule.independent:
             laws, held = [draft_law(q, k) for k in range(n)], torch.zeros_like(typical)
         else:
-            split = get_sampler(sampler).split
-            assert split is not None
-            fixed, random = split(n, **options)
-            if random > 1 and sampler != "with_replacement":
+            (fixed, random), *_ = rule.splits([n], options, "this verifier", "choose another sampler")
+            if random > 1 and not rule.replacement:
                 continue
             held = fixed_mask(q, fixed)
             laws = [remainder(q, held)] * random
@@ -218,7 +217,7 @@ def distance(
     Different drafters have different u_k: the law is summed draft by draft.
     """
     typical = p > least(p)[:, None]
-    if sampler == "independent":
+    if get_sampler(sampler).independent:
         return _different_drafters(p, q, n_drafts, typical)
     split = get_sampler(sampler).split
     assert split is not None

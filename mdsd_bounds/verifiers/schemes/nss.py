@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers import SAMPLERS, get_sampler
-from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, leftover, remainder
+from mdsd_bounds.samplers.base import draw, fixed_mask, leftover, remainder
+from mdsd_bounds.samplers.inclusion import inclusion_probabilities
 from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
@@ -51,7 +52,7 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
     value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
     rule, found = get_sampler(sampler), None
     for i, n in enumerate(n_drafts):
-        if sampler == "independent":
+        if rule.independent:
             missed = torch.ones_like(p)
             for k in range(n):
                 missed = missed * (1.0 - draft_law(q, k))
@@ -66,28 +67,6 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
             if included is not None and not rule.replacement:
                 value[i] = (p * torch.where(fixed_mask(q, fixed), torch.ones_like(p), included)).sum(-1)
     return value
-
-
-def inclusion_probabilities(r: Tensor, draws: int) -> Tensor | None:
-    """Probability ``[B, V]`` that each token is among draws without replacement at rates r; None beyond two draws."""
-    r = r * RAISE
-    total = r.sum(-1, keepdim=True)
-    share = r / torch.where(total > 0, total, torch.ones_like(total))
-    if draws == 0:
-        return torch.zeros_like(r)
-    if draws == 1:
-        return share
-    if draws == 2:
-        # r_i + sum_{j != i} r_j r_i / (1 - r_j); the largest token's 1 - r is summed from the others.
-        largest = r.argmax(-1, keepdim=True)
-        others = r.scatter(-1, largest, 0.0)
-        rest = others.sum(-1, keepdim=True)
-        odds = others / torch.where(total > 0, total - others, torch.ones_like(total))
-        # A largest token that holds everything leaves nothing for a second draw.
-        after = share.gather(-1, largest) * others / torch.where(rest > 0, rest, torch.ones_like(rest))
-        second = (odds.sum(-1, keepdim=True) - odds).scatter(-1, largest, odds.sum(-1, keepdim=True))
-        return share * (1.0 + second) + after
-    return None
 
 
 def estimate_rate(

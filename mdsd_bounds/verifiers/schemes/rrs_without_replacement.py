@@ -53,11 +53,11 @@ def fast_step(
     Fixed tokens are tried first, with p_a over the mass of p not yet rejected; what is left of p and q off them is
     the same problem again.  Where no compiled loop fits, samplers with fixed tokens go through the law.
     """
-    if sampler == "without_replacement":
-        return first_accepted(p, q, drafts, generator, replacement=False)
     split = get_sampler(sampler).split
     assert split is not None
     fixed, _ = split(drafts.shape[1], **options)
+    if fixed == 0:
+        return first_accepted(p, q, drafts, generator, replacement=False)
     quick = compiled_step("rejection_steps", p, q, drafts, generator, fixed, False)
     if quick is not None:
         return quick
@@ -83,7 +83,8 @@ def estimate_rate(
 
     Without fixed tokens one set of paths serves every n.
     """
-    if sampler != "without_replacement":
+    rule = get_sampler(sampler)
+    if not all(rule.is_random(n, **options) for n in n_drafts):
         pairs = [_rates(p, q, n, samples, generator, sampler, options) for n in n_drafts]
         return torch.stack([value for value, _ in pairs]), torch.stack([error for _, error in pairs])
     value, error = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))
