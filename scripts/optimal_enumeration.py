@@ -24,7 +24,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from orders_by_enumeration import KINDS, as_drafts, best_acceptance, drafted, instance  # noqa: E402
+from orders_by_enumeration import (  # type: ignore[import-not-found]  # noqa: E402
+    KINDS,
+    as_drafts,
+    best_acceptance,
+    drafted,
+    instance,
+)
 
 from mdsd_bounds.verifiers.optimal import prepare  # noqa: E402
 
@@ -89,7 +95,8 @@ def run(instances: int, seed: int) -> list[dict[str, Any]]:
         for number, kind in enumerate(KINDS):
             rng = np.random.default_rng([seed, done, number])
             for _ in range(instances):
-                for name, value in errors(*instance(kind, size, rng), sampler, n, fixed).items():
+                p, q = instance(kind, size, rng)
+                for name, value in errors(p, q, sampler, n, fixed).items():
                     if value >= worst[name]:
                         worst[name], where[name] = value, kind
         shape = {"sampler": sampler, "V": size, "drafts": n, "fixed": fixed, "instances": instances * len(KINDS)}

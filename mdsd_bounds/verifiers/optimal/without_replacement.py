@@ -34,7 +34,7 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
 #: up to which a sweep of all tokens finds L.
-WHOLE_PAIRS, WHOLE, MIDDLE = 512, 128, 2048
+WHOLE_PAIRS, WHOLE, MIDDLE = 800, 384, 2048
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
