@@ -88,7 +88,10 @@ class Bound:
     method : str
         Name in :data:`mdsd_bounds.bounds.METHODS`.
     plan, dual : Any
-        For the linear programmes only: the transport plan and the dual solution.
+        For the linear programmes only: the transport plan and the dual solution (of the lossless problem).
+    tv : float
+        Total variation that the output distribution may be from p.  With more than 0 the interval is for
+        ``min(1, alpha* + tv)`` (docs/lossy.md).
     """
 
     value: Tensor
@@ -100,6 +103,7 @@ class Bound:
     plan: Any = None
     dual: Any = None
     make_subset: Callable[[], Tensor] | None = field(default=None, repr=False)
+    tv: float = 0.0
 
     @property
     def subset(self) -> Tensor:
@@ -159,6 +163,23 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
             raise InputError(f"n_drafts={value!r}: the number of drafts must be a whole number of at least 1")
         counts.append(int(value))
     return tuple(counts), single
+
+
+def checked_tv(value: Any, name: str = "tv") -> float:
+    """A total variation as a float.
+
+    Raises
+    ------
+    InputError
+        If it is no number in [0, 1]; ``name`` says which option it was.
+    """
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 <= number <= 1.0:
+        raise InputError(f"{name}={value!r}; give a total variation in [0, 1]")
+    return number
 
 
 def squeeze(x: Tensor, single_n: bool, single_row: bool) -> Tensor:

@@ -57,9 +57,6 @@ LONG_FUNCTIONS = {
     "models/capture.py:log_pair",
     "_backend/softmax_rows.py:softmax_rows",
     "verifiers/rejection_paths.py:_draw_rejected",
-    "verifiers/optimal/swaps_kernel.py:_sweep",
-    "verifiers/optimal/swaps_kernel.py:pick",
-    "verifiers/optimal/with_replacement.py:pick_slots",
     "diagnostics/draft_temperature.py:choose_draft_temperature",
 }
 

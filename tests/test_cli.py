@@ -127,7 +127,7 @@ def test_plot(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: 
         (["bounds", "DUMP", "--format", "yaml"], "yaml"),
         (["bounds"], "Missing argument"),
         (["plot", "nothing.parquet", "--out", "x.png"], "no such file"),
-        (["plot", "DUMP", "--out", "x.png"], "not a readable parquet"),
+        (["plot", "DUMP", "--out", "x.png"], "read as parquet file"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ Names looked for inside a file or folder: ``target_logits`` and ``draft_logits``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -93,4 +94,5 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: Mapping[str
         part = {name: column[start:stop] for name, column in held.items()}
         return target.rows(start, stop), draft.rows(start, stop), part
 
-    return Dump(Facts(str(path), form, rows, target.shape[1], draft.shape[1], target.dtype, bytes=size), read_rows)
+    facts = Facts(str(path), form, rows, target.shape[1], draft.shape[1], target.dtype, bytes=size)
+    return Dump(replace(facts, forwards=target.forwards or draft.forwards), read_rows)

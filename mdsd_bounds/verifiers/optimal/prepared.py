@@ -99,7 +99,7 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         """Bytes of p, r and the arrays of the rule."""
-        return array_bytes(self.p) + array_bytes(self.r) + array_bytes(self.rule)
+        return array_bytes(self.p, self.r, self.rule)
 
     def pick_law(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick, given the drafts."""
@@ -193,12 +193,17 @@ def sample_slots(law: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.searchsorted(table, goal)[:, 0].clamp_(max=law.shape[1] - 1)
 
 
-def array_bytes(value: Any) -> int:
-    """Bytes of all arrays in a record, records inside it included."""
-    if isinstance(value, Tensor):
-        return value.element_size() * value.nelement()
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if dataclasses.is_dataclass(value):
-        return sum(array_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
-    return 0
+def array_bytes(*values: Any) -> int:
+    """Bytes of all arrays in some records, records inside them included; an array met twice counts once."""
+    waiting, found = list(values), set[tuple[int, int]]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            found.add((value.data_ptr(), value.element_size() * value.nelement()))
+        elif isinstance(value, np.ndarray):
+            found.add((value.ctypes.data, value.nbytes))
+        elif isinstance(value, tuple):
+            waiting += value
+        elif dataclasses.is_dataclass(value):
+            waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return sum(size for _, size in found)

@@ -1,16 +1,7 @@
-"""The swap construction: slots by priority, and which tokens exchange slots, so that the pick has the optimal law.
+"""The exchange construction token by token in plain numpy, with a sort: an oracle for the rule with replacement.
 
-Tokens with q > 0 in the order of p/q ascending; ``a_i`` is the cumulative sum of q and token i owns the *slot*
-``[a_{i-1}, a_i]`` of the unit interval.  A draft takes the slot of its token or of a partner's; the highest slot wins.
-Were every draft to keep its own slot, the pick would have the law ``r0_i = a_i^n - a_{i-1}^n = q_i G_i`` with
-
-    ``G_i = sum over k < n of a_i^{n-1-k} a_{i-1}^k``   (increasing in i).
-
-If tokens i < j exchange the mass x of their slots, i gains ``x (G_j - G_i)`` and j loses it.  With ``d = p - r0`` and
-h the first place where the cumulative sum of d is least (0 for the empty prefix), ``alpha* = 1 + min(0, least)``.
-Right of h every surplus (d < 0) is given to deficits (d > 0) before it, left of h every deficit is filled from
-surpluses after it; both first in, first out from h outwards.  Proof of validity and optimality:
-``docs/optimal_verifier.md``.
+Every token with q > 0 owns an interval of its own, in the order of p/q ascending; otherwise as in
+:mod:`mdsd_bounds.verifiers.optimal.with_replacement`.
 """
 
 from __future__ import annotations
@@ -18,28 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from mdsd_bounds.bounds.search.exponential_race import sum_rounding
+from scipy.sparse import coo_array, csr_array
 
 
 @dataclass(frozen=True)
-class Swaps:
-    """Slots and exchanges of one position; M tokens have q > 0, S pairs exchange.
+class Exchanges:
+    """Intervals and exchanges of one position; M tokens have q > 0, S pairs exchange.
 
     Attributes
     ----------
     order : array
-        ``[M]`` int32: tokens, lowest slot first.
+        ``[M]`` int32: tokens, lowest interval first.
     q, r : array
-        ``[M]`` float64 by slot: the width of the slot, and the law of the pick.
+        ``[M]`` float64 by interval: the width of the interval, and the law of the pick.
     first, end : array
-        ``[M]`` int32: the pairs of a slot are those from ``first`` to ``end``.
+        ``[M]`` int32: the pairs of a interval are those from ``first`` to ``end``.
     low, high : array
-        ``[S]`` int32: slots that exchange.
+        ``[S]`` int32: intervals that exchange.
     low_sum, high_sum : array
-        ``[S]`` float64: mass exchanged, cumulated over the pairs of the lower and of the higher slot.
+        ``[S]`` float64: mass exchanged, cumulated over the pairs of the lower and of the higher interval.
     held : int
-        h: the first h slots are the token set that proves the upper bound.
+        h: the first h intervals are the token set that proves the upper bound.
     bound : float
         ``1 + P(H) - q(H)^n`` of that set.
     """
@@ -57,13 +47,8 @@ class Swaps:
     bound: float
 
 
-def rounding(n: int, size: int) -> float:
-    """Bound on the rounding of ``1 + P(H) - q(H)^n`` and of ``sum min(p, r)``: sums run by blocks or pairwise."""
-    return (n + 2) * sum_rounding(size)
-
-
-def slot_worth(edge: np.ndarray, n: int) -> np.ndarray:
-    """``G_i`` from the upper edges of the slots, without cancellation.  ``[M]``."""
+def interval_worth(edge: np.ndarray, n: int) -> np.ndarray:
+    """``G_i`` from the upper edges of the intervals, without cancellation.  ``[M]``."""
     below = np.concatenate([[0.0], edge[:-1]])
     worth, power = np.zeros_like(edge), np.ones_like(edge)
     for _ in range(n):
@@ -72,7 +57,7 @@ def slot_worth(edge: np.ndarray, n: int) -> np.ndarray:
     return worth
 
 
-def solve_swaps(p: np.ndarray, q: np.ndarray, n: int) -> Swaps:
+def solve_exchanges(p: np.ndarray, q: np.ndarray, n: int) -> Exchanges:
     """The construction in plain numpy.  O(V log V).
 
     Parameters
@@ -88,13 +73,13 @@ def solve_swaps(p: np.ndarray, q: np.ndarray, n: int) -> Swaps:
         target, draft = p[order], q[order] / q.sum()
         edge = np.cumsum(draft)
         edge = np.minimum(edge / edge[-1], 1.0)
-        worth = slot_worth(edge, n)
+        worth = interval_worth(edge, n)
         plain = draft * worth
         spare = np.concatenate([[0.0], np.cumsum(target - plain)])
         held = int(spare[:-1].argmin()) if spare.min() < spare[-1] else len(spare) - 1
         right = _match(target[held:], plain[held:], draft[held:], worth[held:])
         left = _match(-target[:held][::-1], -plain[:held][::-1], draft[:held][::-1], -worth[:held][::-1])
-        # Reversed, surpluses are deficits: the pair (i, j) comes back as slots (h-1-j, h-1-i), still in order.
+        # Reversed, surpluses are deficits: the pair (i, j) comes back as intervals (h-1-j, h-1-i), still in order.
         low = np.concatenate([held + right[0], held - 1 - left[1]])
         high = np.concatenate([held + right[1], held - 1 - left[0]])
         mass = np.concatenate([right[2], left[2]])
@@ -105,7 +90,7 @@ def solve_swaps(p: np.ndarray, q: np.ndarray, n: int) -> Swaps:
     for side in (low, high):
         first[side[::-1]] = pairs[::-1]
         end[side] = pairs + 1
-    return Swaps(
+    return Exchanges(
         order, draft, np.maximum(r, 0.0), first, end, low.astype(np.int32), high.astype(np.int32),
         _cumulate(mass, low), _cumulate(mass, high), held,
         float(1.0 + target[:held].sum() - (edge[held - 1] ** n if held else 0.0)),
@@ -138,13 +123,31 @@ def _match(
     return i, j, x * np.minimum(*room)
 
 
-def _cumulate(mass: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """Cumulative sums of ``mass`` that start afresh where ``slot`` changes."""
+def _cumulate(mass: np.ndarray, interval: np.ndarray) -> np.ndarray:
+    """Cumulative sums of ``mass`` that start afresh where ``interval`` changes."""
     total = mass.copy()
     if len(mass):
-        starts = np.flatnonzero(np.concatenate([[True], slot[1:] != slot[:-1]]))
+        starts = np.flatnonzero(np.concatenate([[True], interval[1:] != interval[:-1]]))
         ends = np.append(starts[1:], len(mass))
         for run in np.flatnonzero(ends - starts > 1):
             part = slice(starts[run], ends[run])
             total[part] = np.cumsum(mass[part])
     return total
+
+
+def interval_law(exchanges: Exchanges) -> csr_array:
+    """Probability ``[M, M]`` that a draft of the token of one slot takes another: row sums are one."""
+    count = len(exchanges.order)
+    low_mass, high_mass = exchanges.low_sum.copy(), exchanges.high_sum.copy()
+    for side, mass in ((exchanges.low, low_mass), (exchanges.high, high_mass)):
+        follows = np.flatnonzero(side[1:] == side[:-1]) + 1
+        total = mass.copy()
+        mass[follows] -= total[follows - 1]
+    leaves = np.bincount(exchanges.low, low_mass, count) + np.bincount(exchanges.high, high_mass, count)
+    stays = np.maximum(exchanges.q - leaves, 0.0)
+    own = np.arange(count)
+    row = np.concatenate([own, exchanges.low, exchanges.high])
+    column = np.concatenate([own, exchanges.high, exchanges.low])
+    share = np.concatenate([stays, low_mass, high_mass]) / exchanges.q[row]
+    law: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
+    return law
