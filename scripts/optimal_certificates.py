@@ -50,7 +50,8 @@ acceptance of the rule that runs; it includes the allowance for rounding. `worst
 that acceptance and alpha* by `optimal_acceptance`, which shares no code with the rule ({routes}).
 `prepare` is processor time of one thread for one position at V = {vocabulary:,}, and `/ softmax` its median ratio to
 float32 softmax of the same two rows, timed beside it. Lines of 32 rows are of the shipped positions (`--shipped`),
-which were in use while the rules were made; the other lines are of positions left out of that.
+which were in use while the rules were made; the other lines are of positions left out of that. The tree of priority
+orders (without_replacement, top_m_plus) has been certified on shipped positions only so far.
 Every row: [results/optimal_certificates.csv](results/optimal_certificates.csv).
 """
 
