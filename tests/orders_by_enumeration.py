@@ -11,7 +11,7 @@ import numpy as np
 
 KINDS = (
     "even", "related", "peaked q", "peaked p", "equal", "ties", "uniform q", "zeros", "zipf", "disjoint",
-    "sixty decades", "nearly one token", "faint", "subnormal",
+    "sixty decades", "nearly one token", "faint", "subnormal", "nearly equal",
 )  # fmt: skip
 
 
@@ -26,6 +26,8 @@ def instance(kind: str, size: int, rng: np.random.Generator) -> tuple[np.ndarray
         p = rng.dirichlet(np.full(size, 0.1))
     elif kind == "equal":
         p = q.copy()
+    elif kind == "nearly equal":
+        p = q * (1.0 + 1e-9 * rng.standard_normal(size))
     elif kind == "ties":
         p, q = rng.integers(1, 4, (2, size)).astype(float)
     elif kind == "uniform q":

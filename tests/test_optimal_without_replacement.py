@@ -213,3 +213,20 @@ def test_one_token_takes_nearly_all_of_the_draft(size: int, rest: float) -> None
             assert found.gap < 1e-7
             assert float(bound.low) <= found.acceptance + found.gap
             assert found.acceptance <= float(bound.high) + 1e-12
+
+
+def test_sixty_four_drafts() -> None:
+    p, q = (torch.from_numpy(x) for x in np.random.default_rng(0).dirichlet(np.ones(100), 2))
+    rule = prepare(p, q, 64)
+    assert rule.gap <= 1e-9
+    assert float(rule.r.sum()) == pytest.approx(1.0, abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_nine_ratios_over_three_thousand_tokens(n: int) -> None:
+    # A bin of one ratio holds tokens of unlike q, whose r is not in proportion to q: some 1e-5 is lost, and stated.
+    p, q = (torch.from_numpy(x / x.sum()) for x in np.random.default_rng(0).integers(1, 4, (2, 3000)).astype(float))
+    rule = prepare(p, q, n)
+    best = optimal_acceptance(p, q, n, "without_replacement")
+    assert rule.gap <= (1e-9 if n == 2 else 1e-4)
+    assert float(best.value) - rule.acceptance <= rule.gap + 1e-9

@@ -104,7 +104,7 @@ class FixedRule:
             keep = torch.where(given > 0.0, p / torch.where(given > 0.0, given, 1.0), 1.0).clamp_(max=1.0)
             share = p / self.mass
         else:
-            keep, share = torch.ones_like(p), 1.0 / is_fixed.sum(-1, keepdim=True)
+            keep, share = torch.ones_like(p), 1.0 / is_fixed.sum(-1, keepdim=True, dtype=p.dtype)
         by_random = torch.where(is_random, keep, 0.0)
         # Without fixed tokens the random draft is all there is.
         by_random = torch.where(is_fixed.any(-1, keepdim=True), by_random, 1.0 * is_random)

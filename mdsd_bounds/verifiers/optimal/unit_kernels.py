@@ -23,6 +23,26 @@ def cells(p: np.ndarray, q: np.ndarray, first: int, last: int, shift: int, cell:
 
 
 @njit(cache=True, nogil=True)
+def cell_weights(
+    p: np.ndarray,
+    q: np.ndarray,
+    ratio: np.ndarray,
+    cell: np.ndarray,
+    threshold: float,
+    unit: np.ndarray,
+    draws: int,
+    table: np.ndarray,
+) -> None:
+    """``min(p, draws q)`` and number of the tokens with ``unit = -1``, summed by cell; side R is the second half."""
+    half = table.shape[1] // 2
+    for i in range(q.shape[0]):
+        if cell[i] >= 0 and unit[i] == -1:
+            at = cell[i] + (half if ratio[i] >= threshold else 0)
+            table[0, at] += min(p[i], draws * q[i])
+            table[1, at] += 1.0
+
+
+@njit(cache=True, nogil=True)
 def sums_by_group(p: np.ndarray, q: np.ndarray, group: np.ndarray, scale: float, table: np.ndarray) -> None:
     """Add to ``table[g] = (sum p, sum x, sum x^2, ...)`` with ``x = q scale``, over the tokens of each group >= 0."""
     order = table.shape[1]

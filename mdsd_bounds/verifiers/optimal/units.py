@@ -88,11 +88,9 @@ def make_units(
     unit = np.full(len(q), -1, dtype=np.int32)
     # Singles are marked for now by a number that no bin has.
     unit[singles] = -2
-    weight = np.minimum(p, draws * q)
-    loose = (unit == -1) & (grouped.cell >= 0)
-    side = grouped.ratio >= threshold
-    mass = np.bincount((grouped.cell + CELLS * side)[loose], weights=weight[loose], minlength=2 * CELLS)
-    occupied = np.bincount((grouped.cell + CELLS * side)[loose], minlength=2 * CELLS) > 0
+    mass, count = table = np.zeros((2, 2 * CELLS))
+    unit_kernels.cell_weights(p, q, grouped.ratio, grouped.cell, threshold, unit, draws, table)
+    occupied = count > 0
     fine = np.cumsum(np.sqrt(mass))
     # Cells without mass still need a bin: they join the one before.
     number = np.minimum((fine / max(fine[-1], 1e-300) * bins * (1 - 1e-12)).astype(np.int64), bins - 1)

@@ -140,8 +140,9 @@ def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, np.ndarray],
     O(V), some thirty sweeps of the items at coarse nodes, and one of every order of the tree at fine ones.
     """
     held, left = sides
-    q = q * rescaling(float(spare_mass(q, draws)[-1]))
-    row = Row(p, q, np.flatnonzero(held), draws, spare_mass(q, draws))
+    spare = spare_mass(q, draws)
+    factor = rescaling(float(spare[-1]))
+    row = Row(p, q * factor, np.flatnonzero(held), draws, spare * factor)
     grouped, goal = group(row, left, size)
     tree, _, _ = build_tree(items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
     r = distribution(row, grouped, tree)
