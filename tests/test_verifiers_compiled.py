@@ -176,7 +176,7 @@ def test_wide_steps_follow_the_law(name: str, sampler: str, n: int) -> None:
 
 
 def test_wide_steps_of_a_wrong_kernel_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mdsd_bounds.verifiers.kernels.dispatch import batch_steps as compiled_steps
+    from mdsd_bounds.verifiers.kernels import batch_steps as compiled_steps
 
     right = compiled_steps.rejection_steps
 
