@@ -34,9 +34,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from mdsd_bounds.audit.bound_test import PREFIXED, most_allowed
+from mdsd_bounds.audit.bound_test import most_allowed
 from mdsd_bounds.audit.cells import Flags, Floats
 from mdsd_bounds.audit.positions import LADDER, Positions
+from mdsd_bounds.samplers import get_sampler
 
 #: Stakes on an acceptance: an excess d over alpha* is bet on best with ``d / (alpha* (1 - alpha* - d))``.
 STAKES = np.geomspace(0.01, 100.0, 9)
@@ -88,7 +89,7 @@ def loss_meter(positions: Positions, level: float = LEVEL) -> LossMeter | None:
     most = most_allowed(held.bound, held.drafts, held.tolerance)
     everywhere = np.ones(len(held), dtype=bool)
     families = [(held.accepted, most, everywhere)]
-    prefixed = np.array([name in PREFIXED for name in held.sampler], dtype=bool)
+    prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
     for i, k in enumerate(LADDER):
         inner = prefixed & (held.drafts > k) & np.isfinite(held.ladder[:, i])
         hits = (held.rank >= 0) & (held.rank < k)
