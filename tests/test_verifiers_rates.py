@@ -234,7 +234,7 @@ def test_a_token_outside_the_vocabulary_is_named(token: Tensor) -> None:
 
 
 def test_third_party_rules_enter_by_their_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    import mdsd_bounds.verifiers as registry
+    from mdsd_bounds.verifiers import registry
 
     rule = dataclasses.replace(VERIFIERS["rrs"], name="theirs")
 
