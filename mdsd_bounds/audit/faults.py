@@ -3,9 +3,8 @@
 ``D_f = E[ probs_f(. | x) - right(. | x) ]`` over drafts x drawn *afresh*, ``right`` the output distribution of a
 lossless rule for the sampler. Its mean is exactly the output distribution of the fault minus p, and most of the noise
 of x cancels in the difference. Fresh drafts tell nothing about the output, and so ``s = D / p``, cut to [-1, 1], is a
-bet that :mod:`mdsd_bounds.audit.martingale` may place: ``1 + s`` is the likelihood ratio, the bet of fastest growth if the
-fault is there.  A bad estimate costs power, never validity.
-"""
+bet that :mod:`mdsd_bounds.audit.martingale` may place: ``1 + s`` is the likelihood ratio, the bet of fastest growth
+if the fault is there. A bad estimate costs power, never validity."""
 
 from __future__ import annotations
 
