@@ -29,9 +29,6 @@ _WIDE = 8192
 #: Entries of the working copies of :func:`to_probs`.
 _SLICE = 500_000
 
-#: Largest difference of head widths that counts as padding of one vocabulary.
-MAX_PAD = 128
-
 
 def as_tensor(x: Any, name: str) -> Tensor:
     """A floating torch tensor from a numpy array, a torch tensor or a sequence; shares memory where possible.
@@ -324,40 +321,6 @@ def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
     )
     _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
     return peak
-
-
-def align_widths(
-    target: Tensor, draft: Tensor, name: str = "dump", max_pad: int = MAX_PAD
-) -> tuple[Tensor, Tensor, int]:
-    """Cut the wider head to the narrower one; the extra columns are padding of the embedding table.
-
-    Model families pad one vocabulary to different widths (Qwen2.5: 151936 or 152064).
-
-    Returns
-    -------
-    target, draft : Tensor
-        ``[B, V]`` with the same V.
-    removed : int
-        Columns removed; the caller reports the mass they held (:func:`pad_mass`).
-
-    Raises
-    ------
-    InputError
-        If the widths differ by more than ``max_pad`` columns: then they are different vocabularies.
-    """
-    width_t, width_d = target.shape[-1], draft.shape[-1]
-    if abs(width_t - width_d) > max_pad:
-        raise InputError(
-            f"{name}: the target has {width_t} columns and the draft {width_d}; more than {max_pad} apart is no "
-            "padding of one vocabulary: give a token map (mdsd log --token-map), or log both on one tokenizer"
-        )
-    width = min(width_t, width_d)
-    return target[..., :width], draft[..., :width], abs(width_t - width_d)
-
-
-def pad_mass(logits: Tensor, width: int) -> Tensor:
-    """Probability ``[B]`` that the columns from ``width`` on hold under the softmax of the full row."""
-    return to_probs(logits)[..., width:].sum(-1)
 
 
 def _nucleus(law: Tensor, top_p: float) -> Tensor:

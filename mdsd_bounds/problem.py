@@ -88,7 +88,10 @@ class Bound:
     method : str
         Name in :data:`mdsd_bounds.bounds.METHODS`.
     plan, dual : Any
-        For the linear programmes only: the transport plan and the dual solution.
+        For the linear programmes only: the transport plan and the dual solution (of the lossless problem).
+    tv : float
+        Total variation that the output distribution may be from p.  With more than 0 the interval is for
+        ``min(1, alpha* + tv)`` (docs/lossy.md).
     """
 
     value: Tensor
@@ -100,6 +103,7 @@ class Bound:
     plan: Any = None
     dual: Any = None
     make_subset: Callable[[], Tensor] | None = field(default=None, repr=False)
+    tv: float = 0.0
 
     @property
     def subset(self) -> Tensor:
@@ -137,13 +141,17 @@ class Acceptance:
     problem: Problem
 
 
+#: Most drafts that are counted; what uses them has smaller limits of its own.
+MOST_DRAFTS = 1_000_000_000
+
+
 def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     """Read ``n_drafts`` (an integer or a sequence) as a tuple; the flag says whether it was a single integer.
 
     Raises
     ------
     InputError
-        If a value is not an integer of at least 1, or the sequence is empty.
+        If a value is not an integer from 1 to :data:`MOST_DRAFTS`, or the sequence is empty.
     """
     single = (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0) or not hasattr(n_drafts, "__iter__")
     values = [n_drafts] if single else list(n_drafts)
@@ -153,12 +161,31 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     for value in values:
         try:
             whole = not isinstance(value, bool) and int(value) == value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole or int(value) < 1:
             raise InputError(f"n_drafts={value!r}: the number of drafts must be a whole number of at least 1")
+        if int(value) > MOST_DRAFTS:
+            raise InputError(f"n_drafts={value!r}: more drafts than {MOST_DRAFTS}; give fewer")
         counts.append(int(value))
     return tuple(counts), single
+
+
+def checked_tv(value: Any, name: str = "tv") -> float:
+    """A total variation as a float.
+
+    Raises
+    ------
+    InputError
+        If it is no number in [0, 1]; ``name`` says which option it was.
+    """
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 <= number <= 1.0:
+        raise InputError(f"{name}={value!r}; give a total variation in [0, 1]")
+    return number
 
 
 def squeeze(x: Tensor, single_n: bool, single_row: bool) -> Tensor:

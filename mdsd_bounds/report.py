@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mdsd_bounds._backend.origin import MARKER
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.pipeline.tables import COMPARED, cell, summarise, summarise_comparison
 
 _STYLE = """
@@ -172,4 +173,4 @@ def _plain(name: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))

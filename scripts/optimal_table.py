@@ -51,6 +51,8 @@ over rows). Within a budget a position counts with its rule's acceptance where t
 budget, else with that of recursive rejection, the first line of each block; `in time` is the share of positions
 in budget. Acceptances are exact but for those with a `±` (Monte Carlo; one standard error of the mean over
 these rows, from sampling alone).
+Lines of `optimal` without replacement are of the rule before the tree of priority orders, which takes less time
+([certificates](optimal_certificates.md)); they have not been measured again.
 """
 
 PUBLISHED = """

@@ -43,11 +43,6 @@ LONG_FUNCTIONS = {
     "models/capture.py:log_pair",
     "_backend/softmax_rows.py:softmax_rows",
     "verifiers/rejection_paths.py:_draw_rejected",
-    "verifiers/optimal/swaps_kernel.py:_sweep",
-    "verifiers/optimal/swaps_kernel.py:pick",
-    "verifiers/optimal/clocks_kernel.py:generating",
-    "verifiers/optimal/clocks_kernel.py:prefixes",
-    "verifiers/optimal/with_replacement.py:pick_slots",
     "diagnostics/draft_temperature.py:choose_draft_temperature",
 }
 

@@ -117,6 +117,7 @@ def test_plot(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: 
     [
         (["bounds", "nothing.npz"], "nothing.npz: no such file"),
         (["bounds", "DUMP", "--drafts", "0"], "at least 1"),
+        (["bounds", "DUMP", "--drafts", "9" * 20], "more drafts than"),
         (["bounds", "DUMP", "--drafts", "two"], "separated by commas"),
         (["bounds", "DUMP", "--sampler", "magic"], "unknown sampler 'magic'"),
         (["bounds", "DUMP", "--temperature", "-1"], "temperature=-1.0"),
@@ -127,7 +128,7 @@ def test_plot(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: 
         (["bounds", "DUMP", "--format", "yaml"], "yaml"),
         (["bounds"], "Missing argument"),
         (["plot", "nothing.parquet", "--out", "x.png"], "no such file"),
-        (["plot", "DUMP", "--out", "x.png"], "not a readable parquet"),
+        (["plot", "DUMP", "--out", "x.png"], "read as parquet file"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

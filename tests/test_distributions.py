@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsd_bounds import InputError, optimal_acceptance, to_probs
-from mdsd_bounds.distributions import align_widths, law_and_defect, pad_mass, validate_law
+from mdsd_bounds.distributions import law_and_defect, validate_law
+from mdsd_bounds.dumps.widths import align_widths
 
 INF = float("inf")
 
@@ -135,12 +136,15 @@ def test_shapes_follow_what_was_asked() -> None:
 
 
 def test_pad_columns() -> None:
-    target, draft, removed = align_widths(torch.zeros(2, 100), torch.zeros(2, 228))
-    assert target.shape == draft.shape == (2, 100)
-    assert removed == 128
-    assert pad_mass(torch.zeros(1, 200), 100).tolist() == [0.5]
+    target, draft, added = align_widths(torch.zeros(2, 600), torch.zeros(2, 728))
+    assert target.shape == draft.shape == (2, 728)
+    assert added == 128
+    assert target[:, 600:].eq(-float("inf")).all()
+    assert not draft.any()
     with pytest.raises(InputError, match="token map"):
-        align_widths(torch.zeros(2, 100), torch.zeros(2, 229))
+        align_widths(torch.zeros(2, 600), torch.zeros(2, 729))
+    with pytest.raises(InputError, match="d2t"):
+        align_widths(torch.zeros(2, 40), torch.zeros(2, 10))
 
 
 WIDE = 9_001

@@ -86,17 +86,19 @@ def test_rows_come_back(form: str, batch_size: int, tmp_path: Path) -> None:
     assert (dump.facts.target_width, dump.facts.draft_width) == (WIDTH, DRAFT_WIDTH)
     batches = list(dump.batches(batch_size))
     expected = rows()
-    assert torch.equal(torch.cat([b.target_logits for b in batches]), expected["target_logits"])
-    assert torch.equal(torch.cat([b.draft_logits for b in batches]), expected["draft_logits"][:, :WIDTH])
+    read = torch.cat([b.target_logits for b in batches])
+    assert torch.equal(read[:, :WIDTH], expected["target_logits"])
+    assert read[:, WIDTH:].eq(-float("inf")).all()
+    assert torch.equal(torch.cat([b.draft_logits for b in batches]), expected["draft_logits"])
     assert torch.cat([b.row for b in batches]).tolist() == list(range(ROWS))
     if form in ("native", "npz", "pt"):
         docs = [b.doc for b in batches if b.doc is not None]
         assert torch.equal(torch.cat(docs), columns()["doc"])
     # Rows in any order, and a range in the middle.
     (middle,) = dump.batches(5, start=3, stop=8)
-    assert torch.equal(middle.target_logits, expected["target_logits"][3:8])
+    assert torch.equal(middle.target_logits[:, :WIDTH], expected["target_logits"][3:8])
     (first,) = dump.batches(2, start=0, stop=2)
-    assert torch.equal(first.target_logits, expected["target_logits"][:2])
+    assert torch.equal(first.target_logits[:, :WIDTH], expected["target_logits"][:2])
     assert inspect_dump(dump.facts.path)["positions"] == ROWS
 
 
@@ -107,7 +109,7 @@ def test_every_dtype_survives(dtype: torch.dtype, tmp_path: Path) -> None:
         writer.append(pair["target_logits"], pair["draft_logits"])
     (batch,) = open_dump(tmp_path / "d").batches(5)
     assert batch.target_logits.dtype == dtype
-    assert torch.equal(batch.target_logits, pair["target_logits"])
+    assert torch.equal(batch.target_logits[:, :WIDTH], pair["target_logits"])
 
 
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_a_writer_refuses_rows_that_do_not_fit(tmp_path: Path) -> None:
     writer = DumpWriter(tmp_path / "d", shard_rows=4)
     writer.append(**data)
     with pytest.raises(InputError, match="do not fit"):
-        writer.append(data["target_logits"][:, :5], data["draft_logits"])
+        writer.append(data["target_logits"][:, :39], data["draft_logits"])
     with pytest.raises(InputError, match="do not fit"):
         writer.append(**data, doc=columns()["doc"])
     with pytest.raises(InputError, match="unknown column"):
@@ -298,9 +300,8 @@ def test_inspect_notices_rows_and_tokens_that_do_not_belong_together(tmp_path: P
     for name, token in (("right", torch.arange(8)), ("shifted", torch.arange(8).roll(1))):
         with DumpWriter(tmp_path / name) as writer:
             writer.append(rows, rows, token=token)
-    line = "log p of the recorded tokens"
-    assert "BEWARE" not in inspect_dump(str(tmp_path / "right"))[line]
-    assert "BEWARE, less than a uniform law" in inspect_dump(str(tmp_path / "shifted"))[line]
+    assert "WARNING 1" not in inspect_dump(str(tmp_path / "right"))
+    assert "the target's rows fit the token recorded one row" in inspect_dump(str(tmp_path / "shifted"))["WARNING 1"]
 
 
 def test_a_shard_that_is_replaced_while_it_is_read_is_named(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_two_files_of_different_formats_are_joined(tmp_path: Path) -> None:
     src = source(tmp_path)
     convert(src, place(tmp_path, "t.kld,d.kld"))
     convert(src, place(tmp_path, "t.npy,d.npy"))
-    convert(tmp_path / "t.kld", tmp_path / "out", tmp_path / "d.npy")
+    convert((tmp_path / "t.kld", tmp_path / "d.npy"), tmp_path / "out")
     dump = open_dump(tmp_path / "out")
     assert (dump.facts.format, dump.facts.support) == ("native", "floored")
     check(str(tmp_path / "out"), 5e-3)

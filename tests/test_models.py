@@ -77,7 +77,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {
         "target": build(root / "target", 0, words),
         "draft": build(root / "draft", 1, words, "qwen2", 2),
-        "padded": build(root / "padded", 2, words, "llama", 1, len(words) + 7),
+        "padded": build(root / "padded", 2, words, "llama", 1, len(words) + 3),
         "other": build(root / "other", 3, tokenizer(OTHER, "dcbaĠĊ"), "llama", 1),
         "foreign": build(root / "foreign", 4, tokenizer([], "xyzwĠĊ"), "llama", 1),
     }
@@ -119,14 +119,16 @@ def test_rows_are_the_models_own_logits(pair: dict[str, str], mode: str, draft: 
             assert place.tolist() == list(range(1, min(len(ids), 5)))
         assert batch.token[mine].tolist() == [ids[i] for i in place.tolist()]
         for name, rows in (("target", batch.target_logits), (draft, batch.draft_logits)):
-            expected = plain(pair[name], ids)[place - 1][:, : rows.shape[1]]
-            torch.testing.assert_close(rows[mine], expected, atol=2e-5, rtol=1e-4)
+            expected = plain(pair[name], ids)[place - 1]
+            width = expected.shape[1]
+            torch.testing.assert_close(rows[mine][:, :width], expected, atol=2e-5, rtol=1e-4)
+            assert rows[mine][:, width:].eq(-torch.inf).all()
 
 
 def test_both_heads_are_stored_at_their_own_width(pair: dict[str, str], tmp_path: Path) -> None:
     log_pair(pair["target"], pair["padded"], PROMPTS, tmp_path / "d", SMALL, **QUIET)
     facts = open_dump(tmp_path / "d").facts
-    assert facts.draft_width == facts.target_width + 7
+    assert facts.draft_width == facts.target_width + 3
     assert facts.notes["versions"]["transformers"]
     assert len(facts.notes["target"]["sha256"]) == 64
 
@@ -293,9 +295,12 @@ def test_token_map_by_eagle_offsets(pair: dict[str, str], tmp_path: Path) -> Non
     [
         ({"d2t": [0, 0, 99]}, "entry 2: target token 101"),
         ({"d2t": [-1, 0]}, "entry 0: target token -1"),
-        ({"d2t": [1, 0]}, "mapped twice"),
+        ({"d2t": [2, 1, 0, 0]}, "mapped twice"),
+        ({"d2t": [1, 0]}, "holds target ids"),
+        ({"d2t": [0, 0]}, "zero everywhere"),
         ({"target_ids": []}, "share no token"),
-        ({"d2t": [0, 1], "t2d": [True, True, False]}, "t2d does not mark"),
+        ({"d2t": [0, 0], "t2d": [True, False, True]}, "t2d does not mark"),
+        ({"d2t": [0, 1], "t2d": [True, True, False]}, "holds target ids"),
         ({"other": [1]}, "a map has d2t"),
         ({"d2t": [0.5]}, "integers"),
     ],
@@ -324,7 +329,7 @@ def test_intersection_rows(pair: dict[str, str], tmp_path: Path) -> None:
     said: list[str] = []
     log_pair(pair["target"], pair["other"], PROMPTS, tmp_path / "d", settings, token_map="intersection",
              report=said.append)  # fmt: skip
-    assert "draft mass outside" in said[0]
+    assert any("draft mass outside" in line for line in said)
     batch = rows_of(tmp_path / "d")
     assert open_dump(tmp_path / "d").facts.support == "mapped"
     target, other = load_model(pair["target"]), load_model(pair["other"])

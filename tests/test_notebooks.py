@@ -30,8 +30,13 @@ def numbers(notebook) -> list[list[float]]:
     return found
 
 
-def test_there_are_three_notebooks() -> None:
-    assert NAMES == ["00_quickstart", "10_the_dual_by_hand", "20_verifiers_against_the_bound"]
+def test_all_notebooks_are_known() -> None:
+    assert NAMES == [
+        "00_quickstart",
+        "10_the_dual_by_hand",
+        "20_verifiers_against_the_bound",
+        "30_several_drafts_of_a_diffusion_step",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.cli import main
+from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import summarise
@@ -58,3 +60,13 @@ def test_bounds_alone_and_bad_input(dump: Path, tmp_path: Path, monkeypatch, cap
     assert "Verifiers against" not in out.read_text()
     assert call(monkeypatch, "report", str(dump), "--out", str(tmp_path / "no" / "x.html"), "--quiet") == 2
     assert "make it first" in capsys.readouterr().err
+
+
+def test_notes_of_a_dump_bring_no_control_characters_into_the_page(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    with DumpWriter(tmp_path / "d", notes={"a\x1b[31m": "b\u202e\u2066\x07"}) as writer:
+        writer.append(torch.randn(3, 20), torch.randn(3, 20))
+    out = tmp_path / "r.html"
+    assert call(monkeypatch, "report", str(tmp_path / "d"), "--out", str(out), "--verifier", "none", "--quiet") == 0
+    page = out.read_text()
+    assert "a\\x1b[31m" in page
+    assert not set("\x1b\x07\u202e\u2066") & set(page)

@@ -110,7 +110,7 @@ def test_costs_of_a_file_count_the_width_of_each_level(tmp_path):
         (0.1, "1:-1", "positive"),
         (0.1, "1=1", "nodes:cost pairs"),
         (0.1, "one:1", "numbers of nodes"),
-        (0.1, "nowhere.json", "no file of costs"),
+        (0.1, "nowhere.json", r"nowhere\.json: cannot be opened \(No such file"),
     ],
 )
 def test_costs_that_are_none_are_refused(draft, target, message):

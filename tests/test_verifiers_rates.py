@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -194,7 +195,8 @@ def test_gumbel_clocks_given_the_drafts_are_exponential() -> None:
 
 def test_lossy_rules_say_so_and_keep_their_budget() -> None:
     p, q = row(5, 4), row(5, 5)
-    assert {name for name, rule in VERIFIERS.items() if not rule.lossless} == {"typical_acceptance", "tv_budget"}
+    lossy = {"typical_acceptance", "top_k_membership", "cactus", "mentored_decoding", "tv_budget"}
+    assert {name for name, rule in VERIFIERS.items() if not rule.lossless} == lossy
     assert not acceptance_rate(p, q, 2, "with_replacement", "typical_acceptance").lossless
     for sampler in ("with_replacement", "without_replacement"):
         law = enumerate_rule(VERIFIERS["tv_budget"], p, q, 2, sampler=sampler, budget=0.05).law
@@ -334,7 +336,17 @@ def test_requests_beyond_the_memory_given_are_refused_with_their_size(monkeypatc
     assert memory_limit() > 1e8
 
 
-@pytest.mark.parametrize("name", ["typical_acceptance", "tv_budget"])
+#: Lossy rules, and how their one option (or both) follows from a scale in (0, 1].
+LOSSY: dict[str, Callable[[float], dict[str, Any]]] = {
+    "typical_acceptance": lambda scale: {"epsilon": scale, "delta": scale},
+    "top_k_membership": lambda scale: {"k": 1 + int(3 * scale)},
+    "cactus": lambda scale: {"delta": scale},
+    "mentored_decoding": lambda scale: {"kl": scale},
+    "tv_budget": lambda scale: {"budget": scale},
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
 @settings(max_examples=25, deadline=None)
 @given(pair=pairs(largest=5), n=st.integers(1, 3), pick=st.integers(0, 5), scale=st.sampled_from([0.02, 0.3, 1.0]))
 def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_law(
@@ -342,12 +354,16 @@ def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_law(
 ) -> None:
     rule, (p, q) = VERIFIERS[name], (pair[0][0], pair[1][0])
     sampler = rule.samplers[pick % len(rule.samplers)]
-    options = {"budget": scale} if name == "tv_budget" else {"epsilon": scale, "delta": scale}
+    n = rule.drafts_needed or n
+    options = LOSSY[name](scale)
     if sampler == "independent":
         q = torch.stack([q.roll(k) for k in range(n)])
-    law = enumerate_rule(rule, p, q, n, sampler=sampler, **options).law
+    found = enumerate_rule(rule, p, q, n, sampler=sampler, **options)
     stated = float(output_distance(p, q, n, sampler, name, **options))
-    assert stated == pytest.approx(float((law - p).abs().sum()) / 2, abs=1e-9)
+    assert stated == pytest.approx(float((found.law - p).abs().sum()) / 2, abs=1e-9)
+    # No rule lies above the line.
+    line = optimal_acceptance(p, q, n, sampler, method="subsets", tv=min(stated, 1.0))
+    assert found.acceptance <= float(line.high) + 1e-9
     assert float(output_distance(p, q, n, sampler, name)) >= 0
 
 

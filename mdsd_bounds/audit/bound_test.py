@@ -68,7 +68,7 @@ def bound_test(positions: Positions, level: float) -> BoundTest | None:
     if len(known) == 0:
         return None
     held = positions.part(known)
-    most = _most(held.bound, held.drafts, held.tolerance)
+    most = most_allowed(held.bound, held.drafts, held.tolerance)
     families = [(_bets("acceptance", held.accepted, most, np.ones(len(held), dtype=bool)))]
     prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
     firsts = []
@@ -77,7 +77,10 @@ def bound_test(positions: Positions, level: float) -> BoundTest | None:
         if bool(inner.any()):
             hits = (held.rank >= 0) & (held.rank < k)
             firsts += _bets(
-                f"acceptance of the first {k}", hits, _most(held.ladder[:, i], held.drafts, held.tolerance), inner
+                f"acceptance of the first {k}",
+                hits,
+                most_allowed(held.ladder[:, i], held.drafts, held.tolerance),
+                inner,
             )
     if firsts:
         families.append(firsts)
@@ -86,7 +89,8 @@ def bound_test(positions: Positions, level: float) -> BoundTest | None:
     return BoundTest(join(families), known, mean, max(mean - width, 0.0), min(mean + width, 1.0), float(most.mean()))
 
 
-def _most(bound: Floats, drafts: Ints, tolerance: Floats) -> Floats:
+def most_allowed(bound: Floats, drafts: Ints, tolerance: Floats) -> Floats:
+    """``[N]`` most that a lossless rule may accept where p and q are known to within ``tolerance``."""
     return np.asarray(np.minimum(bound + (1 + drafts) * tolerance, 1.0), dtype=np.float64)
 
 

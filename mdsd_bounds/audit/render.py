@@ -25,6 +25,7 @@ def log_data(report: LogReport) -> dict[str, Any]:
             "lossy": report.lossy,
             "alpha": report.alpha,
             "positions": report.positions,
+            "loss": None if report.loss is None else asdict(report.loss),
             "tests": [{**asdict(test), "outcome": test.outcome} for test in report.tests],
             "evidence": [asdict(witness) for witness in report.witnesses],
             "power": [{**asdict(found), "probability": POWER} for found in report.power],
@@ -101,7 +102,7 @@ def rule_verdict(report: RuleReport) -> str:
 
 def log_text(report: LogReport) -> str:
     """A log's report for reading."""
-    parts = [f"verdict: {verdict(report)}", "", "tests", _tests(report)]
+    parts = [f"verdict: {verdict(report)}", *_loss(report), "", "tests", _tests(report)]
     if report.lossy and report.witnesses:
         rows = [
             [
@@ -130,11 +131,20 @@ def rule_text(report: RuleReport) -> str:
     """A rule's report for reading."""
     parts = [f"verdict: {printable(report.name)}: {rule_verdict(report)}"]
     if report.enumerated:
-        head = ["sampler", "n", "rows", "largest |law - p|", "acceptance - alpha*", "worst row", "verdict"]
+        head = [
+            "sampler",
+            "n",
+            "rows",
+            "largest |law - p|",
+            "largest TV",
+            "acceptance - alpha*",
+            "worst row",
+            "verdict",
+        ]
         rows = [
             [
-                row.sampler, str(row.drafts), str(row.rows), f"{row.defect:.2e}", f"{row.excess + 0.0:.1e}", row.row,
-                "lossless" if row.lossless else "LOSSY",
+                row.sampler, str(row.drafts), str(row.rows), f"{row.defect:.2e}", f"{row.tv:.2e}",
+                f"{row.excess + 0.0:.1e}", row.row, "lossless" if row.lossless else "LOSSY",
             ]
             for row in report.enumerated
         ]  # fmt: skip
@@ -144,7 +154,8 @@ def rule_text(report: RuleReport) -> str:
             parts += ["", f"worst row ({worst.sampler}, n={worst.drafts}, {worst.row})"]
             parts.append(_aligned([["p", *_laws(worst.p)], ["q", *_laws(worst.q)], ["output", *_laws(worst.law)]]))
     for name, part in report.steps:
-        parts += ["", f"steps on {name}: {verdict(part)}", _tests(part), "detectable TV: " + _power_line(part)]
+        parts += ["", f"steps on {name}: {verdict(part)}", *_loss(part), _tests(part)]
+        parts.append("detectable TV: " + _power_line(part))
         if part.lossy:
             parts += [f"note: {note}" for note in part.notes]
     return "\n".join(parts)
@@ -171,6 +182,18 @@ def check_text(checked: list[Checked]) -> str:
     good = all(row.as_known for row in checked)
     said = "all as known" if good else "NOT all as known: the audit itself is broken"
     return "\n".join([f"self-check: {said}", "", _aligned([head, *rows])])
+
+
+def _loss(report: LogReport) -> list[str]:
+    """What the acceptances say of the distance, in one line."""
+    if report.loss is None:
+        return []
+    meter = report.loss
+    shown = f"at least {meter.low:.4f} of total variation from the target" if meter.low > 0 else "none shown"
+    return [
+        f"loss: {shown} ({100 * (1 - meter.level):g}%, at any time); mean acceptance - mean alpha* = "
+        f"{meter.difference:+.5f} over {meter.positions} positions"
+    ]
 
 
 def _tests(report: LogReport) -> str:

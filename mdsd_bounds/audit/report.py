@@ -18,6 +18,7 @@ from mdsd_bounds.audit.cells import IMPOSSIBLE, Ints
 from mdsd_bounds.audit.chi_square import ChiSquare, chi_square
 from mdsd_bounds.audit.definitions import Figure, Purchase, acceptance_figures, purchases
 from mdsd_bounds.audit.draft_check import draft_check
+from mdsd_bounds.audit.loss_meter import LossMeter, loss_meter
 from mdsd_bounds.audit.martingale import Wager, wager
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.power import Detectable, detectable, towards_draft, towards_probable
@@ -80,6 +81,8 @@ class LogReport:
         Capitals on the output and (None where nothing can be said) on the drafts.
     chi : ChiSquare
     bound : BoundTest or None
+    loss : LossMeter or None
+        How far the output is from p at the least; None where alpha* is not known or the drafts are not the sampler's.
     """
 
     lossy: bool
@@ -95,6 +98,7 @@ class LogReport:
     chi: ChiSquare
     drafts: Wager | None
     bound: BoundTest | None
+    loss: LossMeter | None = None
 
 
 def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()) -> LogReport:
@@ -171,6 +175,7 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
         chi,
         drafts,
         bound,
+        loss_meter(positions) if sound else None,
     )
 
 

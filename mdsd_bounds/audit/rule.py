@@ -25,6 +25,7 @@ from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
+from mdsd_bounds.verifiers.total_variation import total_variation
 
 #: Largest difference from p that passes for rounding.
 EXACT = 1e-12
@@ -37,7 +38,8 @@ class Counted:
     """Enumeration of one rule, sampler and number of drafts over all rows.
 
     ``defect`` is the largest ``|output law - p|``, ``excess`` the largest ``acceptance - alpha*`` (alpha* by the
-    enumeration of all subsets), ``row`` the description of the worst row, ``p``, ``q``, ``law`` that row, and ``rows``
+    enumeration of all subsets), ``tv`` the largest total variation of the output from p, which is never below
+    ``excess``, ``row`` the description of the worst row, ``p``, ``q``, ``law`` that row, and ``rows``
     how many there were.
     """
 
@@ -50,6 +52,7 @@ class Counted:
     q: Any
     law: tuple[float, ...]
     rows: int
+    tv: float
 
     @property
     def lossless(self) -> bool:
@@ -116,7 +119,7 @@ def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Any) -> Coun
     """
     require_pair(rule, sampler, (n,))
     worst: tuple[float, str, Tensor, Tensor, Tensor] | None = None
-    excess, rows = -1.0, 0
+    excess, tv, rows = -1.0, 0.0, 0
     for name, p, law in audit_rows():
         q = shaped(law, sampler, n)
         with named(rule, f"row {name!r}, n={n}, sampler {sampler}"):
@@ -124,12 +127,14 @@ def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Any) -> Coun
         best = optimal_acceptance(p, q, n, sampler, method="subsets", **sampler_options(rule, options))
         excess = max(excess, found.acceptance - float(best.high))
         defect = float((found.law - p).abs().max())
+        tv = max(tv, float(total_variation(found.law, p)))
         rows += 1
         if worst is None or defect > worst[0]:
             worst = (defect, name, p, q, found.law)
     assert worst is not None
     defect, name, p, q, found_law = worst
-    return Counted(sampler, n, defect, excess, name, tuple(p.tolist()), q.tolist(), tuple(found_law.tolist()), rows)
+    shown = tuple(p.tolist()), q.tolist(), tuple(found_law.tolist())
+    return Counted(sampler, n, defect, excess, name, *shown, rows, tv)
 
 
 class named:  # noqa: N801 (a context manager, used like a function)

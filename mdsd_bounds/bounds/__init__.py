@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_law
-from mdsd_bounds.problem import Bound, InputError, Problem, draft_counts, squeeze
+from mdsd_bounds.problem import Bound, InputError, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
@@ -24,7 +25,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "product": ("mdsd_bounds.bounds.search.independent_drafts", "solve_product"),
 }
 
-__all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve"]
+__all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve", "within"]
 
 
 def optimal_acceptance(
@@ -34,12 +35,14 @@ def optimal_acceptance(
     sampler: str = "without_replacement",
     *,
     method: str = "auto",
+    tv: float = 0.0,
     **options: Any,
 ) -> Bound:
-    """Best acceptance rate that any lossless multi-draft verifier can reach, with a certified interval.
+    """Best acceptance rate that any multi-draft verifier can reach, with a certified interval.
 
     ``alpha* = 1 + min over token sets H of (P(H) - Q(H))``, where ``P(H)`` is the target's mass on H and ``Q(H)`` the
-    probability that all n drafts lie in H.
+    probability that all n drafts lie in H.  This is the bound of every lossless verifier; one whose output distribution
+    may be a total variation ``tv`` from p can reach ``min(1, alpha* + tv)`` and no more (docs/lossy.md).
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def optimal_acceptance(
         One of :data:`mdsd_bounds.samplers.SAMPLERS`.
     method : str
         One of :data:`METHODS`; ``"auto"`` takes the fastest that is exact for the sampler.
+    tv : float
+        In [0, 1]: total variation allowed between the output distribution and p; 0 means lossless.
     **options
         Options of the sampler: ``m`` for top_m_plus, ``table`` ``[T, n]`` for joint, ``tolerance`` and ``passes`` (the
         work allowed per row) for independent.
@@ -66,7 +71,8 @@ def optimal_acceptance(
     Raises
     ------
     InputError
-        On rows that are no laws, shapes that do not match, n < 1, or an unknown sampler, method or option.
+        On rows that are no laws, shapes that do not match, n < 1, a tv outside [0, 1], or an unknown sampler, method or
+        option.
 
     Notes
     -----
@@ -76,9 +82,15 @@ def optimal_acceptance(
     replacement, G about 100.
     Source: Hu et al., "Towards optimal multi-draft speculative decoding", ICLR 2025, arXiv 2502.18779 (dual and prefix
     theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.search.exponential_race`.
+
+    Examples
+    --------
+    >>> [round(float(optimal_acceptance([0.5, 0.5], [0.75, 0.25], 1, tv=tv).value), 3) for tv in (0.0, 0.1, 0.5)]
+    [0.75, 0.85, 1.0]
     """
+    tv = checked_tv(tv)
     problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **options)
-    bound = solve(problem, method)
+    bound = within(solve(problem, method), tv)
     if not (single_n or single_row):
         return bound
     make = bound.make_subset
@@ -92,7 +104,30 @@ def optimal_acceptance(
         plan=bound.plan,
         dual=bound.dual,
         make_subset=None if make is None else lambda: squeeze(make(), single_n, single_row),
+        tv=bound.tv,
     )
+
+
+def within(bound: Bound, tv: float) -> Bound:
+    """The bound of rules whose output distribution is within a total variation ``tv`` of p: ``min(1, alpha* + tv)``.
+
+    Parameters
+    ----------
+    bound : Bound
+        Of lossless rules (``bound.tv == 0``).
+    tv : float
+        In [0, 1].
+
+    Raises
+    ------
+    InputError
+        If tv is no number in [0, 1].
+    """
+    tv = checked_tv(tv)
+    if tv == 0:
+        return bound
+    value, low, high = ((end + tv).clamp(max=1.0) for end in (bound.value, bound.low, bound.high))
+    return replace(bound, value=value, low=low, high=high, tv=tv)
 
 
 def make_problem(
@@ -127,7 +162,7 @@ def make_problem(
     if rule.takes != "table" and target.shape[-1] != draft.shape[-1]:
         raise InputError(
             f"p has {target.shape[-1]} tokens and q {draft.shape[-1]}; "
-            "cut both to one vocabulary first (mdsd_bounds.distributions.align_widths)"
+            "give both over one vocabulary first (mdsd_bounds.dumps.widths.align_widths)"
         )
     if target.shape[0] != draft.shape[0]:
         raise InputError(f"p has {target.shape[0]} rows and q {draft.shape[0]}; give one draft row for each target row")

@@ -20,7 +20,7 @@ from mdsd_bounds.samplers.base import fixed_mask, leftover
 
 
 def subset_bound(bound: Bound) -> Tensor:
-    """``1 + P(H) - Q(H)`` of a bound's own subset, computed afresh: shape of ``bound.value``.
+    """``1 + P(H) - Q(H)`` (plus ``bound.tv``) of a bound's own subset, computed afresh: shape of ``bound.value``.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def subset_bound(bound: Bound) -> Tensor:
         1.0 + (problem.p * held).sum(-1) - draft_mass(problem.q, held, n, problem.sampler, problem.options)
         for held, n in zip(subset, problem.n_drafts, strict=True)
     ]
-    return torch.stack(values).reshape(bound.value.shape)
+    certificate = torch.stack(values).reshape(bound.value.shape)
+    return (certificate + bound.tv).clamp(max=1.0) if bound.tv > 0 else certificate
 
 
 def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping[str, Any] | None = None) -> Tensor:

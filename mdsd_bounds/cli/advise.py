@@ -16,9 +16,11 @@ from mdsd_bounds.cli.options import (
     Quiet,
     Samplers,
     Style,
+    Within,
     fitting,
     names_in,
     progress_bar,
+    tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
 
@@ -42,33 +44,41 @@ def advise(
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
+    tv: Within = None,
     figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add."""
+    """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add.
+
+    With --tv, also what an output so far from the target at every position would buy.
+    """
     if figure is not None:
         need("matplotlib", purpose="--figure")
         check_out(figure, [dump], force, "--figure")
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.pipeline.tables import render
     from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.advise import advise as best_trees
-    from mdsd_bounds.trees.advise import costs_from, frontier, in_words, profiles
+    from mdsd_bounds.trees.advise import costs_from, frontier, in_words, lossy_profiles, profiles
 
+    tvs = tvs_in(tv)
     costs = costs_from(draft_cost, target_cost)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
+    source = opened(dump, limit)
     with progress_bar(dump, quiet) as progress:
-        table = run(open_dump(dump), settings, limit=limit, progress=progress)
+        table = run(source, settings, limit=limit, progress=progress)
     if table is None:
         raise InputError(f"{dump}: no rows were computed")
+    say_beyond(table)
     found, documents = profiles(table)
+    found += lossy_profiles(found, tvs)
     if len(set(documents.tolist())) < 2:
         print("note: a single document says nothing about the next; the intervals are empty", file=sys.stderr)
     advice = best_trees(found, documents, costs, nodes, depth)

@@ -180,11 +180,11 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
 
 def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """The first rows of a dump as laws."""
+    from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.distributions import to_probs
-    from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.problem import InputError
 
-    held = open_dump(dump)
+    held = opened(dump, limit)
     batch = next(iter(held.batches(min(limit, len(held)))))
     if batch.target_cut is not None or batch.draft_cut is not None:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")

@@ -19,8 +19,10 @@ from mdsd_bounds.cli.options import (
     Temperatures,
     TopK,
     TopP,
+    Within,
     names_in,
     numbers_in,
+    tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
@@ -35,6 +37,7 @@ def bounds(
     top_k: TopK = None,
     top_p: TopP = None,
     m: Fixed = 1,
+    tv: Within = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -44,7 +47,10 @@ def bounds(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump."""
+    """Optimal acceptance rate of each draft sampler and number of drafts, certified, averaged over the dump.
+
+    With --tv, that of the best rule whose output may be so far from the target at every position.
+    """
     from mdsd_bounds.pipeline.evaluate_block import Settings
     from mdsd_bounds.pipeline.tables import render, summarise
 
@@ -56,5 +62,6 @@ def bounds(
         top_k=top_k,
         top_p=top_p,
         options={"m": m},
+        tvs=tvs_in(tv),
     )
     run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)

@@ -11,6 +11,7 @@ from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
 from mdsd_bounds.cli.compare import compare
 from mdsd_bounds.cli.convert import convert
+from mdsd_bounds.cli.diffusion import diffusion
 from mdsd_bounds.cli.draft_temperature import draft_temperature
 from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
@@ -42,3 +43,4 @@ def _every_command() -> None:
 
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(diffusion, name="diffusion")

@@ -37,15 +37,15 @@ def convert(
 
     if len(paths) not in (2, 3):
         raise typer.BadParameter(f"{len(paths)} paths; give SRC DST, or TARGET_SRC DRAFT_SRC DST")
-    draft = paths[1] if len(paths) == 3 else None
+    source = (paths[0], paths[1]) if len(paths) == 3 else paths[0]
 
     def report(line: str) -> None:
         print(f"note: {printable(line)}", file=sys.stderr)
 
-    src, dst = paths[0], paths[-1]
+    dst = paths[-1]
     for part in dst.split(","):
         if not Path(part).is_dir():
             check_out(part, paths[:-1], force, "DST")
     with progress_bar(dst, quiet) as progress:
         options = {"top_k": top_k, "shard_rows": shard_rows, "limit": limit, "force": force}
-        print(write(src, dst, draft, progress=progress, report=report, **options))  # type: ignore[arg-type]
+        print(write(source, dst, progress=progress, report=report, **options))  # type: ignore[arg-type]

@@ -24,12 +24,12 @@ def draft_temperature(
     limit: Limit = None,
 ) -> None:
     """The best draft temperature, chosen on some documents and judged on others; 1 unless the gain is clear."""
+    from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.diagnostics import choose_draft_temperature
-    from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.pipeline.tables import render
 
     found = choose_draft_temperature(
-        open_dump(dump),
+        opened(dump, limit),
         drafts,
         sampler,
         temperature=temperature,

@@ -40,6 +40,12 @@ DraftTemperature = Annotated[
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens of both models.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the smallest set of tokens with this mass.")]
 Fixed = Annotated[int, typer.Option("--m", help="Fixed tokens of top_m_plus.")]
+Within = Annotated[
+    str | None,
+    typer.Option(
+        "--tv", help="Total variations from the target that the output may have, comma-separated (0,0.01,0.05)."
+    ),
+]
 Style = Annotated[Format, typer.Option("--format", help="How to print the summary.")]
 Out = Annotated[str | None, typer.Option("--out", help="Per-position results (parquet); resumes where it stopped.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of the dump.")]
@@ -78,6 +84,13 @@ def numbers_in(text: str, option: str, kind: type) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(kind(part) for part in text.split(",")))
     except ValueError:
         raise typer.BadParameter(f"{option} {text!r}: give numbers separated by commas, for example 1,2,4") from None
+
+
+def tvs_in(text: str | None) -> tuple[float, ...]:
+    """Total variations separated by commas; none where the option is not given."""
+    from mdsd_bounds.problem import checked_tv
+
+    return () if text is None else tuple(checked_tv(tv, "--tv") for tv in numbers_in(text, "--tv", float))
 
 
 def shard_in(text: str, out: str | None) -> tuple[int, int]:

@@ -29,6 +29,8 @@ def plot(
     from mdsd_bounds.problem import InputError
 
     table = read_table(results)
+    if "tv" in table and not (table["verifier"] != "").any() and table["tv"].nunique() > 1:
+        raise InputError(f"{results}: bounds at several total variations; figures take one (mdsd bounds --tv 0.01)")
     there = sorted(table["temperature"].unique())
     listed = ", ".join(f"{t:g}" for t in there)
     if temperature is not None:

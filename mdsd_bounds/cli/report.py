@@ -51,7 +51,8 @@ def report(
     check_out(out, [dump], force)
     from mdsd_bounds import __version__
     from mdsd_bounds._backend.whole_files import write_whole
-    from mdsd_bounds.dumps import inspect_dump, open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
+    from mdsd_bounds.dumps import inspect_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.report import html_report, run_of
@@ -69,18 +70,19 @@ def report(
     if verifier != "none":
         names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
-    opened, comparison = open_dump(dump), None
+    source, comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
-    mark = f"{compared.key(opened)}-{limit}-{__version__}"
+    mark = f"{compared.key(source)}-{limit}-{__version__}"
     if not force and run_of(out) == mark:
         print(f"note: {out} is this report already; --force makes it again", file=sys.stderr)
         print(out)
         return
     with progress_bar(dump, quiet) as progress:
-        table = run(opened, settings, limit=limit, progress=progress)
+        table = run(source, settings, limit=limit, progress=progress)
     assert table is not None
+    say_beyond(table)
     if chosen:
         with progress_bar(f"{dump} (verifiers)", quiet) as progress:
-            comparison = run(opened, compared, limit=limit, progress=progress)
+            comparison = run(source, compared, limit=limit, progress=progress)
     write_whole(out, html_report(table, comparison, inspect_dump(dump), __version__, mark).encode())
     print(out)

@@ -31,7 +31,7 @@ def run_and_print(
     quiet: bool,
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.run import is_finished, run
     from mdsd_bounds.pipeline.tables import underflow_notes
     from mdsd_bounds.problem import draft_counts
@@ -44,15 +44,7 @@ def run_and_print(
     if engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
-    source = open_dump(dump)
-    widths = source.facts.target_width, source.facts.draft_width
-    if widths[0] != widths[1]:
-        extra = abs(widths[0] - widths[1])
-        print(
-            f"note: the target has {widths[0]} columns and the draft {widths[1]}; the last {extra} "
-            "are taken for padding and left out (mdsd inspect shows the mass they hold)",
-            file=sys.stderr,
-        )
+    source = opened(dump, limit)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
@@ -72,6 +64,7 @@ def run_and_print(
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
         return
+    say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
             "note: the dump names no documents: every position counts as one of its own, and errors come out too small "

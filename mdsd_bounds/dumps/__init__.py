@@ -23,13 +23,22 @@ from mdsd_bounds.dumps.formats.array_files import array_form, open_store
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
-from mdsd_bounds.dumps.formats.named_arrays import FACTS, has_pair, open_named, read_facts, refuse_unfinished
+from mdsd_bounds.dumps.formats.named_arrays import (
+    FACTS,
+    has_pair,
+    mapped_side,
+    needs_care,
+    open_named,
+    read_facts,
+    refuse_unfinished,
+)
 from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
 from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
 from mdsd_bounds.dumps.formats.vllm import is_vllm, open_vllm
 from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
+from mdsd_bounds.dumps.token_map import MAPS
 from mdsd_bounds.problem import InputError
 
 __all__ = [
@@ -53,7 +62,12 @@ def _is_native(paths: list[Path]) -> bool:
 
 def _open_npy(paths: list[Path], label: str) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
-    return open_npy_pair(target, draft, label)
+    maps = [name for name in (*MAPS, *(f"draft_{name}" for name in MAPS)) if (draft.parent / f"{name}.npy").exists()]
+    if not maps:
+        return open_npy_pair(target, draft, label)
+    # A map beside the draft's rows has a file of its own, as every array has.
+    mapped = mapped_side(open_named(draft), {name: open_store(draft.parent / f"{name}.npy")["logits"] for name in maps})
+    return pair_sides(open_named(target), mapped, label)
 
 
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
@@ -70,8 +84,9 @@ def _all_of(paths: list[Path], form: str, count: int) -> bool:
 def _is_plain(path: Path) -> bool:
     """Whether a file of arrays is one matrix of logits and nothing that says how its rows are to be read."""
     arrays = open_store(path)
-    told = {"input_ids", "sequences", "hidden_states", "ids", "token_ids", "top_ids", "indices", "d2t"}
-    return not told & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
+    told = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
+    plain = not told & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
+    return plain and not needs_care(path)
 
 
 def _is_named(path: Path) -> bool:
@@ -84,7 +99,10 @@ def _is_named_pair(paths: list[Path]) -> bool:
     # A folder with a file of logits a model is two files of one matrix each.
     if len(paths) != 1 or not _is_named(paths[0]) or (paths[0] / "target_logits.safetensors").exists():
         return False
-    return has_pair(paths[0]) and not {"target_logits", "draft_logits"} <= set(open_store(paths[0]))
+    if not has_pair(paths[0]):
+        return False
+    # Two matrices and columns have readers of their own; what says more of its rows is read array by array.
+    return not {"target_logits", "draft_logits"} <= set(open_store(paths[0])) or needs_care(paths[0])
 
 
 Recognise = Callable[[list[Path]], bool]
@@ -103,6 +121,7 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
 
 
 def _join(paths: list[Path], label: str) -> Dump:
+    paths = _pair_in_folder(paths, ".safetensors")
     return pair_sides(open_side(paths[0], "target"), open_side(paths[1], "draft"), label)
 
 
@@ -139,7 +158,12 @@ READERS: dict[str, tuple[Recognise, Open]] = {
         lambda paths, label: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
     "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label: open_pair_file(paths[0], "pt")),
-    "joined": (lambda paths: len(paths) == 2 and all(_side_format(path) for path in paths), _join),
+    "joined": (
+        lambda paths: (
+            len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(_side_format(path) for path in files)
+        ),
+        _join,
+    ),
 }
 
 

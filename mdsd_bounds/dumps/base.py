@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import align_widths
+from mdsd_bounds.dumps.checks import CUTS, admit
+from mdsd_bounds.dumps.widths import check_widths
 from mdsd_bounds.problem import InputError
 
 
@@ -28,7 +29,7 @@ class Facts:
     rows : int
         Positions.
     target_width, draft_width : int
-        Columns of the two heads as stored; rows are read cut to the smaller one.
+        Columns of the two heads as stored; rows of the narrower one are read with exact zeros in the others.
     dtype : str
         Dtype of the stored numbers.
     kind : str
@@ -47,6 +48,10 @@ class Facts:
         Widths of the target's and the draft's hidden states, where known.
     notes : mapping
         Everything else a reader knows: models, prompts, versions.
+    largest : int
+        Largest token id seen where no file states its vocabulary and the widths are an assumption; otherwise -1.
+    forwards : bool
+        Whether going back to earlier rows costs reading the file from its beginning.
     """
 
     path: str
@@ -63,6 +68,8 @@ class Facts:
     once: int = 0
     hidden_sizes: tuple[int, int] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    largest: int = -1
+    forwards: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class LogitBatch:
     are natural-log probabilities at temperature 1, ``-inf`` for tokens that were not stored, and the cut is ``[B, 4]``
     float64: least and greatest mass of those tokens, the largest log-probability one of them may have, and the error
     bound of the stored logarithms (:mod:`mdsd_bounds.bounds.truncated.distributions` turns them into laws).
+
+    ``target_width`` and ``draft_width`` are the columns that each side has itself; the others hold exact zeros.
     """
 
     target_logits: Tensor
@@ -85,10 +94,9 @@ class LogitBatch:
     token: Tensor | None = None
     target_cut: Tensor | None = None
     draft_cut: Tensor | None = None
+    target_width: int | None = None
+    draft_width: int | None = None
 
-
-#: Names of the columns that say what cut rows leave open.
-CUTS = ("target_cut", "draft_cut")
 
 #: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.
 ReadRows = Callable[[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
@@ -106,6 +114,9 @@ class Dump:
     read_rows: ReadRows = field(repr=False)
     content: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     paths: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_widths(self.facts.target_width, self.facts.draft_width, self.facts.path)
 
     def __len__(self) -> int:
         return self.facts.rows
@@ -127,12 +138,13 @@ class Dump:
         return digest.hexdigest()
 
     def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[LogitBatch]:
-        """Rows ``start`` to ``stop`` in order, ``batch_size`` at a time, both heads cut to the narrower one.
+        """Rows ``start`` to ``stop`` in order, ``batch_size`` at a time, both heads as wide as the wider one.
 
         Raises
         ------
         InputError
-            If the range is outside the dump, a row cannot be read, or its token is not in the vocabulary.
+            If the range is outside the dump, a row cannot be read, or it cannot be
+            (:func:`mdsd_bounds.dumps.checks.admit`).
         """
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self) or batch_size < 1:
@@ -142,21 +154,11 @@ class Dump:
             target, draft, columns = self.read_rows(first, last)
             if target.shape[0] != last - first or draft.shape[0] != last - first:
                 raise InputError(f"{self.facts.path}: row {first} cannot be read; the file is shorter than it says")
-            if "token" in columns:
-                _refuse_unknown(columns["token"], max(target.shape[1], draft.shape[1]), first, self.facts.path)
-            target, draft, _ = align_widths(target, draft, self.facts.path)
-            yield LogitBatch(target, draft, torch.arange(first, last), **columns)
-
-
-def _refuse_unknown(token: Tensor, width: int, first: int, path: str) -> None:
-    # -1 stands for a token that was not recorded.
-    bad = (token >= width) | (token < -1)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise InputError(
-            f"{path} row {first + row}: token {int(token[row])} is recorded, but the vocabulary has {width} tokens; "
-            "the text was made with another tokenizer: log it with the models' own"
-        )
+            widths = target.shape[1], draft.shape[1]
+            target, draft, columns = admit(self.facts.path, first, target, draft, columns)
+            yield LogitBatch(
+                target, draft, torch.arange(first, last), **columns, target_width=widths[0], draft_width=widths[1]
+            )
 
 
 def check_pair(path: str, target: tuple[int, ...], draft: tuple[int, ...]) -> None:
@@ -174,7 +176,7 @@ def check_pair(path: str, target: tuple[int, ...], draft: tuple[int, ...]) -> No
         raise InputError(f"{path}: {target[0]} target rows but {draft[0]} draft rows; log both over the same positions")
     if target[0] == 0:
         raise InputError(f"{path}: the dump has no rows; log some positions first")
-    align_widths(torch.empty(0, target[1]), torch.empty(0, draft[1]), path)
+    check_widths(target[1], draft[1], path)
 
 
 def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.distributions import peak_of
-from mdsd_bounds.dumps.base import CUTS, Dump, LogitBatch
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.dumps.checks import CUTS
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
@@ -27,14 +28,14 @@ from mdsd_bounds.problem import InputError, rounding_unit
 
 _BLOCK = 32
 _ROLES = ("target", "draft")
+Name = str | os.PathLike[str]
 #: What formats of one file a model have no place for.
 _LOST = {".npy": ("doc", "position", "token"), ".kld": ("doc", "position")}
 
 
 def convert(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
-    draft_src: str | os.PathLike[str] | None = None,
+    src: Name | tuple[Name, Name],
+    dst: Name,
     *,
     top_k: int | None = None,
     shard_rows: int = 64,
@@ -47,8 +48,8 @@ def convert(
 
     Parameters
     ----------
-    src, draft_src :
-        A dump, or the target's and the draft's one-model files in any known formats.
+    src :
+        A dump, or two one-model files in any known formats, the target's and the draft's.
     dst :
         By its ending: a folder (no ending) is a native dump; ``.safetensors``, ``.npz`` and ``.pt`` hold a pair;
         two paths joined by a comma give one file a model: ``.npy``, ``.kld`` (llama.cpp), ``.json`` (vLLM) and
@@ -85,7 +86,8 @@ def convert(
     """
     from mdsd_bounds.dumps import open_dump, open_pair
 
-    dump = _watched(open_dump(src) if draft_src is None else open_pair(src, draft_src), limit, progress)
+    dump = _watched(open_pair(*src) if isinstance(src, tuple) else open_dump(src), limit, progress)
+    sources = src if isinstance(src, tuple) else (src,)
     parts = [Path(part) for part in os.fspath(dst).split(",")]
     kinds = {part.suffix.lower() for part in parts}
     kind = kinds.pop() if len(kinds) == 1 else ""
@@ -96,7 +98,7 @@ def convert(
             ".parquet"
         )
     for part in parts:
-        if part.is_file() and force and kind != "" and not _is_source(part, src, draft_src):
+        if part.is_file() and force and kind != "" and not _is_source(part, sources):
             continue
         if part.exists() and not (kind == "" and part.is_dir() and not any(part.iterdir())):
             raise InputError(f"{part}: exists already; delete it or write elsewhere")
@@ -134,8 +136,8 @@ def convert(
     return parts[0]
 
 
-def _is_source(path: Path, *sources: str | os.PathLike[str] | None) -> bool:
-    parts = [Path(part) for source in sources if source is not None for part in os.fspath(source).split(",")]
+def _is_source(path: Path, sources: tuple[Name, ...]) -> bool:
+    parts = [Path(part) for source in sources for part in os.fspath(source).split(",")]
     return any(part.exists() and path.samefile(part) for part in parts)
 
 
@@ -241,7 +243,7 @@ def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
             if getattr(batch, name) is not None:
                 pieces.setdefault(name, []).append(getattr(batch, name))
     arrays = {name: torch.cat(parts) for name, parts in pieces.items()}
-    return arrays | {"vocabulary": torch.tensor(min(dump.facts.target_width, dump.facts.draft_width))}
+    return arrays | {"vocabulary": torch.tensor(max(dump.facts.target_width, dump.facts.draft_width))}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
@@ -274,7 +276,7 @@ def _rows(dump: Dump, role: str) -> Iterator[Tensor]:
 
 
 def _full(path: Path, dump: Dump, kind: str) -> None:
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     shape = (len(dump), width)
     columns = _columns(dump)
     dtypes = {role: next(_rows(dump, role)).dtype for role in _ROLES}
@@ -338,7 +340,7 @@ def _npz(
 
 
 def _npy(path: Path, dump: Dump, role: str) -> None:
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     first = _numpy(next(_rows(dump, role)))
     with path.open("wb") as stream:
         descr = np.lib.format.dtype_to_descr(first.dtype)
@@ -351,7 +353,7 @@ def _npy(path: Path, dump: Dump, role: str) -> None:
 
 def _kld(path: Path, dump: Dump, role: str) -> None:
     """One chunk: of n_ctx tokens llama.cpp keeps n_ctx - 1 - n_ctx/2 rows, so 2 N + 2 tokens hold N rows."""
-    width = min(dump.facts.target_width, dump.facts.draft_width)
+    width = max(dump.facts.target_width, dump.facts.draft_width)
     count = len(dump)
     ids = np.zeros((1, 2 * count + 2), "<i4")
     columns = _columns(dump)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.underflow import LOG_NORMAL, log_range
-from mdsd_bounds.distributions import pad_mass, peak_of
-from mdsd_bounds.dumps.base import CUTS, Dump, Facts
+from mdsd_bounds.distributions import peak_of, to_probs
+from mdsd_bounds.dumps.base import Dump, Facts
+from mdsd_bounds.dumps.evidence import evidence
 
 #: Tokens kept in the top-k form whose size is stated.
 TOP_K = 64
@@ -31,42 +31,47 @@ def inspect(dump: Dump) -> dict[str, Any]:
 def facts_and_notes(dump: Dump) -> tuple[dict[str, Any], dict[str, Any]]:
     """What this program found out about a dump, and what the dump and its reader say of it.
 
-    The first rows are read for their pad or missing mass and for the recorded tokens.
+    The rows are read for the documents, the mass beyond a narrower head, and the recorded tokens.
     """
     facts = dump.facts
-    width = min(facts.target_width, facts.draft_width)
-    target, draft, columns = dump.read_rows(0, min(_BLOCK, facts.rows))
-    roles = (("target", target), ("draft", draft))
-    for name, rows in roles:
+    first = next(dump.batches(min(_BLOCK, facts.rows)))
+    for name in ("target", "draft"):
         # Here the file's name is known, for the message.
-        peak_of(rows[:1], f"{facts.path} {name}_logits")
-    pads = [float(pad_mass(rows[:1], width)[0]) for _, rows in roles]
+        peak_of(getattr(first, f"{name}_logits")[:1], f"{facts.path} {name}_logits")
+    columns = [name for name in ("doc", "position", "token") if getattr(first, name) is not None]
+    documents, beyond = _all_rows(dump, "doc" in columns)
     lines: dict[str, Any] = {
         "path": facts.path,
         "format": facts.format,
         "positions": facts.rows,
-        "documents": _documents(dump) if "doc" in columns else "not recorded",
-        "vocabulary": width,
+        "documents": documents if "doc" in columns else "not recorded",
+        "vocabulary": _vocabulary(facts),
         "target width": facts.target_width,
         "draft width": facts.draft_width,
-        "pad mass, first row": f"target {pads[0]:.3g}, draft {pads[1]:.3g}",
+    }
+    if facts.target_width != facts.draft_width:
+        lines["widths"] = width_line(facts)
+        lines["mass beyond the other's width"] = beyond
+    lines |= {
         "kind": facts.kind,
         "support": facts.support,
         "row t is the law of": _SHIFT.get(facts.shift, facts.shift),
         "stage": facts.stage,
         "dtype": facts.dtype,
-        "columns": ", ".join(name for name in columns if name not in CUTS) or "none",
+        "columns": ", ".join(columns) or "none",
     }
-    for name, rows in roles:
-        if (cut := columns.get(f"{name}_cut")) is not None:
-            stored = int((rows[0] > -float("inf")).sum())
+    for name in ("target", "draft"):
+        if (cut := getattr(first, f"{name}_cut")) is not None:
+            stored = int((getattr(first, f"{name}_logits")[0] > -float("inf")).sum())
             lines[f"{name}, first row"] = (
                 f"{stored} tokens known, {float(cut[0, 0]):.3g} to {float(cut[0, 1]):.3g} of the mass is not: "
                 "bounds are intervals"
             )
-    lines["probabilities below 2.2e-308"] = _underflow(target, draft)
-    if "token" in columns:
-        lines["log p of the recorded tokens"] = _likelihood(target, draft, columns, width)
+    lines["probabilities below 2.2e-308"] = _underflow(first.target_logits, first.draft_logits)
+    found = evidence(dump)
+    lines |= found.lines
+    for number, warning in enumerate(found.warnings, 1):
+        lines[f"WARNING {number}"] = warning
     lines |= sizes(facts)
     return lines, notes_beside(lines, facts.notes)
 
@@ -80,7 +85,7 @@ def notes_beside(lines: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str
     found: dict[str, Any] = {}
     for name, value in notes.items():
         plain = str(name)
-        while _bare(plain) in taken or plain in found:
+        while _bare(plain) in taken or _bare(plain).startswith("warning") or plain in found:
             plain = f"note: {plain}"
         found[plain] = value
     return found
@@ -89,6 +94,23 @@ def notes_beside(lines: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str
 def _bare(name: str) -> str:
     """A name as the eye takes it: without case, spaces and what is not seen."""
     return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isalnum())
+
+
+def width_line(facts: Facts) -> str:
+    """What is done about heads of two widths, in one line."""
+    extra = abs(facts.target_width - facts.draft_width)
+    narrow = "draft" if facts.draft_width < facts.target_width else "target"
+    return (
+        f"the target has {facts.target_width} columns and the draft {facts.draft_width}; the {narrow} has probability "
+        f"zero in the last {extra}"
+    )
+
+
+def _vocabulary(facts: Facts) -> int | str:
+    width = max(facts.target_width, facts.draft_width)
+    if facts.largest < 0:
+        return width
+    return f"not stated (largest token recorded {facts.largest}); taken as {width}, bounds hold for any smaller one"
 
 
 def sizes(facts: Facts) -> dict[str, str]:
@@ -116,25 +138,6 @@ def _size(rows: int, each: float, once: float = 0) -> str:
     return f"{(each * rows + once) / 1e6:.1f} MB, {each / 1e3:.1f} kB a position{apart}"
 
 
-def _likelihood(target: Tensor, draft: Tensor, columns: dict[str, Tensor], width: int) -> str:
-    """Mean log-probability of the recorded tokens: low where rows and tokens do not belong together."""
-    token = columns["token"]
-    known = (token >= 0) & (token < width)
-    means, counts = [], []
-    for rows in (target, draft):
-        law = torch.log_softmax(rows[:, :width].to(torch.float64), -1)
-        found = law.gather(-1, token.clamp(0, width - 1)[:, None])[:, 0]
-        found = found[known & torch.isfinite(found)]
-        means.append(float(found.mean()) if len(found) else float("nan"))
-        counts.append(len(found))
-    line = f"target {means[0]:.2f}, draft {means[1]:.2f} nats in the first {len(token)} rows"
-    if min(counts) < len(token):
-        line += f" (known in {counts[0]} and {counts[1]} of them)"
-    if means[0] < -math.log(width):
-        line += "; BEWARE, less than a uniform law: rows shifted by one, or tokens of another tokenizer"
-    return line
-
-
 def _underflow(target: Tensor, draft: Tensor) -> str:
     """In how many of the rows read, and from which temperature down in any of them."""
     spread = torch.minimum(log_range(target), log_range(draft))
@@ -143,9 +146,21 @@ def _underflow(target: Tensor, draft: Tensor) -> str:
     return f"in {count} of the first {len(spread)} rows at temperature 1; in some below temperature {edge:.2g}"
 
 
-def _documents(dump: Dump) -> int:
+def _all_rows(dump: Dump, documents: bool) -> tuple[int, str]:
+    """Number of documents, and the mass that either side holds on columns which the other lacks, of all rows."""
+    facts = dump.facts
+    width = min(facts.target_width, facts.draft_width)
+    wider = "target" if facts.target_width > width else "draft"
     seen: set[int] = set()
-    for start in range(0, len(dump), 256):
-        _, _, columns = dump.read_rows(start, min(start + 256, len(dump)))
-        seen.update(columns["doc"].tolist())
-    return len(seen)
+    largest, total = 0.0, 0.0
+    if not documents and facts.target_width == facts.draft_width:
+        return 0, ""
+    for batch in dump.batches(_BLOCK):
+        if batch.doc is not None:
+            seen.update(batch.doc.tolist())
+        if facts.target_width != facts.draft_width:
+            rows, cut = getattr(batch, f"{wider}_logits"), getattr(batch, f"{wider}_cut")
+            law = to_probs(rows) if cut is None else rows.exp()
+            mass = law[:, width:].sum(-1)
+            largest, total = max(largest, float(mass.max())), total + float(mass.sum())
+    return len(seen), f"{wider}: at most {largest:.3g}, mean {total / facts.rows:.3g} over all rows"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns
-from mdsd_bounds.problem import InputError, rounding_unit
+from mdsd_bounds.dumps.token_map import TokenColumns, refuse_unnamed
+from mdsd_bounds.problem import InputError
 
 #: Vocabulary assumed for top-k files that do not say theirs.  Bounds from cut rows hold for every smaller one too.
 UNSTATED_WIDTH = 262_144
@@ -35,7 +36,8 @@ class Side:
 
     ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the law of, and its place.
     ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0 where
-    unknown, and ``once`` the bytes of the head beside them.
+    unknown, and ``once`` the bytes of the head beside them.  ``map`` says which target tokens the columns of a draft
+    over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
     """
 
     path: str
@@ -53,6 +55,8 @@ class Side:
     largest: int = -1
     hidden: int = 0
     once: int = 0
+    map: TokenColumns | None = None
+    unnamed: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -62,7 +66,8 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
     Raises
     ------
     InputError
-        If they have different numbers of rows, or the tokens they are laws of differ.
+        If they have different numbers of rows, the tokens they predict or the texts they come from differ, or the
+        draft's token map fits its rows only when it is read otherwise.
     """
     if target.rows != draft.rows:
         raise InputError(
@@ -71,7 +76,10 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
     if target.rows == 0:
         raise InputError(f"{label}: the dump has no rows; log some positions first")
     columns = dict(check_columns(target.path, target.columns, target.rows))
-    for name, values in check_columns(draft.path, draft.columns, draft.rows).items():
+    others = check_columns(draft.path, draft.columns, draft.rows)
+    if not ("token" in columns and "token" in others):
+        _refuse_other_texts(label, columns, others)
+    for name, values in others.items():
         if name not in columns:
             columns[name] = values
             continue
@@ -97,6 +105,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
                 "correct it"
             )
         widths.append(width)
+    _check_map(target, draft, widths)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         held = {name: column[start:stop] for name, column in columns.items()}
@@ -116,7 +125,9 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
     for role, side in (("target", target), ("draft", draft)):
         notes |= {f"{role} {name}": value for name, value in side.notes.items()}
         if side.width is None:
-            notes[f"{role} vocabulary"] = f"not stated by the file, taken as {side.width or max(widths)}"
+            seen = f"; the largest token in it is {side.largest}" if side.largest >= 0 else ""
+            notes[f"{role} vocabulary"] = f"not stated by the file, taken as {max(widths)}{seen}"
+    unstated = target.width is None and draft.width is None
     facts = Facts(
         label,
         of_both("format"),
@@ -132,68 +143,51 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         target.once + draft.once,
         (target.hidden, draft.hidden) if target.hidden and draft.hidden else None,
         notes,
+        largest=max(target.largest, draft.largest) if unstated else -1,
     )
     return Dump(facts, read_rows)
 
 
-def fill(ids: Tensor, logprobs: Tensor, width: int) -> Tensor:
-    """Dense ``[B, width]`` float64 log-probabilities from ``[B, k]``; ``-inf`` elsewhere; ids of -1 are empty slots."""
-    dense = torch.full((ids.shape[0], width + 1), -float("inf"), dtype=torch.float64)
-    slot = torch.where(ids >= 0, ids, torch.full_like(ids, width))
-    dense.scatter_(-1, slot.to(torch.int64), logprobs.to(torch.float64))
-    return dense[:, :width]
+def _refuse_other_texts(label: str, target: dict[str, Tensor], draft: dict[str, Tensor]) -> None:
+    """Sides that do not both record tokens must at least have the same texts: borders, and places up to an offset."""
+    for name in ("doc", "position"):
+        if name not in target or name not in draft:
+            continue
+        a, b = target[name].diff(), draft[name].diff()
+        differ = (a != 0) != (b != 0) if name == "doc" else a != b
+        if "doc" in target and name == "position":
+            differ &= target["doc"].diff() == 0
+        if bool(differ.any()):
+            row = int(differ.nonzero()[0]) + 1
+            raise InputError(
+                f"{label} row {row}: {name} goes on differently in target and draft, so that their rows are of other "
+                "texts; log both over the same texts in the same order, with their tokens"
+            )
 
 
-def cut_columns(
-    logprobs: Tensor,
-    held: Tensor,
-    path: str,
-    first_row: int,
-    *,
-    missing: Tensor | None = None,
-    cap: Tensor | None = None,
-    unit: float | None = None,
-) -> Tensor:
-    """What top-k rows leave unsaid, ``[B, 4]`` (see :mod:`mdsd_bounds.dumps.base`).
+#: Rows read to tell offsets from ids.
+_ROWS = 32
 
-    Parameters
-    ----------
-    logprobs : Tensor
-        ``[B, k]`` float64 log-probabilities; only those where ``held`` ``[B, k]`` count.
-    missing : Tensor or None
-        ``[B]`` mass of the rest; None takes one minus the stored mass.
-    cap : Tensor or None
-        ``[B]`` log-probability no other token exceeds; None takes the least stored one (true of a top-k).
-    unit : float
-        Relative rounding of the stored numbers; that of float32 if None.
 
-    Raises
-    ------
-    InputError
-        If stored and missing mass do not make one.
-    """
-    unit = rounding_unit(torch.float32) if unit is None else unit
-    finite = held & torch.isfinite(logprobs)
-    size = torch.where(finite, logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
-    slack = unit * (size + 1.0)
-    total = torch.where(held, logprobs.exp(), torch.zeros_like(logprobs)).sum(-1)
-    if cap is None:
-        cap = torch.where(finite, logprobs, torch.full_like(logprobs, float("inf"))).amin(-1)
-    if missing is None:
-        low, high = 1.0 - total * slack.exp(), 1.0 - total * (-slack).exp()
-        wrong = high < -1e-6
-    else:
-        low = high = missing.to(torch.float64)
-        wrong = ((total + missing - 1.0).abs() > torch.expm1(slack) + 1e-4) | (missing < 0)
-    wrong |= ~torch.isfinite(total)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        said = "" if missing is None else f" and the tail {float(missing[row]):.6g}"
+def _check_map(target: Side, draft: Side, widths: list[int]) -> None:
+    """No map under an unknown name; read as ids, a map must not make the draft far more like the target than else."""
+    if draft.map is None:
+        refuse_unnamed(draft.path, draft.unnamed, *widths)
+        return
+    tokens, ids = draft.map.tokens, draft.map.as_ids
+    if ids is None:
+        return
+    rows = min(_ROWS, target.rows)
+    p = torch.softmax(target.read(0, rows, widths[0])[0].to(torch.float64), -1)
+    q = torch.softmax(draft.read(0, rows, widths[1])[0].to(torch.float64)[:, tokens], -1)
+    if max(int(ids.max()), int(tokens.max())) >= p.shape[1]:
+        return
+    overlap = [float(torch.minimum(p[:, columns], q).sum(-1).mean()) for columns in (tokens, ids)]
+    if overlap[1] > 1.25 * overlap[0] and overlap[1] > overlap[0] + 0.05:
         raise InputError(
-            f"{path} row {first_row + row}: the stored probabilities sum to {float(total[row]):.6g}{said}, not to one "
-            "together; give natural-log probabilities at temperature 1"
+            f"{draft.path}: d2t may hold target ids, not offsets: read so, target and draft share {overlap[1]:.3f} of "
+            f"their mass, and {overlap[0]:.3f} read as offsets; store ids as target_ids, or t2d beside right offsets"
         )
-    return torch.stack([low.clamp(min=0.0), high.clamp(min=0.0), cap + slack, slack], -1)
 
 
 def runs(index: Tensor) -> list[tuple[int, int]]:

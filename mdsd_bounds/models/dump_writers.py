@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import align_widths
 from mdsd_bounds.dumps.convert import top_k_rows
 from mdsd_bounds.dumps.formats.native import DumpWriter
+from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.models.array_writer import ArrayWriter
 from mdsd_bounds.models.drafts import Draft, head_width
 from mdsd_bounds.models.forward import to_store
@@ -167,7 +167,7 @@ def open_store(
     if kind == "top-k":
         width = head_width(target.model)
         if draft.head_of is not None and draft.support == "full":
-            width = min(width, head_width(draft.head_of))
+            width = max(width, head_width(draft.head_of))
         arrays = ArrayWriter(out, {**described, "top_k": top_k, "hidden_sizes": sizes})
         arrays.put("vocabulary", {"vocabulary": torch.tensor(width)})
         return TopKStore(arrays, top_k)

@@ -20,6 +20,7 @@ from torch import Tensor
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import opening
 from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+from mdsd_bounds.dumps.token_map import token_columns
 from mdsd_bounds.problem import InputError
 
 
@@ -96,16 +97,8 @@ def read_map(path: str | Path, width: int) -> TokenMap:
         If the file cannot be read, lacks the arrays, ``t2d`` contradicts ``d2t``, or as :func:`make_map`.
     """
     arrays = _arrays(Path(path))
-    if "target_ids" in arrays:
-        tokens = arrays["target_ids"]
-    else:
-        tokens = torch.arange(arrays["d2t"].numel()) + arrays["d2t"].flatten()
-    mapped = make_map(tokens.flatten(), torch.arange(tokens.numel()), width, tokens.numel(), str(path))
-    if "t2d" in arrays:
-        allowed = arrays["t2d"].flatten().bool()
-        if allowed.numel() > width or int(allowed.sum()) != tokens.numel() or not bool(allowed[mapped.tokens].all()):
-            raise InputError(f"{path}: t2d does not mark the tokens that d2t maps to; export both from one checkpoint")
-    return mapped
+    tokens = token_columns(arrays, str(path), width).tokens
+    return make_map(tokens, torch.arange(tokens.numel()), width, tokens.numel(), str(path))
 
 
 def intersect(target_tokenizer: Any, draft_tokenizer: Any, width: int, draft_width: int) -> TokenMap:

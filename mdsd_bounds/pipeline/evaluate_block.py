@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
-from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import law_and_defect
@@ -47,6 +46,9 @@ class Settings:
         Sampler options (``m``).
     method : str
         Route to the bound.
+    tvs : tuple of float
+        Tables of bounds alone: total variations within which the output may be from the target, each with its rows and
+        its entry in a column ``tv``.  Empty: lossless bounds, and no such column.
     """
 
     samplers: tuple[str, ...]
@@ -60,6 +62,7 @@ class Settings:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
+    tvs: tuple[float, ...] = ()
 
     def key(self, dump: Any) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
@@ -88,9 +91,6 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
         On rows that are no laws; where verifiers are asked for and a row misses mass.
     """
     cut = batch.target_cut is not None or batch.draft_cut is not None
-    if not cut:
-        for role, rows in (("target", batch.target_logits), ("draft", batch.draft_logits)):
-            _refuse_probabilities(rows, f"{name} {role}_logits")
     frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
     for temperature in settings.temperatures:
@@ -102,13 +102,29 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 # A table must not depend on how many cores a machine or a worker has.
                 with one_torch_thread(), one_blas_thread():
                     frames.extend(_against_bound(bound, batch, temperature, settings))
+            elif settings.tvs:
+                frames.extend(_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs)
             else:
                 frames.append(_frame(bound, batch, temperature, ""))
             for frame in frames[before:]:
                 frame[UNDERFLOW] = np.tile(floor, len(frame) // len(floor))
             # Its laws are free for the next ones.
             del bound
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    _refuse_no_interval(table, name)
+    return table
+
+
+def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
+    """Every row of a table has an interval: none may be lost on the way to a mean."""
+    low, high = table["certified_low"].to_numpy(), table["certified_high"].to_numpy()
+    bad = np.flatnonzero(~((low <= high) & np.isfinite(table["value"].to_numpy())))
+    if len(bad):
+        row = table.iloc[int(bad[0])]
+        raise InputError(
+            f"{name} row {row['row']}: no interval for {row['sampler']} with {row['drafts']} drafts (from "
+            f"{row['certified_low']} to {row['certified_high']}); the row's numbers contradict each other: log it again"
+        )
 
 
 def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
@@ -145,18 +161,6 @@ def _warped(
     target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
     draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
     return (batch.target_logits, target), (batch.draft_logits, draft)
-
-
-def _refuse_probabilities(rows: Tensor, name: str) -> None:
-    """Rows of many entries in [0, 1] that all sum to one are no logits."""
-    if rows.shape[-1] < 8:
-        return
-    # One row in most cases: the others are looked at where it is suspect.
-    for part in (rows[:1], rows):
-        sums = part.to(torch.float64).sum(-1)
-        if not bool(((part >= 0).all(-1) & ((sums - 1.0).abs() < 1e-2)).all()):
-            return
-    raise InputError(f"{name}: every row is non-negative and sums to one: probabilities; save their logarithms instead")
 
 
 def _refuse_missing(law: CutLaw, role: str, first_row: int, name: str) -> None:
@@ -209,7 +213,9 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
     documents = rows if batch.doc is None else np.asarray(batch.doc)
     positions = rows if batch.position is None else np.asarray(batch.position)
     size = len(rows)
-    return pd.DataFrame(
+    # As an array: a scalar NaN becomes a column of objects.
+    unknown = np.full(size * len(counts), np.nan)
+    frame = pd.DataFrame(
         {
             "temperature": float(temperature),
             "sampler": bound.problem.sampler,
@@ -218,8 +224,8 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
             "row": np.tile(rows, len(counts)),
             "doc": np.tile(documents, len(counts)),
             "position": np.tile(positions, len(counts)),
-            "acceptance": np.nan,
-            "mc_stderr": np.nan,
+            "acceptance": unknown,
+            "mc_stderr": unknown,
             "value": bound.value.reshape(-1).cpu().numpy(),
             "certified_low": bound.low.reshape(-1).cpu().numpy(),
             "certified_high": bound.high.reshape(-1).cpu().numpy(),
@@ -227,6 +233,20 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
         },
         columns=COLUMNS,
     )
+    for role, law in (("target", bound.problem.p), ("draft", bound.problem.q)):
+        beyond = _beyond(batch, role, law)
+        if beyond is not None:
+            frame[f"{role}_beyond"] = np.tile(beyond, len(counts))
+    return frame
+
+
+def _beyond(batch: Any, role: str, law: Tensor) -> np.ndarray | None:
+    """Mass ``[B]`` of a model on columns that the other one lacks; None where their heads are of one width."""
+    width = getattr(batch, "draft_width" if role == "target" else "target_width", None)
+    if width is None or width >= law.shape[-1] or law.ndim != 2:
+        return None
+    beyond: np.ndarray = law[:, width:].sum(-1).cpu().numpy()
+    return beyond
 
 
 def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:

@@ -60,6 +60,8 @@ COMPARED = [
     "gap_ci_high",
     "share",
 ]
+#: The same for lossy verifiers, which are set against the optimum at their own total variation.
+COMPARED_LOSSY = [*COMPARED[:5], "ci_low", "ci_high", "tv", "bound", "bound_at_tv", "gap_at_tv"]
 _WORDS = ("sampler", "verifier")
 #: Numbers that not every table holds, and numbers that are unknown in some rows.
 _NUMBERS, _MAY_LACK = ("tv",), ("acceptance", "mc_stderr", "tv", "subset_size")
@@ -140,23 +142,25 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
     ``certified_low`` and ``certified_high`` are the means of the certified intervals: what rounding, quadrature and
     truncated rows leave open.  ``stderr`` (:func:`document_means`) and the 95% interval ``ci_low`` to ``ci_high``
-    (:func:`bootstrap_interval`) are the sampling uncertainty, with documents as the unit.
+    (:func:`bootstrap_interval`) are the sampling uncertainty, with documents as the unit.  Bounds within a
+    total variation have a line for each ``tv``.
     """
     rows = []
-    settings = list(_settings(table))
+    settings = list(_settings(table, ["tv"] if "tv" in table else []))
     ends = _intervals([part for _, part in settings], lambda part: [part["value"]])
     for (setting, part), (low, high) in zip(settings, ends, strict=True):
         mean, stderr = document_means(part["value"].to_numpy(), part["doc"].to_numpy())
-        temperature, sampler, drafts, _ = setting
+        temperature, sampler, drafts, _, *tv = setting
         rows.append(
             {
                 "sampler": sampler,
                 "drafts": int(drafts),
                 "temperature": float(temperature),
+                **({"tv": float(tv[0])} if tv else {}),
                 "positions": len(part),
                 "mean": mean,
-                "certified_low": float(part["certified_low"].mean()),
-                "certified_high": float(part["certified_high"].mean()),
+                "certified_low": float(part["certified_low"].to_numpy().mean()),
+                "certified_high": float(part["certified_high"].to_numpy().mean()),
                 "stderr": stderr,
                 "ci_low": float(low[0]),
                 "ci_high": float(high[0]),
@@ -171,7 +175,9 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     ``gap = bound - acceptance`` per position, so its 95% interval ``gap_ci_low`` to ``gap_ci_high`` is paired;
     ``share = mean acceptance / mean bound``.  All intervals have documents as the unit.  ``mc_stderr`` is the Monte
     Carlo standard error of the mean acceptance, 0 where the rates are exact.
-    Lossy verifiers have a column ``tv``: the mean total variation between their output law and the target's.
+    Lossy verifiers have a column ``tv``, the mean total variation between their output distribution and the target's;
+    ``bound_at_tv``, the most that any rule accepts which has the same total variation at every position,
+    ``mean of min(1, alpha* + tv)``; and ``gap_at_tv``, what the verifier leaves of that.
     """
     rows = []
     settings = list(_settings(table))
@@ -192,15 +198,25 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "ci_low": float(low[0]),
                 "ci_high": float(high[0]),
                 "bound": bound,
-                "gap": float((part["value"] - part["acceptance"]).mean()),
+                "gap": float((part["value"] - part["acceptance"]).to_numpy().mean()),
                 "gap_ci_low": float(low[1]),
                 "gap_ci_high": float(high[1]),
                 "share": mean / bound if bound > 0 else float("nan"),
                 "mc_stderr": float(np.sqrt(np.square(part["mc_stderr"].to_numpy()).sum()) / len(part)),
-                **({"tv": float(part["tv"].mean())} if "tv" in part else {}),
+                **(_at_own_tv(part) if "tv" in part else {}),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _at_own_tv(part: pd.DataFrame) -> dict[str, float]:
+    tv, acceptance = part["tv"].to_numpy(), part["acceptance"].to_numpy()
+    best = np.minimum(part["value"].to_numpy() + tv, 1.0)
+    return {
+        "tv": float(tv.mean()),
+        "bound_at_tv": float(best.mean()),
+        "gap_at_tv": float((best - acceptance).mean()),
+    }
 
 
 def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None) -> str:
@@ -245,6 +261,10 @@ def read_table(path: str) -> pd.DataFrame:
         rows = file.metadata.num_rows
         require_memory(_CELL * rows * len(names), f"{path}: {rows} rows of {len(names)} columns", "split the table")
         table: pd.DataFrame = file.read().to_pandas(ignore_metadata=True)
+        for name in _MAY_LACK:
+            # A column without a single number has no type in the file.
+            if name in table and table[name].isna().all():
+                table[name] = table[name].astype(float)
         for name in table.columns:
             if wrong := _wrong(str(name), table[name]):
                 raise InputError(f"{path}: the column {name} {wrong}; {remedy}")
@@ -266,8 +286,8 @@ def _wrong(name: str, column: pd.Series[Any]) -> str:
     return ""
 
 
-def _settings(table: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
-    groups: Iterable[tuple[Any, pd.DataFrame]] = table.groupby(SETTING, sort=False, dropna=False)
+def _settings(table: pd.DataFrame, further: Sequence[str] = ()) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
+    groups: Iterable[tuple[Any, pd.DataFrame]] = table.groupby([*SETTING, *further], sort=False, dropna=False)
     return groups
 
 

@@ -1,4 +1,4 @@
-"""Figure: one position and its optimal rule: the majorant, r* against p and q, and what fills the key slots."""
+"""Figure: one position and its optimal rule: the majorant, r* against p and q, and what fills the intervals."""
 
 from __future__ import annotations
 
@@ -41,27 +41,30 @@ def majorant_figure(
     import torch
 
     from mdsd_bounds.bounds import make_problem
+    from mdsd_bounds.verifiers.optimal import prepare
     from mdsd_bounds.verifiers.optimal.majorant import majorant
-    from mdsd_bounds.verifiers.optimal.with_replacement import find_swaps
+    from mdsd_bounds.verifiers.optimal.with_replacement import ExchangeRule
 
     if not 1 <= tokens <= len(COLOURS):
         raise InputError(f"majorant_figure: tokens={tokens}; at most {len(COLOURS)} can be told apart")
     problem, *_ = make_problem(p, q, n_drafts, "with_replacement")
     target, draft, n = problem.p[0].cpu(), problem.q[0].cpu(), problem.n_drafts[0]
     points = majorant(target, draft, n, "with_replacement")
-    swaps, r, rank = find_swaps(target.contiguous().numpy(), draft.contiguous().numpy(), n)
+    prepared = prepare(target, draft, n, "with_replacement")
+    rule = prepared.rule
+    assert isinstance(rule, ExchangeRule)
     heavy = torch.maximum(target, draft).topk(min(tokens, len(target))).indices.tolist()
-    # In the order of priority, so that colours run along the curve and along the keys alike.
-    heavy = sorted(heavy, key=lambda token: (rank[token] < 0, rank[token]))
+    # In the order of priority, so that colours run along the curve and along the intervals alike.
+    heavy = sorted(heavy, key=lambda token: (rule.interval[token] == 0, rule.interval[token]))
     labels = {token: (names or {}).get(token, str(token)) for token in heavy}
     figure = figure or plt.figure(figsize=(10.5, 8.0), layout="constrained")
-    panels = figure.subplot_mosaic([["curve", "laws"], ["keys", "keys"]], height_ratios=[1.45, 1.0])
+    panels = figure.subplot_mosaic([["curve", "laws"], ["intervals", "intervals"]], height_ratios=[1.45, 1.0])
     left, right, below = panels.values()
     for ax in (left, right, below):
         ax.spines[["top", "right"]].set_visible(False)
     _curve(left, points, heavy, n)
-    _laws(right, target.numpy(), draft.numpy(), points.r, r, heavy, labels)
-    _keys(below, swaps, rank, heavy, n)
+    _laws(right, target.numpy(), draft.numpy(), points.r, prepared.r.numpy(), heavy, labels)
+    _intervals(below, rule, heavy, n)
     return figure
 
 
@@ -143,57 +146,57 @@ def _laws(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels:
     )  # fmt: skip
 
 
-def _keys(ax: Any, swaps: Any, rank: Any, heavy: list[int], n: int) -> None:
-    """Slots of the unit interval and what fills them after the exchanges; the area of a colour is its q."""
+def _intervals(ax: Any, rule: Any, heavy: list[int], n: int) -> None:
+    """Priority intervals and what fills them after the exchanges; the area of a colour is its q."""
     import numpy as np
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    from mdsd_bounds.verifiers.optimal.with_replacement import slot_law
-
-    edge = np.concatenate([[0.0], np.cumsum(swaps.q)])
-    moves = slot_law(swaps).tocoo()
-    colour = {int(rank[token]): i for i, token in enumerate(heavy) if rank[token] >= 0}
-    mass = swaps.q[moves.row] * moves.data
-    floor = np.zeros(len(swaps.q))
-    patches: dict[int, list[Any]] = {i: [] for i in colour.values()}
+    width = rule.tables.draft
+    edge = np.cumsum(width)
+    colour = [i for i, token in enumerate(heavy) if rule.interval[token] > 0]
+    token = np.array([heavy[i] for i in colour], dtype=np.int64)
+    own, q = rule.interval[token], rule.q.numpy()
+    mass = rule.shares(token) * (q[token] / q.sum())[:, None]
+    patches: dict[int, list[Any]] = {i: [] for i in colour}
     ax.add_patch(Rectangle((0, 0), 1, 1, facecolor=_OTHERS, linewidth=0))
-    # A slot's own token lies at the bottom, then the heavy ones that came in, then the others.
-    other = np.array([int(row) not in colour for row in moves.row])
-    order = np.lexsort((moves.row, other, moves.row != moves.col, moves.col))
-    for k in order[mass[order] > 1e-7]:
-        owner, slot = int(moves.row[k]), int(moves.col[k])
-        share, width = mass[k] / swaps.q[slot], swaps.q[slot]
-        i = colour.get(owner, -1)
-        if i >= 0:
-            patches[i].append(Rectangle((edge[slot], floor[slot]), width, share))
-            if owner != slot and mass[k] > _VISIBLE / 4 and width > 0.012 and share > 0.03:
-                middle = edge[slot] + width / 2, floor[slot] + share / 2
-                ax.plot(*middle, linestyle="none", marker=MARKERS[i], color="white", markersize=5)
-        floor[slot] += share
+    for k in np.flatnonzero(mass.max(0, initial=0.0) > 1e-7):
+        floor = 0.0
+        # The tokens that own the interval lie at the bottom, then those that came in.
+        for row in np.argsort(own != k, kind="stable"):
+            share = mass[row, k] / width[k]
+            if mass[row, k] <= 1e-7:
+                continue
+            patches[colour[row]].append(Rectangle((edge[k - 1], floor), width[k], share))
+            if own[row] != k and mass[row, k] > _VISIBLE / 4 and width[k] > 0.012 and share > 0.03:
+                middle = edge[k - 1] + width[k] / 2, floor + share / 2
+                ax.plot(*middle, linestyle="none", marker=MARKERS[colour[row]], color="white", markersize=5)
+            floor += share
     for i, found in patches.items():
         ax.add_collection(PatchCollection(found, facecolor=COLOURS[i], edgecolor="white", linewidth=0.3))
-    for slot, i in colour.items():
-        if swaps.q[slot] > _VISIBLE:
-            ax.plot((edge[slot] + edge[slot + 1]) / 2, -0.055, linestyle="none", **_mark(i), clip_on=False)
+    for k in np.unique(own[width[own] > _VISIBLE]):
+        # Tokens that share an interval are marked side by side.
+        for place, row in enumerate(np.flatnonzero(own == k), 1):
+            at = edge[k - 1] + width[k] * place / (1 + (own == k).sum())
+            ax.plot(at, -0.055, linestyle="none", **_mark(colour[row]), clip_on=False)
     s = np.linspace(0, 1, 200)
     ax.plot(s, s**n, color="#ffffff", linewidth=3.0, alpha=0.7)
     ax.plot(s, s**n, color="#000000", linewidth=1.5, linestyle="--")
     at = 0.72
     ax.annotate(
-        f"chance that the largest of {n} keys is below s", (at, at**n), xytext=(-8, 4), textcoords="offset points",
+        f"chance that the highest of {n} is below s", (at, at**n), xytext=(-8, 4), textcoords="offset points",
         ha="right", va="bottom", fontsize=9, bbox={"boxstyle": "round", "fc": "white", "alpha": 0.85, "linewidth": 0},
     )  # fmt: skip
-    cut = edge[swaps.held]
+    cut = edge[rule.held]
     ax.axvline(cut, color="#000000", linewidth=1.2)
     ax.annotate("H* ←", (cut, 1.0), xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=9)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     ax.tick_params(axis="x", pad=12)
-    ax.set_xlabel("key s: each draft gets one from its token's area, the largest is picked")
-    ax.set_ylabel("share of the slot")
+    ax.set_xlabel("priority s: each draft gets one from its token's area, the highest is picked")
+    ax.set_ylabel("share of the interval")
     ax.set_title(
-        "Key slots after the exchanges: a token's area is its q; white marks: mass swapped into another's slot",
+        "Intervals after the exchanges: a token's area is its q; white marks: mass in another's interval",
         loc="left",
         fontsize=11,
         pad=16,

@@ -13,6 +13,9 @@ it bounds every rule that decides node by node: accepting one of the first j dra
 with probability alpha*(j) at most, and where later children are worth no more than earlier ones the increments of
 alpha* are the best that these limits allow.  Rules that look across levels (block, traversal) are not bound by it.
 
+With a total variation allowed at every position the same holds with ``min(1, alpha* + tv)`` in place of alpha*, which
+the verifier ``tv_budget`` reaches at the nodes of any branching vector (docs/lossy.md).
+
 Speed is tokens divided by the cost of one call: the draft's calls, one a level, and one call of the target over all
 nodes and the root.
 """
@@ -37,6 +40,8 @@ from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
 #: The name under which the best possible rule at a node stands.
 BEST = "any (alpha*)"
+#: What begins the name of the best possible rule whose output may be so far from the target.
+WITHIN = "any within TV "
 #: Verifiers whose acceptance splits by rank, for samplers whose first drafts do not depend on how many follow.
 BY_RANK = ("rrs_without_replacement", BEST)
 
@@ -181,14 +186,24 @@ def profiles(
     return found, rows["doc"].to_numpy()
 
 
+def lossy_profiles(found: Sequence[Profile], tvs: Sequence[float]) -> list[Profile]:
+    """For the bound of each sampler and each total variation, ``min(1, alpha* + tv)`` at every position."""
+    return [
+        Profile(profile.sampler, f"{WITHIN}{tv:g}", np.minimum(profile.rates + tv, 1.0))
+        for tv in tvs
+        for profile in found
+        if profile.verifier == BEST
+    ]
+
+
 def choices(profile: Profile, most_nodes: int, most_depth: int) -> list[Choice]:
     """Every non-increasing branching vector within the limits, and the best shapes by rank where the rule allows."""
     found, widest = [], profile.rates.shape[1]
     for nodes in range(1, most_nodes + 1):
         found += [Choice(profile, v) for v in branchings(nodes, most=widest) if len(v) <= most_depth]
     sampler = SAMPLERS.get(profile.sampler)
-    by_rank = profile.verifier in BY_RANK and sampler is not None and sampler.nested and not sampler.replacement
-    if by_rank:
+    ranked = profile.verifier in BY_RANK or profile.verifier.startswith(WITHIN)
+    if ranked and sampler is not None and sampler.nested and not sampler.replacement:
         plan = planner(np.clip(np.diff(profile.rates.mean(0), prepend=0.0), 0.0, 1.0).tolist())
         shapes = {plan(n, d, 0)[1] for n in range(2, most_nodes + 1) for d in range(1, most_depth + 1)}
         found += [Choice(profile, shape=shape) for shape in sorted(shapes, key=lambda s: (size_of(s), depth_of(s), s))]
@@ -219,8 +234,9 @@ def advise(
     Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
 
     Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
-    with its own best tree; ``better draft``: the winner's tree with every draft accepted, which only another draft
-    model could approach; ``no drafts``: one token a call.
+    with its own best tree; ``lossy``: the best of any rule within the total variation that its name says, where
+    ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted, which only
+    another draft model could approach; ``no drafts``: one token a call.
     """
     everything, rates = [], {}
     for profile in found:
@@ -229,7 +245,8 @@ def advise(
         options = choices(profile, most_nodes, most_depth)
         everything.append(max(options, key=lambda c, mean=mean: float(c.tokens(mean)) / costs.of(c.widths)))  # type: ignore[misc]
     everything.sort(key=lambda c: -float(c.tokens(rates[id(c.profile)][0])) / costs.of(c.widths))
-    real = [choice for choice in everything if choice.profile.verifier != BEST]
+    lossy = [choice for choice in everything if choice.profile.verifier.startswith(WITHIN)]
+    real = [choice for choice in everything if not choice.profile.verifier.startswith((BEST, WITHIN))]
     if not real:
         raise InputError("no verifier fits the samplers; name one that does with --verifier")
     speeds = {id(c): c.tokens(rates[id(c.profile)]) / costs.of(c.widths) for c in everything}
@@ -240,6 +257,7 @@ def advise(
         for kind, listed in (
             ("choice", real),
             ("better verifier", [c for c in everything if c.profile.verifier == BEST]),
+            ("lossy", lossy),
         )
         for c in listed
     ]
@@ -267,10 +285,16 @@ def in_words(advice: pd.DataFrame) -> str:
         text = f"no drafts is faster than any tree ({alone:.3g}); " + text
     bounds, draft = advice[advice["kind"] == "better verifier"], advice[advice["kind"] == "better draft"].iloc[0]
     most = max(0.0, float(bounds["speed"].max() / best["speed"] - 1.0))
+    lossy = advice[advice["kind"] == "lossy"]
+    fastest = lossy.groupby("verifier", sort=False)["speed"].max().to_dict()
+    bought = [
+        f"; {str(name).removeprefix('any ')} of the target at every position {100 * (speed / best['speed'] - 1.0):.1f}%"
+        for name, speed in fastest.items()
+    ]
     return (
         text
         + f"; a better rule at the nodes could add {100 * most:.1f}% at most, a better draft on the same tree up to "
-        f"{100 * (draft['speed'] / best['speed'] - 1.0):.0f}%"
+        f"{100 * (draft['speed'] / best['speed'] - 1.0):.0f}%" + "".join(bought)
     )
 
 

@@ -12,15 +12,18 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.verifiers import optimal
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.schemes import (
+    cactus,
     greedy,
     gumbel_list,
     importance_sampling,
     k_seq,
+    mentored_decoding,
     naive_tree,
     nss,
     rrs,
     rrs_without_replacement,
     spechub,
+    top_k_membership,
     tv_budget,
     typical_acceptance,
 )
@@ -40,6 +43,9 @@ VERIFIERS: dict[str, Verifier] = {
     "gumbel_list": gumbel_list.VERIFIER,
     "optimal": optimal.VERIFIER,
     "typical_acceptance": typical_acceptance.VERIFIER,
+    "top_k_membership": top_k_membership.VERIFIER,
+    "cactus": cactus.VERIFIER,
+    "mentored_decoding": mentored_decoding.VERIFIER,
     "tv_budget": tv_budget.VERIFIER,
 }
 

@@ -139,6 +139,8 @@ def _growth(ax: Any, rows: Rows, case: str, label: str) -> None:
 
 def _prepare(ax: Any, rows: Rows) -> None:
     series: dict[str, tuple[list[float], list[float]]] = {}
+    # Truncated rows and batches are in the table alone.
+    rows = [row for row in rows if "kept" not in row]
     for row in rows:
         for name, key in (("prepare", "prepare_ms"), ("step", "step_ms")):
             if name == "step" and row["sampler"] != "without_replacement":

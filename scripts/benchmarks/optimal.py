@@ -12,9 +12,9 @@ from benchmarks.timing import interleaved, logits, softmax_of_both
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, to_probs
-from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare
+from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare, prepare_batch
 
-TITLE = "Optimal verifier, per position: prepare (p and q given) and step (drafts given), V = 151,936"
+TITLE = "Optimal verifier, per position: prepare (p and q given) and step (drafts given), full and truncated rows"
 
 COUNTS = (2, 4, 8)
 ROWS = 16
@@ -22,7 +22,80 @@ ROWS = 16
 STEPS = 200
 
 
+#: Tokens left by truncation, and rows prepared and stepped together.
+KEPT = (20, 50, 100, 200, 400, 1000)
+BATCHES = (1, 32, 256)
+
+
 def table(runs: int) -> list[dict[str, Any]]:
+    """Full rows of every sampler, truncated rows without replacement, and batches."""
+    return full_rows(runs) + truncated_rows(runs) + batches(runs)
+
+
+def truncated_rows(runs: int) -> list[dict[str, Any]]:
+    """Rows given as their support alone, as :func:`prepare_batch` and a server's own top-k leave them."""
+    target, draft = logits(151_936, ROWS)
+    lines = []
+    for kept in KEPT:
+        p, q = to_probs(target, top_k=kept), to_probs(draft, top_k=kept)
+        inside = [(p[b] > 0) | (q[b] > 0) for b in range(ROWS)]
+        pairs = [(p[b][inside[b]], q[b][inside[b]]) for b in range(ROWS)]
+        for n in COUNTS:
+            print(f"top-k {kept} n={n}", file=sys.stderr)
+            rules = [prepare(*pair, n) for pair in pairs]
+            times, softmax = interleaved(
+                runs, lambda pairs=pairs, n=n: [prepare(*pair, n) for pair in pairs], softmax_of_both(target, draft)
+            )
+            each, reference = statistics.median(times) / ROWS, statistics.median(softmax) / ROWS
+            lines.append(
+                {
+                    "sampler": "without_replacement",
+                    "drafts": n,
+                    "kept": kept,
+                    "prepare_ms": 1e3 * each,
+                    "prepare_ratio": each / reference,
+                    "softmax_ms": 1e3 * reference,
+                    "worst_gap": max(rule.gap for rule in rules),
+                }
+            )
+    return lines
+
+
+def batches(runs: int) -> list[dict[str, Any]]:
+    """Preparing and stepping batches of rows truncated to 50 tokens, milliseconds a position."""
+    target, draft = logits(151_936, ROWS)
+    p, q = to_probs(target, top_k=50), to_probs(draft, top_k=50)
+    lines = []
+    for size in BATCHES:
+        rows = torch.arange(size) % ROWS
+        for n in COUNTS:
+            print(f"batch {size} n={n}", file=sys.stderr)
+            drafts = SAMPLERS["without_replacement"].sample(q[rows], n, torch.Generator().manual_seed(0))
+            ready = prepare_batch(p[rows], q[rows], n)
+            made, stepped, softmax = interleaved(
+                min(runs, 3),
+                lambda rows=rows, n=n: prepare_batch(p[rows], q[rows], n),
+                lambda ready=ready, drafts=drafts: [ready.step(drafts) for _ in range(STEPS)],
+                softmax_of_both(target, draft),
+            )
+            each, reference = statistics.median(made) / size, statistics.median(softmax) / ROWS
+            lines.append(
+                {
+                    "sampler": "without_replacement",
+                    "drafts": n,
+                    "kept": 50,
+                    "batch": size,
+                    "prepare_ms": 1e3 * each,
+                    "prepare_ratio": each / reference,
+                    "step_ms": 1e3 * statistics.median(stepped) / (size * STEPS),
+                    "softmax_ms": 1e3 * reference,
+                    "worst_gap": float(ready.gap.max()),
+                }
+            )
+    return lines
+
+
+def full_rows(runs: int) -> list[dict[str, Any]]:
     """Every sampler with an optimal rule.
 
     A position is prepared once in each of three runs at most; its time is the median of them.  ``prepare_ms`` is the

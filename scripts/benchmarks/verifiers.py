@@ -30,7 +30,7 @@ STEPS = (
     ("importance_sampling", "with_replacement", (2, 4, 8)),
     ("gumbel_list", "with_replacement", (4,)),
     ("typical_acceptance", "without_replacement", (4,)),
-    ("tv_budget", "without_replacement", (4,)),
+    ("tv_budget", "with_replacement", (4,)),
 )
 RATES = ("rrs", "k_seq", "nss", "naive_tree")
 EIGHT = tuple(range(1, 9))

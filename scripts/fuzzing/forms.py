@@ -248,7 +248,7 @@ def _steps(*, full: bool) -> Make:
         for step in range(4):
             position = {"token": step, "p": 0.5, "candidates": [[step, 0.4], [7, 0.3]]}
             if full:
-                position["target_candidates"] = [{"token": step, "p": 0.5}, {"token": 6, "logprob": -2.0}]
+                position["target_candidates"] = [{"token": step, "p": 0.5}, {"token": 6, "logprob": -1.6094}]
             positions = [position, dict(position, token=6, p=0.2)]
             lines.append({"step": step, "doc": 0, "drafts": [step, 7], "accepted": 1, "positions": positions})
         (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -150,12 +150,16 @@ def _room(source: Source, count: int) -> None:
 
 @dataclass(frozen=True)
 class Array:
-    """A named array.  ``rows(a, b)`` reads part of it along all but its last axis, flattened: ``[b - a, last]``."""
+    """A named array.  ``rows(a, b)`` reads part of it along all but its last axis, flattened: ``[b - a, last]``.
+
+    ``forwards`` says that going back to earlier rows costs reading the array from its beginning.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     rows: Callable[[int, int], Tensor] = field(repr=False)
     whole: Callable[[], Tensor] = field(repr=False)
+    forwards: bool = False
 
     @property
     def bytes(self) -> int:
@@ -164,7 +168,9 @@ class Array:
         return math.prod(self.shape) * int(dtype.itemsize if isinstance(dtype, torch.dtype) else 1)
 
 
-def stored_array(source: Source, place: int, shape: tuple[int, ...], dtype: torch.dtype) -> Array:
+def stored_array(
+    source: Source, place: int, shape: tuple[int, ...], dtype: torch.dtype, *, forwards: bool = False
+) -> Array:
     """An array that lies row after row from ``place`` on; the caller has checked that it does."""
     last = shape[-1] if shape else 1
     count = math.prod(shape[:-1])
@@ -181,7 +187,7 @@ def stored_array(source: Source, place: int, shape: tuple[int, ...], dtype: torc
         source.read_into(bytes_of(held), place)
         return held
 
-    return Array(shape, str(dtype).removeprefix("torch."), rows, whole)
+    return Array(shape, str(dtype).removeprefix("torch."), rows, whole, forwards)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

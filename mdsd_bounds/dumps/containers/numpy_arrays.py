@@ -74,7 +74,7 @@ def _array(source: Source, where: str) -> Array:
     if columns and (len(shape) > 2 or isinstance(source, Inflated)):
         return _unreadable(shape, str(dtype), f"{where}: is stored column by column; save np.ascontiguousarray of it")
     if dtype.isnative and code in _TYPES and not columns:
-        return stored_array(source, place, shape, _TYPES[code])
+        return stored_array(source, place, shape, _TYPES[code], forwards=isinstance(source, Inflated))
     return _converted(source, place, shape, dtype, columns=columns)
 
 
@@ -110,4 +110,5 @@ def _converted(
     def whole() -> Tensor:
         return rows(0, count).reshape(shape) if columns else torch.from_numpy(piece(shape, 0))
 
-    return Array(shape, torch_name(torch.from_numpy(np.empty(0, goal)).dtype), rows, whole)
+    dtype_read = torch_name(torch.from_numpy(np.empty(0, goal)).dtype)
+    return Array(shape, dtype_read, rows, whole, isinstance(source, Inflated))

@@ -7,6 +7,7 @@ Names looked for inside a file or folder: ``target_logits`` and ``draft_logits``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
+from mdsd_bounds.dumps.token_map import refuse_unnamed, unnamed_map
 from mdsd_bounds.problem import InputError
 
 PAIR = ("target_logits", "draft_logits")
@@ -35,7 +37,9 @@ def open_pair_file(path: Path, form: str) -> Dump:
     store = open_store(path)
     _need(path, store)
     columns = {name: store[name] for name in _COLUMNS if name in store}
-    return _dump(path, form, (store[PAIR[0]], store[PAIR[1]]), columns, size_on_disk(path))
+    pair = store[PAIR[0]], store[PAIR[1]]
+    _refuse_unnamed(path, store, pair)
+    return _dump(path, form, pair, columns, size_on_disk(path))
 
 
 def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
@@ -62,7 +66,15 @@ def open_safetensors_pair(files: list[Path], label: str) -> Dump:
             raise InputError(f"{file}: holds {', '.join(store)}; one matrix named {wanted} (or logits) is wanted")
         pair.append(store[inside[0]])
         columns |= {name: store[name] for name in _COLUMNS if name in store}
+    _refuse_unnamed(files[1], store, (pair[0], pair[1]))
     return _dump(Path(label), "safetensors", (pair[0], pair[1]), columns, size_on_disk(*files))
+
+
+def _refuse_unnamed(path: Path, store: Mapping[str, Array], pair: tuple[Array, Array]) -> None:
+    """Refuse a file with the draft's rows that holds what may be their token map under an unknown name."""
+    (rows, *_), (*_, target), (*_, draft) = pair[1].shape or (0,), pair[0].shape or (0,), pair[1].shape or (0,)
+    other = {name: array for name, array in store.items() if name not in _COLUMNS}
+    refuse_unnamed(str(path), unnamed_map(other, draft, rows), target, draft)
 
 
 def _need(path: Path, names: Iterable[str]) -> None:
@@ -93,4 +105,5 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: Mapping[str
         part = {name: column[start:stop] for name, column in held.items()}
         return target.rows(start, stop), draft.rows(start, stop), part
 
-    return Dump(Facts(str(path), form, rows, target.shape[1], draft.shape[1], target.dtype, bytes=size), read_rows)
+    facts = Facts(str(path), form, rows, target.shape[1], draft.shape[1], target.dtype, bytes=size)
+    return Dump(replace(facts, forwards=target.forwards or draft.forwards), read_rows)

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.checks import dense_top_k
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
 from mdsd_bounds.dumps.containers.text import integer, parse, whole_text
-from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill
+from mdsd_bounds.dumps.single_model import Side, file_size
 from mdsd_bounds.problem import InputError, rounding_unit
 
 RAW = ("token_ids", "top_values")
@@ -110,10 +111,9 @@ def open_distillkit(path: Path) -> Side:
             a, b = max(start, starts[number]) - starts[number], min(stop, end) - starts[number]
             if b > a:
                 ids, logprobs = ids[a:b], logprobs[a:b]
-                if int(ids.max()) >= width:
-                    raise InputError(f"{path}: token {int(ids.max())}, but the vocabulary has {width} tokens")
-                cuts.append(cut_columns(logprobs, ids >= 0, str(path), starts[number] + a, unit=unit))
-                pieces.append(fill(ids, logprobs, width))
+                rows, cut = dense_top_k(ids, logprobs, width, str(path), starts[number] + a, unit=unit)
+                pieces.append(rows)
+                cuts.append(cut)
             number += 1
         return torch.cat(pieces), torch.cat(cuts)
 

@@ -5,7 +5,8 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
 * ``logits`` ``[N, V]``, ``[S, V]`` or ``[B, S, V]`` (also ``scores``: after temperature and cuts).  What a Hugging Face
   forward pass or ``generate(output_logits=True)`` gives, and TensorRT-LLM's .npy files ``[(batch, beam 1,) S, V]``.
   With ``input_ids`` ``[B, S]`` row t predicts token t + 1 and the last row of each text is left out, as are rows that
-  ``attention_mask`` marks as padding.  With ``sequences`` ``[B, prompt + S]`` row t is the law of the t-th new token.
+  ``attention_mask`` marks as padding.  With ``sequences`` ``[B, prompt + S]`` row t predicts the t-th new token.  Both
+  must have one text for each of the B; rows of beams are refused.
 * ``ids`` and ``logprobs`` ``[N, k]`` (``top_ids``/``token_ids``/``indices`` and ``top_logprobs``/``top_values`` are
   known too), natural logarithms at temperature 1, ids of -1 for empty slots; optionally ``missing`` ``[N]``, the mass
   of the rest, ``cap`` ``[N]``, or both and more as ``cut`` ``[N, 4]`` float64, and ``vocabulary``.
@@ -13,8 +14,9 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
 prefix
   serves both models.
 
-A draft over fewer tokens (EAGLE-3) carries ``d2t`` ``[V_draft]``, the target token less the draft token, and
-``vocabulary``, the target's size; tokens outside the map have probability zero.
+A draft over fewer tokens (EAGLE-3) carries a map (:mod:`mdsd_bounds.dumps.token_map`): ``d2t`` ``[V_draft]``, the
+target token less the draft token, ``target_ids`` or ``t2d``, and where known ``vocabulary``, the target's size; tokens
+outside the map have probability zero.
 
 ``doc``, ``position`` and ``token`` (``tokens``) ``[N]`` are used where present.
 """
@@ -30,10 +32,12 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
-from mdsd_bounds.dumps.single_model import ReadSide, Side, cut_columns, file_size, fill, runs
+from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
+from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
 
 _LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
@@ -42,7 +46,8 @@ _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
 _COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
 #: Beside the arrays of a capture: models, settings, versions.
 FACTS = "facts.json"
-_SHARED = {*_COLUMNS, "vocabulary", *HEAD}
+_TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
+_SHARED = {*_COLUMNS, *_TEXTS, "vocabulary", *HEAD}
 
 
 def open_named(path: Path, role: str = "") -> Side:
@@ -61,10 +66,7 @@ def open_named(path: Path, role: str = "") -> Side:
         If no form is recognised, or the arrays do not fit each other.
     """
     store = open_store(path)
-    prefix = f"{role}_" if role and any(name.startswith(f"{role}_") for name in store) else ""
-    mine = {name.removeprefix(prefix): array for name, array in store.items() if name.startswith(prefix)}
-    # Columns and a head that both models share carry no prefix.
-    mine = {name: array for name, array in store.items() if name in _SHARED} | mine
+    mine = _arrays_of(store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
     if "hidden_states" in mine:
@@ -74,11 +76,27 @@ def open_named(path: Path, role: str = "") -> Side:
     elif logits := _first(mine, _LOGITS):
         side = _full(path, mine, logits, size)
     if side is not None:
-        return _mapped(side, mine) if "d2t" in mine else side
+        # A map named after the draft says nothing of a target's rows.
+        said = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
+        if maps_in(said):
+            return mapped_side(side, said)
+        other = {name: array for name, array in store.items() if name not in _SHARED}
+        return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
     raise InputError(
         f"{path}: holds {', '.join(store) or 'nothing'}; wanted logits, or ids and logprobs, or hidden_states and "
         "lm_head, with target_ or draft_ before them in a file for a pair"
     )
+
+
+def _arrays_of(store: Mapping[str, Array], role: str) -> dict[str, Array]:
+    """The arrays of one model without their prefix, and those of both that its rows need."""
+    prefix = f"{role}_"
+    own = {name.removeprefix(prefix): array for name, array in store.items() if role and name.startswith(prefix)}
+    if not any(name in own for name in (*_LOGITS, *_IDS, "hidden_states")):
+        return dict(store) | own
+    # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
+    shared = {name: array for name, array in store.items() if name in _SHARED}
+    return shared | own | (maps_in(store) if role == "draft" else {})
 
 
 def refuse_unfinished(path: Path) -> None:
@@ -122,29 +140,37 @@ def has_pair(path: Path) -> bool:
     return all(any(f"{role}_{form}" in names for form in forms) for role in ("target", "draft"))
 
 
-def _mapped(side: Side, arrays: Mapping[str, Array]) -> Side:
-    offset = arrays["d2t"].whole().to(torch.int64)
-    if side.width != len(offset) or side.support != "full":
-        raise InputError(f"{side.path}: d2t maps {len(offset)} tokens, but the rows have {side.width}; map full rows")
-    goal = torch.arange(len(offset)) + offset
+def needs_care(path: Path) -> bool:
+    """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
+    arrays = open_store(path)
+    names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
+    return bool(names & {*_TEXTS} or maps_in(arrays))
+
+
+def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:
+    """The side over the target's vocabulary, its columns sent where the map among ``arrays`` says.
+
+    Raises
+    ------
+    InputError
+        If the map does not fit the rows, or as :func:`mdsd_bounds.dumps.token_map.token_columns`.
+    """
     width = int(arrays["vocabulary"].whole()) if "vocabulary" in arrays else None
-    if (
-        bool((goal < 0).any())
-        or len(set(goal.tolist())) != len(goal)
-        or (width is not None and int(goal.max()) >= width)
-    ):
+    found = token_columns({name: array.whole() for name, array in maps_in(arrays).items()}, side.path, width)
+    goal = found.tokens
+    if side.support == "full" and side.width != len(goal):
         raise InputError(
-            f"{side.path}: d2t is no map of distinct tokens into the vocabulary; give target minus draft id"
+            f"{side.path}: its token map has {len(goal)} columns, but the rows have {side.width}; give the map of this "
+            "head, or leave it out where the rows are over the target's vocabulary already"
         )
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        rows, _ = side.read(start, stop, len(offset))
-        wide = torch.full((rows.shape[0], width), -float("inf"), dtype=rows.dtype)
-        wide[:, goal] = rows
-        return wide, None
+        rows, cut = side.read(start, stop, len(goal))
+        return widened(rows, goal, width), cut
 
-    notes = {**side.notes, "mapped": f"{len(offset)} tokens of the target's vocabulary, the others are exact zeros"}
-    return replace(side, width=width, read=read, support="mapped", largest=int(goal.max()), notes=notes)
+    notes = {**side.notes, "mapped": f"{len(goal)} tokens of the target's vocabulary, the others are exact zeros"}
+    support = "mapped" if side.support == "full" else side.support
+    return replace(side, width=width, read=read, support=support, largest=int(goal.max()), map=found, notes=notes)
 
 
 def _first(arrays: Mapping[str, Array], names: tuple[str, ...]) -> str:
@@ -171,21 +197,25 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         raise InputError(f"{path}: {name} has shape {array.shape}; give [N, V] or [batch, steps, V] (one beam)")
     if not array.dtype.startswith(("float", "bfloat")):
         raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
-    texts, steps = (1, shape[0]) if len(shape) == 2 else (shape[0], shape[1])
+    texts, steps = _texts(path, arrays, name, shape)
     kept = torch.arange(texts * steps)
     columns: dict[str, Tensor] = {}
     shift = "next"
     if "input_ids" in arrays:
-        ids = arrays["input_ids"].whole().reshape(texts, -1).to(torch.int64)
+        ids = _ids_of(path, arrays, "input_ids", texts)
         if ids.shape[1] != steps:
             raise InputError(f"{path}: {name} has {steps} steps but input_ids {ids.shape[1]}; save those of one pass")
-        mask = arrays["attention_mask"].whole().reshape(texts, -1) != 0 if "attention_mask" in arrays else ids >= 0
+        mask = _ids_of(path, arrays, "attention_mask", texts) != 0 if "attention_mask" in arrays else ids >= 0
+        if mask.shape != ids.shape:
+            raise InputError(
+                f"{path}: input_ids {tuple(ids.shape)} but attention_mask {tuple(mask.shape)}; save those of one pass"
+            )
         wanted = torch.zeros((texts, steps), dtype=torch.bool)
         wanted[:, :-1] = mask[:, :-1] & mask[:, 1:]
         kept = wanted.reshape(-1).nonzero()[:, 0]
         columns = _places(kept, steps, 1) | {"token": ids.roll(-1, 1).reshape(-1)[kept]}
     elif "sequences" in arrays:
-        ids = arrays["sequences"].whole().reshape(texts, -1).to(torch.int64)
+        ids = _ids_of(path, arrays, "sequences", texts)
         start = ids.shape[1] - steps
         if start < 0:
             raise InputError(f"{path}: {name} has {steps} steps but sequences only {ids.shape[1]} tokens")
@@ -206,6 +236,35 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
     )
 
 
+def _texts(path: Path, arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Number of texts, and steps of each, that the rows of an array belong to."""
+    beams = [extra for extra in ("beam_indices", "sequences_scores") if extra in arrays]
+    if beams:
+        raise InputError(
+            f"{path}: {beams[0]} is of a beam search, whose rows belong to other beams than its sequences; "
+            "generate with num_beams=1"
+        )
+    if len(shape) == 3:
+        return shape[0], shape[1]
+    # A batch of texts saved flat: its ids say where each of them ends.
+    ids = arrays["input_ids"].shape if "input_ids" in arrays else ()
+    return (ids[0], ids[1]) if len(ids) == 2 and ids[0] * ids[1] == shape[0] else (1, shape[0])
+
+
+def _ids_of(path: Path, arrays: Mapping[str, Array], name: str, texts: int) -> Tensor:
+    """Token ids or mask ``[texts, tokens]``, one line for each text of the rows."""
+    ids = arrays[name].whole()
+    if ids.ndim == 1 and texts == 1:
+        ids = ids[None]
+    if ids.ndim != 2 or ids.shape[0] != texts or ids.is_floating_point():
+        raise InputError(
+            f"{path}: rows of {texts} text{'s' * (texts != 1)}, but {name} has shape {tuple(ids.shape)} {ids.dtype}; "
+            "save both from one call, with one beam and one returned sequence a text (num_beams=1, "
+            "num_return_sequences=1)"
+        )
+    return ids.to(torch.int64)
+
+
 def _places(kept: Tensor, steps: int, first: int) -> dict[str, Tensor]:
     return {"doc": kept // steps, "position": kept % steps + first}
 
@@ -223,25 +282,18 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
     if cuts is not None and (cuts.shape != (ids.shape[0], 4) or cuts.dtype != torch.float64):
         raise InputError(f"{path}: cut has shape {tuple(cuts.shape)} {cuts.dtype}; give float64 [{ids.shape[0]}, 4]")
     extra = {name: arrays[name].whole().to(torch.float64) for name in ("missing", "cap") if name in arrays}
+    if cuts is not None:
+        extra = {"cut": cuts}
     for name, value in extra.items():
-        if value.shape != (ids.shape[0],):
+        if name != "cut" and value.shape != (ids.shape[0],):
             raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give [{ids.shape[0]}]")
     width = int(arrays["vocabulary"].whole()) if "vocabulary" in arrays else None
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         tokens = ids.rows(start, stop).to(torch.int64)
         values = logprobs.rows(start, stop).to(torch.float64)
-        bad = (tokens >= width).any(-1)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise InputError(
-                f"{path} row {start + row}: token {int(tokens[row].max())}, but the vocabulary has {width} tokens"
-            )
-        if cuts is not None:
-            return fill(tokens, values, width), cuts[start:stop]
         part = {name: value[start:stop] for name, value in extra.items()}
-        cut = cut_columns(values, tokens >= 0, str(path), start, unit=unit, **part)
-        return fill(tokens, values, width), cut
+        return dense_top_k(tokens, values, width, str(path), start, rest=Rest(**part), unit=unit)
 
     reader: ReadSide = read
     return Side(

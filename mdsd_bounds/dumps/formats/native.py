@@ -23,7 +23,8 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import LOGITS, torch_name
 from mdsd_bounds._backend.memory import memory_limit
 from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, write_whole
-from mdsd_bounds.dumps.base import CUTS, Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.checks import CUTS
 from mdsd_bounds.dumps.containers.text import whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
 from mdsd_bounds.dumps.verified import ALGORITHMS, Record, digest_of

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.text import BOM, integer, lines, parse
-from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill, pair_sides
+from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
 from mdsd_bounds.problem import InputError
 
 Row = dict[int, float]
@@ -65,10 +66,7 @@ def open_step_log(path: Path) -> Dump:
             steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)
             doc = integer(step.get("doc", 0))
             for position in _listed(step["positions"]):
-                token = integer(position["token"])
-                row = _candidates(position.get("target_candidates", []))
-                if "p" in position or "logprob" in position:
-                    row[token] = _logprob(position)
+                token, row = _target(position)
                 # A row without the target's probability is no row of a dump; the step still counts.
                 if row and position.get("candidates"):
                     targets.append(row)
@@ -88,14 +86,37 @@ def open_step_log(path: Path) -> Dump:
     return pair_sides(first, _side(path, drafts, held, {}, top=True), str(path))
 
 
+def _target(position: dict[str, Any]) -> tuple[int, Row]:
+    """The committed token of a position, and what is known of the target's distribution there."""
+    token = _token(position["token"])
+    row = _candidates(position.get("target_candidates", []))
+    if "p" in position or "logprob" in position:
+        given = _logprob(position)
+        # The committed token may be among the candidates, rounded otherwise.
+        if abs(math.exp(row.get(token, given)) - math.exp(given)) > 1e-3:
+            raise ValueError(f"token {token} has two probabilities")
+        row[token] = given
+    return token, row
+
+
+def _token(value: Any) -> int:
+    token = integer(value)
+    if token < 0:
+        raise ValueError(f"{token} is no token id")
+    return token
+
+
 def _candidates(listed: Any) -> Row:
     row: Row = {}
     for entry in _listed(listed):
         if isinstance(entry, dict):
-            row[integer(entry["token"])] = _logprob(entry)
+            token, logprob = _token(entry["token"]), _logprob(entry)
         else:
-            token, p = _listed(entry)
-            row[integer(token)] = _log(float(p))
+            name, p = _listed(entry)
+            token, logprob = _token(name), _log(float(p))
+        if token in row:
+            raise ValueError(f"candidate {token} is listed twice")
+        row[token] = logprob
     return row
 
 
@@ -127,8 +148,7 @@ def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[s
         part = logprobs[start:stop]
         # A top-N bounds the others; a single token's probability bounds them by what it leaves.
         left = (1.0 - part.exp().sum(-1)).clamp(min=0.0).log()
-        cut = cut_columns(part, ids[start:stop] >= 0, str(path), start, cap=None if top else left)
-        return fill(ids[start:stop], part, width), cut
+        return dense_top_k(ids[start:stop], part, width, str(path), start, rest=Rest(cap=None if top else left))
 
     return Side(
         str(path),

@@ -13,6 +13,7 @@ the prompt's own token: k or k + 1 entries.  Accepted: one JSON value or one per
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.text import BOM, integer, lines, parse, whole_text
-from mdsd_bounds.dumps.single_model import Side, cut_columns, file_size, fill
+from mdsd_bounds.dumps.single_model import Side, file_size
 from mdsd_bounds.problem import InputError
 
 _REMEDY = "save the server's answer, or FlatLogprobs as a JSON object"
@@ -52,6 +54,11 @@ def open_vllm(path: Path) -> Side:
     entries: list[Entry] = []
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     for doc, (positions, tokens) in enumerate(_documents(path)):
+        if tokens and len(tokens) != len(positions):
+            raise InputError(
+                f"{path} prompt {doc}: {len(positions)} positions but {len(tokens)} prompt_token_ids; save both from "
+                "one answer"
+            )
         for place, entry in enumerate(positions):
             if not entry[0]:
                 if place:
@@ -74,8 +81,7 @@ def open_vllm(path: Path) -> Side:
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         part = slice(start, stop)
-        cut = cut_columns(logprobs[part], ids[part] >= 0, str(path), start, cap=cap[part])
-        return fill(ids[part], logprobs[part], width), cut
+        return dense_top_k(ids[part], logprobs[part], width, str(path), start, rest=Rest(cap=cap[part]))
 
     return Side(
         str(path),
@@ -165,8 +171,14 @@ def _entries(listed: Any) -> list[Entry]:
 
 
 def _entry(ids: list[Any], logprobs: list[Any], ranks: list[Any]) -> Entry:
-    # The flat form lists the own token twice when it is among the k most probable.
     kept: dict[int, tuple[float, int]] = {}
-    for token, logprob, rank in zip(ids, logprobs, ranks, strict=True):
-        kept.setdefault(integer(token), (float(logprob), integer(rank or 0)))
+    for name, value, rank in zip(ids, logprobs, ranks, strict=True):
+        token, logprob = integer(name), float(value)
+        if token < 0:
+            raise ValueError(f"{name!r} is no token id")
+        if math.isnan(logprob):
+            raise ValueError(f"token {token} has the log-probability NaN")
+        # The flat form lists the own token twice when it is among the k most probable.
+        if kept.setdefault(token, (logprob, integer(rank or 0)))[0] != logprob:
+            raise ValueError(f"token {token} has two log-probabilities")
     return list(kept), [value for value, _ in kept.values()], [rank for _, rank in kept.values()]

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -128,8 +129,9 @@ def pieces(batch: LogitBatch, group: Sequence[tuple[int, int]]) -> list[LogitBat
 
 
 def _select(batch: LogitBatch, rows: slice) -> LogitBatch:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return LogitBatch(**{name: value[rows] if isinstance(value, Tensor) else value for name, value in values.items()})
+    held = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    parts: dict[str, Any] = {name: value[rows] if isinstance(value, Tensor) else value for name, value in held.items()}
+    return LogitBatch(**parts)
 
 
 def compute(job: Job, batch: LogitBatch, device: str = "cpu") -> pd.DataFrame:

@@ -13,11 +13,17 @@ token, is always picked.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.bounds.search.exponential_race import sum_rounding
-from mdsd_bounds.verifiers.optimal.prepared import Prepared
+from mdsd_bounds.bounds.search import ratio_cells
+from mdsd_bounds.problem import rounding_unit
+from mdsd_bounds.verifiers.optimal.fixed_kernel import fixed_and_rest, overlap
+from mdsd_bounds.verifiers.optimal.intervals_kernel import BLOCK, STRIP
+from mdsd_bounds.verifiers.optimal.prepared import Prepared, sample_slots
 
 
 def prepare_greedy(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -43,55 +49,71 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
     Prepared
         With a gap of rounding size.
     """
-    held = fixed_tokens(q, fixed)
-    draft = q.clone()
-    draft[held] = 0.0
-    total = float(draft.sum()) if random else 0.0
-    if total > 0.0:
-        draft /= total
-    else:
-        draft.zero_()
-    target = p[held]
-    mass = float(target.sum())
-    share = target / mass if mass > 0.0 else torch.full_like(target, 1.0 / max(1, len(held)))
-    # Nothing speaks for the fixed tokens where P(A) = 0: the random draft is always picked.
-    r = torch.minimum(p, draft) if mass > 0.0 or total == 0.0 else draft.clone()
-    taken = float(r.sum())
-    r[held] = share * (1.0 - taken)
+    p, q = p.contiguous(), q.contiguous()
+    target, draft = p.numpy(), q.numpy()
+    token, outside = fixed_and_rest(draft, fixed)
+    outside = outside if random else 0.0
+    r = np.empty(len(draft))
+    taken, mass = overlap(target, draft, token, outside, r)
+    r[token] = target[token] / mass * (1.0 - taken) if mass > 0.0 else (1.0 - taken) / max(1, len(token))
+    accepted = taken + float(np.minimum(target[token], r[token]).sum())
+    if not mass > 0.0 and outside > 0.0:
+        # Nothing speaks for the fixed tokens: the random draft is always picked.
+        r[:] = draft / outside
+        r[token] = 0.0
     # 1 + P(H) - Q(H) for H = A and the tokens with p < r': the same sum again, as r' sums to one.
-    kept = taken if mass > 0.0 or total == 0.0 else float(torch.minimum(p, draft).sum())
-    high = min(1.0, mass + kept + 4 * sum_rounding(len(p)))
-
-    def pick_law(drafts: Tensor) -> Tensor:
-        token, filled = drafts.clamp(min=0), drafts >= 0
-        slots = torch.arange(drafts.shape[1])
-        is_random = (slots >= drafts.shape[1] - random) & filled
-        given = draft[token]
-        if mass > 0.0:
-            keep = (p[token] / torch.where(given > 0, given, 1.0)).clamp_(max=1.0)
-            fixed_share = p[token] / mass
-        else:
-            keep, fixed_share = torch.ones_like(given), torch.full_like(given, 1.0 / max(1, len(held)))
-        by_random = torch.where(is_random, keep, 0.0)
-        others = torch.where(filled & ~is_random, fixed_share, 0.0)
-        return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * others
-
-    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        table = pick_law(drafts).cumsum(-1)
-        goal = table[:, -1:] * (1.0 - torch.rand((len(drafts), 1), dtype=table.dtype, generator=generator))
-        return torch.searchsorted(table, goal)[:, 0].clamp_(max=drafts.shape[1] - 1)
-
-    return Prepared(p, r, max(0.0, high - float(torch.minimum(p, r).sum())), pick_law, pick)
+    high = min(1.0, mass + taken + rounding(len(draft)))
+    gap = max(0.0, high - accepted)
+    return Prepared(p, torch.from_numpy(r), gap, FixedRule(p, q, random, mass, outside))
 
 
-def fixed_tokens(q: Tensor, m: int) -> Tensor:
-    """The ``m`` most probable tokens of q ``[V]``, fewer where the support is smaller; lowest index first at the edge.
+def rounding(size: int) -> float:
+    """Bound on the rounding of the acceptance, whose sums run over blocks and strips, and of the mass of the rest."""
+    return 4 * (ratio_cells.BLOCK + size / ratio_cells.BLOCK + BLOCK + STRIP / BLOCK + size / STRIP) * rounding_unit()
 
-    As :func:`mdsd_bounds.samplers.base.top_tokens`, without sorting the row where there are ties.
+
+@dataclass(frozen=True)
+class FixedRule:
+    """The rule that runs: the random draft y with probability ``min(1, p_y / r'_y)``, else a fixed one by share of p.
+
+    Attributes
+    ----------
+    p, q : Tensor
+        ``[V]`` float64 distributions.
+    random : int
+        Whether the last draft is random: 0 or 1.
+    mass : float
+        P(A), A the fixed tokens.
+    rest : float
+        1 - q(A), or 0 where no draft is random; ``r' = q / rest`` off A.
     """
-    if m <= 0:
-        return torch.zeros(0, dtype=torch.int64)
-    edge = q.topk(min(m, len(q))).values[-1]
-    above = (q > edge).nonzero()[:, 0]
-    tied = (q == edge).nonzero()[: min(m, len(q)) - len(above), 0] if bool(edge > 0) else above[:0]
-    return torch.cat([above, tied])
+
+    p: Tensor
+    q: Tensor
+    random: int
+    mass: float
+    rest: float
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each place of ``drafts`` is the pick.  O(T n)."""
+        token, filled = drafts.clamp(min=0), drafts >= 0
+        is_random = (torch.arange(drafts.shape[1]) >= drafts.shape[1] - self.random) & filled
+        is_fixed = filled & ~is_random
+        p, given = self.p[token], self.q[token] / (self.rest or 1.0)
+        if self.mass > 0.0:
+            keep = torch.where(given > 0.0, p / torch.where(given > 0.0, given, 1.0), 1.0).clamp_(max=1.0)
+            share = p / self.mass
+        else:
+            keep, share = torch.ones_like(p), 1.0 / is_fixed.sum(-1, keepdim=True, dtype=p.dtype)
+        by_random = torch.where(is_random, keep, 0.0)
+        # Without fixed tokens the random draft is all there is.
+        by_random = torch.where(is_fixed.any(-1, keepdim=True), by_random, 1.0 * is_random)
+        return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * torch.where(is_fixed, share, 0.0)
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Slot of the pick ``[T]``."""
+        return sample_slots(self.pick_law(drafts), generator)
+
+    def summary(self) -> str:
+        """Fixed tokens and random draws."""
+        return f"fixed tokens by their share of p, {self.random} random draft by its chance"

@@ -14,47 +14,100 @@ below; a token set H bounds it from above, ``alpha* <= 1 + P(H) - Q(H)``.  The d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 
 
-@dataclass(frozen=True)
+class SelectionRule(Protocol):
+    """Which draft is picked: data only (arrays and numbers in a frozen dataclass), so that it pickles."""
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick; 0 for empty slots, which hold -1.
+
+        Averaged over the drafts it is r.
+        """
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Slot ``[T]`` of the pick: a sample of :meth:`pick_law`."""
+
+    def summary(self) -> str:
+        """What the rule is and how large, in a few words."""
+
+
+@dataclass(frozen=True, repr=False)
 class Prepared:
-    """A selection rule for one position, with everything that its steps need.
+    """A selection rule for one position, with everything that its steps need; it can be pickled.
 
     Attributes
     ----------
     p : Tensor
-        ``[V]`` float64 target law, on the CPU.
+        ``[V]`` float64 target distribution, on the CPU.
     r : Tensor
-        ``[V]`` float64: exact law of the pick of the rule that runs, up to rounding of float64.
+        ``[V]`` float64: exact distribution of the pick of the rule that runs, up to rounding of float64.
     gap : float
         At least 0: a certified upper bound on alpha* minus :attr:`acceptance`.
-    pick_law : callable
-        ``drafts [T, n] -> [T, n]``: probability that each slot is the pick, given the drafts.  Empty slots hold -1 and
-        are never picked.  Averaged over the drafts it is r.
-    pick : callable
-        ``(drafts [T, n], generator) -> slot [T]``: a draw from ``pick_law``.
+    rule : SelectionRule
+        The data of the rule, from which a step picks.
     n : int or None
-        Number of drafts it was made for; drafts of another number are refused, since no other law of drafts is
-        lossless with it.
+        Number of drafts it was made for; drafts of another number raise an error, since the rule is lossless with no
+        other distribution of drafts.
     distinct : bool
         Whether its sampler never draws a token twice.
+    sampler : str or None
+        The sampler it was made for.
+    seconds : float
+        Time that the preparation took, by the wall clock.
+
+    Examples
+    --------
+    >>> import pickle, torch
+    >>> from mdsd_bounds.verifiers.optimal import prepare
+    >>> p, q = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3]], dtype=torch.float64)
+    >>> rule = pickle.loads(pickle.dumps(prepare(p, q, 2, "with_replacement")))
+    >>> round(rule.acceptance, 4)
+    0.86
+    >>> rule.step(torch.tensor([[0, 1]]), torch.Generator().manual_seed(0)).shape
+    torch.Size([1])
     """
 
     p: Tensor
     r: Tensor
     gap: float
-    pick_law: Callable[[Tensor], Tensor]
-    pick: Callable[[Tensor, torch.Generator | None], Tensor]
+    rule: SelectionRule
     n: int | None = None
     distinct: bool = False
+    sampler: str | None = None
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        made_for = f"{self.sampler}, n={self.n}, V={len(self.p)}"
+        return f"Prepared({made_for}, acceptance={self.acceptance:.6f}, gap={self.gap:.1e})"
+
+    def summary(self) -> str:
+        """One line on the rule, and one on what it cost to prepare and costs to keep."""
+        cost = f"prepared in {1e3 * self.seconds:.3g} ms, {self.nbytes:,} bytes with p and r"
+        return f"{self!r}\n{self.rule.summary()}; {cost}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of p, r and the arrays of the rule."""
+        return array_bytes(self.p, self.r, self.rule)
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick, given the drafts."""
+        return self.rule.pick_law(drafts)
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Slot ``[T]`` of the pick: a sample of :meth:`pick_law`."""
+        return self.rule.pick(drafts, generator)
 
     @cached_property
     def acceptance(self) -> float:
@@ -74,7 +127,7 @@ class Prepared:
         InputError
             On drafts that the sampler of the rule cannot have drawn: another number, a repeated or an unknown token.
         """
-        drafts = self._checked(drafts)
+        drafts = self.checked(drafts)
         chance = self.pick_law(drafts)
         token = drafts.clamp(min=0)
         accepted = chance * self._accept_probability(token)
@@ -94,7 +147,7 @@ class Prepared:
         InputError
             As :meth:`output_law`.
         """
-        drafts = self._checked(drafts)
+        drafts = self.checked(drafts)
         slot = self.pick(drafts, generator)
         token = drafts.gather(-1, slot[:, None])[:, 0]
         uniform = torch.rand((2, len(token)), dtype=self.p.dtype, generator=generator)
@@ -106,7 +159,7 @@ class Prepared:
             token[rejected] = torch.searchsorted(table, goal).clamp_(max=len(table) - 1)
         return token
 
-    def _checked(self, drafts: Tensor) -> Tensor:
+    def checked(self, drafts: Tensor) -> Tensor:
         """The drafts on the CPU.  A rule given other drafts than it was made for would put out another law than p."""
         drafts = drafts.cpu()
         if drafts.ndim != 2 or self.n not in (None, drafts.shape[1]):
@@ -130,3 +183,27 @@ class Prepared:
         ratio = (target / torch.where(held, picked, 1.0)).clamp_(max=1.0)
         # A pick whose law underflowed to zero.
         return torch.where(held, ratio, (target > 0).to(target.dtype))
+
+
+def sample_slots(law: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A slot ``[T]`` from each row of ``law`` ``[T, n]``."""
+    table = law.cumsum(-1)
+    # 1 - U lies in (0, 1], so that a slot of probability zero is never hit.
+    goal = table[:, -1:] * (1.0 - torch.rand((len(law), 1), dtype=table.dtype, generator=generator))
+    return torch.searchsorted(table, goal)[:, 0].clamp_(max=law.shape[1] - 1)
+
+
+def array_bytes(*values: Any) -> int:
+    """Bytes of all arrays in some records, records inside them included; an array met twice counts once."""
+    waiting, found = list(values), set[tuple[int, int]]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            found.add((value.data_ptr(), value.element_size() * value.nelement()))
+        elif isinstance(value, np.ndarray):
+            found.add((value.ctypes.data, value.nbytes))
+        elif isinstance(value, tuple):
+            waiting += value
+        elif dataclasses.is_dataclass(value):
+            waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return sum(size for _, size in found)

@@ -23,6 +23,26 @@ def cells(p: np.ndarray, q: np.ndarray, first: int, last: int, shift: int, cell:
 
 
 @njit(cache=True, nogil=True)
+def cell_weights(
+    p: np.ndarray,
+    q: np.ndarray,
+    ratio: np.ndarray,
+    cell: np.ndarray,
+    threshold: float,
+    unit: np.ndarray,
+    draws: int,
+    table: np.ndarray,
+) -> None:
+    """``min(p, draws q)`` and number of the tokens with ``unit = -1``, summed by cell; side R is the second half."""
+    half = table.shape[1] // 2
+    for i in range(q.shape[0]):
+        if cell[i] >= 0 and unit[i] == -1:
+            at = cell[i] + (half if ratio[i] >= threshold else 0)
+            table[0, at] += min(p[i], draws * q[i])
+            table[1, at] += 1.0
+
+
+@njit(cache=True, nogil=True)
 def sums_by_group(p: np.ndarray, q: np.ndarray, group: np.ndarray, scale: float, table: np.ndarray) -> None:
     """Add to ``table[g] = (sum p, sum x, sum x^2, ...)`` with ``x = q scale``, over the tokens of each group >= 0."""
     order = table.shape[1]
@@ -57,84 +77,42 @@ def assign(
 
 
 @njit(cache=True, nogil=True)
-def series(q: np.ndarray, unit: np.ndarray, scale: float, table: np.ndarray, r: np.ndarray) -> None:
-    """``r_i = sum_m table[u, m] x^(m+1)``, ``x = q_i scale``, for the tokens of each unit u >= 0."""
-    order = table.shape[1]
+def pair_sums(
+    p: np.ndarray, q: np.ndarray, unit: np.ndarray, total: float, heaviest: int, rest: float, table: np.ndarray
+) -> None:
+    """``table[u] = (sum p, sum q, sum w, sum q w)`` over the tokens of each unit, ``w = q / (total (total - q))``.
+
+    ``rest`` is what ``total - q`` is for the heaviest token, where it would cancel.
+    """
     for i in range(q.shape[0]):
         u = unit[i]
-        if u < 0:
-            continue
-        x = q[i] * scale
-        value = 0.0
-        for m in range(order - 1, -1, -1):
-            value = value * x + table[u, m]
-        r[i] = value * x
-
-
-@njit(cache=True, nogil=True)
-def pair_sums(p: np.ndarray, q: np.ndarray, unit: np.ndarray, table: np.ndarray) -> None:
-    """``table[u] = (sum p, sum q, sum q/(1-q), sum q^2/(1-q))`` over the tokens of each unit."""
-    for i in range(q.shape[0]):
-        u = unit[i]
-        if u < 0:
-            continue
-        odds = q[i] / (1.0 - q[i])
-        table[u, 0] += p[i]
-        table[u, 1] += q[i]
-        table[u, 2] += odds
-        table[u, 3] += q[i] * odds
+        if u >= 0:
+            odds = q[i] / total / (rest if i == heaviest else total - q[i])
+            table[u, 0] += p[i]
+            table[u, 1] += q[i]
+            table[u, 2] += odds
+            table[u, 3] += q[i] * odds
 
 
 @njit(cache=True, nogil=True)
 def pair_law(
     q: np.ndarray,
-    unit: np.ndarray,
-    plain: np.ndarray,
-    scaled: np.ndarray,
-    within: np.ndarray,
-    beaten: np.ndarray,
-    rest: float,
+    item: np.ndarray,
+    totals: tuple[float, int, float],
+    mass: np.ndarray,
+    odds: np.ndarray,
+    below: np.ndarray,
     r: np.ndarray,
 ) -> None:
-    """``r_i = q_i [a_i (plain_u - within_u q_i) + scaled_u - within_u q_i a_i] + beaten_u q_i/rest``.
+    """``r_i = w_i X + q_i Y + Z (w_i (mass - q_i) + q_i (odds - w_i)) / 2`` for the tokens of bins.
 
-    ``a = 1/(1-q)``; the last term is what i wins from the token of the largest q, whose ``a`` is ``1/rest``.
+    ``below`` ``[k, 3]`` holds X, Y and Z of each item; half of a pair inside a bin goes to either token.  ``totals`` is
+    ``total, heaviest, rest`` of :func:`pair_sums`.
     """
+    total, heaviest, rest = totals
     for i in range(q.shape[0]):
-        u = unit[i]
-        if u < 0:
-            continue
-        a = 1.0 / (1.0 - q[i])
-        own = within[u] * q[i]
-        r[i] = q[i] * (a * (plain[u] - own) + scaled[u] - own * a) + beaten[u] * (q[i] / rest)
-
-
-@njit(cache=True, nogil=True)
-def meet(mass: np.ndarray, theta: np.ndarray, flow: np.ndarray, hessian: np.ndarray) -> float:
-    """Phi of pairs that meet with ``mass [U, U]`` (its upper triangle), what each unit wins, and the Hessian.
-
-    ``1 / (1 + e^-x)`` is formed from ``e^-|x|``: no overflow, and full relative accuracy of both chances.
-    """
-    size = theta.shape[0]
-    total = 0.0
-    flow[:] = 0.0
-    for u in range(size):
-        hessian[u, u] = 0.0
-    for u in range(size):
-        for v in range(u + 1, size):
-            apart = theta[u] - theta[v]
-            small = np.exp(-abs(apart))
-            strong, weak = 1.0 / (1.0 + small), small / (1.0 + small)
-            m = mass[u, v]
-            first = strong if apart >= 0.0 else weak
-            second = weak if apart >= 0.0 else strong
-            flow[u] += m * first
-            flow[v] += m * second
-            curved = m * strong * weak
-            hessian[u, v] = -curved
-            hessian[v, u] = -curved
-            hessian[u, u] += curved
-            hessian[v, v] += curved
-            # log(w_u + w_v) is the larger log-weight plus log(1 + e^-|x|).
-            total += m * (max(theta[u], theta[v]) + np.log1p(small))
-    return total
+        u = item[i]
+        if u >= 0:
+            w = q[i] / total / (rest if i == heaviest else total - q[i])
+            inside = w * max(mass[u] - q[i], 0.0) + q[i] * max(odds[u] - w, 0.0)
+            r[i] = w * below[u, 0] + q[i] * below[u, 1] + below[u, 2] * inside / 2

@@ -15,7 +15,6 @@ h itself the slack vanishes to first order just as the deviations do, D being st
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +88,9 @@ def make_units(
     unit = np.full(len(q), -1, dtype=np.int32)
     # Singles are marked for now by a number that no bin has.
     unit[singles] = -2
-    weight = np.minimum(p, draws * q)
-    loose = (unit == -1) & (grouped.cell >= 0)
-    side = grouped.ratio >= threshold
-    mass = np.bincount((grouped.cell + CELLS * side)[loose], weights=weight[loose], minlength=2 * CELLS)
-    occupied = np.bincount((grouped.cell + CELLS * side)[loose], minlength=2 * CELLS) > 0
+    mass, count = table = np.zeros((2, 2 * CELLS))
+    unit_kernels.cell_weights(p, q, grouped.ratio, grouped.cell, threshold, unit, draws, table)
+    occupied = count > 0
     fine = np.cumsum(np.sqrt(mass))
     # Cells without mass still need a bin: they join the one before.
     number = np.minimum((fine / max(fine[-1], 1e-300) * bins * (1 - 1e-12)).astype(np.int64), bins - 1)
@@ -164,40 +161,3 @@ def shortage(q: np.ndarray, units: Units, goal: np.ndarray) -> float:
     on_left = np.arange(len(q)) < units.left
     want = np.where(on_left, np.minimum(q * units.high, 1.0) - goal, goal - q * units.low)
     return float(np.maximum(want, 0.0)[units.single < 0].sum())
-
-
-def best_threshold(grouped: Cells, at_edges: np.ndarray, inside: Callable[[int, np.ndarray], np.ndarray]) -> float:
-    """The ratio that splits the row where ``P - Q`` is least, between tokens of one cell if need be.
-
-    Parameters
-    ----------
-    at_edges : ndarray
-        ``[CELLS + 1]``: P - Q of the tokens in the cells before each edge.
-    inside : callable
-        ``(cell, its tokens in order) -> `` P - Q after 0, 1, ... of them.
-    """
-    best = int(np.argmin(at_edges))
-    value, threshold = at_edges[best], edges()[best]
-    for cell in (best - 1, best):
-        if 0 <= cell < CELLS:
-            tokens = np.flatnonzero(grouped.cell == cell)
-            if not len(tokens):
-                continue
-            tokens = tokens[np.argsort(grouped.ratio[tokens], kind="stable")]
-            curve = inside(cell, tokens)
-            place = int(np.argmin(curve))
-            if curve[place] < value:
-                value = curve[place]
-                threshold = grouped.ratio[tokens[place]] if place < len(tokens) else edges()[cell + 1]
-    return float(threshold)
-
-
-def starting_log_weights(p: np.ndarray, q: np.ndarray, span: float = 4.0) -> np.ndarray:
-    """b of one side's units ``[U]``: ``log(p/q)`` within ``span/2`` of that of the sums; 0 where p or q vanish."""
-    use = (p > 0) & (q > 0)
-    base = np.zeros(len(p))
-    if use.any():
-        ratio = np.log(p[use]) - np.log(q[use]) - (np.log(p[use].sum()) - np.log(q[use].sum()))
-        base[:] = -span / 2
-        base[use] = np.clip(ratio, -span / 2, span / 2)
-    return base

@@ -1,75 +1,37 @@
-"""The optimal rule for independent drafts: random keys by swapped slots, the largest key is picked.
+"""The optimal rule for independent drafts: priorities from exchanged intervals, the highest priority is picked.
 
-Each draft gets an independent random key whose law, averaged over q, is uniform on [0, 1]; here the key is a slot of
-:mod:`.swaps`, uniform inside it.  The pick's law is ``r_i = q_i G_i`` plus what token i gains by exchanging slots,
-exact for any exchange; the swap construction chooses the one with ``sum min(p, r) = alpha*``
-(``docs/optimal_verifier.md``).
+Tokens with q > 0 in the order of p/q own intervals of the unit interval as long as their q.  A draft takes the interval
+of its token or, by chance, the one of a partner; the draft in the highest interval is picked.  If the drafts always
+kept their own interval ``[a, b]``, the pick would fall in it with probability ``b^n - a^n = (b - a) G``, with
+
+    ``G = (b^n - a^n) / (b - a) = sum over k < n of b^(n-1-k) a^k``   (increasing from interval to interval).
+
+If intervals i < j exchange the mass x, the tokens of i gain ``x (G_j - G_i)`` and those of j lose it.  With
+``d = p - q G`` and h the first place where the cumulative sum of d is least (0 for the empty prefix),
+``alpha* = 1 + min(0, least)``.  Right of h every surplus (d < 0) is given to deficits (d > 0) before it, left of h
+every deficit is filled from surpluses after it; both first in, first out from h outwards.  Tokens may share an
+interval if the signs of their d agree (:mod:`.intervals_kernel`), so that nothing needs to be sorted.  Proof of
+validity and optimality: ``docs/optimal_verifier.md``.
 """
 
 from __future__ import annotations
 
-import importlib
-import threading
-from functools import cache
-from types import ModuleType
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from mdsd_bounds.verifiers.kernels.dispatch import WIDE
+from mdsd_bounds.problem import rounding_unit
+from mdsd_bounds.verifiers.optimal.exchanges_kernel import Tables, pick, prepare_row
+from mdsd_bounds.verifiers.optimal.intervals_kernel import BLOCK, STRIP, drafted_tokens
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.swaps import Swaps, rounding, solve_swaps
 
-#: Entries of the working array ``[T, n, M]`` of the pick's law.
+#: Rows with at most this many drafted tokens are listed token by token, and only these are looked at.
+FEW = 4096
+#: Entries of the working array ``[T, n, M]`` of the distribution of the pick.
 _CHUNK = 4_000_000
-
-
-@cache
-def _kernel() -> ModuleType | None:
-    """The compiled loops, or None where numba is not installed."""
-    try:
-        return importlib.import_module("mdsd_bounds.verifiers.optimal.swaps_kernel")
-    except ImportError:
-        return None
-
-
-def find_swaps(p: np.ndarray, q: np.ndarray, n: int) -> tuple[Swaps, np.ndarray, np.ndarray]:
-    """The construction, with r ``[V]`` and the slot ``[V]`` of every token (-1 where q = 0); compiled for wide rows."""
-    kernel = _kernel() if len(p) >= WIDE else None
-    if kernel is not None:
-        return compiled_swaps(p, q, n, kernel)
-    swaps = solve_swaps(p, q, n)
-    r, rank = np.zeros(len(p)), np.full(len(p), -1, np.int32)
-    r[swaps.order], rank[swaps.order] = swaps.r, np.arange(len(swaps.order))
-    return swaps, r, rank
-
-
-def compiled_swaps(p: np.ndarray, q: np.ndarray, n: int, kernel: ModuleType) -> tuple[Swaps, np.ndarray, np.ndarray]:
-    """:func:`find_swaps` by the compiled loops.  O(V)."""
-    size = len(p)
-    work, real, whole = _workspace(size), np.empty((5, size)), np.empty((6, size), np.int32)
-    count = kernel.ratio_order(p, q, work[0], work[1:].view(np.uint64), whole[0])
-    order, draft, r = whole[0, :count], real[0, :count], real[1, :count]
-    held, bound = kernel.place_slots(p, q, order, n, work, draft, r)
-    span, pair, mass = whole[1:3], whole[3:5], real[2:4]
-    pairs = kernel.match(held, work[0, :count], work[1, :count], draft, r, span, pair, mass)
-    law, rank = real[4], whole[5]
-    kernel.scatter(order, r, law, rank)
-    (first, end), (low, high), (low_sum, high_sum) = span[:, :count], pair[:, :pairs], mass[:, :pairs]
-    return Swaps(order, draft, r, first, end, low, high, low_sum, high_sum, held, bound), law, rank
-
-
-_space = threading.local()
-
-
-def _workspace(size: int) -> np.ndarray:
-    """``[3, size]`` float64 that this thread uses again."""
-    held: np.ndarray | None = getattr(_space, "array", None)
-    if held is None or held.shape[1] != size:
-        held = _space.array = np.empty((3, size))
-    return held
 
 
 def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -78,7 +40,7 @@ def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
     n : int
         Number of drafts.
 
@@ -89,105 +51,116 @@ def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
 
     Notes
     -----
-    O(V): a radix sort, a few passes, one merge.  A step costs O(n log V).
+    O(V + n M) for M intervals: two passes over the row, or, where few tokens can be drafted, one over q and O(log k)
+    over these k.  A step costs O(n log M).
     """
-    swaps, r, rank = find_swaps(p.contiguous().numpy(), q.contiguous().numpy(), n)
-    kernel = _kernel() if len(p) >= WIDE else None
-    tables = (swaps.q, swaps.first, swaps.end, swaps.low, swaps.high, swaps.low_sum, swaps.high_sum)
-
-    def pick_law(drafts: Tensor) -> Tensor:
-        return torch.from_numpy(slot_pick_law(swaps, rank[drafts.numpy()]))
-
-    def pick(drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        uniform = torch.rand((len(drafts), 2 * drafts.shape[1]), dtype=torch.float64, generator=generator).numpy()
-        choose = pick_slots if kernel is None else kernel.pick
-        return torch.from_numpy(choose(drafts.numpy(), uniform, rank, *tables))
-
-    law = torch.from_numpy(r)
-    accepted = float(torch.minimum(p, law).sum())
-    gap = max(0.0, min(1.0, swaps.bound + rounding(n, len(p))) - accepted)
-    return Prepared(p, law, gap, pick_law, pick)
+    p, q = p.contiguous(), q.contiguous()
+    target, draft = p.numpy(), q.numpy()
+    token = drafted_tokens(draft, min(FEW, len(draft)))
+    # Memory that is zero already costs nothing where it is not touched.
+    fresh = np.zeros if len(token) else np.empty
+    interval, r = fresh(len(draft), np.int32), fresh(len(draft), np.float64)
+    tables, held, bound, accepted = prepare_row(target, draft, n, token, interval, r)
+    gap = max(0.0, min(1.0, bound + rounding(n, len(draft))) - accepted)
+    return Prepared(p, torch.from_numpy(r), gap, ExchangeRule(p, q, interval, tables, held))
 
 
-def slot_law(swaps: Swaps) -> csr_array:
-    """Probability ``[M, M]`` that a draft of the token of one slot takes another: row sums are one."""
-    count = len(swaps.order)
-    low_mass, high_mass = swaps.low_sum.copy(), swaps.high_sum.copy()
-    for side, mass in ((swaps.low, low_mass), (swaps.high, high_mass)):
-        follows = np.flatnonzero(side[1:] == side[:-1]) + 1
-        total = mass.copy()
-        mass[follows] -= total[follows - 1]
-    leaves = np.bincount(swaps.low, low_mass, count) + np.bincount(swaps.high, high_mass, count)
-    stays = np.maximum(swaps.q - leaves, 0.0)
-    own = np.arange(count)
-    row = np.concatenate([own, swaps.low, swaps.high])
-    column = np.concatenate([own, swaps.high, swaps.low])
-    share = np.concatenate([stays, low_mass, high_mass]) / swaps.q[row]
-    law: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
-    return law
+def rounding(n: int, size: int) -> float:
+    """Bound on the rounding of ``1 + P(H) - q(H)^n`` and of ``sum min(p, r)`` together."""
+    return (2 * n + 2) * (BLOCK + STRIP / BLOCK + size / STRIP + 4) * rounding_unit()
 
 
-def slot_pick_law(swaps: Swaps, slots: np.ndarray) -> np.ndarray:
-    """Probability ``[T, n]`` that each draft is picked, given the slots ``[T, n]`` that their tokens own.
+@dataclass(frozen=True)
+class ExchangeRule:
+    """The rule that runs: intervals by priority, and their exchanges.
 
-    Draft k in slot s wins against others that are lower, and against m that share the slot with probability 1/(1+m):
+    Attributes
+    ----------
+    p, q : Tensor
+        ``[V]`` float64 distributions.
+    interval : ndarray
+        ``[V]`` int32: interval of every token, from 1 on; 0 where q = 0.
+    tables : Tables
+        Mass of the intervals, and what they exchange.
+    held : int
+        h: the tokens of the intervals 1 to h are the set H that proves the upper bound.
+    """
+
+    p: Tensor
+    q: Tensor
+    interval: np.ndarray
+    tables: Tables
+    held: int
+
+    def pick_law(self, drafts: Tensor) -> Tensor:
+        """Probability ``[T, n]`` that each place of ``drafts`` is the pick.  O(T n^3 M)."""
+        token = drafts.numpy()
+        chance = np.empty(token.shape)
+        step = max(1, _CHUNK // (max(1, token.shape[1]) * len(self.tables.draft)))
+        for begin in range(0, len(token), step):
+            part = token[begin : begin + step]
+            shares = self.shares(np.maximum(part, 0).ravel()).reshape(*part.shape, -1)
+            # An empty place lies below every draft.
+            shares[part < 0] = np.eye(1, shares.shape[-1])
+            chance[begin : begin + step] = np.where(part < 0, 0.0, highest(shares))
+        return torch.from_numpy(chance)
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Place of the pick ``[T]``.  O(n log M) a row."""
+        uniform = torch.rand((len(drafts), 2 * drafts.shape[1]), dtype=torch.float64, generator=generator)
+        row = self.p.numpy(), self.q.numpy(), self.interval
+        return torch.from_numpy(pick(drafts.numpy(), uniform.numpy(), *row, self.tables))
+
+    def summary(self) -> str:
+        """Intervals and exchanges."""
+        return f"{len(self.tables.draft) - 1:,} intervals by priority, {len(self.tables.low):,} exchanges"
+
+    def shares(self, token: np.ndarray) -> np.ndarray:
+        """Probability ``[K, M + 1]`` of the interval that a draft of each ``token`` ``[K]`` takes."""
+        own, t = self.interval[token], self.tables
+        moves = t.end[own] > t.first[own]
+        ratio = np.divide(self.p.numpy()[token], self.q.numpy()[token], out=np.zeros(len(token)), where=moves)
+        leave = np.clip(t.rate[own] * (ratio - t.worth[own]), 0.0, 1.0)
+        share: np.ndarray = self.moves()[own].toarray() * leave[:, None]
+        share[np.arange(len(own)), own] += 1.0 - leave
+        return share
+
+    def moves(self) -> csr_array:
+        """Probability ``[M + 1, M + 1]`` of the interval that a draft goes to which leaves its own."""
+        t = self.tables
+        low, high = (_pieces(*side) for side in ((t.low, t.low_sum), (t.high, t.high_sum)))
+        count = len(t.draft)
+        total = np.bincount(t.low, low, count) + np.bincount(t.high, high, count)
+        row, column = np.concatenate([t.low, t.high]), np.concatenate([t.high, t.low])
+        matrix: csr_array = coo_array((np.concatenate([low, high]) / total[row], (row, column)), (count, count)).tocsr()
+        return matrix
+
+
+def _pieces(interval: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Masses from their sums, which start afresh with every interval."""
+    mass = total.copy()
+    follows = np.flatnonzero(interval[1:] == interval[:-1]) + 1
+    mass[follows] -= total[follows - 1]
+    return mass
+
+
+def highest(shares: np.ndarray) -> np.ndarray:
+    """Probability ``[T, n]`` that each draft is picked; draft k is in interval s with probability ``shares[t, k, s]``.
+
+    Draft k in interval s wins against others that are lower, and against m that share it with probability 1/(1+m):
     ``sum over s of m_k(s) * integral over z in [0, 1] of prod over j != k of (C_j(s) + z m_j(s))``, C the mass below s.
     Cost O(T n^3 M).
     """
-    moves = slot_law(swaps)
-    rows, n = slots.shape
-    chance = np.empty((rows, n))
-    step = max(1, _CHUNK // (n * len(swaps.order)))
-    for begin in range(0, rows, step):
-        part = slots[begin : begin + step]
-        here = moves[part.ravel()].toarray().reshape(*part.shape, -1)
-        below = np.cumsum(here, -1) - here
-        for k in range(n):
-            ties = [np.ones_like(here[:, 0])]
-            for j in range(n):
-                if j != k:
-                    kept = [below[:, j] * c for c in ties]
-                    moved = [here[:, j] * c for c in ties]
-                    ties = [x + y for x, y in zip([*kept, 0.0], [0.0, *moved], strict=True)]
-            wins = sum(c / (1.0 + m) for m, c in enumerate(ties))
-            chance[begin : begin + step, k] = (here[:, k] * wins).sum(-1)
+    n = shares.shape[1]
+    below = np.cumsum(shares, -1) - shares
+    chance = np.empty(shares.shape[:2])
+    for k in range(n):
+        ties = [np.ones_like(shares[:, 0])]
+        for j in range(n):
+            if j != k:
+                kept = [below[:, j] * c for c in ties]
+                moved = [shares[:, j] * c for c in ties]
+                ties = [x + y for x, y in zip([*kept, 0.0], [0.0, *moved], strict=True)]
+        wins = sum(c / (1.0 + m) for m, c in enumerate(ties))
+        chance[:, k] = (shares[:, k] * wins).sum(-1)
     return chance
-
-
-def pick_slots(
-    drafts: np.ndarray,
-    uniform: np.ndarray,
-    rank: np.ndarray,
-    q: np.ndarray,
-    first: np.ndarray,
-    end: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    low_sum: np.ndarray,
-    high_sum: np.ndarray,
-) -> np.ndarray:
-    """The draft ``[T]`` in the highest slot, in plain numpy; ties go by the second half of ``uniform`` ``[T, 2 n]``."""
-    n = drafts.shape[1]
-    slot = rank[drafts]
-    goal = uniform[:, :n] * q[slot]
-    begin, stop = first[slot].astype(np.int64), end[slot].astype(np.int64)
-    if len(low):
-        is_low = low[np.minimum(begin, len(low) - 1)] == slot
-
-        def table(place: np.ndarray) -> np.ndarray:
-            place = np.clip(place, 0, len(low) - 1)
-            sums: np.ndarray = np.where(is_low, low_sum[place], high_sum[place])
-            return sums
-
-        moves = (stop > begin) & (goal < table(stop - 1))
-        last = stop - 1
-        while bool((moves & (begin < last)).any()):
-            middle = (begin + last) // 2
-            above = table(middle) > goal
-            begin, last = np.where(above, begin, middle + 1), np.where(above, middle, last)
-            begin = np.minimum(begin, last)
-        place = np.clip(begin, 0, len(low) - 1)
-        slot = np.where(moves, np.where(is_low, high[place], low[place]), slot)
-    tied = slot == slot.max(-1, keepdims=True)
-    chosen: np.ndarray = np.where(tied, uniform[:, n:], -1.0).argmax(-1)
-    return chosen

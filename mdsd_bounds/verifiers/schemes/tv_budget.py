@@ -1,39 +1,98 @@
-"""Acceptance within a budget of total variation (mentored decoding).  LOSSY by at most ``budget`` in total variation.
+"""The optimal lossy rule: the optimal selection rule with a moved target.  LOSSY by at most ``budget``.
 
-The target is moved towards the draft as far as the budget allows, ``p' = p + s (q - p)`` with
-``s = min(1, budget / TV(p, q))``, and p' is verified losslessly by recursive rejection, with or without replacement.
-So ``TV(output, p) = min(budget, TV(p, q))`` exactly, and a single draft is accepted with
-``min(1, 1 - TV(p, q) + budget)``, the most that any rule within the budget can reach.  Option ``budget`` (0.1).
+Let r be the distribution of the draft that the optimal selection rule picks (:mod:`mdsd_bounds.verifiers.optimal`) and
+``a = sum min(p, r)`` its acceptance, so that ``TV(p, r) = 1 - a``.  The pick is accepted against
+
+    p' = p + s (r - p),    s = min(1, budget / (1 - a)),
+
+in the place of p: the output is the pick y with probability ``min(1, p'_y / r_y)``, else a draw from
+``norm((p' - r)_+)``.  The output distribution is p', so its total variation from p is ``min(budget, 1 - a)``, and the
+acceptance is ``sum min(p', r) = min(1, a + budget)``.  No rule within the budget accepts more than
+``min(1, alpha* + budget)``, which this one attains wherever ``optimal`` attains alpha*; elsewhere it is below by at
+most the certified gap of ``optimal``.  The proof is in docs/lossy.md.  For one draft it moves p towards q.
+
+Option ``budget`` (0.1): the total variation allowed between the output distribution and p, in [0, 1].
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import checked_tv
 from mdsd_bounds.verifiers.base import Verifier
-from mdsd_bounds.verifiers.kernels.dispatch import WIDE
-from mdsd_bounds.verifiers.schemes import rrs, rrs_without_replacement
+from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare
+from mdsd_bounds.verifiers.total_variation import total_variation
 
 BUDGET = 0.1
-_RULES = {"with_replacement": rrs.VERIFIER, "without_replacement": rrs_without_replacement.VERIFIER}
 
 
-def moved_target(p: Tensor, q: Tensor, budget: float) -> Tensor:
-    """p' ``[B, V]``: p moved towards q by ``min(budget, TV(p, q))``."""
-    if not 0 <= budget <= 1:
-        raise InputError(f"tv_budget: budget={budget!r}; give a total variation in [0, 1]")
-    distance = (q - p).clamp(min=0.0).sum(-1, keepdim=True)
-    share = torch.where(distance > budget, budget / torch.where(distance > 0, distance, torch.ones_like(distance)), 1.0)
-    return torch.lerp(p, q, share.expand_as(p))
+def moved_target(p: Tensor, r: Tensor, budget: float) -> Tensor:
+    """p' ``[..., V]``: p moved towards r by ``min(budget, TV(p, r))`` in total variation; r itself where that is all.
+
+    Raises
+    ------
+    InputError
+        If the budget is no number in [0, 1].
+    """
+    budget = checked_tv(budget, "tv_budget: budget")
+    distance = total_variation(r, p)[..., None]
+    far = distance > budget
+    share = budget / torch.where(far, distance, torch.ones_like(distance))
+    return torch.where(far, torch.lerp(p, r, share.expand_as(p)), r)
+
+
+def prepare_within(
+    p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", budget: float = BUDGET, **options: Any
+) -> Prepared:
+    """The optimal rule of one position within a total variation ``budget``, ready to step.
+
+    Parameters
+    ----------
+    p, q, n, sampler, **options
+        As :func:`mdsd_bounds.verifiers.optimal.prepare`.
+    budget : float
+        In [0, 1].
+
+    Returns
+    -------
+    Prepared
+        Its ``p`` is the moved target, which is the distribution of the output; ``acceptance`` is
+        ``min(1, a + budget)``, and ``gap`` bounds what is missing to ``min(1, alpha* + budget)``.
+
+    Raises
+    ------
+    InputError
+        As :func:`mdsd_bounds.verifiers.optimal.prepare`, and if the budget is no number in [0, 1].
+
+    Notes
+    -----
+    Cost: that of :func:`mdsd_bounds.verifiers.optimal.prepare` and O(V).
+
+    Examples
+    --------
+    >>> p, q = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64)
+    >>> rule = prepare_within(p, q, 2, "with_replacement", budget=0.05)
+    >>> round(rule.acceptance, 4), round(float(total_variation(rule.p, p)), 4)
+    (0.9875, 0.05)
+    """
+    checked_tv(budget, "tv_budget: budget")
+    lossless = prepare(p, q, n, sampler, **options)
+    return dataclasses.replace(lossless, p=moved_target(lossless.p, lossless.r, budget))
 
 
 def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, budget: float = BUDGET, **options: Any) -> Tensor:
-    """Recursive rejection against the moved target."""
-    return _RULES[sampler].output_law(moved_target(p, q, budget), q, drafts, sampler=sampler)
+    """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
+    law = torch.empty_like(p)
+    for rows in _equal_rows(p, q):
+        rule = prepare_within(p[rows.start], q[rows.start], drafts.shape[1], sampler, budget, **options)
+        law[rows] = rule.output_law(drafts[rows]).to(p.device)
+    return law
 
 
 def fast_step(
@@ -46,54 +105,59 @@ def fast_step(
     budget: float = BUDGET,
     **options: Any,
 ) -> Tensor:
-    """One step of recursive rejection against the moved target; wide rows one by one, in memory used again."""
-    if p.shape[-1] >= WIDE and p.shape[0] > 1:
-        rows = [slice(b, b + 1) for b in range(p.shape[0])]
-        parts = [fast_step(p[b], q[b], drafts[b], generator, sampler=sampler, budget=budget) for b in rows]
-        return torch.cat(parts)
-    return _RULES[sampler].step(moved_target(p, q, budget), q, drafts, generator, sampler=sampler)[0]
+    """Prepare and step; equal neighbouring rows share one preparation."""
+    token = torch.empty_like(drafts[:, 0])
+    for rows in _equal_rows(p, q):
+        rule = prepare_within(p[rows.start], q[rows.start], drafts.shape[1], sampler, budget, **options)
+        token[rows] = rule.step(drafts[rows], generator).to(token.device)
+    return token
 
 
 def exact_rate(
     p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
 ) -> Tensor:
-    """Acceptance ``[N, B]`` of recursive rejection against the moved target."""
-    return _RULES[sampler].exact(moved_target(p, q, budget), q, n_drafts, sampler=sampler)
-
-
-def estimate_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    samples: int,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    budget: float = BUDGET,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard error ``[N, B]`` over paths of rejected tokens (without replacement)."""
-    return rrs_without_replacement.estimate_rate(
-        moved_target(p, q, budget), q, n_drafts, samples, generator, sampler=sampler
-    )
+    """``min(1, a + budget)`` ``[N, B]``, a the acceptance of the optimal rule."""
+    rules = _every(p, q, n_drafts, sampler, budget, options)
+    return p.new_tensor([rule.acceptance for rule in rules]).reshape(len(n_drafts), p.shape[0])
 
 
 def distance(
     p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
 ) -> Tensor:
-    """``min(budget, TV(p, q))`` ``[N, B]``, whatever n is."""
-    return (q - p).clamp(min=0.0).sum(-1).clamp(max=budget).expand(len(n_drafts), -1).clone()
+    """``min(budget, 1 - a)`` ``[N, B]``, a the acceptance of the optimal rule."""
+    rules = _every(p, q, n_drafts, sampler, budget, options)
+    moved = [float(total_variation(rule.p, p[i % len(p)].cpu())) for i, rule in enumerate(rules)]
+    return p.new_tensor(moved).reshape(len(n_drafts), p.shape[0])
+
+
+def _every(
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], sampler: str, budget: float, options: dict[str, Any]
+) -> Iterator[Prepared]:
+    for n in n_drafts:
+        for b in range(p.shape[0]):
+            yield prepare_within(p[b], q[b], n, sampler, budget, **options)
+
+
+def _equal_rows(p: Tensor, q: Tensor) -> Iterator[slice]:
+    """Runs of equal neighbouring rows."""
+    if p.shape[0] == 0:
+        return
+    edges = [0, p.shape[0]]
+    if p.stride(0) != 0 or q.stride(0) != 0:
+        same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).all(-1)
+        edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
+    for first, end in itertools.pairwise(edges):
+        yield slice(first, end)
 
 
 VERIFIER = Verifier(
     name="tv_budget",
-    paper="Tran-Thien, An optimal lossy variant of speculative decoding (mentored decoding), 2023",
+    paper="new: the optimal selection rule with a moved target; docs/lossy.md (one draft: a case of mentored decoding)",
     lossless=False,
-    samplers=("with_replacement", "without_replacement"),
+    samplers=tuple(RULES),
     output_law=output_law,
     fast_step=fast_step,
     exact_rate=exact_rate,
-    estimate_rate=estimate_rate,
     distance=distance,
     options=("budget",),
 )

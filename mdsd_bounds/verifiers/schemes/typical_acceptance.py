@@ -6,27 +6,18 @@ output, else a draw from p.  Options ``epsilon`` (0.09) and ``delta`` (0.3), the
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.samplers import NO_DRAFT, get_sampler
-from mdsd_bounds.samplers.base import draw, fixed_mask, remainder, top_tokens
-from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
 from mdsd_bounds.verifiers.kernels.dispatch import WIDE
-from mdsd_bounds.verifiers.monte_carlo import many_drafts
-from mdsd_bounds.verifiers.speculative_sampling import add_at, at
+from mdsd_bounds.verifiers.schemes.first_above import first_above
 
 EPSILON = 0.09
 DELTA = 0.3
-#: Share of the mass left below which it is summed afresh.
-SMALL = 1e-6
 
 
-def threshold(p: Tensor, epsilon: float, delta: float) -> Tensor:
+def threshold(p: Tensor, epsilon: float = EPSILON, delta: float = DELTA) -> Tensor:
     """``min(epsilon, delta exp(-H(p)))`` ``[B]``."""
     for value, name in ((epsilon, "epsilon"), (delta, "delta")):
         if not 0 <= value <= 1:
@@ -37,210 +28,6 @@ def threshold(p: Tensor, epsilon: float, delta: float) -> Tensor:
     return (delta * torch.exp(-entropy)).clamp(max=epsilon)
 
 
-def output_law(
-    p: Tensor,
-    q: Tensor,
-    drafts: Tensor,
-    *,
-    sampler: str,
-    epsilon: float = EPSILON,
-    delta: float = DELTA,
-    **options: Any,
-) -> Tensor:
-    """Law of the output given the drafts."""
-    least = threshold(p, epsilon, delta)
-    law, reach = torch.zeros_like(p), torch.ones_like(p[:, 0])
-    for k in range(drafts.shape[1]):
-        accept = (at(p, drafts[:, k]) > least).to(p.dtype)
-        law = add_at(law, drafts[:, k], reach * accept)
-        reach = reach * (1.0 - accept)
-    return law + reach[:, None] * p
-
-
-def fast_step(
-    p: Tensor,
-    q: Tensor,
-    drafts: Tensor,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    epsilon: float = EPSILON,
-    delta: float = DELTA,
-    **options: Any,
-) -> Tensor:
-    """The first typical draft, else a draw from p."""
-    kept = (p.gather(-1, drafts.clamp(min=0)) > threshold(p, epsilon, delta)[:, None]) & (drafts >= 0)
-    token = drafts.gather(-1, kept.to(torch.int8).argmax(-1, keepdim=True))[:, 0]
-    rows = (~kept.any(-1)).nonzero()[:, 0]
-    if len(rows):
-        token[rows] = draw(p[rows], generator)
-    return token
-
-
-def exact_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    epsilon: float = EPSILON,
-    delta: float = DELTA,
-    **options: Any,
-) -> Tensor:
-    """Closed form ``[N, B]`` for independent draws, and where at most one draw follows the fixed tokens; NaN otherwise.
-
-    With T the typical tokens and c_k = 1 - q_k(T): ``1 - prod c_k + sum off T of p_i (prod c_k - prod (c_k - q_ki))``.
-    Fixed tokens A add ``P(A) prod c_k`` where none of them is typical, and are accepted for certain where one is.
-    """
-    value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
-    typical = p > threshold(p, epsilon, delta)[:, None]
-    for i, n in enumerate(n_drafts):
-        rule = get_sampler(sampler)
-        if rule.independent:
-            laws, held = [draft_law(q, k) for k in range(n)], torch.zeros_like(typical)
-        else:
-            (fixed, random), *_ = rule.splits([n], options, "typical_acceptance", "choose another sampler")
-            if random > 1 and not rule.replacement:
-                continue
-            held = fixed_mask(q, fixed)
-            laws = [remainder(q, held)] * random
-        none, missed = torch.ones_like(p[:, :1]), torch.ones_like(p)
-        for law in laws:
-            others = law.masked_fill(typical, 0.0)
-            # An empty law draws nothing.
-            c = torch.where(law.sum(-1, keepdim=True) > 0, others.sum(-1, keepdim=True), torch.ones_like(none))
-            none, missed = none * c, missed * (c - others).clamp(min=0.0)
-        drafted = torch.where(held, none, none - missed)
-        value[i] = 1.0 - none[:, 0] + (p * drafted).masked_fill(typical, 0.0).sum(-1)
-        value[i] = torch.where((held & typical).any(-1), torch.ones_like(value[i]), value[i])
-    return value.clamp(0.0, 1.0)
-
-
-def estimate_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    samples: int,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    epsilon: float = EPSILON,
-    delta: float = DELTA,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard error ``[N, B]`` without replacement: ``1 - E[w (1 - p(S))]``.
-
-    S holds the drafts where none is typical: draws without replacement of q off the typical tokens T.  The weight w is
-    the probability that each draw of S was not a typical token instead, ``prod left / (left + q(T))``, with ``left``
-    the mass off T not yet drawn.  It is small wherever a typical draft is likely, and so is the error.
-    """
-    value, error = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))
-    typical = p > threshold(p, epsilon, delta)[:, None]
-    split = get_sampler(sampler).split
-    assert split is not None
-    for i, n in enumerate(n_drafts):
-        fixed, random = split(n, **options)
-        held = fixed_mask(q, fixed)
-        rest = remainder(q, held)
-        for b in range(p.shape[0]):
-            if bool((held[b] & typical[b]).any()):
-                value[i, b], error[i, b] = 1.0, 0.0
-                continue
-            chance, drafts = _none_typical(rest[b], typical[b], random, samples, generator)
-            mass = p[b][held[b]].sum() + drafted_mass(p[b].expand(samples, -1), drafts)
-            hits = 1.0 - chance * (1.0 - mass)
-            value[i, b], error[i, b] = hits.mean(), hits.std() / samples**0.5
-    return value, error
-
-
-def _none_typical(
-    r: Tensor, typical: Tensor, draws: int, samples: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Probability ``[samples]`` that no draw was typical, given that these ``[samples, draws]`` tokens came instead."""
-    others = r.masked_fill(typical, 0.0)
-    hit, total = r[typical].sum(), others.sum()
-    chance = r.new_ones(samples)
-    if not bool(total > 0):
-        empty = torch.full((samples, draws), NO_DRAFT, dtype=torch.int64, device=r.device)
-        return (chance * float(not bool(hit > 0)), empty)
-    drafts = many_drafts(others / total, draws, samples, generator, sampler="without_replacement")
-    mass = torch.where(drafts >= 0, others[drafts.clamp(min=0)], 0.0)
-    left = total - torch.nn.functional.pad(mass.cumsum(-1), (1, -1))
-    for s, k in (left < SMALL * total).nonzero().tolist():
-        # Summed over what is left: the difference has no digits.
-        remaining = others.clone()
-        remaining[drafts[s, :k].clamp(min=0)] = 0.0
-        left[s, k] = remaining.sum()
-    return torch.where(hit > 0, left / (left + hit), torch.ones_like(left)).prod(-1), drafts
-
-
-def distance(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    epsilon: float = EPSILON,
-    delta: float = DELTA,
-    **options: Any,
-) -> Tensor:
-    """Exact total variation ``[N, B]`` between the output law and p.
-
-    Let u be the law of the first typical draft, given that there is one, and R the probability that there is none.
-    The output law is ``(1 - R) u + R p``, so the distance is ``(1 - R) TV(u, p)``.
-
-    *u.*  A typical fixed token comes first, always: u is one-hot at the first of them, and R = 0.  Otherwise u = q on
-    the typical tokens T, renormalised, for any number of draws with or without replacement: in a race of clocks the
-    token of the first arrival in T is independent of its time and of all arrivals outside T.
-
-    *R.*  With the target u, putting out the first typical draft is lossless, and no rule is right more often than a
-    drafted set meets the support T of u.  So ``1 - R`` is the optimal acceptance of the target u, which is what
-    :func:`mdsd_bounds.optimal_acceptance` computes, for every sampler of the fixed-plus-random family.
-
-    Different drafters have different u_k: the law is summed draft by draft.
-    """
-    typical = p > threshold(p, epsilon, delta)[:, None]
-    if get_sampler(sampler).independent:
-        return _different_drafters(p, q, n_drafts, typical)
-    split = get_sampler(sampler).split
-    assert split is not None
-    values = []
-    for n in n_drafts:
-        fixed, _ = split(n, **options)
-        held = top_tokens(q, fixed)
-        first, certain = torch.zeros_like(p), torch.zeros_like(p[:, 0], dtype=torch.bool)
-        for k in range(fixed):
-            hit = (held[:, k] >= 0) & typical.gather(-1, held[:, k : k + 1].clamp(min=0))[:, 0] & ~certain
-            first[hit, held[hit, k]] = 1.0
-            certain |= hit
-        u = torch.where(certain[:, None], first, remainder(q, ~typical | fixed_mask(q, fixed)))
-        some = u.sum(-1) > 0
-        # Rows where no draft can be typical ask for nothing.
-        problem, *_ = make_problem(torch.where(some[:, None], u, p), q, n, sampler, **options)
-        met = torch.where(certain, torch.ones_like(p[:, 0]), solve(problem).value[0])
-        values.append(torch.where(some, met * (u - p).clamp(min=0.0).sum(-1), torch.zeros_like(met)))
-    return torch.stack(values)
-
-
-def _different_drafters(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], typical: Tensor) -> Tensor:
-    law, none, distances = torch.zeros_like(p), torch.ones_like(p[:, :1]), {}
-    for k in range(max(n_drafts)):
-        draft = draft_law(q, k)
-        law = law + none * draft.masked_fill(~typical, 0.0)
-        none = none * draft.masked_fill(typical, 0.0).sum(-1, keepdim=True)
-        distances[k + 1] = (law + none * p - p).clamp(min=0.0).sum(-1)
-    return torch.stack([distances[n] for n in n_drafts])
-
-
-VERIFIER = Verifier(
-    name="typical_acceptance",
-    paper="Cai et al., Medusa, ICML 2024, arXiv 2401.10774",
-    lossless=False,
-    samplers=("with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus", "independent"),
-    output_law=output_law,
-    fast_step=fast_step,
-    exact_rate=exact_rate,
-    estimate_rate=estimate_rate,
-    distance=distance,
-    options=("epsilon", "delta"),
+VERIFIER = first_above(
+    "typical_acceptance", "Cai et al., Medusa, ICML 2024, arXiv 2401.10774", threshold, ("epsilon", "delta")
 )

@@ -1,0 +1,242 @@
+"""The tree of priority orders over a wide support: tokens that matter most are items of their own, others share bins.
+
+L is the minimiser that the bound reports.  The tree is searched at few nodes of the quadrature, for targets moved
+inside the slack of the prefixes (:mod:`.units`); then its orders and coins are frozen, and r is summed for that tree
+at fine nodes, token by token.  Bins, stopping and the coarse search cost acceptance, which the certificate states;
+they do not touch losslessness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdsd_bounds.problem import rounding_unit
+from mdsd_bounds.verifiers.optimal.arrival_times import (
+    COARSE,
+    FINE,
+    Accuracy,
+    arrival_times,
+    rescaling,
+    spare_mass,
+)
+from mdsd_bounds.verifiers.optimal.bin_kernels import shortfall, token_law
+from mdsd_bounds.verifiers.optimal.bin_polynomials import (
+    MOMENTS,
+    Bins,
+    bin_polynomials,
+    heavy_from,
+    token_series,
+)
+from mdsd_bounds.verifiers.optimal.order_distribution import pick_sums
+from mdsd_bounds.verifiers.optimal.order_sweep import Items, given_order, token_polynomials
+from mdsd_bounds.verifiers.optimal.order_tree import Tree, build_tree
+from mdsd_bounds.verifiers.optimal.unit_kernels import pair_law, pair_sums, sums_by_group
+from mdsd_bounds.verifiers.optimal.units import Units, choose_singles, make_cells, make_units, shortage, targets
+from mdsd_bounds.verifiers.optimal.whole_support import ALWAYS, rounding
+
+
+@dataclass(frozen=True)
+class Size:
+    """Single tokens and bins; more bins, up to a limit, where the targets fall short of what bins want by more."""
+
+    singles: int = 48
+    bins: int = 96
+    most_bins: int = 320
+    shortage: float = 4e-6
+    tolerance: float = 1e-8
+    slack: float = 1e-10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it is searched.
+
+    Attributes
+    ----------
+    p, q : ndarray
+        ``[V]`` target, and rates of the draws times a power of two.
+    always : ndarray
+        Tokens that are always drafted.
+    draws : int
+        Random drafts.
+    spare : ndarray
+        :func:`.arrival_times.spare_mass` of q.
+    """
+
+    p: np.ndarray
+    q: np.ndarray
+    always: np.ndarray
+    draws: int
+    spare: np.ndarray
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Items of a row: the tokens that are always drafted, then the units in the order of p/q.
+
+    Attributes
+    ----------
+    item : ndarray
+        ``[V]`` int32, -1 where nothing is drafted.
+    token : ndarray
+        ``[k]``: the token of an item of one, -1 for bins.
+    left : int
+        Items on side L, the first ones.
+    target : ndarray
+        ``[k]`` p of each item.
+    sums : ndarray
+        ``[k, MOMENTS]``: moments of ``q scale``; for two draws the sums of q, ``w = q/(1-q)`` and ``q w``.
+    scale : float
+        One over the mass off the n - 1 heaviest tokens.
+    """
+
+    item: np.ndarray
+    token: np.ndarray
+    left: int
+    target: np.ndarray
+    sums: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tree of one row, by its items.
+
+    Attributes
+    ----------
+    tree : Tree
+    item : ndarray
+        ``[V]`` int32, -1 where nothing is drafted.
+    r : ndarray
+        ``[V]`` distribution of the pick.
+    gap : float
+        Certified upper bound on alpha* minus ``sum min(p, r)``, but for what p is off from summing to one.
+    """
+
+    tree: Tree
+    item: np.ndarray
+    r: np.ndarray
+    gap: float
+
+
+def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, np.ndarray], draws: int, size: Size) -> Found:
+    """The rule over a wide support.
+
+    Parameters
+    ----------
+    p, q : ndarray
+        ``[V]`` target, and the distribution of the draws; more than ``draws`` tokens in its support.
+    sides : tuple of ndarray
+        ``[V]`` bool: tokens that are always drafted; and side L, with these and the tokens of smallest p/q.
+    draws : int
+        At least 2.
+    size : Size
+        Items.
+
+    Notes
+    -----
+    O(V), some thirty sweeps of the items at coarse nodes, and one of every order of the tree at fine ones.
+    """
+    held, left = sides
+    spare = spare_mass(q, draws)
+    factor = rescaling(float(spare[-1]))
+    row = Row(p, q * factor, np.flatnonzero(held), draws, spare * factor)
+    grouped, goal = group(row, left, size)
+    tree, _, _ = build_tree(items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
+    r = distribution(row, grouped, tree)
+    error = rounding(len(grouped.token), draws) + abs(float(r.sum()) - 1.0)
+    lost = float(shortfall(row.p, r, grouped.item, tree.place, tree.cut[0]))
+    return Found(tree, grouped.item, r, lost * (1.0 + len(row.p) * rounding_unit()) + error)
+
+
+def group(row: Row, left: np.ndarray, size: Size) -> tuple[Grouped, np.ndarray]:
+    """Items, and their targets inside the slack of the prefixes; twice where the first bins are too wide."""
+    cells = make_cells(row.p, row.q)
+    scale = 1.0 / float(row.spare[-1])
+    own = choose_singles(row.p, row.q, row.draws, size.singles, heavy_from(row.draws) / scale)
+    own = np.union1d(own, [int(np.argmax(row.q))])
+    inside = left & (row.q > 0)
+    # Tokens are assigned by ratio; those of one ratio that L cuts in two go left together.
+    threshold = float(np.nextafter(cells.ratio[inside].max(), np.inf)) if inside.any() else 0.0
+    bins = size.bins
+    for _ in range(2):
+        units = make_units(row.p, row.q, cells, threshold, own, row.draws, bins)
+        grouped = with_fixed(row, units, scale)
+        items, goal = items_of(row, grouped, COARSE)[0], grouped.target.copy()
+        curve, fixed = np.concatenate([[0.0], np.cumsum(goal - given_order(items))]), len(row.always)
+        # The empty set stands before the tokens that are always drafted: its P - Q is 0.
+        curve[fixed] = min(curve[fixed], 0.0)
+        goal[fixed:] = targets(goal[fixed:], items.mass[fixed:], curve[fixed:], units)
+        more = min(size.most_bins, int(bins * shortage(items.mass[fixed:], units, goal[fixed:]) / size.shortage))
+        if more <= 1.2 * bins:
+            break
+        bins = more
+    return grouped, goal
+
+
+def with_fixed(row: Row, units: Units, scale: float) -> Grouped:
+    """The units behind the tokens that are always drafted, with their sums."""
+    fixed, count = len(row.always), len(units.single)
+    table = np.zeros((count, MOMENTS + 1))
+    if row.draws == 2:
+        heaviest = int(np.argmax(row.q))
+        pair_sums(row.p, row.q, units.unit, row.spare[0], heaviest, row.spare[1], table)
+    else:
+        sums_by_group(row.p, row.q, units.unit, scale, table)
+    item = units.unit
+    if fixed:
+        item = np.where(units.unit >= 0, units.unit + fixed, -1).astype(np.int32)
+        item[row.always] = np.arange(fixed)
+    return Grouped(
+        item,
+        np.concatenate([row.always, units.single]),
+        fixed + units.left,
+        np.concatenate([row.p[row.always], table[:, 0]]),
+        np.concatenate([np.zeros((fixed, MOMENTS)), table[:, 1:]]),
+        scale,
+    )
+
+
+def items_of(row: Row, grouped: Grouped, accuracy: Accuracy) -> tuple[Items, Bins | None]:
+    """The items at the nodes of one accuracy, and their bins (None for two draws, which need no nodes)."""
+    size, single = len(grouped.token), grouped.token >= 0
+    fixed = np.arange(size) < len(row.always)
+    mass = np.where(single & ~fixed, row.q[grouped.token], grouped.sums[:, 0] / grouped.scale)
+    if row.draws == 2:
+        mass, odds, squares = np.ascontiguousarray(grouped.sums[:, :3].T)
+        # Only bins: for the heaviest token the product may overflow.
+        within = np.zeros(size)
+        within[~single] = np.maximum(mass[~single] * odds[~single] - squares[~single], 0.0)
+        divisor, one = np.where(fixed, ALWAYS, mass), np.zeros((1, 1))
+        return Items(2, mass, odds, within, fixed, divisor, np.arange(0, 2 * size + 1, 2), one, one, one[0]), None
+    t, weight = arrival_times(row.spare, row.draws, accuracy)
+    bins = bin_polynomials(grouped.sums[~single], grouped.scale, t, row.draws, accuracy.cut / 10)
+    rows = np.full(size, 2)
+    rows[~single] = bins.degree + 1
+    first = np.concatenate([[0], np.cumsum(rows)])
+    arrived, closing = np.empty((first[-1], len(t))), np.empty((first[-1], len(t)))
+    of_bin = np.repeat(~single, rows)
+    arrived[of_bin], closing[of_bin] = bins.arrived, bins.closing
+    arrived[~of_bin], closing[~of_bin] = token_polynomials(np.where(fixed[single], 0.0, mass[single]), t)
+    divisor = np.where(fixed, ALWAYS, mass)
+    items = Items(row.draws, mass, 0.0 * mass, 1.0 * ~single, fixed, divisor, first, arrived, closing, weight)
+    return items, bins
+
+
+def distribution(row: Row, grouped: Grouped, tree: Tree) -> np.ndarray:
+    """r ``[V]`` of the rule with this tree: what runs."""
+    items, bins = items_of(row, grouped, FINE)
+    found, single = pick_sums(items, tree), grouped.token >= 0
+    r = np.zeros(len(row.q))
+    if bins is None:
+        heaviest = int(np.argmax(row.q))
+        pair_law(row.q, grouped.item, (row.spare[0], heaviest, row.spare[1]), items.mass, items.odds, found.pairs, r)
+        r[grouped.token[single]] = found.r[single]
+        return r
+    of_bin = np.repeat(~single, np.diff(items.first))
+    series = token_series(bins, found.a[of_bin], found.b[of_bin])
+    number = np.where(single, -1, np.cumsum(~single) - 1)
+    token_law(row.q, grouped.item, number, series, grouped.scale, found.r, r)
+    return np.maximum(r, 0.0, out=r)
