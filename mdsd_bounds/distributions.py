@@ -1,4 +1,4 @@
-"""Logits or probabilities in, float64 laws out: temperature, top-k, top-p, and a refusal of everything doubtful."""
+"""Logits or probabilities in, float64 distributions out: temperature, top-k, top-p; what is doubtful is an error."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def as_rows(x: Any, name: str) -> tuple[Tensor, bool]:
     return (x[None], True) if x.ndim == 1 else (x, False)
 
 
-def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def validate_probs(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Check rows of probabilities and return them in float64, summing to one.
 
     Parameters
@@ -75,7 +75,7 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    law : Tensor
+    distribution : Tensor
         ``[..., V]`` float64; each row divided by its sum, or ``x`` itself where it is float64 and every sum is one
         within :data:`ROUNDED_SUM`.
     defect : Tensor
@@ -88,14 +88,14 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         On NaN, infinite or negative entries, or a sum outside the tolerance; the row is named.
     """
     tolerance = SUM_TOLERANCE.get(x.dtype, 1e-6)
-    law = x.to(torch.float64)
-    total, sound = _compiled_sums(law)
+    probs = x.to(torch.float64)
+    total, sound = _compiled_sums(probs)
     if not sound:
-        _refuse(~torch.isfinite(law), name, "NaN or infinite probability", "clean the row at its source")
-        _refuse(law < 0, name, "negative probability", "give probabilities, or pass logits through to_probs")
-        if bool(torch.signbit(law).any()):
+        _refuse(~torch.isfinite(probs), name, "NaN or infinite probability", "clean the row at its source")
+        _refuse(probs < 0, name, "negative probability", "give probabilities, or pass logits through to_probs")
+        if bool(torch.signbit(probs).any()):
             # Minus zero, of which a ratio would be minus infinity.
-            law = law + 0.0
+            probs = probs + 0.0
     defect = (1.0 - total).abs()
     bad = defect > tolerance
     if bool(bad.any()):
@@ -107,29 +107,29 @@ def validate_law(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     # Row by row, so that a result never depends on what else is in the batch.
     total = torch.where(defect <= ROUNDED_SUM, torch.ones_like(total), total)
     if bool((total == 1.0).all()):
-        return law, defect
-    # A law of another dtype was copied above, so the division may go in place.
-    return law / total[..., None] if law is x else law.div_(total[..., None]), defect
+        return probs, defect
+    # A distribution of another dtype was copied above, so the division may go in place.
+    return probs / total[..., None] if probs is x else probs.div_(total[..., None]), defect
 
 
-def _compiled_sums(law: Tensor) -> tuple[Tensor, bool]:
+def _compiled_sums(probs: Tensor) -> tuple[Tensor, bool]:
     """Sums of the rows, and whether they are known to be sound: finite, and without a set sign bit in any entry.
 
     Wide rows on the CPU take one compiled pass.  False means no more than that the entries must be looked at (minus
     zero sets the sign bit too), so that what is wrong can be named.
     """
-    if law.device.type == "cpu" and law.shape[-1] >= _WIDE and law.is_contiguous():
+    if probs.device.type == "cpu" and probs.shape[-1] >= _WIDE and probs.is_contiguous():
         try:
             from mdsd_bounds._backend.row_sums import row_sums
         except ImportError:
-            return law.sum(-1), False
-        rows = law.detach().reshape(-1, law.shape[-1]).numpy()
+            return probs.sum(-1), False
+        rows = probs.detach().reshape(-1, probs.shape[-1]).numpy()
         bits = rows.view(np.int64)
         total, sign = np.empty(len(rows)), np.empty(len(rows), np.int64)
         in_threads(lambda first, last: row_sums(rows, bits, first, last, total, sign), len(rows))
         sound = not (sign < 0).any() and bool(np.isfinite(total).all())
-        return torch.from_numpy(total).reshape(law.shape[:-1]), sound
-    return law.sum(-1), False
+        return torch.from_numpy(total).reshape(probs.shape[:-1]), sound
+    return probs.sum(-1), False
 
 
 def to_probs(
@@ -144,7 +144,7 @@ def to_probs(
 ) -> Tensor:
     """Softmax in float64 after the warps a serving stack applies, in its order: temperature, top-k, top-p.
 
-    ``law_i = exp(l_i / T) / sum_j exp(l_j / T)``, cut to the ``top_k`` largest logits (ties with the k-th are kept,
+    ``probs_i = exp(l_i / T) / sum_j exp(l_j / T)``, cut to the ``top_k`` largest logits (ties with the k-th are kept,
     as in Hugging Face transformers and vLLM), then to the smallest set of most probable tokens whose mass reaches
     ``top_p`` (the token that crosses ``top_p`` is kept).
 
@@ -154,7 +154,7 @@ def to_probs(
         ``[V]`` or ``[B, V]``, any float dtype.  ``-inf`` marks a masked token and is legal.  Log-probabilities are
         logits too.
     temperature : float
-        At least 0; 0 is greedy decoding, a one-hot law on the largest logit (the lowest index among ties).
+        At least 0; 0 is greedy decoding, a one-hot distribution on the largest logit (the lowest index among ties).
     top_k, top_p : optional
         ``top_k >= 1``; ``0 < top_p <= 1``.
     name, first_row :
@@ -181,11 +181,11 @@ def to_probs(
         On NaN, ``+inf`` or rows that are all ``-inf``; on parameters out of range.
     """
     x, single = as_rows(logits, name)
-    law, _ = _warped_law(x, temperature, top_k, top_p, name, first_row, out)
-    return law[0] if single else law
+    probs, _ = _warped_distribution(x, temperature, top_k, top_p, name, first_row, out)
+    return probs[0] if single else probs
 
 
-def law_and_defect(
+def probs_and_defect(
     logits: Tensor,
     *,
     temperature: float = 1.0,
@@ -194,21 +194,21 @@ def law_and_defect(
     name: str = "logits",
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`to_probs` of rows ``[B, V]``, and :func:`validate_law` of the result, in most cases in the same passes.
+    """:func:`to_probs` of rows ``[B, V]``, and :func:`validate_probs` of the result, in most cases in the same passes.
 
     Returns
     -------
-    law : Tensor
+    distribution : Tensor
         ``[B, V]`` float64.
     defect : Tensor
         ``[B]`` float64, ``|1 - sum|``.
     """
     x, _ = as_rows(logits, name)
-    law, mass = _warped_law(x, temperature, top_k, top_p, name, first_row, None)
-    return validate_law(law, name) if mass is None else (law, (1.0 - mass).abs())
+    probs, mass = _warped_distribution(x, temperature, top_k, top_p, name, first_row, None)
+    return validate_probs(probs, name) if mass is None else (probs, (1.0 - mass).abs())
 
 
-def _warped_law(
+def _warped_distribution(
     x: Tensor,
     temperature: float,
     top_k: int | None,
@@ -217,11 +217,11 @@ def _warped_law(
     first_row: int,
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The law, and the sums of its rows where they are known and the law needs no further check."""
+    """The distribution, and the sums of its rows where they are known and the distribution needs no further check."""
     if not temperature >= 0 or temperature == float("inf"):
         raise InputError(f"temperature={temperature!r}: give a finite number of at least 0")
     if top_k is not None and top_k < 1:
-        raise InputError(f"top_k={top_k!r}: give a whole number of at least 1, or leave it out")
+        raise InputError(f"top_k={top_k!r}: give an integer of at least 1, or leave it out")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
     if out is not None and (out.shape != x.shape or out.dtype != torch.float64 or out.device != x.device):
@@ -229,16 +229,16 @@ def _warped_law(
             f"out: {tuple(out.shape)} {out.dtype} on {out.device}; give {tuple(x.shape)} float64 on {x.device}"
         )
     plain = temperature > 0 and (top_k is None or top_k >= x.shape[-1])
-    compiled = _compiled_law(x, temperature, out) if plain else None
+    compiled = _compiled_distribution(x, temperature, out) if plain else None
     if compiled is None:
-        return _law_by_torch(x, temperature, top_k, top_p, name, first_row, out), None
-    law, mass = compiled
+        return _distribution_by_torch(x, temperature, top_k, top_p, name, first_row, out), None
+    probs, mass = compiled
     if top_p is None or top_p == 1:
-        return law, mass
-    return (_nucleus(law, top_p) if out is None else out.copy_(_nucleus(law, top_p))), None
+        return probs, mass
+    return (_nucleus(probs, top_p) if out is None else out.copy_(_nucleus(probs, top_p))), None
 
 
-def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Softmax of wide rows by compiled passes, and its sums; None where they do not apply or a row is unsound."""
     if x.device.type != "cpu" or x.shape[-1] < _WIDE or x.dtype not in SUM_TOLERANCE:
         return None
@@ -249,22 +249,22 @@ def _compiled_law(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Te
     except ImportError:
         return None
     rows = x.detach().contiguous()
-    law = buffer(x.shape, torch.float64) if out is None else out
+    probs = buffer(x.shape, torch.float64) if out is None else out
     kind = {torch.float16: softmax_rows.HALF, torch.bfloat16: softmax_rows.BFLOAT}.get(x.dtype, softmax_rows.NUMBERS)
     nothing = torch.empty(0, 0)
     whole = kind == softmax_rows.NUMBERS
     numbers, bits = (rows, nothing.short()) if whole else (nothing, rows.view(torch.int16))
     given = numbers.numpy(), bits.numpy()
-    values, mass, sound = law.numpy(), np.empty(len(rows)), np.empty(len(rows), np.bool_)
+    values, mass, sound = probs.numpy(), np.empty(len(rows)), np.empty(len(rows), np.bool_)
 
     def work(first: int, last: int) -> None:
         softmax_rows.softmax_rows(*given, kind, float(temperature), first, last, values, mass, sound)
 
     in_threads(work, len(rows))
-    return (law, torch.from_numpy(mass)) if sound.all() else None
+    return (probs, torch.from_numpy(mass)) if sound.all() else None
 
 
-def _law_by_torch(
+def _distribution_by_torch(
     x: Tensor,
     temperature: float,
     top_k: int | None,
@@ -276,15 +276,15 @@ def _law_by_torch(
     # A few rows at a time: their working copies then stay in the processor's cache and in memory already mapped.
     rows = max(1, _SLICE // x.shape[-1]) if x.device.type == "cpu" else x.shape[0]
     if x.shape[0] <= rows and out is None:
-        return _to_law(x, temperature, top_k, top_p, name, first_row)
-    law = torch.empty(x.shape, dtype=torch.float64, device=x.device) if out is None else out
+        return _to_probs(x, temperature, top_k, top_p, name, first_row)
+    probs = torch.empty(x.shape, dtype=torch.float64, device=x.device) if out is None else out
     for first in range(0, x.shape[0], rows):
         part = slice(first, first + rows)
-        law[part] = _to_law(x[part], temperature, top_k, top_p, name, first_row + first)
-    return law
+        probs[part] = _to_probs(x[part], temperature, top_k, top_p, name, first_row + first)
+    return probs
 
 
-def _to_law(
+def _to_probs(
     given: Tensor, temperature: float, top_k: int | None, top_p: float | None, name: str, first_row: int
 ) -> Tensor:
     x = given.to(torch.float64)
@@ -298,8 +298,8 @@ def _to_law(
     if top_k is not None and top_k < x.shape[-1]:
         kth = x.topk(top_k, -1).values[:, -1:]
         x = x.masked_fill(x < kth, -float("inf"))
-    law = torch.softmax(x, -1)
-    return _nucleus(law, top_p) if top_p is not None and top_p < 1 else law
+    probs = torch.softmax(x, -1)
+    return _nucleus(probs, top_p) if top_p is not None and top_p < 1 else probs
 
 
 def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
@@ -323,13 +323,13 @@ def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
     return peak
 
 
-def _nucleus(law: Tensor, top_p: float) -> Tensor:
-    order = law.argsort(dim=-1, descending=True, stable=True)
-    ranked = law.gather(-1, order)
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    order = probs.argsort(dim=-1, descending=True, stable=True)
+    ranked = probs.gather(-1, order)
     before = ranked.cumsum(-1) - ranked
     kept = torch.where(before < top_p, ranked, torch.zeros_like(ranked))
     kept = kept / kept.sum(-1, keepdim=True)
-    return torch.zeros_like(law).scatter_(-1, order, kept)
+    return torch.zeros_like(probs).scatter_(-1, order, kept)
 
 
 def _first_argmax(x: Tensor) -> Tensor:

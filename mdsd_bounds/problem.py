@@ -1,7 +1,7 @@
 """The problem and its answers: frozen, batch-first records that every other module speaks in.
 
-One *position* of multi-draft speculative decoding is a pair of laws over the same V tokens, the target's ``p`` and
-the draft's ``q``.  Everything here holds B positions at once.  A result keeps the problem it answers, so that its
+One *position* of multi-draft speculative decoding is a pair of distributions over the same V tokens, the target's ``p``
+and the draft's ``q``.  Everything here holds B positions at once.  A result keeps the problem it answers, so that its
 certificate can be checked later without anything else at hand.
 """
 
@@ -21,16 +21,16 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Target and draft laws of B positions over one vocabulary of V tokens.
+    """Target and draft distributions of B positions over one vocabulary of V tokens.
 
     Attributes
     ----------
     p, q : Tensor
-        ``[B, V]`` float64, each row a probability law: non-negative, summing to 1 (or to ``1 - missing``).
+        ``[B, V]`` float64, each row a probability distribution: non-negative, summing to 1 (or to ``1 - missing``).
     doc, position, token : Tensor or None
         ``[B]`` int64: document a row comes from, its place in that document, the token that followed.
     p_missing, q_missing : Tensor or None
-        ``[B]`` float64 in [0, 1]: mass that a cut row (top-k, floored) does not place on any token.
+        ``[B]`` float64 in [0, 1]: mass that a truncated row (top-k, floored) does not place on any token.
     """
 
     p: Tensor
@@ -49,9 +49,9 @@ class Problem:
     Attributes
     ----------
     p : Tensor
-        ``[B, V]`` float64 target laws.
+        ``[B, V]`` float64 target distributions.
     q : Tensor
-        ``[B, V]`` float64 draft laws; ``[B, n, V]`` for ``sampler="independent"``, one law per draft.
+        ``[B, V]`` float64 draft distributions; ``[B, n, V]`` for ``sampler="independent"``, one distribution per draft.
     n_drafts : tuple of int
         The numbers of drafts asked for, each at least 1.
     sampler : str
@@ -128,7 +128,7 @@ class Acceptance:
     verifier : str
         Name in :data:`mdsd_bounds.verifiers.VERIFIERS`.
     lossless : bool
-        Whether the verifier's output law is p.
+        Whether the verifier's output distribution is p.
     problem : Problem
         The question answered.
     """
@@ -164,7 +164,7 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
         except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole or int(value) < 1:
-            raise InputError(f"n_drafts={value!r}: the number of drafts must be a whole number of at least 1")
+            raise InputError(f"n_drafts={value!r}: the number of drafts must be an integer of at least 1")
         if int(value) > MOST_DRAFTS:
             raise InputError(f"n_drafts={value!r}: more drafts than {MOST_DRAFTS}; give fewer")
         counts.append(int(value))

@@ -119,8 +119,8 @@ def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
             # Half the distance to the next float16 is what storing alone explains.
             half = torch.from_numpy(np.spacing(np.abs(old.numpy())).astype(np.float64)) / 2
             worst, excess = max(worst, float(gap.max())), max(excess, float((gap - half).max()))
-            law = (to_probs(old) - to_probs(new)).abs().sum(-1) / 2
-            distance = max(distance, float(law.max()))
+            probs = (to_probs(old) - to_probs(new)).abs().sum(-1) / 2
+            distance = max(distance, float(probs.max()))
     return {
         "positions": totals["positions"],
         "share of equal tokens": totals["same tokens"] / totals["positions"],
@@ -128,7 +128,7 @@ def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
         "entries with another float16": totals["entries"] - totals["same float16"],
         "largest difference of a logit": worst,
         "of which float16 does not explain": max(excess, 0.0),
-        "largest total variation of a law": distance,
+        "largest total variation of a distribution": distance,
     }
 
 
@@ -195,8 +195,8 @@ def page(found: dict[str, Any]) -> str:
         f"{rows['positions']} positions logged again, storing hidden states: {rows['share of equal tokens']:.2%}",
         f"of the text's tokens are the same.  Of {rows['entries']:,} logits rebuilt from the states",
         f"{rows['entries with another float16']:,} round to another float16 than the stored one.  Before rounding they",
-        f"differ from it by up to {rows['largest difference of a logit']:.2g}, and the laws by up to",
-        f"{rows['largest total variation of a law']:.2g} in total variation: what storing float16 costs.  Rounded in",
+        f"differ from it by up to {rows['largest difference of a logit']:.2g}, and the distributions by up to",
+        f"{rows['largest total variation of a probs']:.2g} in total variation: what storing float16 costs.  Rounded in",
         "the same way, the rebuilt logits give the very bounds of the stored ones (last column).",
         "",
         "| sampler | drafts | positions | mean, logits | mean, hidden states | largest difference | after rounding |",
@@ -209,7 +209,7 @@ def page(found: dict[str, Any]) -> str:
         ),
         "",
         "`greedy` and `top_k` fix the most probable tokens of the draft.  Unlike logits may round to one float16, and",
-        "the lower index then wins: another token is fixed, and a position may move by more than the laws do.",
+        "the lower index then wins: another token is fixed, and a position may move by more than the distributions do.",
         "",
         f"## Top-{found['kept tokens']}: intervals that hold the full answer",
         "",

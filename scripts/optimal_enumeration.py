@@ -77,11 +77,11 @@ def errors(p: np.ndarray, q: np.ndarray, sampler: str, n: int, fixed: int) -> di
     rule = prepare(torch.from_numpy(p), torch.from_numpy(q), n, sampler, **options)
     given = torch.from_numpy(drafts)
     r = np.zeros(len(p))
-    np.add.at(r, np.maximum(drafts, 0).ravel(), (rule.pick_law(given).numpy() * chance[:, None]).ravel())
+    np.add.at(r, np.maximum(drafts, 0).ravel(), (rule.pick_distribution(given).numpy() * chance[:, None]).ravel())
     best = min(float(best_acceptance(p[:, None], mass)[0]), 1.0)
     return {
         "r": float(np.abs(r - rule.r.numpy()).max()),
-        "output": float(np.abs(chance @ rule.output_law(given).numpy() - p).max()),
+        "output": float(np.abs(chance @ rule.output_distribution(given).numpy() - p).max()),
         "acceptance": abs(best - rule.acceptance),
         "gap": rule.gap,
     }

@@ -66,9 +66,9 @@ the whole vocabulary, never fails, and is lossless to rounding.
 SMALL_TEXT = """
 ## Beside the plan of the linear programme, small vocabularies
 
-Random pairs of laws near each other (q = softmax(1.5 g), p = softmax(log q + g'), g and g' normal), {pairs} pairs a
-line, mean acceptances. `LP` is the optimum of the transport programme over drafted sets (HiGHS), whose plan is itself a
-verifier; `difference` is the largest difference of the optimal rule's acceptance from it. Milliseconds a pair.
+Random pairs of distributions near each other (q = softmax(1.5 g), p = softmax(log q + g'), g and g' normal), {pairs}
+pairs a line, mean acceptances. `LP` is the optimum of the transport programme over drafted sets (HiGHS), whose plan is
+itself a verifier; `difference` is the largest difference of the optimal rule's acceptance from it. Milliseconds a pair.
 """
 
 

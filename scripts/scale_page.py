@@ -80,7 +80,7 @@ def page(part: dict[str, Any]) -> str:
         ),
         "",
         f"Three samplers, all n.  Hidden states are rebuilt by a matrix product in {fastest.split(', ')[1]}, the",
-        "faster of the two measured.  Every bound makes the laws again here; a run of several samplers makes them",
+        "faster of the two measured.  Every bound makes the distributions again; a run of several samplers makes them",
         "once, so that the computing is rather less.",
         "",
         "Elapsed time if every worker has a core and work divides evenly.  *Own disk*: each worker reads its share at",

@@ -279,7 +279,7 @@ each continued by the target at temperature 1: {positions} positions over the wh
 documents as the unit.  The dump's manifest has SHA-256 `{dumps["pair"]}`; it is made by `scripts/make_data.py`,
 the tables by `scripts/study.py`, this page by `scripts/study_page.py`.
 
-Text was sampled at temperature 1; at other temperatures both laws are warped at the same positions, so those rows answer *what would
+Text was sampled at temperature 1; at other temperatures both distributions are warped at the same positions, so those rows answer *what would
 happen here*, not what text at that temperature would meet.
 
 ## Which way of drawing drafts?

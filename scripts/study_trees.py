@@ -15,7 +15,7 @@
 - ``runs.jsonl``: whole texts decoded by some of the methods, to see whether the two agree.
 
 ``report`` makes the tables and figures.  Temperature 1, the whole vocabulary; models in bfloat16 (several times faster
-here than float32 when more than one token is read), laws and verification in float64.
+here than float32 when more than one token is read), distributions and verification in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.dumps import open_dump
 from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import read_prompts
-from mdsd_bounds.trees.base import Laws, Tree, common_randomness, sampling
+from mdsd_bounds.trees.base import Distributions, Tree, common_randomness, sampling
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.bounds import sampled_full_information
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
@@ -160,32 +160,32 @@ def _nodes(vector: Sequence[int]) -> int:
 
 
 def _rsd_c(vector: Sequence[int]) -> Build:
-    return lambda laws, source: rsd_c(laws, sampling(source), vector, STOPS)
+    return lambda distributions, source: rsd_c(distributions, sampling(source), vector, STOPS)
 
 
 def _paths(count: int, length: int) -> Build:
-    return lambda laws, source: independent_paths(laws, sampling(source), count, length, STOPS)
+    return lambda distributions, source: independent_paths(distributions, sampling(source), count, length, STOPS)
 
 
 def _beam(width: int, length: int) -> Build:
-    return lambda laws, source: rsd_s(laws, source, width, length, STOPS)
+    return lambda distributions, source: rsd_s(distributions, source, width, length, STOPS)
 
 
 def _shape(ranks: Sequence[float], budget: int, depth: int) -> Build:
     shape, _ = best_shape(ranks, budget, depth)
-    return lambda laws, source: shaped(laws, sampling(source), shape, STOPS)
+    return lambda distributions, source: shaped(distributions, sampling(source), shape, STOPS)
 
 
 def _top(budget: int, length: int) -> Build:
-    return lambda laws, source: dynamic_top_k(laws, budget, 3, length, STOPS)
+    return lambda distributions, source: dynamic_top_k(distributions, budget, 3, length, STOPS)
 
 
 def _chain(length: int) -> Build:
-    return lambda laws, source: chain(laws, sampling(source), length, STOPS)
+    return lambda distributions, source: chain(distributions, sampling(source), length, STOPS)
 
 
-def side_by_side(read: Laws, builds: Sequence[Callable[[Laws], Tree]]) -> list[Tree]:
-    """Build many trees at once: whenever all of them wait for laws, one call reads what they wait for."""
+def side_by_side(read: Distributions, builds: Sequence[Callable[[Distributions], Tree]]) -> list[Tree]:
+    """Build many trees at once: whenever all of them wait for distributions, one call reads what they wait for."""
     trees: list[Any] = [None] * len(builds)
     meeting = threading.Condition()
     waiting: dict[int, Any] = {}
@@ -242,27 +242,29 @@ def at_prefix(
     source = common_randomness(SEED * 1_000_003 + doc)
     grown = 0
     for length in (6, 14, 30):
-        tree = _chain(length)(draft.laws, source)
+        tree = _chain(length)(draft.distributions, source)
         grown = length
-        weight = reach(tree, stops(tree, target.laws(tree.paths), "recursive"))
+        weight = reach(tree, stops(tree, target.distributions(tree.paths), "recursive"))
         if tree.length < length or weight[-1] < LEFT:
             break
     for length in sorted({*LENGTHS, *BUDGETS}):
-        tree = _chain(min(length, grown))(draft.laws, source)
+        tree = _chain(min(length, grown))(draft.distributions, source)
         where = [f"length {length}"] * (length in LENGTHS) + [f"budget {length}"] * (length in BUDGETS)
         method = Method("chain", str(length), _chain(length), ("recursive", "block"), length, length, tuple(where))
         yield from _judged(method, tree, target, doc)
-    trees = side_by_side(draft.laws, [lambda laws, m=m: m.build(laws, source) for m in configurations])
+    trees = side_by_side(
+        draft.distributions, [lambda distributions, m=m: m.build(distributions, source) for m in configurations]
+    )
     target.read([path for tree in trees for path in tree.paths])
     for method, tree in zip(configurations, trees, strict=True):
         yield from _judged(method, tree, target, doc)
 
 
 def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterator[dict[str, Any]]:
-    laws = target.laws(tree.paths)
-    bound = _full_information(method, tree, laws)
+    distributions = target.distributions(tree.paths)
+    bound = _full_information(method, tree, distributions)
     for rule in method.rules:
-        ways = stops(tree, laws, rule)
+        ways = stops(tree, distributions, rule)
         weight = reach(tree, ways)
         by_depth = [
             sum(w for w, d in zip(weight, tree.depths, strict=True) if d == k) for k in range(1, tree.length + 1)
@@ -291,13 +293,13 @@ def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterato
         }
 
 
-def _full_information(method: Method, tree: Tree, laws: Tensor) -> float | None:
+def _full_information(method: Method, tree: Tree, distributions: Tensor) -> float | None:
     """Where the probability of a path is known in closed form."""
     if method.family == "SpecTr":
-        return sampled_full_information(tree, laws, paths=int(method.shape.split("x")[0]))
+        return sampled_full_information(tree, distributions, paths=int(method.shape.split("x")[0]))
     vector = [1] * method.length if method.family == "chain" else []
     vector = [int(n) for n in method.shape.split(",")] if method.family == "RSD-C" else vector
-    return sampled_full_information(tree, laws, branching=vector) if vector and max(vector) <= 2 else None
+    return sampled_full_information(tree, distributions, branching=vector) if vector and max(vector) <= 2 else None
 
 
 def _places(tree: Tree) -> list[int]:

@@ -21,7 +21,7 @@ class Exchanges:
     order : array
         ``[M]`` int32: tokens, lowest interval first.
     q, r : array
-        ``[M]`` float64 by interval: the width of the interval, and the law of the pick.
+        ``[M]`` float64 by interval: the width of the interval, and the distribution of the pick.
     first, end : array
         ``[M]`` int32: the pairs of a interval are those from ``first`` to ``end``.
     low, high : array
@@ -63,7 +63,7 @@ def solve_exchanges(p: np.ndarray, q: np.ndarray, n: int) -> Exchanges:
     Parameters
     ----------
     p, q : array
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
     n : int
         Number of drafts.
     """
@@ -135,7 +135,7 @@ def _cumulate(mass: np.ndarray, interval: np.ndarray) -> np.ndarray:
     return total
 
 
-def interval_law(exchanges: Exchanges) -> csr_array:
+def interval_distribution(exchanges: Exchanges) -> csr_array:
     """Probability ``[M, M]`` that a draft of the token of one slot takes another: row sums are one."""
     count = len(exchanges.order)
     low_mass, high_mass = exchanges.low_sum.copy(), exchanges.high_sum.copy()
@@ -149,5 +149,5 @@ def interval_law(exchanges: Exchanges) -> csr_array:
     row = np.concatenate([own, exchanges.low, exchanges.high])
     column = np.concatenate([own, exchanges.high, exchanges.low])
     share = np.concatenate([stays, low_mass, high_mass]) / exchanges.q[row]
-    law: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
-    return law
+    probs: csr_array = coo_array((share, (row, column)), shape=(count, count)).tocsr()
+    return probs

@@ -23,13 +23,13 @@ FALSE_ALARM = 1e-4
 
 
 def row(size: int, seed: int, scale: float = 1.5) -> Tensor:
-    """A law ``[size]`` without ties."""
+    """A distribution ``[size]`` without ties."""
     generator = torch.Generator().manual_seed(seed)
     return torch.softmax(scale * torch.randn(size, generator=generator, dtype=torch.float64), -1)
 
 
 def draft_rows(sampler: str, size: int, n: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
-    """A draft law in the shape that the sampler wants, and its options."""
+    """A draft distribution in the shape that the sampler wants, and its options."""
     if sampler == "independent":
         return torch.stack([row(size, seed + 50 * k) for k in range(n)]), {}
     if sampler == "joint":
@@ -41,7 +41,7 @@ def draft_rows(sampler: str, size: int, n: int, seed: int) -> tuple[Tensor, dict
 
 @functools.cache
 def real_rows(first: int = 2, rows: int = 2) -> tuple[Tensor, Tensor]:
-    """Laws ``[rows, 151936]`` of shipped positions, target and draft."""
+    """Distributions ``[rows, 151936]`` of shipped positions, target and draft."""
     (batch,) = open_dump(SHIPPED).batches(rows, start=first, stop=first + rows)
     return to_probs(batch.target_logits), to_probs(batch.draft_logits)
 
@@ -55,8 +55,8 @@ def float32_gap(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str) -> f
 
 
 def losslessness_defect(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str, **options: Any) -> float:
-    """Largest difference between the output law and p: at most 1e-12 for a lossless rule."""
-    return float((enumerate_verifier(rule, p, q, n, sampler=sampler, **options).law - p).abs().max())
+    """Largest difference between the output distribution and p: at most 1e-12 for a lossless rule."""
+    return float((enumerate_verifier(rule, p, q, n, sampler=sampler, **options).probs - p).abs().max())
 
 
 def excess_over_bound(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str, **options: Any) -> float:
@@ -68,9 +68,9 @@ def excess_over_bound(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str
 def step_p_value(
     rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str, *, rows: int = 20_000, seed: int = 11, **options: Any
 ) -> float:
-    """Chi-square p-value of (output token, accepted) over many steps against the enumerated law.
+    """Chi-square p-value of (output token, accepted) over many steps against the enumerated distribution.
 
-    Acceptance is tested with the token, since a rule may put out the right tokens with the wrong flags.
+    Acceptance is tested with the token, since a rule may output the right tokens with the wrong flags.
     """
     generator = torch.Generator().manual_seed(seed)
     wide = q.expand(rows, *q.shape).contiguous()
@@ -79,7 +79,7 @@ def step_p_value(
     if not torch.equal(accepted, (token[:, None] == drafts).any(-1)):
         return 0.0
     exact = enumerate_verifier(rule, p, q, n, sampler=sampler, **options)
-    by_token = chi_square(torch.bincount(token, minlength=len(p)).double(), rows * exact.law)
+    by_token = chi_square(torch.bincount(token, minlength=len(p)).double(), rows * exact.probs)
     hits = float(accepted.double().sum())
     rate = exact.acceptance
     by_flag = chi_square(torch.tensor([hits, rows - hits]), rows * torch.tensor([rate, 1.0 - rate]))

@@ -20,7 +20,7 @@ from mdsd_bounds.samplers import NO_DRAFT
 
 FAMILY = ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"]
 
-#: How much of the target a drafted set puts out through one of its tokens: (set, token, mass).
+#: How much of the target a drafted set outputs through one of its tokens: (set, token, mass).
 Move = tuple[set[int], int, float]
 
 
@@ -51,7 +51,7 @@ CATALOGUE = [
     ),
     Known("disjoint supports", [1.0, 0.0], [0.0, 1.0], 3, "with_replacement", 0.0, {1}),
     Known(
-        "equal laws", [0.6, 0.4], [0.6, 0.4], 2, "with_replacement", 1.0, set(),
+        "equal distributions", [0.6, 0.4], [0.6, 0.4], 2, "with_replacement", 1.0, set(),
         [({0}, 0, 0.36), ({1}, 1, 0.16), ({0, 1}, 0, 0.24), ({0, 1}, 1, 0.24)],
     ),
     # Draft always token 0; accepted with its mass p_0 = 1/4.
@@ -101,20 +101,20 @@ CATALOGUE = [
 ]  # fmt: skip
 
 
-def set_law(q: Tensor, n: int, sampler: str, size: int, **options: Any) -> dict[frozenset[int], float]:
-    """Law of the drafted set from ``log_prob`` of all ordered tuples: none of the package's set machinery."""
+def set_distribution(q: Tensor, n: int, sampler: str, size: int, **options: Any) -> dict[frozenset[int], float]:
+    """Distribution of the drafted set from ``log_prob`` of all ordered tuples: none of the package's set machinery."""
     drafts = torch.tensor(list(itertools.product([NO_DRAFT, *range(size)], repeat=n)))
     mass = SAMPLERS[sampler].log_prob(q.expand(len(drafts), *q.shape[1:]), drafts, **options).exp()
-    law: dict[frozenset[int], float] = {}
+    probs: dict[frozenset[int], float] = {}
     for draft, weight in zip(drafts.tolist(), mass.tolist(), strict=True):
         if weight > 0:
             key = frozenset(draft) - {NO_DRAFT}
-            law[key] = law.get(key, 0.0) + weight
-    return law
+            probs[key] = probs.get(key, 0.0) + weight
+    return probs
 
 
-def laws(size: int) -> st.SearchStrategy[list[float]]:
-    """Laws over ``size`` tokens with zeros, ties and peaks: small whole weights and powers of ten, normalised."""
+def distributions(size: int) -> st.SearchStrategy[list[float]]:
+    """Distributions over ``size`` tokens with zeros, ties and peaks: small whole weights, powers of ten, normalised."""
     weight = st.one_of(
         st.integers(0, 4).map(float),
         st.integers(-12, 0).map(lambda e: 10.0**e),
@@ -128,7 +128,7 @@ def laws(size: int) -> st.SearchStrategy[list[float]]:
 def pairs(draw: st.DrawFn, smallest: int = 1, largest: int = 7) -> tuple[Tensor, Tensor]:
     """A target and a draft ``[1, V]``: drawn apart, equal, disjoint, one-hot, or in two groups of constant p/q."""
     size = draw(st.integers(smallest, largest))
-    p, q = draw(laws(size)), draw(laws(size))
+    p, q = draw(distributions(size)), draw(distributions(size))
     kind = draw(st.sampled_from(["apart", "apart", "equal", "disjoint", "one-hot", "two ratios"]))
     if kind == "equal":
         q = list(p)
@@ -147,8 +147,8 @@ def pairs(draw: st.DrawFn, smallest: int = 1, largest: int = 7) -> tuple[Tensor,
 
 @st.composite
 def drafters(draw: st.DrawFn, size: int, n: int) -> Tensor:
-    """Draft laws ``[1, n, V]`` of n drafters, some of them possibly the same."""
-    rows = [draw(laws(size)) for _ in range(n)]
+    """Draft distributions ``[1, n, V]`` of n drafters, some of them possibly the same."""
+    rows = [draw(distributions(size)) for _ in range(n)]
     return torch.tensor([[rows[draw(st.integers(0, k))] for k in range(n)]], dtype=torch.float64)
 
 
@@ -162,11 +162,15 @@ def planted(draw: st.DrawFn, samplers: Sequence[str] = (*FAMILY, "independent"),
     """
     sampler = draw(st.sampled_from(list(samplers)))
     size, n = draw(st.integers(2, largest)), draw(st.integers(1, 3))
-    q = draw(drafters(size, n)) if sampler == "independent" else torch.tensor([draw(laws(size))], dtype=torch.float64)
+    q = (
+        draw(drafters(size, n))
+        if sampler == "independent"
+        else torch.tensor([draw(distributions(size))], dtype=torch.float64)
+    )
     subset = set(draw(st.lists(st.integers(0, size - 1), max_size=size - 1, unique=True)))
     outside = [token for token in range(size) if token not in subset]
     p, plan = [0.0] * size, list[Move]()
-    for tokens, mass in set_law(q, n, sampler, size).items():
+    for tokens, mass in set_distribution(q, n, sampler, size).items():
         off = sorted(tokens - subset)
         token = draw(st.sampled_from(off or sorted(tokens)))
         part = mass if off else mass * draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))

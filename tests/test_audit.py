@@ -32,7 +32,7 @@ LOSSLESS = [(name, s) for name, rule in VERIFIERS.items() if rule.lossless for s
 
 
 def outputs(p: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """One draw from each row: what any lossless rule puts out."""
+    """One draw from each row: what any lossless rule outputs."""
     below = p.cumsum(1)
     goal = (1.0 - generator.random(len(p))) * below[:, -1]
     return np.minimum((below < goal[:, None]).sum(1), p.shape[1] - 1)
@@ -115,66 +115,66 @@ def awkward(kind: str, count: int, generator: np.random.Generator) -> tuple[np.n
 
 
 @pytest.mark.parametrize("kind", ["sparse", "one-hot", "one position again and again", "rare", "tiny", "equal"])
-def test_awkward_laws_raise_no_alarm(kind: str) -> None:
+def test_awkward_distributions_raise_no_alarm(kind: str) -> None:
     generator = np.random.default_rng(5)
     p, q = awkward(kind, 150, generator)
     cells = cells_of(p, q)
-    law, none = cell_masses(cells, p), np.zeros(150)
+    probs, none = cell_masses(cells, p), np.zeros(150)
     alarms = 0
     for _ in range(60):
         seen = cells[np.arange(150), outputs(p, generator)]
-        alarms += wager(law, seen, none).crossed(0.025) is not None or chi_square(law, seen, none).p_value < 0.025
+        alarms += wager(probs, seen, none).crossed(0.025) is not None or chi_square(probs, seen, none).p_value < 0.025
     assert alarms <= stats.binom.isf(1e-4, 60, 0.05)
 
 
 # --- the capital -----------------------------------------------------------------------------------------------------
 
 
-def small_law(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Laws on four cells of different q/p and p, not the impossible one."""
-    law = np.zeros((count, CELLS))
-    law[:, [3, 30, 45, 77]] = generator.dirichlet(np.ones(4), size=count)
-    return law
+def small_distribution(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Distributions on four cells of different q/p and p, not the impossible one."""
+    probs = np.zeros((count, CELLS))
+    probs[:, [3, 30, 45, 77]] = generator.dirichlet(np.ones(4), size=count)
+    return probs
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.02])
 def test_the_capital_is_a_supermartingale_exactly(tolerance: float) -> None:
-    """Summed over every sequence of outputs the expected capital is one, and at most one for any law within reach."""
+    """Summed over every sequence of outputs the expected capital is one, and at most one for a distribution within reach."""
     generator = np.random.default_rng(0)
-    law = small_law(generator, 5)
+    probs = small_distribution(generator, 5)
     lean = generator.uniform(-1, 1, size=(5, len(CONTROLS), CELLS)).astype(np.float32)
-    held = np.flatnonzero(law[0] > 0)
-    moved = law.copy()
-    moved[:, held[0]] -= np.minimum(tolerance, law[:, held[0]])
-    moved[:, IMPOSSIBLE] += law[:, held[0]] - moved[:, held[0]]
-    spoilt = 0.7 * law
+    held = np.flatnonzero(probs[0] > 0)
+    moved = probs.copy()
+    moved[:, held[0]] -= np.minimum(tolerance, probs[:, held[0]])
+    moved[:, IMPOSSIBLE] += probs[:, held[0]] - moved[:, held[0]]
+    spoilt = 0.7 * probs
     spoilt[:, IMPOSSIBLE] += 0.3
-    expected = {"law": 0.0, "moved": 0.0, "spoilt": 0.0}
+    expected = {"probs": 0.0, "moved": 0.0, "spoilt": 0.0}
     for cells in itertools.product([*held, IMPOSSIBLE], repeat=5):
         seen = np.array(cells)
         chance = {
-            name: x[np.arange(5), seen].prod() for name, x in [("law", law), ("moved", moved), ("spoilt", spoilt)]
+            name: x[np.arange(5), seen].prod() for name, x in [("probs", probs), ("moved", moved), ("spoilt", spoilt)]
         }
         if max(chance.values()) > 0:
-            capital = np.exp(wager(law, seen, np.full(5, tolerance), lean).running[-1])
+            capital = np.exp(wager(probs, seen, np.full(5, tolerance), lean).running[-1])
             for name, weight in chance.items():
                 expected[name] += weight * capital if weight > 0 else 0.0
     assert expected["moved"] <= 1 + 1e-12
-    assert expected["law"] == pytest.approx(1.0, abs=1e-12) if tolerance == 0 else expected["law"] < 1
-    # A law beyond the tolerance does win.
+    assert expected["probs"] == pytest.approx(1.0, abs=1e-12) if tolerance == 0 else expected["probs"] < 1
+    # A distribution beyond the tolerance does win.
     assert expected["spoilt"] > 1.01
 
 
 def test_one_impossible_token_is_a_proof_only_without_tolerance() -> None:
-    law = small_law(np.random.default_rng(1), 30)
-    seen = np.array([int(np.argmax(row)) for row in law])
+    probs = small_distribution(np.random.default_rng(1), 30)
+    seen = np.array([int(np.argmax(row)) for row in probs])
     seen[20] = IMPOSSIBLE
-    assert wager(law, seen, np.zeros(30)).peak == np.inf
-    assert wager(law, seen, np.zeros(30)).crossed(1e-9) == 20
-    assert np.isfinite(wager(law, seen, np.full(30, 1e-6)).peak)
+    assert wager(probs, seen, np.zeros(30)).peak == np.inf
+    assert wager(probs, seen, np.zeros(30)).crossed(1e-9) == 20
+    assert np.isfinite(wager(probs, seen, np.full(30, 1e-6)).peak)
 
 
-def test_cells_are_a_partition_of_the_law() -> None:
+def test_cells_are_a_partition_of_the_distribution() -> None:
     p, q = (x.numpy() for x in drawn_rows(50, 3, size=40))
     p[:, 7] = 0.0
     cells = cells_of(p, q)
@@ -190,19 +190,19 @@ def test_cells_are_a_partition_of_the_law() -> None:
 
 def test_like_positions_give_pearsons_statistic() -> None:
     generator = np.random.default_rng(2)
-    law = small_law(generator, 1).repeat(2000, 0)
-    seen = generator.choice(CELLS, size=2000, p=law[0] / law[0].sum())
-    found = chi_square(law, seen, np.zeros(2000))
+    probs = small_distribution(generator, 1).repeat(2000, 0)
+    seen = generator.choice(CELLS, size=2000, p=probs[0] / probs[0].sum())
+    found = chi_square(probs, seen, np.zeros(2000))
     reference = stats.chisquare(found.observed, found.expected)
     assert found.freedom == len(found.expected) - 1
     assert found.statistic == pytest.approx(reference.statistic, rel=1e-9)
     assert found.p_value == pytest.approx(reference.pvalue, rel=1e-9)
-    assert chi_square(law, seen, np.full(2000, 0.01)).p_value > found.p_value
+    assert chi_square(probs, seen, np.full(2000, 0.01)).p_value > found.p_value
 
 
 def test_short_logs_have_no_chi_square() -> None:
-    law = small_law(np.random.default_rng(2), 12)
-    found = chi_square(law, law.argmax(1), np.zeros(12))
+    probs = small_distribution(np.random.default_rng(2), 12)
+    found = chi_square(probs, probs.argmax(1), np.zeros(12))
     assert (found.freedom, found.p_value) == (0, 1.0)
 
 
@@ -303,7 +303,7 @@ def test_drafts_that_do_not_follow_the_sampler_withdraw_the_bound() -> None:
 
 
 def test_q_as_one_with_its_own_residual_is_lossless() -> None:
-    def law(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
+    def probs(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
         found, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
         for k in range(drafts.shape[1]):
             accept = at(target, drafts[:, k])
@@ -314,13 +314,13 @@ def test_q_as_one_with_its_own_residual_is_lossless() -> None:
             target = torch.where(mass > 0, left / mass.clamp(min=1e-300), left)
         return found + reach[:, None] * target
 
-    rule = Verifier("one", "none", True, ("with_replacement",), law)
+    rule = Verifier("one", "none", True, ("with_replacement",), probs)
     found = enumerate_rule(rule, "with_replacement", 3)
     assert found.lossless
     assert not enumerate_rule(CONTROLS["q_taken_as_one"], "with_replacement", 3).lossless
 
 
-def test_a_rule_is_judged_by_law_and_by_steps() -> None:
+def test_a_rule_is_judged_by_distribution_and_by_steps() -> None:
     good = audit_rule(VERIFIERS["rrs"], ("with_replacement", "independent"), (1, 2), steps=40)
     assert not good.lossy
     assert "lossless on every enumerated row" in rule_text(good)
@@ -329,7 +329,7 @@ def test_a_rule_is_judged_by_law_and_by_steps() -> None:
     def first(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **_: Any) -> Tensor:
         return drafts[:, 0]
 
-    sloppy = Verifier("sloppy", "none", True, ("with_replacement",), rrs.output_law, first)
+    sloppy = Verifier("sloppy", "none", True, ("with_replacement",), rrs.output_distribution, first)
     report = audit_rule(sloppy, ("with_replacement",), (1,), steps=40)
     assert report.enumerated[0].lossless
     assert report.lossy
@@ -359,19 +359,19 @@ def raises(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **_: Any) -> Te
 
 
 @pytest.mark.parametrize(
-    ("law", "step", "message"),
+    ("probs", "step", "message"),
     [
         (lambda p, q, drafts, **_: p * float("nan"), None, "finite"),
         (lambda p, q, drafts, **_: p[:, :-1], None, "shape"),
         (lambda p, q, drafts, **_: p * 1.1, None, "sum"),
         (lambda p, q, drafts, **_: [][0], None, "raised IndexError"),
-        (rrs.output_law, bad_token, "no index of a vocabulary"),
-        (rrs.output_law, bad_shape, "tokens of shape"),
-        (rrs.output_law, raises, "raised IndexError: list index out of range (step on row 0"),
+        (rrs.output_distribution, bad_token, "no index of a vocabulary"),
+        (rrs.output_distribution, bad_shape, "tokens of shape"),
+        (rrs.output_distribution, raises, "raised IndexError: list index out of range (step on row 0"),
     ],
 )
-def test_what_is_no_law_and_no_token_is_named(law: Any, step: Any, message: str) -> None:
-    rule = Verifier("theirs", "none", True, ("with_replacement",), law, step)
+def test_what_is_no_distribution_and_no_token_is_named(probs: Any, step: Any, message: str) -> None:
+    rule = Verifier("theirs", "none", True, ("with_replacement",), probs, step)
     with pytest.raises(InputError, match="verifier 'theirs'") as error:
         audit_rule(rule, ("with_replacement",), (2,), steps=5)
     assert message in str(error.value)
@@ -394,7 +394,7 @@ def test_rules_that_do_not_load(spec: str, message: str) -> None:
 def test_the_report_reads(checked: list[Checked]) -> None:
     bad, good = checked[0].report, checked[-1].report
     text = log_text(bad)
-    assert text.startswith("verdict: LOSSY: refuted by output law (any time)")
+    assert text.startswith("verdict: LOSSY: refuted by output distribution (any time)")
     assert "positions that weigh most against the rule" in text
     assert log_text(good).startswith("verdict: not refuted")
     data = log_data(bad)

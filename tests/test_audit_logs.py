@@ -15,7 +15,7 @@ import torch
 from mdsd_bounds import VERIFIERS, optimal_acceptance, to_probs
 from mdsd_bounds.audit import CONTROLS, LogReport, audit_log, read_positions
 from mdsd_bounds.audit.definitions import acceptance_figures, purchases
-from mdsd_bounds.audit.logs import law_of, rounding
+from mdsd_bounds.audit.logs import distribution_of, rounding
 from mdsd_bounds.audit.self_check import drawn_rows
 from mdsd_bounds.cli import main
 from mdsd_bounds.problem import InputError
@@ -82,7 +82,7 @@ def test_jsonl_parquet_and_rows_of_a_dump_say_the_same(tmp_path: Path) -> None:
     # The order of lines is the log's, not the dump's.
     held = audit_log(written(tmp_path / "rows.jsonl", by_row), dump=str(tmp_path / "pair.npz"))
     assert same_verdict(text, held)
-    # Another temperature is another law.
+    # Another temperature is another distribution.
     other = audit_log(str(tmp_path / "rows.jsonl"), dump=str(tmp_path / "pair.npz"), temperature=0.5)
     assert other.chi.statistic > text.chi.statistic
 
@@ -127,12 +127,12 @@ def test_rows_cut_nowhere_equal_full_ones(tmp_path: Path) -> None:
 
 
 def test_without_q_the_output_is_tested_all_the_same(tmp_path: Path) -> None:
-    """A temperature that is too low shows without the draft's law."""
+    """A temperature that is too low shows without the draft's distribution."""
     generator = np.random.default_rng(0)
     p = drawn_rows(800, 2)[0].numpy()
     cold = p**1.6 / (p**1.6).sum(1, keepdims=True)
-    for law, lossy in ((p, False), (cold, True)):
-        token = [int(generator.choice(6, p=row)) for row in law]
+    for probs, lossy in ((p, False), (cold, True)):
+        token = [int(generator.choice(6, p=row)) for row in probs]
         lines = [{"p": row.tolist(), "token": y} for row, y in zip(p, token, strict=True)]
         report = audit_log(written(tmp_path / "bare.jsonl", lines))
         assert report.lossy == lossy
@@ -171,11 +171,11 @@ def test_rounding_of_stored_logits_is_allowed_for() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         stored = exact.to(dtype)
         for row in range(20):
-            law = to_probs(stored[row : row + 1])[0]
-            moved = 0.5 * float((law - to_probs(exact[row : row + 1])[0]).abs().sum())
-            assert moved <= rounding(stored[row], law, {"temperature": 1.0})
-            assert law_of(stored[row : row + 1], None, "x", row, None, {"temperature": 1.0}).defect >= moved
-            assert law_of(stored[row : row + 1], None, "x", row, 1e-4, {"temperature": 1.0}).defect == 0.0
+            probs = to_probs(stored[row : row + 1])[0]
+            moved = 0.5 * float((probs - to_probs(exact[row : row + 1])[0]).abs().sum())
+            assert moved <= rounding(stored[row], probs, {"temperature": 1.0})
+            assert distribution_of(stored[row : row + 1], None, "x", row, None, {"temperature": 1.0}).defect >= moved
+            assert distribution_of(stored[row : row + 1], None, "x", row, 1e-4, {"temperature": 1.0}).defect == 0.0
 
 
 # --- block verification ----------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_block_verification_is_not_called_lossy(tmp_path: Path) -> None:
             lambda paths, last=last: torch.stack([q[path[-1] if path else last] for path in paths]),
             3,
             lambda path: 1,
-            lambda paths, law: [(int(torch.multinomial(x, 1, generator=generator)),) for x in law],
+            lambda paths, probs: [(int(torch.multinomial(x, 1, generator=generator)),) for x in probs],
             "with_replacement",
         )
         target = torch.stack([p[path[-1] if path else last] for path in tree.paths])
@@ -222,10 +222,10 @@ def test_block_verification_is_not_called_lossy(tmp_path: Path) -> None:
 
 
 def test_definitions_by_hand(tmp_path: Path) -> None:
-    law = {"p": [0.4, 0.3, 0.2, 0.1], "q": [0.25, 0.25, 0.25, 0.25], "sampler": "with_replacement", "doc": 0}
+    probs = {"p": [0.4, 0.3, 0.2, 0.1], "q": [0.25, 0.25, 0.25, 0.25], "sampler": "with_replacement", "doc": 0}
     told = [(0, [0, 1], 0), (0, [1, 2], 2), (0, [], 3), (1, [3, 3], 1), (2, [2, 0], 0), (2, [1, 1], 3)]
     lines = [
-        {**law, "position": i, "step": step, "drafts": drafts, "token": token, "accepted": i != 1}
+        {**probs, "position": i, "step": step, "drafts": drafts, "token": token, "accepted": i != 1}
         for i, (step, drafts, token) in enumerate(told)
     ]
     positions = read_positions(written(tmp_path / "hand.jsonl", lines))
@@ -240,7 +240,7 @@ def test_definitions_by_hand(tmp_path: Path) -> None:
         "block efficiency": pytest.approx(6 / 3),
     }
     bought = purchases(positions)
-    p, q = torch.tensor(law["p"]), torch.tensor(law["q"])
+    p, q = torch.tensor(probs["p"]), torch.tensor(probs["q"])
     bounds = [float(optimal_acceptance(p, q, n, "with_replacement").value) for n in (1, 2, 3, 4)]
     assert [x.bound for x in bought] == pytest.approx(bounds, abs=1e-6)
     assert [x.observed for x in bought] == [pytest.approx(1 / 5), pytest.approx(3 / 5), None, None]
@@ -340,7 +340,7 @@ GOOD: Entry = {"p": [0.5, 0.5], "q": [0.5, 0.5], "token": 0, "drafts": [1], "sam
         ({**GOOD, "p": {"zero": 0.5}}, "'zero' is no integer"),
         ({**GOOD, "accepted": "yes"}, "accepted is 'yes'"),
         ({**GOOD, "sampler": "magic"}, "unknown sampler 'magic'"),
-        ({**GOOD, "sampler": "independent"}, "several draft laws"),
+        ({**GOOD, "sampler": "independent"}, "several draft distributions"),
         ({"row": 3, "token": 0}, "line 2: row 3 of a dump; name the dump with --dump"),
         ({**GOOD, "doc": 0, "position": 4}, "doc 0 position 4 was logged before, at line 1"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CATALOGUE, FAMILY, pairs, set_law
+from problems import CATALOGUE, FAMILY, pairs, set_distribution
 from torch import Tensor
 
 from mdsd_bounds import open_dump, optimal_acceptance, to_probs
@@ -27,7 +27,7 @@ def test_mass_of_any_subset_is_that_of_the_drafted_sets(
     size = q.shape[1]
     subset = torch.tensor([[bool(bits >> i & 1) for i in range(size)]])
     held = {i for i in range(size) if subset[0, i]}
-    expected = sum(mass for tokens, mass in set_law(q, n, sampler, size).items() if tokens <= held)
+    expected = sum(mass for tokens, mass in set_distribution(q, n, sampler, size).items() if tokens <= held)
     assert float(draft_mass(q, subset, n, sampler)[0]) == pytest.approx(expected, abs=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Laws from logits and probabilities: warps, precision, and a refusal of everything doubtful."""
+"""Distributions from logits and probabilities: warps, precision, and a refusal of everything doubtful."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdsd_bounds import InputError, optimal_acceptance, to_probs
-from mdsd_bounds.distributions import law_and_defect, validate_law
+from mdsd_bounds.distributions import probs_and_defect, validate_probs
 from mdsd_bounds.dumps.widths import align_widths
 
 INF = float("inf")
@@ -20,10 +20,10 @@ INF = float("inf")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_softmax_in_float64_from_any_dtype(dtype: torch.dtype) -> None:
     logits = torch.tensor([[1.0, 2.0, -INF, 0.5]], dtype=dtype)
-    law = to_probs(logits)
+    probs = to_probs(logits)
     weights = np.exp([1.0, 2.0, -INF, 0.5])
-    assert law.dtype == torch.float64
-    assert np.allclose(law[0].numpy(), weights / weights.sum(), atol=1e-15)
+    assert probs.dtype == torch.float64
+    assert np.allclose(probs[0].numpy(), weights / weights.sum(), atol=1e-15)
 
 
 def test_numpy_and_single_rows() -> None:
@@ -164,15 +164,15 @@ def wide_rows(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_compiled_softmax_of_wide_rows_is_that_of_long_double(dtype: torch.dtype, temperature: float) -> None:
     rows = wide_rows(dtype)
-    law = to_probs(rows, temperature=temperature).numpy()
+    probs = to_probs(rows, temperature=temperature).numpy()
     x = rows.double().numpy().astype(np.longdouble)
     exact = np.exp((x - x.max(-1, keepdims=True)) / temperature)
     exact /= exact.sum(-1, keepdims=True)
     # The rounding of (x - max) / T is magnified by its size.
     slack = 2.3e-16 * (np.where(np.isfinite(x), x.max(-1, keepdims=True) - x, 0) / temperature + 8)
-    assert (np.abs(law - exact) <= slack * exact + 5e-324).all()
-    assert (law[~np.isfinite(rows.double().numpy())] == 0).all()
-    assert np.abs(law.sum(-1) - 1).max() < 1e-13
+    assert (np.abs(probs - exact) <= slack * exact + 5e-324).all()
+    assert (probs[~np.isfinite(rows.double().numpy())] == 0).all()
+    assert np.abs(probs.sum(-1) - 1).max() < 1e-13
 
 
 def test_every_half_number_is_decoded() -> None:
@@ -219,13 +219,13 @@ def test_half_rows_without_a_positive_logit_find_their_peak(dtype: torch.dtype) 
 
 @pytest.mark.parametrize("warp", [{}, {"temperature": 0.3}, {"temperature": 0.0}, {"top_k": 50}, {"top_p": 0.9}])
 @pytest.mark.parametrize("width", [40, WIDE])
-def test_a_law_and_its_defect_are_those_of_the_check(width: int, warp: dict[str, Any]) -> None:
+def test_a_distribution_and_its_defect_are_those_of_the_check(width: int, warp: dict[str, Any]) -> None:
     rows = wide_rows(torch.float32)[:, :width]
-    law, defect = law_and_defect(rows, **warp)
-    assert torch.equal(law, to_probs(rows, **warp))
-    checked, expected = validate_law(law, "p")
-    assert checked is law
+    probs, defect = probs_and_defect(rows, **warp)
+    assert torch.equal(probs, to_probs(rows, **warp))
+    checked, expected = validate_probs(probs, "p")
+    assert checked is probs
     # Two sums of the same entries in other orders.
     assert float((defect - expected).abs().max()) < 1e-14
-    exact = np.abs(1 - law.numpy().astype(np.longdouble).sum(-1))
+    exact = np.abs(1 - probs.numpy().astype(np.longdouble).sum(-1))
     assert float(np.abs(defect.numpy() - exact).max()) < 1e-14

@@ -253,7 +253,7 @@ def test_missing_and_unknown(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "z.npz", **{k: np.zeros((2, 3)) for k in ("target_logits", "draft_logits")}, doc=np.zeros(3, int)
     )
-    with pytest.raises(InputError, match="give 2 whole numbers"):
+    with pytest.raises(InputError, match="give 2 integers"):
         open_dump(tmp_path / "z.npz")
 
 
@@ -382,5 +382,5 @@ def test_a_shard_replaced_by_a_shorter_one_gives_no_rows_of_another_tensor(tmp_p
 def test_documents_given_by_name_are_refused_in_one_line(tmp_path: Path) -> None:
     rows = np.zeros((4, 5), dtype=np.float32)
     np.savez(tmp_path / "named.npz", target_logits=rows, draft_logits=rows, doc=np.array(["a", "a", "b", "b"]))
-    with pytest.raises(InputError, match=r"doc is <U1; give 4 whole numbers"):
+    with pytest.raises(InputError, match=r"doc is <U1; give 4 integers"):
         open_dump(tmp_path / "named.npz")

@@ -170,10 +170,10 @@ def test_every_reader_stands_behind_the_gate() -> None:
 def test_a_narrower_side_gets_exact_zeros(reader: str, width: int, draft: int, tmp_path: Path) -> None:
     p, q = pair(width, draft)
     path = WRITERS[reader](tmp_path, p, q, None)
-    law = [torch.zeros(len(p), 24, dtype=torch.float64) for _ in range(2)]
-    law[0][:, :width], law[1][:, :draft] = torch.softmax(p.double(), -1), torch.softmax(q.double(), -1)
-    assert mean(path) == pytest.approx(float(torch.minimum(*law).sum(-1).mean()), abs=1e-9)
-    wider = law[0] if width > draft else law[1]
+    probs = [torch.zeros(len(p), 24, dtype=torch.float64) for _ in range(2)]
+    probs[0][:, :width], probs[1][:, :draft] = torch.softmax(p.double(), -1), torch.softmax(q.double(), -1)
+    assert mean(path) == pytest.approx(float(torch.minimum(*probs).sum(-1).mean()), abs=1e-9)
+    wider = probs[0] if width > draft else probs[1]
     beyond = wider[:, 20:].sum(-1)
     stated = inspect_dump(path)["mass beyond the other's width"]
     assert f"at most {float(beyond.max()):.3g}, mean {float(beyond.mean()):.3g} over all rows" in stated

@@ -1,4 +1,4 @@
-"""Conversions keep what the rows say: full rows stay as they are, and cut rows give intervals that hold the bounds."""
+"""Conversions keep what the rows say: full rows stay as they are, truncated rows give intervals that hold the bounds."""
 
 from __future__ import annotations
 

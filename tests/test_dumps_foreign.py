@@ -198,9 +198,9 @@ def test_vllm(form: str, tmp_path: Path) -> None:
     assert batch.token.tolist() == tokens[1:]
     assert batch.position is not None
     assert batch.position.tolist() == [1, 2, 3, 4, 5, 6]
-    # Entry t is the law of token t: row 0 is the law of tokens[1].
-    law = torch.log_softmax(pair[0][0].double(), -1)
-    assert math.isclose(float(batch.target_logits[0, tokens[1]]), float(law[tokens[1]]), rel_tol=1e-9)
+    # Entry t is the distribution of token t: row 0 is the distribution of tokens[1].
+    probs = torch.log_softmax(pair[0][0].double(), -1)
+    assert math.isclose(float(batch.target_logits[0, tokens[1]]), float(probs[tokens[1]]), rel_tol=1e-9)
     assert int((batch.target_logits[0] > -float("inf")).sum()) in (5, 6)
     contains(path, *pair)
     assert "not stated" in inspect_dump(path)["target vocabulary"]
@@ -244,7 +244,7 @@ def test_forward_pass_predicts_the_next_token(tmp_path: Path) -> None:
     assert torch.equal(part.target_logits, batch.target_logits[2:])
 
 
-def test_generated_steps_are_laws_of_new_tokens(tmp_path: Path) -> None:
+def test_generated_steps_are_distributions_of_new_tokens(tmp_path: Path) -> None:
     sequences = torch.tensor([[9, 9, 1, 2, 3], [9, 9, 4, 5, 6]])
     steps = tuple(logits(2, 12, seed=step) for step in range(3))
     torch.save({"logits": steps, "sequences": sequences}, tmp_path / "t.pt")
@@ -282,7 +282,7 @@ def test_tensorrt_llm_arrays(shape: tuple[int, ...], tmp_path: Path) -> None:
         ({"hidden_states": torch.zeros(2, 3)}, "without lm_head"),
         ({"hidden_states": torch.zeros(2, 3), "lm_head": torch.zeros(9, 4)}, "lm_head"),
         ({"ids": torch.zeros(2, 3, dtype=torch.int64), "logprobs": torch.zeros(2, 2)}, "give two"),
-        ({"logits": torch.zeros(2, 3), "doc": torch.zeros(3, dtype=torch.int64)}, "give 2 whole numbers"),
+        ({"logits": torch.zeros(2, 3), "doc": torch.zeros(3, dtype=torch.int64)}, "give 2 integers"),
         ({"logits": torch.zeros(2, 3), "d2t": torch.tensor([1, 0, 0])}, "no map of distinct"),
     ],
 )

@@ -39,14 +39,14 @@ def adversarial(size: int) -> dict[str, tuple[Tensor, Tensor]]:
     def noise(scale: float) -> Tensor:
         return scale * torch.randn(size, generator=generator, dtype=torch.float64)
 
-    def law(scale: float) -> Tensor:
+    def probs(scale: float) -> Tensor:
         return torch.softmax(noise(scale), -1)
 
     index = torch.arange(size, dtype=torch.float64)
     uniform = torch.full((size,), 1.0 / size, dtype=torch.float64)
     half = normal((index < size // 2).double())
     hot = (index == 5).double()
-    crowd = law(1.0)
+    crowd = probs(1.0)
     one_cell = crowd * (0.8 + 1e-3 * torch.rand(size, generator=generator, dtype=torch.float64))
     one_cell[7] += 0.3
     curve = crowd.cumsum(0)
@@ -56,23 +56,23 @@ def adversarial(size: int) -> dict[str, tuple[Tensor, Tensor]]:
     few = torch.zeros(size, dtype=torch.float64)
     few[10:15] = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1], dtype=torch.float64)
     # The second draft comes on a time scale of 1e9; the token between the two is drafted by then for certain.
-    late = torch.where(index == 3, torch.ones_like(index), 1e-9 * law(2.0))
+    late = torch.where(index == 3, torch.ones_like(index), 1e-9 * probs(2.0))
     zipf = -1.1 * (index + 1).log()
     return {
-        "apart": (law(2.0), law(2.0)),
+        "apart": (probs(2.0), probs(2.0)),
         "equal": (crowd, crowd),
         "one ratio for all": (uniform, uniform),
         "two ratios": (normal(torch.where(index < size // 2, 0.25, 1.0).double()), uniform),
         "thousands in one cell": (normal(one_cell), crowd),
-        "one-hot draft": (law(1.0), hot),
-        "one-hot target": (hot, law(1.0)),
+        "one-hot draft": (probs(1.0), hot),
+        "one-hot target": (hot, probs(1.0)),
         "disjoint": (half, normal((index >= size // 2).double())),
         "zeros in q": (uniform, half),
         "zeros in p": (half, uniform),
-        "second draft at 1e9": (law(2.0), normal(late)),
-        "each token rarer by 1000": (law(2.0), normal(decay)),
-        "q of 1e-15": (law(3.0), normal(torch.where(index < size // 2, 1.0, 1e-15).double())),
-        "support of five": (law(2.0), few),
+        "second draft at 1e9": (probs(2.0), normal(late)),
+        "each token rarer by 1000": (probs(2.0), normal(decay)),
+        "q of 1e-15": (probs(3.0), normal(torch.where(index < size // 2, 1.0, 1e-15).double())),
+        "support of five": (probs(2.0), few),
         "flat": (slopes, crowd),
         "many valleys": (normal(slopes * (1 + 0.02 * torch.sin(index * 40 / size))), crowd),
         "cold": (torch.softmax(5 * zipf + noise(2.0), -1), torch.softmax(5 * zipf + noise(2.0), -1)),
@@ -277,11 +277,11 @@ def test_evaluation_of_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     run[0, POWERS:] = [((light * last) ** k).sum() for k in range(1, 9)]
     table = np.zeros(8 * nodes)
     for g, t in enumerate(times):
-        law = np.zeros(8)
-        law[0] = 1.0
+        probs = np.zeros(8)
+        probs[0] = 1.0
         for rate in heavy:
-            law = law * math.exp(-rate * t) + np.concatenate([[0.0], law[:-1]]) * -math.expm1(-rate * t)
-        table[np.arange(8) * nodes + g] = step * t * math.exp(-(light.sum() + q[300:].sum()) * t) * law.cumsum()
+            probs = probs * math.exp(-rate * t) + np.concatenate([[0.0], probs[:-1]]) * -math.expm1(-rate * t)
+        table[np.arange(8) * nodes + g] = step * t * math.exp(-(light.sum() + q[300:].sum()) * t) * probs.cumsum()
     answer = np.empty(5)
     race = Race(last, times, step, weights, table, 8, draws, np.empty((17, nodes)))
     evaluate.py_func(run, 0, 0, race, answer)
@@ -314,24 +314,24 @@ def test_constants() -> None:
 
 
 def test_compiled_sums_refuse_what_the_slow_ones_refuse() -> None:
-    from mdsd_bounds.distributions import validate_law
+    from mdsd_bounds.distributions import validate_probs
     from mdsd_bounds.problem import InputError
 
     size = 9000
     row = torch.full((3, size), 1.0 / size, dtype=torch.float64)
-    law, defect = validate_law(row, "p")
-    assert law is row
+    probs, defect = validate_probs(row, "p")
+    assert probs is row
     assert float(defect.max()) <= 1e-12
     minus_zero = torch.cat([row, torch.full((3, 1), -0.0, dtype=torch.float64)], -1)
-    assert torch.equal(validate_law(minus_zero, "p")[1], validate_law(minus_zero.abs(), "p")[1])
+    assert torch.equal(validate_probs(minus_zero, "p")[1], validate_probs(minus_zero.abs(), "p")[1])
     for bad, word in ((float("nan"), "NaN"), (float("inf"), "infinite"), (-1e-3, "negative"), (0.5, "sum to")):
         wrong = row.clone()
         wrong[1, 77] = bad
         with pytest.raises(InputError, match=f"p row 1.*{word}"):
-            validate_law(wrong, "p")
+            validate_probs(wrong, "p")
     wide = row * (1 + 5e-7)
-    law, defect = validate_law(wide, "p")
-    assert float((law.sum(-1) - 1).abs().max()) <= 1e-13
+    probs, defect = validate_probs(wide, "p")
+    assert float((probs.sum(-1) - 1).abs().max()) <= 1e-13
     assert float(defect[0]) == pytest.approx(5e-7, rel=1e-6)
 
 
@@ -339,7 +339,7 @@ def test_minus_zero_is_zero() -> None:
     p, q = torch.zeros(9000, dtype=torch.float64), torch.full((9000,), -0.0, dtype=torch.float64)
     p[:3], q[0], q[3] = torch.tensor([0.5, 0.3, 0.2]), 0.5, 0.5
     for sampler in ("with_replacement", "without_replacement", "greedy"):
-        found, plain = (optimal_acceptance(p, law, (1, 2), sampler) for law in (q, q + 0.0))
+        found, plain = (optimal_acceptance(p, probs, (1, 2), sampler) for probs in (q, q + 0.0))
         assert torch.equal(found.value, plain.value)
     assert float(optimal_acceptance(p, q, 1, "with_replacement").value) == pytest.approx(0.5)
 

@@ -1,4 +1,4 @@
-"""Intervals from cut rows contain the answer of the full rows, however the missing mass was spread."""
+"""Intervals from truncated rows contain the answer of the full rows, however the missing mass was spread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mdsd_bounds import InputError, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.truncated import intervals
-from mdsd_bounds.bounds.truncated.distributions import cut_law
+from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import interval_bounds, solve_cut
 from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import single_model as sides
@@ -53,8 +53,8 @@ def cut(logits: torch.Tensor, k: int, slack: float = 0.0) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("k", [5, 12, 39, 40])
 def test_full_rows_cut_to_top_k(sampler: str, options: dict[str, int], temperature: float, k: int) -> None:
     target, draft = pair(24, 40, 2.0, 1.0, k)
-    laws = [cut_law(*cut(logits, k), temperature=temperature) for logits in (target, draft)]
-    found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
+    distributions = [truncated_distribution(*cut(logits, k), temperature=temperature) for logits in (target, draft)]
+    found = solve_cut(distributions[0], distributions[1], COUNTS, sampler, options)
     p, q = (to_probs(logits, temperature=temperature) for logits in (target, draft))
     full = optimal_acceptance(p, q, COUNTS, sampler, **options)
     assert (found.low <= full.low + 1e-10).all()
@@ -63,7 +63,7 @@ def test_full_rows_cut_to_top_k(sampler: str, options: dict[str, int], temperatu
         assert (found.high - found.low).max() < 1e-6
     if sampler == "with_replacement" and temperature == 1.0 and k >= 12:
         # Useful, not only right: the interval is not much wider than the mass that is missing.
-        missing = laws[0].high + max(COUNTS) * laws[1].high
+        missing = distributions[0].high + max(COUNTS) * distributions[1].high
         assert ((found.high - found.low) <= missing + 1e-9).all()
 
 
@@ -71,8 +71,8 @@ def test_full_rows_cut_to_top_k(sampler: str, options: dict[str, int], temperatu
 @pytest.mark.parametrize("full_side", ["target", "draft"])
 def test_one_side_cut(sampler: str, full_side: str) -> None:
     target, draft = pair(16, 30, 1.5, 1.5, 3)
-    p = cut_law(target, None) if full_side == "target" else cut_law(*cut(target, 8))
-    q = cut_law(draft, None) if full_side == "draft" else cut_law(*cut(draft, 8))
+    p = truncated_distribution(target, None) if full_side == "target" else truncated_distribution(*cut(target, 8))
+    q = truncated_distribution(draft, None) if full_side == "draft" else truncated_distribution(*cut(draft, 8))
     found = solve_cut(p, q, COUNTS, sampler)
     full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler)
     assert (found.low <= full.low + 1e-10).all()
@@ -91,8 +91,8 @@ def test_one_side_cut(sampler: str, full_side: str) -> None:
 def test_any_tail(seed: int, spread: float, noise: float, k: int, j: int, sampler: tuple[str, dict[str, int]]) -> None:
     # Different cuts of the two models: each may know what the other does not.  spread 0 gives ties everywhere.
     target, draft = pair(6, 12, spread, noise, seed)
-    laws = [cut_law(*cut(target, k)), cut_law(*cut(draft, j))]
-    found = solve_cut(laws[0], laws[1], COUNTS, sampler[0], sampler[1])
+    distributions = [truncated_distribution(*cut(target, k)), truncated_distribution(*cut(draft, j))]
+    found = solve_cut(distributions[0], distributions[1], COUNTS, sampler[0], sampler[1])
     full = optimal_acceptance(to_probs(target), to_probs(draft), COUNTS, sampler[0], **sampler[1])
     tied = sampler[0] in ("greedy", "top_k", "top_m_plus") and spread == 0.0
     if not tied:  # which of the tied tokens is fixed depends on which of them the cut kept
@@ -141,10 +141,10 @@ def test_the_lower_bound_needs_the_tail_in_parts(monkeypatch: pytest.MonkeyPatch
 
 def test_few_parts_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     target, draft = pair(8, 200, 0.7, 0.7, 5)
-    laws = [cut_law(*cut(target, 20)), cut_law(*cut(draft, 20))]
-    exact = solve_cut(laws[0], laws[1], COUNTS, "without_replacement")
+    distributions = [truncated_distribution(*cut(target, 20)), truncated_distribution(*cut(draft, 20))]
+    exact = solve_cut(distributions[0], distributions[1], COUNTS, "without_replacement")
     monkeypatch.setattr(intervals, "PARTS", 50)
-    coarse = solve_cut(laws[0], laws[1], COUNTS, "without_replacement")
+    coarse = solve_cut(distributions[0], distributions[1], COUNTS, "without_replacement")
     assert (coarse.low <= exact.low + 1e-12).all()
     assert torch.equal(coarse.high, exact.high)
 
@@ -153,7 +153,7 @@ def test_few_parts_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rounded_rows(sampler: str, options: dict[str, int]) -> None:
     target, draft = pair(32, 30, 2.0, 1.0, 9)
     step = 0.01
-    laws = []
+    distributions = []
     for logits in (target, draft):
         kept, facts = cut(logits, 12, step / 2)
         rounded = torch.round(kept / step) * step
@@ -161,14 +161,14 @@ def test_rounded_rows(sampler: str, options: dict[str, int]) -> None:
         facts[:, 0] = (1 - total * torch.exp(facts[:, 3])).clamp(min=0)
         facts[:, 1] = 1 - total * torch.exp(-facts[:, 3])
         facts[:, 2] += step / 2
-        laws.append(cut_law(rounded, facts, temperature=0.8))
-    found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
+        distributions.append(truncated_distribution(rounded, facts, temperature=0.8))
+    found = solve_cut(distributions[0], distributions[1], COUNTS, sampler, options)
     full = optimal_acceptance(
         to_probs(target, temperature=0.8), to_probs(draft, temperature=0.8), COUNTS, sampler, **options
     )
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
-    exact = [replace(law, slack=torch.zeros_like(law.slack)) for law in laws]
+    exact = [replace(probs, slack=torch.zeros_like(probs.slack)) for probs in distributions]
     narrow = solve_cut(exact[0], exact[1], COUNTS, sampler, options)
     assert (narrow.high - narrow.low <= found.high - found.low + 1e-12).all()
 
@@ -176,8 +176,10 @@ def test_rounded_rows(sampler: str, options: dict[str, int]) -> None:
 def test_cuts_inside_the_kept_tokens_are_exact() -> None:
     target, draft = pair(10, 50, 3.0, 1.0, 11)
     for warp in ({"top_k": 5}, {"top_p": 0.6}, {"top_k": 6, "top_p": 0.7}):
-        laws = [cut_law(*cut(logits, 20), temperature=0.9, **warp) for logits in (target, draft)]
-        found = solve_cut(laws[0], laws[1], COUNTS, "with_replacement")
+        distributions = [
+            truncated_distribution(*cut(logits, 20), temperature=0.9, **warp) for logits in (target, draft)
+        ]
+        found = solve_cut(distributions[0], distributions[1], COUNTS, "with_replacement")
         full = optimal_acceptance(
             to_probs(target, temperature=0.9, **warp),
             to_probs(draft, temperature=0.9, **warp),
@@ -186,12 +188,12 @@ def test_cuts_inside_the_kept_tokens_are_exact() -> None:
         )
         assert (found.high - found.low).max() < 1e-11
         assert (found.value - full.value).abs().max() < 1e-11
-    greedy = cut_law(*cut(target, 3), temperature=0.0)
-    assert torch.equal(greedy.law, to_probs(target, temperature=0.0))
+    greedy = truncated_distribution(*cut(target, 3), temperature=0.0)
+    assert torch.equal(greedy.probs, to_probs(target, temperature=0.0))
     assert (greedy.high == 0).all()
     # A cut that reaches past the kept tokens leaves an interval that still holds the answer.
-    laws = [cut_law(*cut(logits, 6), top_k=9) for logits in (target, draft)]
-    found = solve_cut(laws[0], laws[1], COUNTS, "without_replacement")
+    distributions = [truncated_distribution(*cut(logits, 6), top_k=9) for logits in (target, draft)]
+    found = solve_cut(distributions[0], distributions[1], COUNTS, "without_replacement")
     full = optimal_acceptance(to_probs(target, top_k=9), to_probs(draft, top_k=9), COUNTS, "without_replacement")
     assert (found.low <= full.low + 1e-10).all()
     assert (full.high <= found.high + 1e-10).all()
@@ -201,23 +203,23 @@ def test_refusals() -> None:
     target, _ = pair(3, 20, 0.5, 1.0, 1)
     kept, facts = cut(target, 4)
     with pytest.raises(InputError, match=r"row 7: top_p=0.9 depends on tokens"):
-        cut_law(kept, facts, top_p=0.9, name="x", first_row=7)
+        truncated_distribution(kept, facts, top_p=0.9, name="x", first_row=7)
     unknown = facts.clone()
     unknown[:, 2] = float("inf")
     with pytest.raises(InputError, match="greedy decoding depends"):
-        cut_law(kept, unknown, temperature=0.0)
+        truncated_distribution(kept, unknown, temperature=0.0)
     with pytest.raises(InputError, match="top_k=2 depends"):
-        cut_law(kept, unknown, top_k=2)
-    law = cut_law(kept, facts)
+        truncated_distribution(kept, unknown, top_k=2)
+    probs = truncated_distribution(kept, facts)
     with pytest.raises(InputError, match="no interval"):
-        solve_cut(law, law, 2, "joint")
+        solve_cut(probs, probs, 2, "joint")
     with pytest.raises(InputError, match="row 1: known mass"):
         interval_bounds(
             torch.full((2, 2), 0.5), torch.tensor([[0.5, 0.5], [0.5, 0.2]]), torch.zeros(2), torch.zeros(2), 2
         )
     # Without a cap the most probable tokens of the draft are open, and so is everything that depends on them.
-    open_law = cut_law(kept, unknown)
-    found = solve_cut(law, open_law, 2, "greedy")
+    open_distribution = truncated_distribution(kept, unknown)
+    found = solve_cut(probs, open_distribution, 2, "greedy")
     assert (found.low == 0).all()
     assert (found.high == 1).all()
 
@@ -247,7 +249,7 @@ def test_tables_of_cut_dumps_hold_the_full_answer(form: str, tmp_path: Path, cap
     write_dump(tmp_path / "full.npz", pair(40, 60, 3.0, 1.0, 2))
     cut_path = ",".join(str(tmp_path / part) for part in form.split(","))
     steps = [[str(tmp_path / "full.npz"), cut_path]]
-    if form == "native":  # cut rows in a native folder: by way of a top-k file
+    if form == "native":  # truncated rows in a native folder: by way of a top-k file
         steps = [[str(tmp_path / "full.npz"), str(tmp_path / "x.npz")], [str(tmp_path / "x.npz"), cut_path]]
     for i, (src, dst) in enumerate(steps):
         kept = ["--top-k", "12"] if i == 0 and "kld" not in form else []
@@ -325,15 +327,15 @@ def test_ties_at_the_cut_and_extreme_temperatures(
     p, q = (to_probs(logits, **warp) for logits in (target, draft))  # type: ignore[arg-type]
     full = optimal_acceptance(p, q, COUNTS, sampler, **options)
     for stored in (top_k_rows, None):
-        laws = []
+        distributions = []
         for logits in (target, draft):
             if stored is None:  # by a program that says nothing of the first token that it left out
-                laws.append(cut_law(*cut(logits, 6), **warp))  # type: ignore[arg-type]
+                distributions.append(truncated_distribution(*cut(logits, 6), **warp))  # type: ignore[arg-type]
                 continue
             ids, value, facts = stored(logits, None, 6)
             rows = torch.full(logits.shape, -float("inf"), dtype=torch.float64).scatter_(-1, ids, value)
-            laws.append(cut_law(rows, facts, **warp))  # type: ignore[arg-type]
-        found = solve_cut(laws[0], laws[1], COUNTS, sampler, options)
+            distributions.append(truncated_distribution(rows, facts, **warp))  # type: ignore[arg-type]
+        found = solve_cut(distributions[0], distributions[1], COUNTS, sampler, options)
         assert (found.low <= full.low + 1e-10).all()
         assert (full.high <= found.high + 1e-10).all()
 
@@ -341,18 +343,18 @@ def test_ties_at_the_cut_and_extreme_temperatures(
 def test_a_tie_at_the_cut_is_seen() -> None:
     # Four tokens of one probability, two of them stored: cut to two, the full row keeps all four.
     logits = torch.zeros(1, 4, dtype=torch.float64)
-    law = cut_law(*cut(logits, 2), top_k=2)
-    assert float(law.low) == 0
-    assert float(law.high) == pytest.approx(0.5)
+    probs = truncated_distribution(*cut(logits, 2), top_k=2)
+    assert float(probs.low) == 0
+    assert float(probs.high) == pytest.approx(0.5)
     # Without room for another token of that probability there is no tie.
     logits = torch.tensor([[0.0, 0.0, -2.0, -2.0]], dtype=torch.float64)
-    assert float(cut_law(*cut(logits, 2), top_k=2).high) == 0
+    assert float(truncated_distribution(*cut(logits, 2), top_k=2).high) == 0
 
 
 def test_tokens_that_vanish_at_temperature_one_come_back() -> None:
     logits = torch.cat([torch.zeros(1, 3), torch.full((1, 27), -800.0)], -1).to(torch.float64)
     ids, value, facts = top_k_rows(logits, None, 3)
     rows = torch.full(logits.shape, -float("inf"), dtype=torch.float64).scatter_(-1, ids, value)
-    law = cut_law(rows, facts, temperature=200.0)
+    probs = truncated_distribution(rows, facts, temperature=200.0)
     missing = float(to_probs(logits, temperature=200.0)[0, 3:].sum())
-    assert float(law.low) <= missing <= float(law.high)
+    assert float(probs.low) <= missing <= float(probs.high)

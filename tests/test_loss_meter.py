@@ -106,7 +106,9 @@ def test_rules_of_known_loss(n: int) -> None:
         positions, p, q = steps(rule, n, 4000)
         truth = np.mean(
             [
-                float(total_variation(enumerate_verifier(rule, a, b, n, sampler="with_replacement", **options).law, a))
+                float(
+                    total_variation(enumerate_verifier(rule, a, b, n, sampler="with_replacement", **options).probs, a)
+                )
                 for a, b in zip(p, q, strict=True)
             ]
         )
@@ -135,11 +137,11 @@ def test_the_first_drafts_show_what_all_of_them_hide() -> None:
 
 
 def test_a_loss_that_acceptance_cannot_show() -> None:
-    """A rule that throws its drafts away and puts out another distribution: nothing shown, and that is no proof."""
+    """A rule that throws its drafts away and outputs another distribution: nothing shown, and that is no proof."""
     tilted = dataclasses.replace(
         VERIFIERS["rrs"],
         name="tilted",
-        output_law=lambda p, q, drafts, **_: torch.softmax(2 * p.log(), -1),
+        output_distribution=lambda p, q, drafts, **_: torch.softmax(2 * p.log(), -1),
         fast_step=None,
     )
     meter = loss_meter(steps(tilted, 2, 2000)[0])

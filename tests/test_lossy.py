@@ -86,8 +86,8 @@ def check_rule(p: Tensor, q: Tensor, n: int, sampler: str, budget: float, **opti
     best = optimal_acceptance(p, q, n, sampler, method="subsets", tv=budget, **options)
     rule = prepare_within(p, q, n, sampler, budget, **options)
     lossless = prepare(p, q, n, sampler, **options)
-    assert float((found.law - rule.p).abs().max()) <= 1e-12
-    spent = float(total_variation(found.law, p))
+    assert float((found.probs - rule.p).abs().max()) <= 1e-12
+    spent = float(total_variation(found.probs, p))
     assert spent == pytest.approx(min(budget, float(total_variation(lossless.r, p))), abs=1e-12)
     assert spent == pytest.approx(min(budget, 1.0 - lossless.acceptance), abs=1e-11)
     # The pick alone reaches it to the certified gap; what a residual token adds can only fill that gap.
@@ -135,8 +135,8 @@ def test_budgets_at_the_edges(sampler: str) -> None:
 def random_rule(seed: int) -> Verifier:
     """A rule without any sense: for every draft tuple some output distribution, here and there on the drafts alone."""
 
-    def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-        laws = []
+    def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+        distributions = []
         for draft in drafts.tolist():
             generator = torch.Generator().manual_seed(hash((seed, *draft)) % 2**31)
             weights = torch.rand(p.shape[-1], generator=generator, dtype=torch.float64) ** 4 + 1e-9
@@ -145,10 +145,10 @@ def random_rule(seed: int) -> Verifier:
             weights = weights / weights.sum() * (1 - share)
             weights[drafted[0]] += share / 2
             weights[drafted[-1]] += share / 2
-            laws.append(weights)
-        return torch.stack(laws)
+            distributions.append(weights)
+        return torch.stack(distributions)
 
-    return Verifier("nonsense", "", False, tuple(FAMILY), output_law)
+    return Verifier("nonsense", "", False, tuple(FAMILY), output_distribution)
 
 
 def test_no_rule_lies_above_the_line() -> None:
@@ -162,7 +162,7 @@ def test_no_rule_lies_above_the_line() -> None:
         fitting = [rule for rule in VERIFIERS.values() if sampler in rule.samplers and rule.drafts_needed in (None, n)]
         for rule in (random_rule(seed), *(rule for rule in fitting if not rule.lossless)):
             found = enumerate_verifier(rule, p, q, n, sampler=sampler)
-            slack = alpha + float(total_variation(found.law, p)) - found.acceptance
+            slack = alpha + float(total_variation(found.probs, p)) - found.acceptance
             assert slack >= -1e-12, (rule.name, seed)
             closest = min(closest, slack)
     assert closest <= 1e-9

@@ -37,26 +37,26 @@ def frontier() -> ModuleType:
 def judged(threshold: float) -> Verifier:
     """Recursive rejection with a judge, draft by draft."""
 
-    def output_law(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
-        law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+        probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
         for k in range(drafts.shape[1]):
             approved = at(p, drafts[:, k]) >= threshold * p.amax(-1)
             accept = torch.where(approved, 1.0, accept_probability(target, q, drafts[:, k]))
-            law = add_at(law, drafts[:, k], reach * accept)
+            probs = add_at(probs, drafts[:, k], reach * accept)
             reach, target = reach * (1.0 - accept), residual(target, q)
-        return law + reach[:, None] * target
+        return probs + reach[:, None] * target
 
-    return Verifier("judged", "", False, ("with_replacement",), output_law)
+    return Verifier("judged", "", False, ("with_replacement",), output_distribution)
 
 
 def gated(threshold: float) -> Verifier:
     """The entropy gate, and an exact match with a token of p behind it."""
 
-    def output_law(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+    def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
         passes = torch.special.entr(p.topk(3, -1).values).sum(-1) >= threshold
         return torch.where(passes[:, None], add_at(torch.zeros_like(p), drafts[:, 0], torch.ones_like(p[:, 0])), p)
 
-    return Verifier("gated", "", False, ("with_replacement",), output_law)
+    return Verifier("gated", "", False, ("with_replacement",), output_distribution)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -70,7 +70,7 @@ def test_closed_forms_of_the_illustrations(frontier: ModuleType, n: int) -> None
             rate, tv = closed(p[None], q[None], n, parameter)
             found = enumerate_verifier(made(parameter), p, q, n)
             assert float(rate) == pytest.approx(found.acceptance, abs=1e-12)
-            assert float(tv) == pytest.approx(float(total_variation(found.law, p)), abs=1e-12)
+            assert float(tv) == pytest.approx(float(total_variation(found.probs, p)), abs=1e-12)
 
 
 def test_every_rule_of_the_page_is_below_the_line(frontier: ModuleType) -> None:
@@ -143,7 +143,7 @@ def test_one_draft_rules_on_the_line() -> None:
         alpha = float(optimal_acceptance(p, q, 1, "with_replacement").value)
         for name in ("cactus", "mentored_decoding", "tv_budget"):
             found = enumerate_verifier(VERIFIERS[name], p, q, 1, sampler="with_replacement")
-            assert found.acceptance == pytest.approx(alpha + float(total_variation(found.law, p)), abs=1e-12)
+            assert found.acceptance == pytest.approx(alpha + float(total_variation(found.probs, p)), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_one_draft_rules_on_the_line() -> None:
         ("cactus", {"delta": -1.0}, "cactus: delta=-1.0; give a divergence of at least 0"),
         ("cactus", {"delta": float("nan")}, "cactus: delta=nan"),
         ("mentored_decoding", {"kl": -0.1}, "mentored_decoding: kl=-0.1; give a divergence of at least 0, in nats"),
-        ("top_k_membership", {"k": 0}, "k=0: give a whole number of at least 1"),
+        ("top_k_membership", {"k": 0}, "k=0: give an integer of at least 1"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, float], message: str) -> None:

@@ -27,7 +27,7 @@ from mdsd_bounds.models.drafts import make_draft, read_other_tokens
 from mdsd_bounds.models.forward import read_rows, to_store
 from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import MAX_CHARACTERS, read_prompts
-from mdsd_bounds.models.self_draft import prompt_lookup_law, read_prompt_lookup, skipping
+from mdsd_bounds.models.self_draft import prompt_lookup_distribution, read_prompt_lookup, skipping
 from mdsd_bounds.models.vocabulary import intersect, make_map, mass_outside, read_map, token_bytes
 
 PROMPTS = ["abc dab", "a", "cab cab cab", "dd", "bad cad dab a"]
@@ -94,7 +94,7 @@ def rows_of(folder: Path) -> Any:
 
 
 def plain(source: str, ids: list[int]) -> torch.Tensor:
-    """Second route: one document, no padding, no cache, straight through transformers; law of the next token."""
+    """Second route: one document, no padding, no cache, straight through transformers; the next token."""
     model = load_model(source).model
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0]
@@ -138,10 +138,10 @@ def test_text_is_drawn_from_the_target(pair: dict[str, str], tmp_path: Path) -> 
     settings = CaptureSettings(new_tokens=1, batch_size=500, store_dtype="float32", temperature=0.7)
     log_pair(pair["target"], "prompt-lookup", prompts, tmp_path / "d", settings, **QUIET)
     batch = rows_of(tmp_path / "d")
-    law = torch.softmax(batch.target_logits[0].double() / 0.7, -1)
-    counts = torch.bincount(batch.token, minlength=law.numel()).double()
-    spread = (3000 * law * (1 - law)).sqrt()
-    assert bool(((counts - 3000 * law).abs() < 5 * spread + 1).all())
+    probs = torch.softmax(batch.target_logits[0].double() / 0.7, -1)
+    counts = torch.bincount(batch.token, minlength=probs.numel()).double()
+    spread = (3000 * probs * (1 - probs)).sqrt()
+    assert bool(((counts - 3000 * probs).abs() < 5 * spread + 1).all())
     assert not bool(((counts - 3000 * torch.softmax(batch.target_logits[0].double(), -1)).abs() < 5 * spread + 1).all())
 
 
@@ -234,19 +234,19 @@ def test_a_skipped_layer_is_back_after_an_error(pair: dict[str, str]) -> None:
 
 
 def lookup_by_hand(context: list[int], width: int, order: int, strength: float) -> np.ndarray:
-    law = np.full(width, 1 / width)
+    probs = np.full(width, 1 / width)
     for m in range(order):
         counts = np.zeros(width)
         for i in range(m, len(context)):
             if m <= len(context) and context[i - m : i] == context[len(context) - m :]:
                 counts[context[i]] += 1
-        law = (counts + strength * law) / (counts.sum() + strength)
-    return law
+        probs = (counts + strength * probs) / (counts.sum() + strength)
+    return probs
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("strength", [0.1, 1.0, 20.0])
-def test_prompt_lookup_is_a_proper_law(order: int, strength: float) -> None:
+def test_prompt_lookup_is_a_proper_distribution(order: int, strength: float) -> None:
     generator = torch.Generator().manual_seed(order)
     text = [torch.randint(3, (length,), generator=generator).tolist() for length in (2, 9, 30)]
     rows = read_prompt_lookup(text, [1, 4, 2], 6, order, strength)
@@ -256,11 +256,11 @@ def test_prompt_lookup_is_a_proper_law(order: int, strength: float) -> None:
         by_hand = lookup_by_hand(context, 6, order, strength)
         assert math.isclose(by_hand.sum(), 1, rel_tol=1e-12)
         np.testing.assert_allclose(row.double().exp(), by_hand, rtol=1e-6)
-        np.testing.assert_allclose(prompt_lookup_law(context, 6, order, strength).exp(), by_hand, rtol=1e-12)
+        np.testing.assert_allclose(prompt_lookup_distribution(context, 6, order, strength).exp(), by_hand, rtol=1e-12)
 
 
 def test_prompt_lookup_before_any_text_is_uniform() -> None:
-    assert torch.allclose(prompt_lookup_law([], 8).exp(), torch.full((8,), 0.125, dtype=torch.float64))
+    assert torch.allclose(prompt_lookup_distribution([], 8).exp(), torch.full((8,), 0.125, dtype=torch.float64))
 
 
 # ------------------------------------------------------------------------------------------------------ vocabularies
@@ -378,7 +378,7 @@ def test_other_tokens_are_read_once_where_they_extend(pair: dict[str, str], monk
         ({"draft": "skip-layers:0-2"}, "one at least must stay"),
         ({"draft": "skip-layers:7"}, "layers 0 to 2"),
         ({"draft": "skip-layers:a"}, "for example skip-layers:4-9,12"),
-        ({"draft": "prompt-lookup:0"}, "whole number from 1"),
+        ({"draft": "prompt-lookup:0"}, "integer from 1"),
         ({"draft": "prompt-lookup:2:0"}, "above 0"),
         ({"draft": "prompt-lookup:a"}, "ORDER:STRENGTH"),
         ({"draft": "early-exit:1", "token_map": "intersection"}, "leave the token map out"),

@@ -94,11 +94,11 @@ def test_three_forms_of_the_same_rows(  # type: ignore[no-untyped-def]
     full, hidden, top = (rows_of(tmp_path / store) for store in STORES)
     for name in ("target_logits", "draft_logits"):
         torch.testing.assert_close(getattr(hidden, name), getattr(full, name), atol=1e-5, rtol=1e-5)
-        law = torch.log_softmax(getattr(full, name).double(), -1)
+        probs = torch.log_softmax(getattr(full, name).double(), -1)
         kept = getattr(top, name)
         held = torch.isfinite(kept)
         assert (held.sum(-1) == 4).all()
-        torch.testing.assert_close(kept[held], law[held])
+        torch.testing.assert_close(kept[held], probs[held])
         missing = getattr(top, name.replace("logits", "cut"))[:, :2]
         torch.testing.assert_close(missing, (1 - kept.exp().sum(-1))[:, None].expand(-1, 2), atol=1e-12, rtol=1e-9)
     for column in ("doc", "position", "token"):
@@ -305,11 +305,11 @@ def test_mapped_drafts_in_three_forms(folder: Path, tmp_path: Path, capsys, monk
     assert "embeds 12 tokens and cannot read the target's token" in notes
     full, hidden, top = (rows_of(tmp_path / store) for store in STORES)
     assert [open_dump(tmp_path / store).facts.support for store in STORES] == ["mapped", "full, draft mapped", "top-k"]
-    law, again = (torch.softmax(batch.draft_logits.double(), -1) for batch in (full, hidden))
-    torch.testing.assert_close(law, again, atol=1e-6, rtol=1e-5)
+    probs, again = (torch.softmax(batch.draft_logits.double(), -1) for batch in (full, hidden))
+    torch.testing.assert_close(probs, again, atol=1e-6, rtol=1e-5)
     zeros = torch.ones(40, dtype=torch.bool)
     zeros[goal] = False
-    assert (law[:, zeros] == 0).all()
+    assert (probs[:, zeros] == 0).all()
     assert (again[:, zeros] == 0).all()
     kept = torch.isfinite(top.draft_logits)
-    torch.testing.assert_close(top.draft_logits[kept].exp(), law[kept], atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(top.draft_logits[kept].exp(), probs[kept], atol=1e-7, rtol=1e-6)

@@ -61,7 +61,7 @@ def test_smollm2_against_its_own_early_exit(smollm2: Any, tmp_path: Path) -> Non
     assert batch.token is not None
     p, q = to_probs(batch.target_logits), to_probs(batch.draft_logits)
     one = optimal_acceptance(p, q, n_drafts=(1, 2, 8), sampler="with_replacement")
-    # One draft: the optimal acceptance is the overlap of the two laws.
+    # One draft: the optimal acceptance is the overlap of the two distributions.
     torch.testing.assert_close(one.value[0], torch.minimum(p, q).sum(-1), atol=1e-9, rtol=0)
     assert bool((one.low <= one.value).all() & (one.value <= one.high).all())
     assert bool((one.value[1:] >= one.value[:-1] - 1e-9).all())
@@ -155,7 +155,14 @@ def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
     target, draft = TreeReader(smollm2.model, text), TreeReader(smollm2.model, text, skip=exit_after_24)
     generator = torch.Generator().manual_seed(0)
     steps = list(
-        decode(target, draft, lambda laws, source: rsd_c(laws, sampling(source), (2, 2)), "recursive", 16, generator)
+        decode(
+            target,
+            draft,
+            lambda distributions, source: rsd_c(distributions, sampling(source), (2, 2)),
+            "recursive",
+            16,
+            generator,
+        )
     )
     assert len(target.calls) == len(steps)
     assert sum(len(step.verified.tokens) for step in steps) >= 16

@@ -106,7 +106,7 @@ def test_a_plain_function_is_offered_it(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(tmp_path))
     rule, _ = load_rule("sticky_rule:step")
     assert "sticky" in rule.samplers
-    assert audit_rule(rule, ("sticky",), (2,), steps=400, enumerate_law=False).lossy
+    assert audit_rule(rule, ("sticky",), (2,), steps=400, enumerate_distribution=False).lossy
 
 
 def logged(path: Path, count: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, optimal_acceptance, subset_bound, to_probs
 from mdsd_bounds._backend.underflow import underflows
-from mdsd_bounds.bounds.truncated.distributions import whole_law
+from mdsd_bounds.bounds.truncated.distributions import whole_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.cli import app
 from mdsd_bounds.samplers.base import NO_DRAFT, draw
@@ -59,7 +59,9 @@ def test_intervals_of_rows_without_anything_missing_against_fractions() -> None:
     for p, q in floor_rows(25, seed=4):
         for sampler, n in itertools.product(("without_replacement", "top_m_plus", "greedy"), (2, 3)):
             options = {"m": 1} if sampler == "top_m_plus" else {}
-            bound = solve_cut(whole_law(tensor(p)[None]), whole_law(tensor(q)[None]), n, sampler, options)
+            bound = solve_cut(
+                whole_distribution(tensor(p)[None]), whole_distribution(tensor(q)[None]), n, sampler, options
+            )
             alpha = exact_alpha(p, q, sampler, n)
             assert float(bound.low) - 1e-12 <= alpha <= float(bound.high) + 1e-12, (sampler, n, p, q)
 
@@ -114,8 +116,8 @@ def test_frequencies_of_subnormal_drafts(sampler: str) -> None:
 
 
 def test_draws_from_a_subnormal_mass() -> None:
-    law = tensor([0.0, 3 * LEAST, LEAST]).expand(20_000, -1)
-    token = draw(law, torch.Generator().manual_seed(0))
+    probs = tensor([0.0, 3 * LEAST, LEAST]).expand(20_000, -1)
+    token = draw(probs, torch.Generator().manual_seed(0))
     assert bool((token > 0).all())
     assert float((token == 1).double().mean()) == pytest.approx(0.75, abs=0.02)
 
@@ -132,7 +134,7 @@ def test_rates_never_exceed_the_bound() -> None:
                 rate = acceptance_rate(p, q, n, sampler, name, samples=200)
                 assert float(rate.value) <= alpha + 6 * float(rate.stderr) + 1e-11, (name, sampler, n, p, q)
                 found = enumerate_verifier(rule, tensor(p), tensor(q), n, sampler=sampler)
-                assert float((found.law - tensor(p)).abs().max()) < (1e-8 if name == "gumbel_list" else 1e-12)
+                assert float((found.probs - tensor(p)).abs().max()) < (1e-8 if name == "gumbel_list" else 1e-12)
                 if rate.exact:
                     assert float(rate.value) == pytest.approx(found.acceptance, abs=1e-8)
 

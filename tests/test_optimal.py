@@ -20,19 +20,19 @@ from mdsd_bounds.verifiers.optimal.fixed_kernel import fixed_and_rest
 from mdsd_bounds.verifiers.optimal.majorant import majorant
 
 
-def law(weights: Any) -> Tensor:
+def probs(weights: Any) -> Tensor:
     return torch.tensor(weights, dtype=torch.float64)
 
 
 def close_pair(size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Laws near each other, as those of two models of one family: there is much to exchange."""
+    """Distributions near each other, as those of two models of one family: there is much to exchange."""
     q = row(size, seed, 2.5)
     return torch.softmax(q.log() + 0.4 * row(size, seed + 1, 1.0).log(), -1), q
 
 
 @pytest.mark.parametrize("known", [k for k in CATALOGUE if k.sampler in ("with_replacement", "greedy", "top_k")])
 def test_catalogue(known: Known) -> None:
-    p, q = law(known.p), law(known.q)
+    p, q = probs(known.p), probs(known.q)
     prepared = prepare(p, q, known.n, known.sampler)
     assert prepared.acceptance == pytest.approx(known.alpha, abs=1e-14)
     assert 0.0 <= prepared.gap <= 1e-12
@@ -60,8 +60,8 @@ def test_fixed_tokens_are_those_of_the_samplers(pair: tuple[Tensor, Tensor], m: 
 @pytest.mark.parametrize("sampler", FAMILY)
 @settings(max_examples=15, deadline=None)
 @given(pair=pairs(largest=5), n=st.integers(1, 4))
-def test_majorant_law_is_attainable_and_optimal(sampler: str, pair: tuple[Tensor, Tensor], n: int) -> None:
-    # r*(H) >= Q(H) on all subsets is what makes a law the law of some selection rule.
+def test_majorant_distribution_is_attainable_and_optimal(sampler: str, pair: tuple[Tensor, Tensor], n: int) -> None:
+    # r*(H) >= Q(H) on all subsets is what makes a distribution the distribution of some selection rule.
     from mdsd_bounds import draft_mass
 
     p, q = pair[0][0], pair[1][0]
@@ -81,7 +81,7 @@ def test_unknown_sampler_is_refused() -> None:
         prepare(row(3, 0), row(3, 1), 2, "joint")
 
 
-def test_rows_that_are_no_laws_are_refused() -> None:
+def test_rows_that_are_no_distributions_are_refused() -> None:
     p, q = row(3, 0), row(3, 1)
     for bad, match in (
         ((p.float(), q, 2), "p: dtype torch.float32"),
@@ -109,8 +109,8 @@ def test_the_figure_shows_the_slots_that_run() -> None:
 
     p, q = close_pair(40, 2)
     figure = majorant_figure(p, q, 4, names={int(q.argmax()): "the"})
-    curve, laws, slots = figure.axes
-    assert "the" in [label.get_text() for label in laws.get_yticklabels()]
+    curve, distributions, slots = figure.axes
+    assert "the" in [label.get_text() for label in distributions.get_yticklabels()]
     assert curve.get_xlim()[1] >= 1.0
     area = dict.fromkeys(COLOURS, 0.0)
     for found in slots.collections:

@@ -34,10 +34,10 @@ def test_the_same_as_row_by_row(truncation: dict[str, float]) -> None:
         assert torch.equal(again.r, rule.r)
 
 
-def _truncated(law: Tensor, truncation: dict[str, float]) -> Tensor:
+def _truncated(probs: Tensor, truncation: dict[str, float]) -> Tensor:
     # Written apart: sort, count, compare.
-    order = sorted(range(len(law)), key=lambda i: (-float(law[i]), i))
-    kept = law.clone()
+    order = sorted(range(len(probs)), key=lambda i: (-float(probs[i]), i))
+    kept = probs.clone()
     if "top_k" in truncation:
         edge = kept[order[int(truncation["top_k"]) - 1]]
         kept = torch.where(kept >= edge, kept, 0.0)

@@ -37,10 +37,10 @@ def check(kind: str, size: int, n: int, m: int, seed: int, count: int = EACH) ->
 def errors(rule: Prepared, p: np.ndarray, mass: np.ndarray, n: int) -> dict[str, float]:
     """What the definition says of a prepared rule."""
     drafts, chance = as_drafts(mass[:, 0], n)
-    picked = rule.pick_law(torch.from_numpy(drafts)).numpy()
+    picked = rule.pick_distribution(torch.from_numpy(drafts)).numpy()
     r = np.zeros(len(p))
     np.add.at(r, np.maximum(drafts, 0).ravel(), (picked * chance[:, None]).ravel())
-    output = chance @ rule.output_law(torch.from_numpy(drafts)).numpy()
+    output = chance @ rule.output_distribution(torch.from_numpy(drafts)).numpy()
     best = float(best_acceptance(p[:, None], mass)[0])
     return {
         "r": float(np.abs(r - rule.r.numpy()).max()),

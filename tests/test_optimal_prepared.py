@@ -33,7 +33,7 @@ def test_it_comes_back_from_pickle_as_it_was(sampler: str, size: int) -> None:
     rule, drafts = made(sampler, size)
     again = pickle.loads(pickle.dumps(rule))
     assert stepped(again, drafts) == stepped(rule, drafts)
-    assert torch.equal(again.output_law(drafts), rule.output_law(drafts))
+    assert torch.equal(again.output_distribution(drafts), rule.output_distribution(drafts))
     assert (again.gap, again.acceptance, again.n, again.sampler) == (rule.gap, rule.acceptance, 3, sampler)
 
 

@@ -21,7 +21,7 @@ def test_a_rule_refuses_drafts_it_was_not_made_for(sampler: str) -> None:
         (torch.full((2, 3), 4), "V = 4"),
         (torch.full((2, 3), -2), "V = 4"),
     ):
-        for call in (rule.step, rule.output_law):
+        for call in (rule.step, rule.output_distribution):
             with pytest.raises(InputError, match=message):
                 call(wrong)
     repeated = torch.tensor([[0, 1, 2], [2, 3, 2]])

@@ -124,10 +124,10 @@ def test_enumeration_gives_r_and_the_target(route: str) -> None:
         (p, q), n = small_instance(generator), int(generator.integers(1, 5))
         prepared = made(p, q, n, route)
         tuples, mass = draft_tuples(q[None], n, len(p), sampler="with_replacement")
-        chance = prepared.pick_law(tuples)
+        chance = prepared.pick_distribution(tuples)
         picked = torch.bincount(tuples.reshape(-1), (mass[:, None] * chance).reshape(-1), len(p))
         assert float((picked - prepared.r).abs().max()) <= 1e-13
-        assert float(((mass[:, None] * prepared.output_law(tuples)).sum(0) - p).abs().max()) <= 1e-13
+        assert float(((mass[:, None] * prepared.output_distribution(tuples)).sum(0) - p).abs().max()) <= 1e-13
 
 
 @pytest.mark.parametrize(("size", "n"), [(8, 6), (3, 9)])
@@ -136,7 +136,7 @@ def test_enumeration_with_more_drafts(size: int, n: int) -> None:
     prepared = made(p, q, n)
     assert len(rule_of(prepared).tables.low) > 0
     tuples, mass = draft_tuples(q[None], n, size, sampler="with_replacement")
-    assert float(((mass[:, None] * prepared.output_law(tuples)).sum(0) - p).abs().max()) <= 1e-13
+    assert float(((mass[:, None] * prepared.output_distribution(tuples)).sum(0) - p).abs().max()) <= 1e-13
 
 
 @settings(max_examples=40, deadline=None)
@@ -275,13 +275,13 @@ def test_a_pickled_rule_of_a_wide_row_steps_alike() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_picks_follow_the_pick_law(route: str) -> None:
+def test_picks_follow_the_pick_distribution(route: str) -> None:
     p, q = close_pair(12, 6)
     prepared = made(p, q, 4, route)
     assert len(rule_of(prepared).tables.low) > 2
     last = int(rule_of(prepared).interval.argmax())
     for drafts in ([0, 1, 2, 3], [4, 4, 5, 4], [7, 8, 9, 10], [last] * 4, [-1, 3, -1, 5]):
-        chance = prepared.pick_law(torch.tensor([drafts]))[0].numpy()
+        chance = prepared.pick_distribution(torch.tensor([drafts]))[0].numpy()
         assert chance.sum() == pytest.approx(1.0, abs=1e-14)
         many = torch.tensor(drafts).expand(40_000, -1).contiguous()
         counts = np.bincount(prepared.pick(many, torch.Generator().manual_seed(3)), minlength=4)
@@ -297,7 +297,7 @@ def test_wide_rows_step_as_the_output_distribution_says() -> None:
     p = 0.8 * p + 0.2 * torch.nn.functional.one_hot(q.argmin(), 9000)
     prepared = made(p, q, 3, "many")
     drafts = (prepared.r - p).topk(3).indices[None]
-    given = prepared.output_law(drafts)[0]
+    given = prepared.output_distribution(drafts)[0]
     assert float(given[drafts[0]].sum()) < 0.95
     assert float(given.sum()) == pytest.approx(1.0, abs=1e-12)
     tokens = prepared.step(drafts.expand(20_000, -1).contiguous(), torch.Generator().manual_seed(5))
@@ -339,7 +339,7 @@ def claims_plain_priority(prepared: Prepared) -> Prepared:
 def ties_go_to_the_first(prepared: Prepared) -> Prepared:
     # Not broken: the drafts are exchangeable, so that any way to break ties has the same marginals.
     class FirstOfTies(ExchangeRule):
-        def pick_law(self, drafts: Tensor) -> Tensor:
+        def pick_distribution(self, drafts: Tensor) -> Tensor:
             shares = self.shares(drafts.numpy().ravel()).reshape(*drafts.shape, -1)
             below = np.cumsum(shares, -1) - shares
             first = (shares[:, 0] * (below[:, 1] + shares[:, 1])).sum(-1)
@@ -349,10 +349,10 @@ def ties_go_to_the_first(prepared: Prepared) -> Prepared:
 
 
 def changed(change: Callable[[Prepared], Prepared]) -> Verifier:
-    def output_law(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
-        return change(made(p[0], q[0], drafts.shape[1])).output_law(drafts)
+    def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
+        return change(made(p[0], q[0], drafts.shape[1])).output_distribution(drafts)
 
-    return Verifier("changed", "none", True, ("with_replacement",), output_law)
+    return Verifier("changed", "none", True, ("with_replacement",), output_distribution)
 
 
 EXCHANGING = row_of([0.05, 0.3, 0.25, 0.4]), row_of([0.3, 0.3, 0.2, 0.2])

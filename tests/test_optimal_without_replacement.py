@@ -29,7 +29,7 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Size, wide_row
 
 
 def defect(prepared: Prepared, p: Tensor, q: Tensor, n: int, m: int = 0) -> float:
-    rule = Verifier("orders", "", True, ("top_m_plus",), lambda p, q, drafts, **_: prepared.output_law(drafts))
+    rule = Verifier("orders", "", True, ("top_m_plus",), lambda p, q, drafts, **_: prepared.output_distribution(drafts))
     return losslessness_defect(rule, p, q, n, "top_m_plus", m=m)
 
 
@@ -128,7 +128,7 @@ def test_r_from_the_masses_of_prefixes(n: int) -> None:
 def real_rows() -> tuple[Tensor, Tensor]:
     dump = open_dump("data/qwen2.5-coder-humaneval")
     (batch,) = dump.batches(len(dump))
-    # One even law and one peaked one.
+    # One even distribution and one peaked one.
     return to_probs(batch.target_logits[[24, 0]]), to_probs(batch.draft_logits[[24, 0]])
 
 
@@ -147,7 +147,7 @@ def test_picks_at_full_vocabulary_follow_r(real_rows: tuple[Tensor, Tensor]) -> 
     prepared = prepare(p, q, 3, "without_replacement")
     generator = torch.Generator().manual_seed(1)
     drafts = draw_many_without(q, 3, 20_000, generator)
-    chance = prepared.pick_law(drafts)
+    chance = prepared.pick_distribution(drafts)
     for i in q.topk(6).indices.tolist():
         hits = (chance * (drafts == i)).sum(-1)
         assert abs(float(hits.mean() - prepared.r[i])) <= 4.5 * float(hits.std()) / 20_000**0.5
@@ -157,7 +157,7 @@ def test_picks_at_full_vocabulary_follow_r(real_rows: tuple[Tensor, Tensor]) -> 
 
 WIDE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "three ratios": (lambda u: (3 * u).ceil(), torch.ones_like),
-    "equal laws": (lambda u: u, lambda u: u),
+    "equal distributions": (lambda u: u, lambda u: u),
     "disjoint": (lambda u: u * (torch.arange(len(u)) < 50), lambda u: u * (torch.arange(len(u)) >= 50)),
     "zeros in both": (lambda u: u * (u > 0.5), lambda u: u * (u < 0.7)),
     "one-hot p": (lambda u: 1.0 * (torch.arange(len(u)) == 7), lambda u: u),
@@ -192,10 +192,12 @@ def test_adversarial_wide_rows(name: str) -> None:
 )
 def test_the_search_does_not_come_back_to_where_it_was(p: list[float], q: list[float]) -> None:
     # A step may lessen the loss and raise the objective; if it were taken, the next would undo it, for ever.
-    laws = torch.tensor(p, dtype=torch.float64), torch.tensor(q, dtype=torch.float64)
-    found = prepare(*laws, 2, "without_replacement")
+    distributions = torch.tensor(p, dtype=torch.float64), torch.tensor(q, dtype=torch.float64)
+    found = prepare(*distributions, 2, "without_replacement")
     assert found.gap < 1e-10
-    assert found.acceptance == pytest.approx(float(optimal_acceptance(*laws, 2, method="subsets").value), abs=1e-10)
+    assert found.acceptance == pytest.approx(
+        float(optimal_acceptance(*distributions, 2, method="subsets").value), abs=1e-10
+    )
 
 
 @pytest.mark.parametrize("rest", [1e-2, 1e-6, 1e-9, 1e-12, 1e-15, 1e-30])
@@ -206,10 +208,10 @@ def test_one_token_takes_nearly_all_of_the_draft(size: int, rest: float) -> None
         p, q = (generator.dirichlet(np.ones(size)) for _ in range(2))
         q *= rest
         q[generator.integers(size)] += 1.0 - rest
-        laws = torch.from_numpy(p), torch.from_numpy(q / q.sum())
+        distributions = torch.from_numpy(p), torch.from_numpy(q / q.sum())
         for n in (2, 3) if size < 10 else (2,):
-            found = prepare(*laws, n, "without_replacement")
-            bound = optimal_acceptance(*laws, n, "without_replacement")
+            found = prepare(*distributions, n, "without_replacement")
+            bound = optimal_acceptance(*distributions, n, "without_replacement")
             assert found.gap < 1e-7
             assert float(bound.low) <= found.acceptance + found.gap
             assert found.acceptance <= float(bound.high) + 1e-12

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CATALOGUE, FAMILY, Known, drafters, laws, pairs, planted, set_law
+from problems import CATALOGUE, FAMILY, Known, distributions, drafters, pairs, planted, set_distribution
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, InputError, optimal_acceptance
@@ -38,7 +38,7 @@ def by_tuples(p: Tensor, q: Tensor, n: int, sampler: str) -> float:
 def check_proof(known: Known) -> None:
     """The plan moves no more than there is and totals alpha; the subset gives alpha.  Both from ``log_prob`` alone."""
     size, arrived = len(known.p), [0.0] * len(known.p)
-    left = set_law(torch.tensor([known.q], dtype=torch.float64), known.n, known.sampler, size, **known.options)
+    left = set_distribution(torch.tensor([known.q], dtype=torch.float64), known.n, known.sampler, size, **known.options)
     q_inside = sum(mass for tokens, mass in left.items() if tokens <= known.subset)
     for tokens, token, part in known.plan:
         assert token in tokens
@@ -126,7 +126,7 @@ def test_subset_enumeration_against_ordered_tuples(sampler: str, pair: tuple[Ten
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), size=st.integers(1, 7), n=st.integers(1, 4))
 def test_different_drafters(data: st.DataObject, size: int, n: int) -> None:
-    p = torch.tensor([data.draw(laws(size))], dtype=torch.float64)
+    p = torch.tensor([data.draw(distributions(size))], dtype=torch.float64)
     q = data.draw(drafters(size, n))
     bound = optimal_acceptance(p, q, n, "independent")
     reference = optimal_acceptance(p, q, n, "independent", method="subsets")
@@ -183,7 +183,9 @@ def test_different_drafters_at_scale() -> None:
     assert float(same.value) == pytest.approx(float(optimal_acceptance(p, q[0], 3, "with_replacement").value), abs=1e-9)
     # Eight drafts from three drafters; order of the drafters does not matter.
     mixed = q[[0, 1, 2, 0, 1, 0, 1, 2]]
-    bound, shuffled = (optimal_acceptance(p, laws, 8, "independent") for laws in (mixed, mixed.flip(0)))
+    bound, shuffled = (
+        optimal_acceptance(p, distributions, 8, "independent") for distributions in (mixed, mixed.flip(0))
+    )
     assert float(bound.high - bound.low) <= 2e-9
     assert float((bound.value - shuffled.value).abs()) <= 2e-9
 
@@ -214,7 +216,7 @@ def test_options_of_the_search_are_checked() -> None:
             optimal_acceptance(q[0], q[1], 2, sampler, method="product")
 
 
-def test_joint_law_equals_the_sampler_it_tabulates() -> None:
+def test_joint_distribution_equals_the_sampler_it_tabulates() -> None:
     p, q = torch.tensor([[0.1, 0.6, 0.3]]).double(), torch.tensor([[0.5, 0.2, 0.3]]).double()
     drafts = torch.tensor(list(itertools.product(range(3), repeat=2)))
     mass = SAMPLERS["without_replacement"].log_prob(q.expand(9, -1), drafts).exp()[None]

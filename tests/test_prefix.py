@@ -66,7 +66,7 @@ def test_a_wrong_control_variate_would_be_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("size", VOCABULARIES)
-def test_race_on_a_uniform_law_is_hypergeometric(size: int) -> None:
+def test_race_on_a_uniform_distribution_is_hypergeometric(size: int) -> None:
     counts = [1, 2, 3, 8]
     q = torch.full((1, size), 1.0 / size, dtype=torch.float64)
     mass, error = race_prefix_mass(q, counts)

@@ -525,10 +525,10 @@ def test_a_shard_that_goes_from_a_url(pair: str, tmp_path: Path) -> None:
 
 def test_probabilities_are_not_taken_for_logits(tmp_path: Path) -> None:
     rows = torch.softmax(torch.randn(6, SIZE, generator=torch.Generator().manual_seed(0)), -1)
-    np.savez(tmp_path / "laws.npz", target_logits=rows.log().numpy(), draft_logits=rows.numpy())
-    with pytest.raises(InputError, match=r"laws.npz draft_logits: .* probabilities; save their logarithms"):
-        run(open_dump(tmp_path / "laws.npz"), SETTINGS)
-    # One row that could be a law does not make all of them laws.
+    np.savez(tmp_path / "distributions.npz", target_logits=rows.log().numpy(), draft_logits=rows.numpy())
+    with pytest.raises(InputError, match=r"distributions.npz draft_logits: .* probabilities; save their logarithms"):
+        run(open_dump(tmp_path / "distributions.npz"), SETTINGS)
+    # One row that could be a distribution does not make all of them distributions.
     rows[3] += 1.0
     np.savez(tmp_path / "mixed.npz", target_logits=rows.log().numpy(), draft_logits=rows.numpy())
     run(open_dump(tmp_path / "mixed.npz"), SETTINGS)

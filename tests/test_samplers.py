@@ -1,4 +1,4 @@
-"""Every registered sampler: its draws follow its own log-probabilities, and its set law follows its conditionals."""
+"""Every registered sampler: its draws follow its own log-probabilities, and its sets follow its conditionals."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_draws_follow_log_prob(name: str) -> None:
     drafts = sampler.sample(q.expand(rows, *q.shape[1:]), n, torch.Generator().manual_seed(1), **options)
     assert drafts.shape == (rows, n)
     tuples, counts = torch.unique(drafts, dim=0, return_counts=True)
-    law = sampler.log_prob(q.expand(len(tuples), *q.shape[1:]), tuples, **options).exp()
-    assert float(law.sum()) == pytest.approx(1.0, abs=1e-2)
-    keep = law * rows >= 5
-    observed, expected = counts[keep].double(), law[keep] * rows
+    probs = sampler.log_prob(q.expand(len(tuples), *q.shape[1:]), tuples, **options).exp()
+    assert float(probs.sum()) == pytest.approx(1.0, abs=1e-2)
+    keep = probs * rows >= 5
+    observed, expected = counts[keep].double(), probs[keep] * rows
     rest = rows - float(expected.sum())
     if rest > 1:
         observed, expected = (
@@ -45,23 +45,23 @@ def test_draws_follow_log_prob(name: str) -> None:
         )
     if len(observed) > 1:
         statistic = float(((observed - expected) ** 2 / expected).sum())
-        # One test per sampler with a fixed seed; a wrong law gives p-values far below this.
+        # One test per sampler with a fixed seed; a wrong distribution gives p-values far below this.
         assert stats.chi2.sf(statistic, len(observed) - 1) > 1e-4
     else:
         assert float(observed.sum()) == rows
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_log_prob_is_a_law_and_set_law_agrees(name: str) -> None:
+def test_log_prob_is_a_distribution_and_set_distribution_agrees(name: str) -> None:
     q, options = setting(name)
     sampler, n, size = SAMPLERS[name], 3, 6
     tuples = torch.tensor(list(itertools.product([NO_DRAFT, *range(size)], repeat=n)))
-    law = sampler.log_prob(q.expand(len(tuples), *q.shape[1:]), tuples, **options).exp()
-    assert float(law.sum()) == pytest.approx(1.0, abs=1e-12)
+    probs = sampler.log_prob(q.expand(len(tuples), *q.shape[1:]), tuples, **options).exp()
+    assert float(probs.sum()) == pytest.approx(1.0, abs=1e-12)
     problem, *_ = make_problem(torch.full((1, size), 1 / size, dtype=torch.float64), q, n, name, **options)
     sets = draft_sets(problem, 0, n)
     masses: dict[frozenset[int], float] = {}
-    for row, mass in zip(tuples.tolist(), law.tolist(), strict=True):
+    for row, mass in zip(tuples.tolist(), probs.tolist(), strict=True):
         key = frozenset(row) - {NO_DRAFT}
         masses[key] = masses.get(key, 0.0) + mass
     found = {frozenset(row) - {-1}: mass for row, mass in zip(sets.tokens.tolist(), sets.mass.tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""What is stated about samplers, as properties of drawn problems; linear programmes over all samplers as judges."""
+"""What is stated about samplers, as properties of random instances; linear programmes over all samplers as judges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from harness import real_rows, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import laws, pairs
+from problems import distributions, pairs
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -60,15 +60,15 @@ def test_top_m_plus_formula(pair: tuple[Tensor, Tensor], n: int, m: int) -> None
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), n=st.integers(1, 3), share=st.floats(0, 1))
-def test_concave_in_both_laws_and_lipschitz_in_the_target(data: st.DataObject, n: int, share: float) -> None:
-    """Joint laws over pairs of tokens: the mixture of two problems is worth at least the mixture of their values."""
+def test_concave_in_both_distributions_and_lipschitz_in_the_target(data: st.DataObject, n: int, share: float) -> None:
+    """Joint distributions over pairs of tokens: a mixture of two problems is worth at least the mixture of their values."""
     size = data.draw(st.integers(2, 4))
     table = torch.tensor(list(itertools.product(range(size), repeat=n)))
-    p, p2 = (torch.tensor(data.draw(laws(size)), dtype=torch.float64) for _ in range(2))
-    mu, mu2 = (torch.tensor(data.draw(laws(len(table))), dtype=torch.float64) for _ in range(2))
+    p, p2 = (torch.tensor(data.draw(distributions(size)), dtype=torch.float64) for _ in range(2))
+    mu, mu2 = (torch.tensor(data.draw(distributions(len(table))), dtype=torch.float64) for _ in range(2))
 
-    def value(target: Tensor, law: Tensor) -> float:
-        return float(optimal_acceptance(target, law, n, "joint", method="subsets", table=table).value)
+    def value(target: Tensor, probs: Tensor) -> float:
+        return float(optimal_acceptance(target, probs, n, "joint", method="subsets", table=table).value)
 
     mixed = value(share * p + (1 - share) * p2, share * mu + (1 - share) * mu2)
     assert mixed >= share * value(p, mu) + (1 - share) * value(p2, mu2) - 1e-9
@@ -76,7 +76,7 @@ def test_concave_in_both_laws_and_lipschitz_in_the_target(data: st.DataObject, n
 
 
 def best_over_samplers(p: Tensor, n: int) -> float:
-    """``max over mu of E alpha*(mu, p)`` by one linear programme over laws of sets and plans; p ``[S, V]``."""
+    """``max over mu of E alpha*(mu, p)`` by one linear programme over distributions of sets and plans; p ``[S, V]``."""
     samples, size = p.shape
     sets = list(itertools.combinations(range(size), min(n, size)))
     moves = [(s, c, i) for s in range(samples) for c, members in enumerate(sets) for i in members]
@@ -129,7 +129,7 @@ def test_quantile_bound_with_ties_and_by_bonferroni(monkeypatch: pytest.MonkeyPa
     # The package's function of the same name hides the module.
     monkeypatch.setattr(sys.modules["mdsd_bounds.diagnostics.quantile_bound"], "ENUMERATED", 0)
     assert quantile_bound(p, 2) >= exact - 1e-12
-    with pytest.raises(InputError, match=r"give target laws \[S, V\]"):
+    with pytest.raises(InputError, match=r"give target distributions \[S, V\]"):
         quantile_bound(p[0], 2)
 
 
@@ -143,12 +143,12 @@ def test_a_fixed_set_is_best_for_one_hot_targets_and_not_in_general() -> None:
     own = float(optimal_acceptance(p, p.mean(0).expand(4, -1), 2, "without_replacement").value.mean())
     assert own >= 1 - float((p - p.mean(0)).clamp(min=0).sum(-1).mean())
     assert own > float(best_fixed_set(p, 2)[1]) + 0.1
-    with pytest.raises(InputError, match=r"give target laws \[S, V\]"):
+    with pytest.raises(InputError, match=r"give target distributions \[S, V\]"):
         best_fixed_set(p[0], 2)
 
 
 def test_equilibrium_condition_of_one_draft() -> None:
-    """The best law of one draft levels ``Pr(i in H*)``; one that drafts a token too seldom leaves it low."""
+    """The best distribution of one draft levels ``Pr(i in H*)``; one that drafts a token too seldom leaves it low."""
     p = random_targets(400, 3, 5, 1.0)
     median = p.quantile(0.5, 0)
     for _ in range(60):
@@ -160,7 +160,7 @@ def test_equilibrium_condition_of_one_draft() -> None:
     best = median / median.sum()
     skew = best * torch.tensor([0.6, 1.0, 1.0])
     skew = skew / skew.sum()
-    levels = [share_in_subset(p, law.expand(400, -1), 1, ranks=(1, 2, 3)).mean(0) for law in (best, skew)]
+    levels = [share_in_subset(p, probs.expand(400, -1), 1, ranks=(1, 2, 3)).mean(0) for probs in (best, skew)]
     assert float(levels[0].max() - levels[0].min()) < 0.08
     assert float(levels[1].max() - levels[1].min()) > 0.2
 

@@ -27,7 +27,7 @@ from mdsd_bounds.trees.advise import (
 )
 from mdsd_bounds.trees.bounds import node_optimum
 from mdsd_bounds.trees.builders import rsd_c
-from mdsd_bounds.trees.enumerate import tree_law
+from mdsd_bounds.trees.enumerate import tree_distribution
 from mdsd_bounds.trees.sequoia import best_shape, shaped
 from mdsd_bounds.trees.verify import expected_emitted, stops
 from mdsd_bounds.verifiers import acceptance_rate
@@ -37,9 +37,9 @@ Q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
 FLAT = Costs(((1, 1.0),), ((1, 0.1),), "target call")
 
 
-def same_everywhere(law):
-    """A language model whose positions are exchangeable indeed: one law after every path."""
-    return lambda paths: law.expand(len(paths), -1)
+def same_everywhere(probs):
+    """A language model whose positions are exchangeable indeed: one distribution after every path."""
+    return lambda paths: probs.expand(len(paths), -1)
 
 
 def exact(sampler="without_replacement", verifier="rrs_without_replacement", most=3):
@@ -49,9 +49,9 @@ def exact(sampler="without_replacement", verifier="rrs_without_replacement", mos
 
 @pytest.mark.parametrize("vector", [(1, 1, 1), (2, 2), (3, 1)])
 def test_tokens_of_a_branching_vector_are_exact_where_positions_are_exchangeable(vector):
-    trees = tree_law(lambda m, d: rsd_c(m, d, vector), same_everywhere(Q))
-    law = same_everywhere(P)
-    truth = sum(c * expected_emitted(t, stops(t, law(t.paths), "rrs_without_replacement")) for t, c in trees)
+    trees = tree_distribution(lambda m, d: rsd_c(m, d, vector), same_everywhere(Q))
+    probs = same_everywhere(P)
+    truth = sum(c * expected_emitted(t, stops(t, probs(t.paths), "rrs_without_replacement")) for t, c in trees)
     profile = exact()
     assert float(Choice(profile, vector).tokens(profile.rates[0])) == pytest.approx(truth, abs=1e-9)
 
@@ -59,9 +59,9 @@ def test_tokens_of_a_branching_vector_are_exact_where_positions_are_exchangeable
 def test_tokens_of_a_shape_by_rank_are_exact_where_positions_are_exchangeable():
     profile = exact()
     shape, value = best_shape(np.diff(profile.rates[0], prepend=0.0), 6, 3)
-    trees = tree_law(lambda m, d: shaped(m, d, shape), same_everywhere(Q))
-    law = same_everywhere(P)
-    truth = sum(c * expected_emitted(t, stops(t, law(t.paths), "rrs_without_replacement")) for t, c in trees)
+    trees = tree_distribution(lambda m, d: shaped(m, d, shape), same_everywhere(Q))
+    probs = same_everywhere(P)
+    truth = sum(c * expected_emitted(t, stops(t, probs(t.paths), "rrs_without_replacement")) for t, c in trees)
     choice = Choice(profile, shape=shape)
     assert float(choice.tokens(profile.rates[0])) == pytest.approx(truth, abs=1e-9)
     assert truth == pytest.approx(1 + value, abs=1e-9)
@@ -71,7 +71,7 @@ def test_tokens_of_a_shape_by_rank_are_exact_where_positions_are_exchangeable():
     falling = Choice(best, shape=best_shape(np.diff(best.rates[0], prepend=0.0), 6, 3)[0])
     assert float(falling.tokens(best.rates[0])) >= float(falling.tokens(profile.rates[0]))
     assert float(Choice(best, (2, 2)).tokens(best.rates[0])) == pytest.approx(
-        1 + node_optimum(law, same_everywhere(Q), (2, 2)), abs=1e-8
+        1 + node_optimum(probs, same_everywhere(Q), (2, 2)), abs=1e-8
     )
 
 

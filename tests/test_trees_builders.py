@@ -1,4 +1,4 @@
-"""Builders: the laws of the trees they make, their shapes, and what they refuse."""
+"""Builders: the distributions of the trees they make, their shapes, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from toy_models import all_paths, sequence_law, toy
+from toy_models import all_paths, sequence_distribution, toy
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import NO_DRAFT
@@ -16,7 +16,7 @@ from mdsd_bounds.trees.base import common_randomness, sampling
 from mdsd_bounds.trees.beam import child_arrivals, rsd_s
 from mdsd_bounds.trees.builders import branchings, chain, independent_paths, nodes_of, rsd_c
 from mdsd_bounds.trees.dynamic import dynamic_top_k
-from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_law
+from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_distribution
 from mdsd_bounds.trees.sequoia import best_shape, depth_of, shaped, size_of
 from mdsd_bounds.trees.verify import stops
 
@@ -27,19 +27,19 @@ def leaf_set(tree):
     return frozenset(path for path in tree.paths if len(path) == tree.length)
 
 
-def farthest(counts, law, samples):
+def farthest(counts, probs, samples):
     """Largest deviation of a count from its mean, in standard deviations and one count (for the rare)."""
-    assert set(counts) <= {key for key, chance in law.items() if chance > 0}
-    return max(abs(counts[key] - samples * c) / (math.sqrt(samples * c * (1 - c)) + 1) for key, c in law.items())
+    assert set(counts) <= {key for key, chance in probs.items() if chance > 0}
+    return max(abs(counts[key] - samples * c) / (math.sqrt(samples * c * (1 - c)) + 1) for key, c in probs.items())
 
 
-def without_replacement(law, n):
-    """Law of the SET of n draws without replacement."""
+def without_replacement(probs, n):
+    """Distribution of the SET of n draws without replacement."""
     found = Counter()
-    for order in itertools.permutations(law, n):
+    for order in itertools.permutations(probs, n):
         chance, left = 1.0, 1.0
         for key in order:
-            chance, left = chance * law[key] / left, left - law[key]
+            chance, left = chance * probs[key] / left, left - probs[key]
         found[frozenset(order)] += chance
     return found
 
@@ -52,13 +52,13 @@ def beam_times(q, seed, width, length, distort=False):
     for _ in range(length):
         following = []
         for path in front:
-            law = q([path])[0]
-            clock = -torch.log1p(-torch.rand(law.shape, dtype=torch.float64, generator=at(path))) / law
+            probs = q([path])[0]
+            clock = -torch.log1p(-torch.rand(probs.shape, dtype=torch.float64, generator=at(path))) / probs
             scale = 1.0 if distort else math.exp(-log_q[path])
-            for token in range(len(law)):
+            for token in range(len(probs)):
                 child = (*path, token)
                 times[child] = times[path] + float(clock[token] - clock.min()) * scale
-                log_q[child] = log_q[path] + math.log(float(law[token]))
+                log_q[child] = log_q[path] + math.log(float(probs[token]))
                 following.append(child)
         front = following
         kept.append(set(sorted(front, key=times.__getitem__)[:width]))
@@ -67,33 +67,33 @@ def beam_times(q, seed, width, length, distort=False):
 
 def test_stochastic_beam_search_draws_sequences_without_replacement():
     q = toy(21)
-    law = without_replacement(sequence_law(q, 2), 2)
-    assert sum(law.values()) == pytest.approx(1)
+    probs = without_replacement(sequence_distribution(q, 2), 2)
+    assert sum(probs.values()) == pytest.approx(1)
     counts = Counter(leaf_set(rsd_s(q, common_randomness(seed), 2, 2)) for seed in range(SAMPLES))
-    assert farthest(counts, law, SAMPLES) < 5
-    # The discrete twin, which the losslessness tests enumerate, has exactly this law.
+    assert farthest(counts, probs, SAMPLES) < 5
+    # The discrete twin, which the losslessness tests enumerate, has exactly this distribution.
     exact = Counter()
     for tree, chance in outcomes(lambda choose: beam_by_arrivals(q, 2, 2, choose)):
         exact[leaf_set(tree)] += chance
-    assert max(abs(exact[key] - law[key]) for key in law) < 1e-12
+    assert max(abs(exact[key] - probs[key]) for key in probs) < 1e-12
 
 
 def test_a_race_that_forgets_the_parents_rate_is_found_out():
     q = toy(21)
-    law = without_replacement(sequence_law(q, 2), 2)
+    probs = without_replacement(sequence_distribution(q, 2), 2)
     broken = Counter(frozenset(beam_times(q, seed, 2, 2, distort=True)[1]) for seed in range(SAMPLES))
-    assert farthest(broken, law, SAMPLES) > 8
+    assert farthest(broken, probs, SAMPLES) > 8
 
 
 def test_every_tree_of_the_beam_has_its_probability():
     q = toy(4, zeros=True)
-    law = Counter()
+    probs = Counter()
     for tree, chance in outcomes(lambda choose: beam_by_arrivals(q, 2, 2, choose)):
-        law[tree.drafts, tree.paths] += chance
-    assert sum(law.values()) == pytest.approx(1)
+        probs[tree.drafts, tree.paths] += chance
+    assert sum(probs.values()) == pytest.approx(1)
     generator = torch.Generator().manual_seed(0)
     drawn = (rsd_s(q, generator, 2, 2) for _ in range(SAMPLES))
-    assert farthest(Counter((tree.drafts, tree.paths) for tree in drawn), law, SAMPLES) < 5
+    assert farthest(Counter((tree.drafts, tree.paths) for tree in drawn), probs, SAMPLES) < 5
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -105,12 +105,12 @@ def test_pruning_level_by_level_loses_nothing(seed):
 
 
 def test_arrivals_are_gumbel_scores_conditioned_on_their_maximum():
-    law = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)
+    probs = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)
     uniform = torch.tensor([0.9, 0.4, 0.1, 0.2], dtype=torch.float64)
     log_q, time = math.log(0.04), 3.0
-    arrival, token = child_arrivals(law, uniform, log_q, math.log(time), 4)
+    arrival, token = child_arrivals(probs, uniform, log_q, math.log(time), 4)
     # Kool et al. 2019, appendix B: G_c = phi_c + Gumbel, pushed under the parent's score G = -log t.
-    phi = log_q + law.log()
+    phi = log_q + probs.log()
     score = phi - torch.log(-torch.log1p(-uniform))
     top, parent = score.max(), -math.log(time)
     v = parent - score + torch.log1p(-torch.exp(score - top))
@@ -120,18 +120,18 @@ def test_arrivals_are_gumbel_scores_conditioned_on_their_maximum():
     assert float(arrival[0]) == math.log(time)
 
 
-def test_common_random_numbers_share_nodes_and_keep_the_law():
+def test_common_random_numbers_share_nodes_and_keep_the_distribution():
     q = toy(5, 4)
     for seed in range(20):
         draw = sampling(common_randomness(seed))
         paths = [set(tree.paths) for tree in (chain(q, draw, 2), rsd_c(q, draw, (2, 1)), rsd_c(q, draw, (3, 2)))]
         assert paths[0] <= paths[1] <= paths[2]
         assert rsd_s(q, common_randomness(seed), 1, 2).paths == chain(q, draw, 2).paths
-    law = Counter()
-    for tree, chance in tree_law(lambda m, d: rsd_c(m, d, (2, 1)), toy(5)):
-        law[tree.drafts] += chance
+    probs = Counter()
+    for tree, chance in tree_distribution(lambda m, d: rsd_c(m, d, (2, 1)), toy(5)):
+        probs[tree.drafts] += chance
     counts = Counter(rsd_c(toy(5), sampling(common_randomness(seed)), (2, 1)).drafts for seed in range(SAMPLES))
-    assert farthest(counts, law, SAMPLES) < 5
+    assert farthest(counts, probs, SAMPLES) < 5
 
 
 def test_sizes_of_the_budgets():
@@ -232,7 +232,7 @@ def narrow(paths):
     return torch.tensor([rows[bool(path) and path[-1] == 0] for path in paths], dtype=torch.float64)
 
 
-def test_laws_with_fewer_tokens_than_children():
+def test_distributions_with_fewer_tokens_than_children():
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(narrow, sampling(generator), (3, 3))
     assert all(sorted(drafts, reverse=True)[-1] == NO_DRAFT for drafts in tree.drafts if drafts)

@@ -208,28 +208,28 @@ def test_the_command_refuses_in_one_line(
     assert "\n" not in str(result.exception)
 
 
-def test_decoding_emits_text_of_the_targets_law() -> None:
+def test_decoding_emits_text_of_the_targets_distribution() -> None:
     # One step from a fixed text, many times: the first two tokens follow the target whatever the draft is.
     target, draft = tiny(seed=0, vocab_size=4), tiny(seed=1, vocab_size=4)
     text = [3, 1, 2]
     held = TreeReader(target, text), TreeReader(draft, text)
-    p = held[0].laws([(), (0,), (1,), (2,), (3,)])
-    law = (p[0][:, None] * p[1:]).flatten()
+    p = held[0].distributions([(), (0,), (1,), (2,), (3,)])
+    probs = (p[0][:, None] * p[1:]).flatten()
     generator = torch.Generator().manual_seed(0)
     samples, count = 1500, torch.zeros(16, dtype=torch.float64)
     for _ in range(samples):
-        step = take_step(held[0].laws, held[1].laws, build, "traversal", generator)
+        step = take_step(held[0].distributions, held[1].distributions, build, "traversal", generator)
         tokens = list(step.verified.tokens)
         if len(tokens) == 1:
-            after = held[0].laws([(tokens[0],)])
+            after = held[0].distributions([(tokens[0],)])
             tokens.append(int(torch.multinomial(after[0], 1, generator=generator)))
         count[4 * tokens[0] + tokens[1]] += 1
-    spread = (law * (1 - law) / samples).sqrt()
-    assert float(((count / samples - law).abs() / spread).max()) < 5
+    spread = (probs * (1 - probs) / samples).sqrt()
+    assert float(((count / samples - probs).abs() / spread).max()) < 5
 
 
-def build(laws: Any, source: Any) -> Any:
-    return rsd_c(laws, sampling(source), (2, 2, 1), {0})
+def build(distributions: Any, source: Any) -> Any:
+    return rsd_c(distributions, sampling(source), (2, 2, 1), {0})
 
 
 def decoded(tmp_path: Path, rule: str = "recursive") -> tuple[list[Any], Path]:

@@ -8,14 +8,14 @@ from functools import cache
 
 import pytest
 import torch
-from toy_models import emitted_law, sequence_law, toy, worst_difference
+from toy_models import emitted_distribution, sequence_distribution, toy, worst_difference
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import sampling
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.dynamic import dynamic_top_k
-from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_law
+from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_distribution
 from mdsd_bounds.trees.sequoia import shaped
 from mdsd_bounds.trees.verify import ONE_BY_ONE, Stop, expected_emitted, stops, verify
 from mdsd_bounds.verifiers import VERIFIERS
@@ -28,22 +28,28 @@ LENGTH = 3
 def builders(q, stop=()):
     """Name -> (sampler, every tree with its probability); depth 2, vocabulary 3."""
     return {
-        "chain": ("without_replacement", lambda: tree_law(lambda m, d: chain(m, d, 2, stop), q)),
-        "paths": ("with_replacement", lambda: tree_law(lambda m, d: independent_paths(m, d, 2, 2, stop), q)),
-        "paths3": ("with_replacement", lambda: tree_law(lambda m, d: independent_paths(m, d, 3, 2, stop), q)),
-        "rsd_c": ("without_replacement", lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop), q)),
-        "rsd_c_wide": ("without_replacement", lambda: tree_law(lambda m, d: rsd_c(m, d, (3, 1), stop), q)),
+        "chain": ("without_replacement", lambda: tree_distribution(lambda m, d: chain(m, d, 2, stop), q)),
+        "paths": ("with_replacement", lambda: tree_distribution(lambda m, d: independent_paths(m, d, 2, 2, stop), q)),
+        "paths3": ("with_replacement", lambda: tree_distribution(lambda m, d: independent_paths(m, d, 3, 2, stop), q)),
+        "rsd_c": ("without_replacement", lambda: tree_distribution(lambda m, d: rsd_c(m, d, (2, 2), stop), q)),
+        "rsd_c_wide": ("without_replacement", lambda: tree_distribution(lambda m, d: rsd_c(m, d, (3, 1), stop), q)),
         "rsd_c_iid": (
             "with_replacement",
-            lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="with_replacement"), q),
+            lambda: tree_distribution(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="with_replacement"), q),
         ),
-        "rsd_c_greedy": ("greedy", lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="greedy"), q)),
+        "rsd_c_greedy": (
+            "greedy",
+            lambda: tree_distribution(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="greedy"), q),
+        ),
         "top_m_plus": (
             "top_m_plus",
-            lambda: tree_law(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="top_m_plus", m=1), q),
+            lambda: tree_distribution(lambda m, d: rsd_c(m, d, (2, 2), stop, sampler="top_m_plus", m=1), q),
         ),
         "rsd_s": ("without_replacement", lambda: outcomes(lambda c: beam_by_arrivals(q, 2, 2, c, stop))),
-        "sequoia": ("without_replacement", lambda: tree_law(lambda m, d: shaped(m, d, (((), ()), ()), stop), q)),
+        "sequoia": (
+            "without_replacement",
+            lambda: tree_distribution(lambda m, d: shaped(m, d, (((), ()), ()), stop), q),
+        ),
         "dynamic": ("top_k", lambda: [(dynamic_top_k(q, 4, 2, 2, stop), 1.0)]),
     }
 
@@ -63,7 +69,7 @@ def rules_for(sampler, builder):
     names = [
         name
         for name, v in VERIFIERS.items()
-        if sampler in v.samplers and v.lossless and v.output_law is not None and fits_two_drafts(v, builder)
+        if sampler in v.samplers and v.lossless and v.output_distribution is not None and fits_two_drafts(v, builder)
         if builder != "rsd_s" or name in ONE_BY_ONE
     ]
     names.append("recursive")
@@ -84,35 +90,41 @@ def test_every_builder_and_rule_is_lossless_over_whole_sequences(builder, rule, 
     sampler, trees = case(builder, zeros, ending)
     assert sum(chance for _, chance in trees) == pytest.approx(1, abs=1e-12)
     p = toy(11, zeros=zeros, sharp=2)
-    found = emitted_law(trees, p, lambda tree, laws: stops(tree, laws, rule), LENGTH, stop)
-    # importance_sampling takes its weights from a linear programme; the law is exact whatever they are.
-    assert worst_difference(found, sequence_law(p, LENGTH, stop)) < 1e-12, sampler
+    found = emitted_distribution(trees, p, lambda tree, distributions: stops(tree, distributions, rule), LENGTH, stop)
+    # importance_sampling takes its weights from a linear programme; the distribution is exact whatever they are.
+    assert worst_difference(found, sequence_distribution(p, LENGTH, stop)) < 1e-12, sampler
 
 
 @pytest.mark.parametrize("rule", ["recursive", "traversal"])
 def test_deeper_and_shaped_trees_are_lossless(rule):
     q, p = toy(2, 2), toy(3, 2)
-    trees = tree_law(lambda m, d: rsd_c(m, d, (2, 1, 2)), q)
-    assert worst_difference(emitted_law(trees, p, lambda t, x: stops(t, x, rule), 4), sequence_law(p, 4)) < 1e-12
+    trees = tree_distribution(lambda m, d: rsd_c(m, d, (2, 1, 2)), q)
+    assert (
+        worst_difference(emitted_distribution(trees, p, lambda t, x: stops(t, x, rule), 4), sequence_distribution(p, 4))
+        < 1e-12
+    )
     beams = outcomes(lambda c: beam_by_arrivals(q, 2, 3, c))
-    assert worst_difference(emitted_law(beams, p, lambda t, x: stops(t, x, rule), 4), sequence_law(p, 4)) < 1e-12
+    assert (
+        worst_difference(emitted_distribution(beams, p, lambda t, x: stops(t, x, rule), 4), sequence_distribution(p, 4))
+        < 1e-12
+    )
 
 
 def test_block_and_traversal_agree_on_a_path():
     q, p = toy(8), toy(9)
-    for tree, _ in tree_law(lambda m, d: chain(m, d, 3), q):
-        laws = p(tree.paths)
-        block = {way.node: way for way in stops(tree, laws, "block")}
-        for way in stops(tree, laws, "traversal"):
+    for tree, _ in tree_distribution(lambda m, d: chain(m, d, 3), q):
+        distributions = p(tree.paths)
+        block = {way.node: way for way in stops(tree, distributions, "block")}
+        for way in stops(tree, distributions, "traversal"):
             assert way.probability == pytest.approx(block[way.node].probability, abs=1e-12)
-            assert torch.allclose(way.law, block[way.node].law, atol=1e-12)
+            assert torch.allclose(way.probs, block[way.node].probs, atol=1e-12)
 
 
 def test_block_verification_toy_of_the_paper():
     # p = (1/3, 2/3), q = (2/3, 1/3), length 2: token level 10/9 accepted tokens, block 11/9.
     q, p = (lambda paths: torch.tensor([[2 / 3, 1 / 3]] * len(paths), dtype=torch.float64)), None
     p = lambda paths: torch.tensor([[1 / 3, 2 / 3]] * len(paths), dtype=torch.float64)  # noqa: E731
-    trees = tree_law(lambda m, d: chain(m, d, 2), q)
+    trees = tree_distribution(lambda m, d: chain(m, d, 2), q)
 
     def emitted(rule):
         return sum(chance * expected_emitted(tree, stops(tree, p(tree.paths), rule)) for tree, chance in trees)
@@ -123,14 +135,14 @@ def test_block_verification_toy_of_the_paper():
 
 
 def forget_to_remove(p, q, drafts, *, sampler, **options):
-    # The rejected token stays in the draft law: right with replacement only.
-    r, left, law = p, torch.ones(1, dtype=p.dtype), torch.zeros_like(p)
+    # The rejected token stays in the draft distribution: right with replacement only.
+    r, left, probs = p, torch.ones(1, dtype=p.dtype), torch.zeros_like(p)
     for k in range(drafts.shape[1]):
         accept = left * (r.gather(-1, drafts[:, k : k + 1]) / q.gather(-1, drafts[:, k : k + 1])).clamp(max=1)[:, 0]
-        law = law.scatter_add(-1, drafts[:, k : k + 1], accept[:, None])
+        probs = probs.scatter_add(-1, drafts[:, k : k + 1], accept[:, None])
         left, r = left - accept, (r - q).clamp(min=0)
         r = r / r.sum()
-    return law + left[:, None] * r
+    return probs + left[:, None] * r
 
 
 def emit_from_p(p, q, drafts, *, sampler, **options):
@@ -140,8 +152,8 @@ def emit_from_p(p, q, drafts, *, sampler, **options):
 
 
 BROKEN = {
-    law.__name__: Verifier(law.__name__, "none", True, ("without_replacement",), law)
-    for law in (forget_to_remove, emit_from_p)
+    probs.__name__: Verifier(probs.__name__, "none", True, ("without_replacement",), probs)
+    for probs in (forget_to_remove, emit_from_p)
 }
 
 
@@ -149,24 +161,25 @@ BROKEN = {
 def test_broken_verifiers_are_found_out(name):
     _, trees = case("rsd_c", False, False)
     p = toy(11, sharp=2)
-    found = emitted_law(trees, p, lambda tree, laws: stops(tree, laws, BROKEN[name]), LENGTH)
-    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+    found = emitted_distribution(trees, p, lambda tree, distributions: stops(tree, distributions, BROKEN[name]), LENGTH)
+    assert worst_difference(found, sequence_distribution(p, LENGTH)) > 1e-4
 
 
 def test_block_verification_with_token_level_residual_is_found_out():
     _, trees = case("chain", False, False)
-    # A target whose residual holds two tokens behind a weight below one: elsewhere both residuals are the same law.
+    # A target whose residual holds two tokens behind a weight below one: elsewhere both residuals are the same
+    # distribution.
     p = toy(17, sharp=2)
 
-    def broken(tree, laws):
+    def broken(tree, distributions):
         ways = []
-        for way in stops(tree, laws, "block"):
-            q = tree.laws[tree.law_row[way.node]] if tree.law_row[way.node] >= 0 else None
-            left = way.law if q is None else (laws[way.node] - q).clamp(min=0)
+        for way in stops(tree, distributions, "block"):
+            q = tree.distributions[tree.probs_row[way.node]] if tree.probs_row[way.node] >= 0 else None
+            left = way.probs if q is None else (distributions[way.node] - q).clamp(min=0)
             ways.append(Stop(way.node, way.probability, left / left.sum()))
         return ways
 
-    assert worst_difference(emitted_law(trees, p, broken, LENGTH), sequence_law(p, LENGTH)) > 1e-4
+    assert worst_difference(emitted_distribution(trees, p, broken, LENGTH), sequence_distribution(p, LENGTH)) > 1e-4
 
 
 def test_children_sorted_by_score_are_found_out():
@@ -178,7 +191,7 @@ def test_children_sorted_by_score_are_found_out():
             dataclasses.replace(
                 tree,
                 drafts=tuple(
-                    tuple(sorted(d, key=lambda x, row=tree.law_row[v]: -float(tree.laws[row, x])))
+                    tuple(sorted(d, key=lambda x, row=tree.probs_row[v]: -float(tree.distributions[row, x])))
                     for v, d in enumerate(tree.drafts)
                 ),
             ),
@@ -186,26 +199,26 @@ def test_children_sorted_by_score_are_found_out():
         )
         for tree, chance in trees
     ]
-    found = emitted_law(resorted, p, lambda t, x: stops(t, x, "recursive"), LENGTH)
-    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-4
+    found = emitted_distribution(resorted, p, lambda t, x: stops(t, x, "recursive"), LENGTH)
+    assert worst_difference(found, sequence_distribution(p, LENGTH)) > 1e-4
 
 
 def mean_over_the_next_draft(verifier, p, q, drafts):
-    """Largest change of the output law when one more draft is drawn, on average over that draft."""
-    now = verifier.law(p, q, torch.tensor([drafts]), sampler="without_replacement")[0]
+    """Largest change of the output distribution when one more draft is drawn, on average over that draft."""
+    now = verifier.probs(p, q, torch.tensor([drafts]), sampler="without_replacement")[0]
     left = q[0].clone()
     left[list(drafts)] = 0.0
     mean = torch.zeros_like(now)
     for token in left.nonzero()[:, 0].tolist():
-        law = verifier.law(p, q, torch.tensor([[*drafts, token]]), sampler="without_replacement")[0]
-        mean += left[token] / left.sum() * law
+        probs = verifier.probs(p, q, torch.tensor([[*drafts, token]]), sampler="without_replacement")[0]
+        mean += left[token] / left.sum() * probs
     return float((mean - now).abs().max())
 
 
 @pytest.mark.parametrize(
     "name", [n for n, v in VERIFIERS.items() if "without_replacement" in v.samplers and v.lossless]
 )
-def test_rules_are_taken_on_a_beam_exactly_where_their_law_is_a_martingale(name):
+def test_rules_are_taken_on_a_beam_exactly_where_their_distribution_is_a_martingale(name):
     worst = 0.0
     for seed in range(4):
         p, q = toy(seed, 4, sharp=2)([()]), toy(seed + 20, 4)([()])
@@ -215,7 +228,7 @@ def test_rules_are_taken_on_a_beam_exactly_where_their_law_is_a_martingale(name)
 
 
 def last_draft(p, q, drafts, *, sampler, **options):
-    """Verify the last of n drafts against its marginal law: lossless for every n that is fixed beforehand."""
+    """Verify the last of n drafts against its marginal distribution: lossless for every n that is fixed beforehand."""
     n, size = drafts.shape[1], q.shape[1]
     marginal = torch.zeros_like(q)
     for order in itertools.permutations(range(size), n):
@@ -234,31 +247,31 @@ def test_a_rule_that_counts_the_drafts_is_not_lossless_on_a_beam_and_is_refused(
     rule = Verifier("last_draft", "none", True, ("without_replacement",), last_draft)
     p = toy(11, sharp=2)
     _, fixed = case("rsd_c", False, False)
-    found = emitted_law(fixed, p, lambda tree, laws: stops(tree, laws, rule), LENGTH)
-    assert worst_difference(found, sequence_law(p, LENGTH)) < 1e-12
+    found = emitted_distribution(fixed, p, lambda tree, distributions: stops(tree, distributions, rule), LENGTH)
+    assert worst_difference(found, sequence_distribution(p, LENGTH)) < 1e-12
     _, trees = case("rsd_s", False, False)
     with pytest.raises(InputError, match="stochastic beam"):
         stops(trees[0][0], p(trees[0][0].paths), rule)
     plain = [(dataclasses.replace(tree, adaptive=False), chance) for tree, chance in trees]
-    found = emitted_law(plain, p, lambda tree, laws: stops(tree, laws, rule), LENGTH)
-    assert worst_difference(found, sequence_law(p, LENGTH)) > 1e-6
+    found = emitted_distribution(plain, p, lambda tree, distributions: stops(tree, distributions, rule), LENGTH)
+    assert worst_difference(found, sequence_distribution(p, LENGTH)) > 1e-6
 
 
 def test_sampled_verification_follows_the_stops():
     q, p = toy(5), toy(11)
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(q, sampling(generator), (2, 2))
-    laws = p(tree.paths)
+    distributions = p(tree.paths)
     for rule in ("recursive", "traversal"):
-        ways = {way.node: way.probability for way in stops(tree, laws, rule)}
-        drawn = [verify(tree, laws, rule, generator) for _ in range(1500)]
+        ways = {way.node: way.probability for way in stops(tree, distributions, rule)}
+        drawn = [verify(tree, distributions, rule, generator) for _ in range(1500)]
         for node, probability in ways.items():
             share = sum((v.nodes[-1] if v.nodes else 0) == node for v in drawn) / len(drawn)
             assert abs(share - probability) < 5 * (probability * (1 - probability) / len(drawn)) ** 0.5 + 1e-9
         assert all(v.tokens[: len(v.nodes)] == tree.paths[v.nodes[-1] if v.nodes else 0] for v in drawn)
 
 
-def test_rules_coupled_to_their_drafts_are_stepped_and_refused_where_a_law_is_needed():
+def test_rules_coupled_to_their_drafts_are_stepped_and_refused_where_a_distribution_is_needed():
     def step(p, q, drafts, generator, *, sampler, **options):
         return torch.multinomial(p, 1, generator=generator)[:, 0]
 
@@ -282,7 +295,7 @@ def test_rules_that_do_not_fit_are_refused():
         stops(tree, p(tree.paths), "block")
     with pytest.raises(InputError, match="sampler"):
         stops(tree, p(tree.paths), "k_seq")
-    with pytest.raises(InputError, match="one law for each"):
+    with pytest.raises(InputError, match="one distribution for each"):
         stops(tree, p(tree.paths)[:2], "recursive")
     iid = independent_paths(q, draw, 3, 2)
     with pytest.raises(InputError, match="draw without replacement"):

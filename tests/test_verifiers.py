@@ -27,7 +27,7 @@ from mdsd_bounds import VERIFIERS, acceptance_rate
 from mdsd_bounds.verifiers import Verifier, enumerate_verifier
 from mdsd_bounds.verifiers.enumeration import draft_tuples
 from mdsd_bounds.verifiers.schemes import rrs, rrs_without_replacement
-from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual, speculative_law
+from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual, speculative_distribution
 
 PAIRS = [(name, sampler) for name, rule in VERIFIERS.items() for sampler in rule.samplers]
 LOSSLESS = [(name, sampler) for name, sampler in PAIRS if VERIFIERS[name].lossless]
@@ -41,7 +41,7 @@ def counts(name: str, most: int = 3) -> list[int]:
 
 
 def shaped(q: Tensor, sampler: str, n: int) -> tuple[Tensor, dict[str, Any]]:
-    """One draft law ``[V]`` as the sampler wants it; different drafters are its rotations."""
+    """One draft distribution ``[V]`` as the sampler wants it; different drafters are its rotations."""
     if sampler == "independent":
         return torch.stack([q.roll(k) for k in range(n)]), {}
     if sampler == "joint":
@@ -71,7 +71,7 @@ def test_stated_rate_is_the_enumerated_one(name: str, sampler: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "sampler"), PAIRS)
-def test_steps_follow_the_law(name: str, sampler: str) -> None:
+def test_steps_follow_the_distribution(name: str, sampler: str) -> None:
     n = counts(name)[-1]
     q, options = draft_rows(sampler, 5, n, 3)
     rows = 500 if name in ("importance_sampling", "optimal") else 20_000
@@ -131,8 +131,8 @@ def skips_the_residual(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor
 def reuses_a_rejected_token(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
     accept = accept_probability(p, q, drafts[:, 0])
     second = accept_probability(p, q, drafts[:, 1])
-    law = add_at(torch.zeros_like(p), drafts[:, 0], accept + (1 - accept) * (1 - second))
-    return add_at(law, drafts[:, 1], (1 - accept) * second)
+    probs = add_at(torch.zeros_like(p), drafts[:, 0], accept + (1 - accept) * (1 - second))
+    return add_at(probs, drafts[:, 1], (1 - accept) * second)
 
 
 def always_accepts_the_last(p: Tensor, q: Tensor, drafts: Tensor, **_: Any) -> Tensor:
@@ -150,21 +150,21 @@ BROKEN = [
     (reuses_a_rejected_token, "with_replacement"),
     (always_accepts_the_last, "with_replacement"),
     (takes_q_as_one, "with_replacement"),
-    (rrs.output_law, "without_replacement"),
+    (rrs.output_distribution, "without_replacement"),
 ]
 
 
-@pytest.mark.parametrize(("law", "sampler"), BROKEN, ids=[f"{law.__name__}-{sampler}" for law, sampler in BROKEN])
-def test_broken_rules_fail_enumeration(law: Any, sampler: str) -> None:
-    rule = Verifier("broken", "none", True, (sampler,), law)
+@pytest.mark.parametrize(("probs", "sampler"), BROKEN, ids=[f"{probs.__name__}-{sampler}" for probs, sampler in BROKEN])
+def test_broken_rules_fail_enumeration(probs: Any, sampler: str) -> None:
+    rule = Verifier("broken", "none", True, (sampler,), probs)
     assert losslessness_defect(rule, row(4, 3), row(4, 4), 2, sampler) > 1e-2
 
 
 def test_without_replacement_rule_on_draws_with_replacement_fails() -> None:
-    def law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **_: Any) -> Tensor:
-        return rrs_without_replacement.output_law(p, q, drafts, sampler="without_replacement")
+    def probs(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **_: Any) -> Tensor:
+        return rrs_without_replacement.output_distribution(p, q, drafts, sampler="without_replacement")
 
-    rule = Verifier("mismatched", "none", True, ("with_replacement",), law)
+    rule = Verifier("mismatched", "none", True, ("with_replacement",), probs)
     assert losslessness_defect(rule, row(4, 3), row(4, 4), 2, "with_replacement") > 1e-2
 
 
@@ -173,25 +173,25 @@ def test_a_rule_that_accepts_too_much_exceeds_the_bound() -> None:
     assert excess_over_bound(rule, row(4, 1), row(4, 2), 2, "with_replacement") > 1e-2
 
 
-def test_a_step_that_does_not_follow_its_law_is_seen() -> None:
+def test_a_step_that_does_not_follow_its_distribution_is_seen() -> None:
     def step(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **_: Any) -> Tensor:
         return drafts[:, 0]
 
-    rule = Verifier("sloppy", "none", True, ("with_replacement",), rrs.output_law, step)
+    rule = Verifier("sloppy", "none", True, ("with_replacement",), rrs.output_distribution, step)
     assert step_p_value(rule, row(5, 4), row(5, 3), 2, "with_replacement") < FALSE_ALARM
 
 
-def test_draft_tuples_are_a_law() -> None:
+def test_draft_tuples_are_a_distribution() -> None:
     for sampler in ("with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus", "independent"):
         q, options = draft_rows(sampler, 4, 3, 0)
         _, mass = draft_tuples(q[None], 3, 4, sampler=sampler, **options)
         assert float(mass.sum()) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_speculative_law_with_zeros() -> None:
+def test_speculative_distribution_with_zeros() -> None:
     p, q = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[1.0, 0.0]]).double()
-    assert speculative_law(p, q, torch.tensor([0])).tolist() == [[0.0, 1.0]]
-    assert speculative_law(p, p, torch.tensor([1])).tolist() == [[0.0, 1.0]]
+    assert speculative_distribution(p, q, torch.tensor([0])).tolist() == [[0.0, 1.0]]
+    assert speculative_distribution(p, p, torch.tensor([1])).tolist() == [[0.0, 1.0]]
 
 
 def test_enumeration_of_one_known_case() -> None:
@@ -199,4 +199,4 @@ def test_enumeration_of_one_known_case() -> None:
     p, q = torch.tensor([0.5, 0.5]).double(), torch.tensor([0.75, 0.25]).double()
     found = enumerate_verifier(VERIFIERS["rrs"], p, q, 2)
     assert found.acceptance == pytest.approx(13 / 16, abs=1e-15)
-    assert torch.allclose(found.law, p, atol=1e-15)
+    assert torch.allclose(found.probs, p, atol=1e-15)

@@ -26,7 +26,7 @@ def random_row(seed: int, scale: float) -> Tensor:
 
 
 def adversarial() -> dict[str, tuple[Tensor, Tensor]]:
-    """Pairs of wide laws: flat, steep, peaked, equal, disjoint, one-hot, tied, and nearly equal."""
+    """Pairs of wide distributions: flat, steep, peaked, equal, disjoint, one-hot, tied, and nearly equal."""
     flat, steep = random_row(0, 1.0), random_row(1, 4.0)
     peaked = 1e-12 * random_row(2, 1.0)
     peaked[5] = 1.0
@@ -166,11 +166,11 @@ def wide_p_value(name: str, sampler: str, n: int, p: Tensor, q: Tensor, rows: in
         counts += torch.bincount(where, minlength=len(p))
         hits += float(accepted.sum())
     rate = torch.tensor([exact.acceptance, 1.0 - exact.acceptance])
-    return min(chi_square(counts, rows * exact.law), chi_square(torch.tensor([hits, rows - hits]), rows * rate))
+    return min(chi_square(counts, rows * exact.probs), chi_square(torch.tensor([hits, rows - hits]), rows * rate))
 
 
 @pytest.mark.parametrize(("name", "sampler", "n"), STEPS)
-def test_wide_steps_follow_the_law(name: str, sampler: str, n: int) -> None:
+def test_wide_steps_follow_the_distribution(name: str, sampler: str, n: int) -> None:
     q, _ = draft_rows(sampler, 6, n, 3)
     assert wide_p_value(name, sampler, n, row(6, 8), q) > FALSE_ALARM
 
@@ -197,10 +197,10 @@ def test_steps_of_awkward_rows_return_possible_tokens(pair: tuple[Tensor, Tensor
         assert torch.equal(accepted, (drafts == token[:, None]).any(-1))
 
 
-@pytest.mark.parametrize("kind", ["drafts that p never gives", "equal laws", "one token of p left"])
+@pytest.mark.parametrize("kind", ["drafts that p never gives", "equal distributions", "one token of p left"])
 def test_wide_gumbel_races_at_their_edges(kind: str) -> None:
     p, q = row(6, 8), row(6, 3)
-    if kind == "equal laws":
+    if kind == "equal distributions":
         q = p
     else:
         p = p * torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 0.0] if kind.startswith("drafts") else [0.0, 0, 0, 0, 1, 0])

@@ -56,7 +56,7 @@ def test_k_seq_solves_its_equation_and_keeps_its_promise() -> None:
 
 
 @pytest.mark.parametrize("name", ["rrs", "k_seq", "naive_tree", "nss", "gumbel_list", "importance_sampling"])
-def test_equal_and_disjoint_laws(name: str) -> None:
+def test_equal_and_disjoint_distributions(name: str) -> None:
     p = zipf(40, 0)
     far = torch.cat([torch.zeros(40), p]).double()
     near = torch.cat([p, torch.zeros(40)]).double()
@@ -163,7 +163,7 @@ def test_a_truncated_programme_is_lossless_and_no_better() -> None:
     p, q = row(7, 3), row(7, 4)
     found = [enumerate_rule(VERIFIERS["importance_sampling"], p, q, 3, tokens=s) for s in (1, 3, 7)]
     for one in found:
-        assert float((one.law - p).abs().max()) <= 1e-12
+        assert float((one.probs - p).abs().max()) <= 1e-12
     chosen = [float(selected_acceptance(p[None], q[None], 2, s)[0]) for s in (1, 3, 7)]
     assert chosen[0] <= chosen[1] + 1e-9 <= chosen[2] + 2e-9
 
@@ -199,8 +199,8 @@ def test_lossy_rules_say_so_and_keep_their_budget() -> None:
     assert {name for name, rule in VERIFIERS.items() if not rule.lossless} == lossy
     assert not acceptance_rate(p, q, 2, "with_replacement", "typical_acceptance").lossless
     for sampler in ("with_replacement", "without_replacement"):
-        law = enumerate_rule(VERIFIERS["tv_budget"], p, q, 2, sampler=sampler, budget=0.05).law
-        assert float((law - p).abs().sum()) / 2 == pytest.approx(0.05, abs=1e-12)
+        probs = enumerate_rule(VERIFIERS["tv_budget"], p, q, 2, sampler=sampler, budget=0.05).probs
+        assert float((probs - p).abs().sum()) / 2 == pytest.approx(0.05, abs=1e-12)
     single = float(acceptance_rate(p, q, 1, "with_replacement", "tv_budget", budget=0.05).value)
     assert single == pytest.approx(min(1.0, 1.05 - float((p - q).clamp(min=0).sum())), abs=1e-12)
     assert torch.equal(tv_budget.moved_target(p[None], q[None], 1.0), q[None])
@@ -209,17 +209,17 @@ def test_lossy_rules_say_so_and_keep_their_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "message"),
+    ("probs", "message"),
     [
-        (lambda p, *a, **k: p[:, :2], r"'theirs': output law of shape \(1, 2\)"),
-        (lambda p, *a, **k: p * float("nan"), "'theirs' row 0: its output law sums to nan"),
-        (lambda p, *a, **k: p - 1.0, "'theirs' row 0: its output law sums to -3"),
+        (lambda p, *a, **k: p[:, :2], r"'theirs': output distribution of shape \(1, 2\)"),
+        (lambda p, *a, **k: p * float("nan"), "'theirs' row 0: its output distribution sums to nan"),
+        (lambda p, *a, **k: p - 1.0, "'theirs' row 0: its output distribution sums to -3"),
         (lambda p, *a, **k: p * 2, "sums to 2"),
-        (lambda p, *a, **k: None, "'theirs': output law of shape NoneType"),
+        (lambda p, *a, **k: None, "'theirs': output distribution of shape NoneType"),
     ],
 )
-def test_a_law_that_is_none_is_named(law: Any, message: str) -> None:
-    rule = Verifier("theirs", "none", True, ("with_replacement",), law)
+def test_a_distribution_that_is_none_is_named(probs: Any, message: str) -> None:
+    rule = Verifier("theirs", "none", True, ("with_replacement",), probs)
     with pytest.raises(InputError, match=message):
         rule.step(row(4, 0)[None], row(4, 1)[None], torch.tensor([[0, 1]]))
     with pytest.raises(InputError, match="theirs"):
@@ -349,7 +349,7 @@ LOSSY: dict[str, Callable[[float], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", LOSSY)
 @settings(max_examples=25, deadline=None)
 @given(pair=pairs(largest=5), n=st.integers(1, 3), pick=st.integers(0, 5), scale=st.sampled_from([0.02, 0.3, 1.0]))
-def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_law(
+def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_distribution(
     name: str, pair: tuple[Tensor, Tensor], n: int, pick: int, scale: float
 ) -> None:
     rule, (p, q) = VERIFIERS[name], (pair[0][0], pair[1][0])
@@ -360,7 +360,7 @@ def test_distance_of_a_lossy_rule_is_that_of_its_enumerated_law(
         q = torch.stack([q.roll(k) for k in range(n)])
     found = enumerate_rule(rule, p, q, n, sampler=sampler, **options)
     stated = float(output_distance(p, q, n, sampler, name, **options))
-    assert stated == pytest.approx(float((found.law - p).abs().sum()) / 2, abs=1e-9)
+    assert stated == pytest.approx(float((found.probs - p).abs().sum()) / 2, abs=1e-9)
     # No rule lies above the line.
     line = optimal_acceptance(p, q, n, sampler, method="subsets", tv=min(stated, 1.0))
     assert found.acceptance <= float(line.high) + 1e-9

@@ -1,4 +1,4 @@
-"""Toy language models over a few tokens, with every continuation in reach, and the exact law of a verification."""
+"""Toy language models over a few tokens, with every continuation in reach, and the exact distributions of verification."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mdsd_bounds.trees.verify import Stop
 
 
 def toy(seed: int, size: int = 3, zeros: bool = False, sharp: float = 1.0) -> Callable[[Sequence[Path]], Tensor]:
-    """A law for every path, drawn once; with ``zeros`` about a third of the entries are zero (never all)."""
+    """A distribution for every path, drawn once; with ``zeros`` about a third of the entries are zero (never all)."""
     memory: dict[Path, Tensor] = {}
 
-    def law(path: Path) -> Tensor:
+    def probs(path: Path) -> Tensor:
         if path not in memory:
             key = seed
             for token in path:
@@ -30,49 +30,53 @@ def toy(seed: int, size: int = 3, zeros: bool = False, sharp: float = 1.0) -> Ca
             memory[path] = weight / weight.sum()
         return memory[path]
 
-    return lambda paths: torch.stack([law(tuple(path)) for path in paths])
+    return lambda paths: torch.stack([probs(tuple(path)) for path in paths])
 
 
-def sequence_law(laws: Callable[[Sequence[Path]], Tensor], length: int, stop: frozenset[int] = frozenset()) -> dict:
+def sequence_distribution(
+    distributions: Callable[[Sequence[Path]], Tensor], length: int, stop: frozenset[int] = frozenset()
+) -> dict:
     """Probability of every text of ``length`` tokens, or shorter where it ends in a stop token."""
     done: dict[Path, float] = {}
     front: dict[Path, float] = {(): 1.0}
     for _ in range(length):
         following: dict[Path, float] = {}
         for path, weight in front.items():
-            for token, value in enumerate(laws([path])[0].tolist()):
+            for token, value in enumerate(distributions([path])[0].tolist()):
                 (done if token in stop else following)[(*path, token)] = weight * value
         front = following
     return done | front
 
 
-def emitted_law(
+def emitted_distribution(
     trees: Sequence[tuple[Tree, float]],
     target: Callable[[Sequence[Path]], Tensor],
     stops: Callable[[Tree, Tensor], list[Stop]],
     length: int,
     stop: frozenset[int] = frozenset(),
 ) -> dict:
-    """Law of the text that verification begins and the target finishes, ``length`` tokens, over all trees."""
+    """Distribution of the text that verification begins and the target finishes, ``length`` tokens, over all trees."""
     begun: dict[Path, float] = defaultdict(float)
     for tree, chance in trees:
         for way in stops(tree, target(tree.paths)):
             path = tree.paths[way.node]
-            if way.law is None:
+            if way.probs is None:
                 begun[path] += chance * way.probability
                 continue
-            for token, value in enumerate(way.law.tolist()):
+            for token, value in enumerate(way.probs.tolist()):
                 begun[(*path, token)] += chance * way.probability * value
-    law: dict[Path, float] = defaultdict(float)
+    probs: dict[Path, float] = defaultdict(float)
     for path, weight in begun.items():
         if weight == 0.0:
             continue
         rest = {(): 1.0}
         if not (path and path[-1] in stop):
-            rest = sequence_law(lambda paths, p=path: target([(*p, *x) for x in paths]), length - len(path), stop)
+            rest = sequence_distribution(
+                lambda paths, p=path: target([(*p, *x) for x in paths]), length - len(path), stop
+            )
         for tail, value in rest.items():
-            law[path + tail] += weight * value
-    return law
+            probs[path + tail] += weight * value
+    return probs
 
 
 def worst_difference(found: dict, wanted: dict) -> float:

@@ -1,11 +1,11 @@
 """Softmax of rows of logits, from any float dtype straight to float64: two passes over the logits, in strips.
 
-The exponential is ``2^k`` times a polynomial: with ``t = x log2(e)`` and k its nearest whole number,
+The exponential is ``2^k`` times a polynomial: with ``t = x log2(e)`` and k its nearest integer,
 ``r = x - k ln 2`` lies in ``[-0.3466, 0.3466]``, where the Taylor sum up to ``r^13 / 13!`` is off by less than 5e-18.
 All steps are arithmetic on whole strips, so they run in vector registers.  Given the exponent, rounded as
-``(x - max) / T``, every exponential is within a few units in the last place, and every entry of a law within twenty,
-since its sum rounds as well; the rounding of the exponent itself is magnified by its size, as in every softmax.  Below
-the smallest normal number an entry rounds once more.
+``(x - max) / T``, every exponential is within a few units in the last place, and every entry of a distribution within
+twenty, since its sum rounds as well; the rounding of the exponent itself is magnified by its size, as in every softmax.
+ Below the smallest normal number an entry rounds once more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAGNITUDE = np.int16(0x7FFF)
 LOG2_E = 1.4426950408889634
 #: ln 2 in two parts: the first with its last 21 bits empty, so that its multiples by k are exact.
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
-#: Adding it rounds to a whole number, which then stands in the last bits.
+#: Adding it rounds to an integer, which then stands in the last bits.
 ROUND = 6755399441055744.0
 #: exp of anything less may be less than the smallest normal number.
 SMALL = -708.0
@@ -39,8 +39,8 @@ _FRACTION = np.int64(52)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def softmax_rows(numbers, bits, kind, temperature, first, last, law, mass, sound):  # type: ignore[no-untyped-def]
-    """Rows ``first`` to ``last`` of logits into ``law`` ``[B, V]`` float64.
+def softmax_rows(numbers, bits, kind, temperature, first, last, probs, mass, sound):  # type: ignore[no-untyped-def]
+    """Rows ``first`` to ``last`` of logits into ``probs`` ``[B, V]`` float64.
 
     The logits are ``numbers`` ``[B, V]``, float32 or float64, where ``kind`` is :data:`NUMBERS`; else ``bits``
     ``[B, V]`` int16, those of float16 (:data:`HALF`) or bfloat16 (:data:`BFLOAT`).  The other one is not looked at.
@@ -54,8 +54,8 @@ def softmax_rows(numbers, bits, kind, temperature, first, last, law, mass, sound
         if not sound[b]:
             continue
         total = 0.0
-        for start in range(0, law.shape[1], STRIP):
-            out = law[b, start : start + STRIP]
+        for start in range(0, probs.shape[1], STRIP):
+            out = probs[b, start : start + STRIP]
             if kind == NUMBERS:
                 out[:] = numbers[b, start : start + STRIP]
             else:
@@ -66,8 +66,8 @@ def softmax_rows(numbers, bits, kind, temperature, first, last, law, mass, sound
                 _exponentials(out)
             total += _sum(out)
         mass[b] = 0.0
-        for start in range(0, law.shape[1], BLOCK):
-            mass[b] += _scale(law[b, start : start + BLOCK], 1.0 / total)
+        for start in range(0, probs.shape[1], BLOCK):
+            mass[b] += _scale(probs[b, start : start + BLOCK], 1.0 / total)
 
 
 @njit(**STEP)

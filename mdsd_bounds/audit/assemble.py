@@ -1,8 +1,8 @@
-"""From logged lines to :class:`mdsd_bounds.audit.positions.Positions`: laws on common columns, cells, alpha*.
+"""From logged lines to :class:`mdsd_bounds.audit.positions.Positions`: distributions on common columns, cells, alpha*.
 
-Lines that share a row of a dump share all work but the look-up of the output.  A cut law is a law over its known tokens
-and one more column for all others, and an output among the others is an output of that column: what is known is
-tested exactly, and the tail is not looked into.
+Lines that share a row of a dump share all work but the look-up of the output.  A cut distribution is a distribution
+over its known tokens and one more column for all others, and an output among the others is an output of that column:
+what is known is tested exactly, and the tail is not looked into.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import CELLS, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
-from mdsd_bounds.audit.log_lines import Law, Line
+from mdsd_bounds.audit.log_lines import Distribution, Line
 from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler, sampler_options
@@ -31,10 +31,10 @@ BYTES = 3 * CELLS * (2 * 8 + 4 * len(CONTROLS))
 
 @dataclass(frozen=True)
 class Unit:
-    """A pair of laws and the lines (by their index in the log) that they belong to."""
+    """A pair of distributions and the lines (by their index in the log) that they belong to."""
 
-    p: Law
-    q: Law | None
+    p: Distribution
+    q: Distribution | None
     lines: tuple[int, ...]
 
 
@@ -53,7 +53,7 @@ def assemble(
     lines : list of Line
         As read.
     units : iterable of Unit
-        Their laws; every line belongs to one unit.
+        Their distributions; every line belongs to one unit.
     sampler, options : str, dict
         For lines that name no sampler.
     tolerance : float
@@ -116,7 +116,8 @@ def _check_sampler(name: str, path: str) -> None:
     rule = get_sampler(name)
     if rule.takes != "one":
         raise InputError(
-            f"{path}: sampler {name!r} has several draft laws; a log holds one q a position: leave the sampler out "
+            f"{path}: sampler {name!r} has several draft distributions; a log holds one q a position: leave the "
+            "sampler out "
             "(the output is tested all the same)"
         )
 
@@ -208,7 +209,7 @@ def _rows(batch: list[Unit], lines: list[Line], path: str, tolerance: float) -> 
     return Rows(p, q, known, exact, slack)
 
 
-def _aligned(p: Law, q: Law, path: str, place: int) -> tuple[Floats, bool]:
+def _aligned(p: Distribution, q: Distribution, path: str, place: int) -> tuple[Floats, bool]:
     """q over the columns of p (its tokens, then the rest), and whether it is exact there.
 
     Tokens whose q is not known get none of it: a guess, which steers the bets and nothing else.
@@ -237,16 +238,16 @@ def _aligned(p: Law, q: Law, path: str, place: int) -> tuple[Floats, bool]:
     return np.append(held, max(1.0 - float(held.sum()), 0.0)), exact
 
 
-def _column(law: Law, token: int, path: str, place: int, what: str) -> int:
-    if law.tokens is None:
-        if token >= len(law.probs):
+def _column(probs: Distribution, token: int, path: str, place: int, what: str) -> int:
+    if probs.tokens is None:
+        if token >= len(probs.probs):
             raise InputError(
-                f"{path} line {place}: {what} {token} lies outside the vocabulary of {len(law.probs)} tokens; log "
+                f"{path} line {place}: {what} {token} lies outside the vocabulary of {len(probs.probs)} tokens; log "
                 "p over the whole vocabulary, or as {token: probability}"
             )
         return token
-    hit = np.flatnonzero(law.tokens == token)
-    return int(hit[0]) if len(hit) else len(law.probs)
+    hit = np.flatnonzero(probs.tokens == token)
+    return int(hit[0]) if len(hit) else len(probs.probs)
 
 
 def _starts_from_q(name: str, n: int, options: dict[str, Any]) -> bool:
@@ -292,7 +293,7 @@ def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dic
 
 
 def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Any]) -> Floats:
-    """Upper ends for cut rows, over the tokens that either side knows and one that neither does."""
+    """Upper ends for truncated rows, over the tokens that either side knows and one that neither does."""
     from mdsd_bounds.bounds.truncated.intervals import interval_bounds
 
     pairs = [(unit.p, unit.q) for unit in units if unit.q is not None]
@@ -302,7 +303,7 @@ def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict
     for b, ((first, second), tokens) in enumerate(zip(pairs, held, strict=True)):
         p[b, np.searchsorted(tokens, _tokens(first))] = first.probs
         q[b, np.searchsorted(tokens, _tokens(second))] = second.probs
-    missing = [np.array([law.tail for law in side]) for side in zip(*pairs, strict=True)]
+    missing = [np.array([probs.tail for probs in side]) for side in zip(*pairs, strict=True)]
     _, high = interval_bounds(
         torch.from_numpy(p),
         torch.from_numpy(q),
@@ -315,5 +316,5 @@ def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict
     return np.asarray(high.numpy(), dtype=np.float64)
 
 
-def _tokens(law: Law) -> Ints:
-    return np.arange(len(law.probs)) if law.tokens is None else law.tokens
+def _tokens(probs: Distribution) -> Ints:
+    return np.arange(len(probs.probs)) if probs.tokens is None else probs.tokens

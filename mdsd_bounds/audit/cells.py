@@ -1,9 +1,9 @@
 """Cells: what every test of a log looks at in place of 150,000 tokens.
 
 At each position the tokens are sorted into :data:`CELLS` cells by ``q/p`` (does the draft like the token more than the
-target does?) and by p.  A cell's mass under p is known before the output is: if the output has law p, its cell has
-these masses.  The cells of a position never depend on the drafts that were drawn nor on the output, and so a test may
-choose its bets, its pooling and its alternatives from them.
+target does?) and by p.  A cell's mass under p is known before the output is: if the output has distribution p, its cell
+has these masses.  The cells of a position never depend on the drafts that were drawn nor on the output, and so a test
+may choose its bets, its pooling and its alternatives from them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def cells_of(p: Floats, q: Floats) -> Ints:
     return np.where(p > 0, place, IMPOSSIBLE)
 
 
-def cell_masses(cells: Ints, law: Floats) -> Floats:
-    """Mass ``[B, CELLS]`` that laws ``[B, K]`` give to the cells ``[B, K]``."""
+def cell_masses(cells: Ints, probs: Floats) -> Floats:
+    """Mass ``[B, CELLS]`` that distributions ``[B, K]`` give to the cells ``[B, K]``."""
     rows = len(cells)
     flat = (cells + CELLS * np.arange(rows)[:, None]).ravel()
-    sums: Floats = np.bincount(flat, weights=law.ravel(), minlength=rows * CELLS).astype(np.float64)
+    sums: Floats = np.bincount(flat, weights=probs.ravel(), minlength=rows * CELLS).astype(np.float64)
     return sums.reshape((rows, CELLS))

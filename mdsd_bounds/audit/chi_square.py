@@ -1,4 +1,4 @@
-"""Chi-square test of the output's cells over a whole log, with the exact covariance of unlike positions.
+"""Chi-square test of the output's cells over a whole log, with the exact covariance of different positions.
 
 Cells are pooled, in the order of q/p and then of p, into groups of about equal expectation: at most :data:`GROUPS`,
 none expected fewer than :data:`LEAST` times or with a variance below that.  What is pooled is fixed by p and q alone.
@@ -6,8 +6,9 @@ With O the counts seen, ``E = sum_t pi_t`` and ``C = sum_t (diag pi_t - pi_t pi_
 ``X = (O - E)' C^+ (O - E)`` is asymptotically chi-square with rank(C) degrees of freedom (the central limit theorem
 for martingale differences); for like positions it is Pearson's statistic.
 
-If the stated laws may be off by ``tolerance_t`` in total variation, E moves by at most ``2 (sum tolerance)^2`` in
-squared length, and the p-value is that of the noncentral law with that much noncentrality at C's least eigenvalue.
+If the stated distributions may be off by ``tolerance_t`` in total variation, E moves by at most ``2 (sum tolerance)^2``
+in squared length, and the p-value is that of the noncentral distribution with that much noncentrality at C's least
+eigenvalue.
 
 Unlike the capital of :mod:`mdsd_bounds.audit.martingale` this is a test of a log of fixed length: a p-value looked at
 again and again until it is small means nothing.
@@ -57,13 +58,13 @@ class ChiSquare:
     shift: float
 
 
-def chi_square(law: Floats, cell: Ints, tolerance: Floats) -> ChiSquare:
-    """Test ``cell`` ``[N]`` against ``law`` ``[N, CELLS]``; the laws may be off by ``tolerance`` ``[N]``."""
-    groups = pool(law)
+def chi_square(probs: Floats, cell: Ints, tolerance: Floats) -> ChiSquare:
+    """Test ``cell`` ``[N]`` against ``probs`` ``[N, CELLS]``; the distributions may be off by ``tolerance`` ``[N]``."""
+    groups = pool(probs)
     count = int(groups.max()) + 1
     sort = np.zeros((CELLS, count))
     sort[np.arange(CELLS), groups] = 1.0
-    mass = law @ sort
+    mass = probs @ sort
     expected = mass.sum(0)
     observed = np.bincount(groups[cell], minlength=count).astype(float)
     covariance = np.diag(expected) - mass.T @ mass
@@ -82,9 +83,9 @@ def chi_square(law: Floats, cell: Ints, tolerance: Floats) -> ChiSquare:
     )
 
 
-def pool(law: Floats) -> Ints:
+def pool(probs: Floats) -> Ints:
     """Group ``[CELLS]`` of each cell, from the masses ``[N, CELLS]`` alone."""
-    due, spread = law.sum(0), (law * (1.0 - law)).sum(0)
+    due, spread = probs.sum(0), (probs * (1.0 - probs)).sum(0)
     aim = max(LEAST, float(due.sum()) / GROUPS)
     groups = np.zeros(CELLS, dtype=np.int64)
     here, filled, varied = 0, 0.0, 0.0
@@ -100,7 +101,7 @@ def pool(law: Floats) -> Ints:
 
 
 def upper_tail(statistic: float, freedom: int, shift: float) -> float:
-    """``Pr(X >= statistic)`` under the noncentral chi-square law; central where the shift is negligible."""
+    """``Pr(X >= statistic)`` under the noncentral chi-square distribution; central where the shift is negligible."""
     if shift <= 1e-9:
         return float(stats.chi2.sf(statistic, freedom))
     return float(stats.ncx2.sf(statistic, freedom, shift))

@@ -27,49 +27,49 @@ from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_a
 
 
 def _residual_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
         accept = accept_probability(target, q, drafts[:, k])
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
         target = residual(target, q)
-    return law + reach[:, None] * p
+    return probs + reach[:, None] * p
 
 
 def _q_taken_as_one(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
         accept = at(target, drafts[:, k])
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
         target = residual(target, q)
-    return law + reach[:, None] * target
+    return probs + reach[:, None] * target
 
 
 def _duplicates_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
         fresh = ~(drafts[:, :k] == drafts[:, k : k + 1]).any(-1)
         accept = torch.where(fresh, accept_probability(target, q, drafts[:, k]), torch.zeros_like(reach))
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
         target = torch.where(fresh[:, None], residual(target, q), target)
-    return law + reach[:, None] * target
+    return probs + reach[:, None] * target
 
 
 def _last_draft_accepted(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     last = drafts.shape[1] - 1
     for k in range(last + 1):
         accept = accept_probability(target, q, drafts[:, k]) if k < last else torch.ones_like(reach)
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
         target = residual(target, q)
-    return law
+    return probs
 
 
-def _control(name: str, law: Any, sampler: str = "with_replacement") -> Verifier:
-    return Verifier(name, "none: a fault planted to be found", False, (sampler,), law)
+def _control(name: str, probs: Any, sampler: str = "with_replacement") -> Verifier:
+    return Verifier(name, "none: a fault planted to be found", False, (sampler,), probs)
 
 
 CONTROLS: dict[str, Verifier] = {
@@ -77,7 +77,7 @@ CONTROLS: dict[str, Verifier] = {
     for rule in (
         _control("residual_skipped", _residual_skipped),
         _control("q_taken_as_one", _q_taken_as_one),
-        _control("replacement_confused", rrs.output_law, "without_replacement"),
+        _control("replacement_confused", rrs.output_distribution, "without_replacement"),
         _control("duplicates_skipped", _duplicates_skipped),
         _control("last_draft_accepted", _last_draft_accepted),
     )

@@ -77,7 +77,7 @@ def _by_step(positions: Positions) -> list[Figure]:
         Figure(
             "block efficiency",
             efficiency,
-            "tokens put out / target calls; less than the line above where texts end or are cut inside a call",
+            "tokens output / target calls; less than the line above where texts end or are cut inside a call",
         ),
     ]
 

@@ -1,7 +1,7 @@
 """Do the drafts look like those of the stated sampler?  The bound test stands on it.
 
-Where the sampler says that some draft has law q (the first one of draws with or without replacement) its cell is
-wagered on as the output's is on p; with replacement, also how often the first two drafts are equal (``sum q^2``).
+Where the sampler says that some draft has distribution q (the first one of draws with or without replacement) its cell
+is wagered on as the output's is on p; with replacement, also how often the first two drafts are equal (``sum q^2``).
 Equal drafts where the sampler draws without replacement are impossible.
 """
 
@@ -21,8 +21,8 @@ def draft_check(positions: Positions) -> Wager | None:
     tested = positions.part(positions.draft_cell >= 0)
     if len(tested) == 0:
         return None
-    law = tested.q_mass / tested.q_mass.sum(1, keepdims=True)
-    first = wager(law, tested.draft_cell, tested.tolerance)
+    probs = tested.q_mass / tested.q_mass.sum(1, keepdims=True)
+    first = wager(probs, tested.draft_cell, tested.tolerance)
     pairs = np.isfinite(tested.equal_chance)
     if not bool(pairs.any()):
         # One draft a line: nothing can be equal.

@@ -1,8 +1,8 @@
-"""Bets on known faults: how far each control's output law is from p at a position, not knowing its drafts.
+"""Bets on known faults: how far each control's output distribution is from p at a position, not knowing its drafts.
 
-``D_f = E[ law_f(. | x) - law_right(. | x) ]`` over drafts x drawn *afresh*, law_right the lossless rule for the
-sampler. Its mean is exactly ``output law of the fault - p``, and most of the noise of x cancels in the difference.
-Fresh drafts tell nothing about the output, and so ``s = D / p``, cut to [-1, 1], is a bet that
+``D_f = E[ probs_f(. | x) - distribution_right(. | x) ]`` over drafts x drawn *afresh*, distribution_right the lossless
+rule for the sampler. Its mean is exactly ``output probs of the fault - p``, and most of the noise of x cancels in the
+difference. Fresh drafts tell nothing about the output, and so ``s = D / p``, cut to [-1, 1], is a bet that
 :mod:`mdsd_bounds.audit.martingale` may place: ``1 + s`` is the likelihood ratio, the bet of fastest growth if the
 fault is there.  A bad estimate costs power, never validity.
 """
@@ -35,10 +35,10 @@ def leans(p: Tensor, q: Tensor, sampler: str, n: int, generator: torch.Generator
     draws = min(DRAWS, max(FEW, ENTRIES // p.shape[-1]))
     for _ in range(draws):
         drafts = get_sampler(sampler).sample(q, n, generator)
-        right = _RIGHT[sampler].output_law(p, q, drafts, sampler=sampler)
+        right = _RIGHT[sampler].output_distribution(p, q, drafts, sampler=sampler)
         for f, rule in enumerate(CONTROLS.values()):
             if sampler in rule.samplers:
-                found[f] += (rule.output_law(p, q, drafts, sampler=sampler) - right) / draws
+                found[f] += (rule.output_distribution(p, q, drafts, sampler=sampler) - right) / draws
     return found
 
 

@@ -1,8 +1,8 @@
 """Find the rule to audit: registered here or by another package, ``module:NAME``, or a control.
 
 A third party may give a :class:`mdsd_bounds.verifiers.Verifier`, or a plain function
-``step(p [B, V], q [B, V], drafts [B, n], generator) -> token [B]``: such a rule has no law to enumerate, and is
-judged by its steps alone.
+``step(p [B, V], q [B, V], drafts [B, n], generator) -> token [B]``: such a rule has no distribution to enumerate, and
+is judged by its steps alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mdsd_bounds.verifiers.base import Verifier
 
 
 def load_rule(spec: str) -> tuple[Verifier, bool]:
-    """The rule, and whether it gives its law (so that it can be enumerated).
+    """The rule, and whether it gives its distribution (so that it can be enumerated).
 
     Raises
     ------
@@ -55,8 +55,8 @@ def load_rule(spec: str) -> tuple[Verifier, bool]:
 
 
 def _from_step(step: Any, name: str) -> Verifier:
-    def law(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
-        raise InputError(f"verifier {name!r} gives steps only; it has no law to enumerate")
+    def probs(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+        raise InputError(f"verifier {name!r} gives steps only; it has no distribution to enumerate")
 
     def fast_step(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **options: Any) -> Tensor:
         token: Tensor = step(p, q, drafts, generator)
@@ -64,4 +64,4 @@ def _from_step(step: Any, name: str) -> Verifier:
 
     # Samplers that hand a plain function one draft distribution.
     samplers = tuple(key for key, sampler in SAMPLERS.items() if sampler.takes == "one")
-    return Verifier(name, "third party", True, samplers, law, fast_step)
+    return Verifier(name, "third party", True, samplers, probs, fast_step)

@@ -4,14 +4,14 @@
      "accepted": true, "sampler": "with_replacement"}
 
 ``token`` is the output and the one field that is always needed; ``drafts`` are in draw order, empty or absent where
-none were verified (the bonus token), -1 for an empty slot.  The laws are given in one of three ways:
+none were verified (the bonus token), -1 for an empty slot.  The distributions are given in one of three ways:
 
 * full: ``"p": [probabilities]``;
 * cut: ``"p": {"17": 0.62, "5": 0.2}``, the most probable tokens, with ``"p_tail"`` the mass of all others (what is left
   to one unless given); in parquet the columns ``p_tokens``, ``p_probs``, ``p_tail``;
 * ``"row": 12``, a row of the dump given beside the log.
 
-``q`` likewise, or absent.  Which tokens a cut row holds must not depend on the output or the drafts.  Step logs
+``q`` likewise, or absent.  Which tokens a truncated row holds must not depend on the output or the drafts.  Step logs
 (:mod:`mdsd_bounds.dumps.formats.step_log`) with ``target_candidates`` are read as well.
 """
 
@@ -43,8 +43,8 @@ _REMEDY = "see docs/audit.md for the format"
 
 
 @dataclass(frozen=True)
-class Law:
-    """A law as logged: ``probs`` of ``tokens`` (None: of all tokens in order), ``tail`` for all others.
+class Distribution:
+    """A distribution as logged: ``probs`` of ``tokens`` (None: of all tokens in order), ``tail`` for all others.
 
     ``defect`` is how far it was from summing to one before it was normalised.
     """
@@ -68,8 +68,8 @@ class Line:
     flag: int
     sampler: str
     row: int | None
-    p: Law | None
-    q: Law | None
+    p: Distribution | None
+    q: Distribution | None
 
 
 def read_log(path: str) -> list[Line]:
@@ -155,8 +155,8 @@ def _line(entry: dict[str, Any], number: int) -> Line:
         flag=int(flag),
         sampler=str(entry.get("sampler", "")),
         row=_whole(entry["row"], "row") if "row" in entry else None,
-        p=None if "row" in entry else _law(entry["p"], entry.get("p_tail"), "p"),
-        q=None if "row" in entry or "q" not in entry else _law(entry["q"], entry.get("q_tail"), "q"),
+        p=None if "row" in entry else _distribution(entry["p"], entry.get("p_tail"), "p"),
+        q=None if "row" in entry or "q" not in entry else _distribution(entry["q"], entry.get("q_tail"), "q"),
     )
 
 
@@ -204,7 +204,7 @@ def _pairs(listed: Any) -> dict[Any, float]:
     return found
 
 
-def _law(given: Any, tail: Any, name: str) -> Law:
+def _distribution(given: Any, tail: Any, name: str) -> Distribution:
     if isinstance(given, dict):
         tokens = np.array([_whole(integer(key), f"a token of {name}") for key in given], dtype=np.int64)
         probs = np.array(list(given.values()), dtype=np.float64)
@@ -224,8 +224,8 @@ def _law(given: Any, tail: Any, name: str) -> Law:
     rest = 0.0 if tokens is None else max(1.0 - known, 0.0) if tail is None else float(tail)
     total = known + rest
     if not abs(total - 1.0) <= SUM_TOLERANCE or rest < 0 or total <= 0:
-        raise ValueError(f"{name} sums to {total:.6g}; log the law after temperature and cuts, in full digits")
-    return Law(tokens, probs / total, rest / total, abs(total - 1.0))
+        raise ValueError(f"{name} sums to {total:.6g}; log the distribution after temperature and cuts, in full digits")
+    return Distribution(tokens, probs / total, rest / total, abs(total - 1.0))
 
 
 def _whole(value: Any, name: str, least: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Audit the log of a running system: read it, find its laws, judge it."""
+"""Audit the log of a running system: read it, find its distributions, judge it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdsd_bounds.audit.assemble import Unit, assemble
 from mdsd_bounds.audit.cells import Floats, Ints
-from mdsd_bounds.audit.log_lines import Law, Line, read_log
+from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.report import LogReport, judge
 from mdsd_bounds.problem import InputError
@@ -42,7 +42,7 @@ def audit_log(
     path : str
         JSONL or parquet (:mod:`mdsd_bounds.audit.log_lines`).
     dump : str, optional
-        Where lines with ``row`` find their laws.
+        Where lines with ``row`` find their distributions.
     sampler : str
         For lines that name none.
     alpha : float
@@ -145,7 +145,7 @@ def from_arrays(
     Parameters
     ----------
     p, q : ndarray
-        ``[B, V]`` float64 laws; q None where it is not known.
+        ``[B, V]`` float64 distributions; q None where it is not known.
     drafts, token : ndarray
         ``[N, n]`` drafts in draw order (-1 empty) and ``[N]`` outputs.
     row : ndarray, optional
@@ -163,8 +163,8 @@ def from_arrays(
     groups = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1)
     units = (
         Unit(
-            Law(None, p[rows[held[0]]], 0.0, 0.0),
-            None if q is None else Law(None, q[rows[held[0]]], 0.0, 0.0),
+            Distribution(None, p[rows[held[0]]], 0.0, 0.0),
+            None if q is None else Distribution(None, q[rows[held[0]]], 0.0, 0.0),
             tuple(held.tolist()),
         )
         for held in groups
@@ -206,30 +206,32 @@ def _dump_units(
     other = {**first, "temperature": first["temperature"] if second is None else second}
     for row in sorted(by_row):
         batch = next(iter(held.batches(1, row, row + 1)))
-        p = law_of(batch.target_logits, batch.target_cut, f"{dump} target_logits", row, tolerance, first)
-        q = law_of(batch.draft_logits, batch.draft_cut, f"{dump} draft_logits", row, tolerance, other)
+        p = distribution_of(batch.target_logits, batch.target_cut, f"{dump} target_logits", row, tolerance, first)
+        q = distribution_of(batch.draft_logits, batch.draft_cut, f"{dump} draft_logits", row, tolerance, other)
         yield Unit(p, q, tuple(by_row[row]))
 
 
-def law_of(
+def distribution_of(
     logits: Tensor, cut: Tensor | None, name: str, row: int, tolerance: float | None, warp: dict[str, Any]
-) -> Law:
-    """One row ``[1, V]`` of a dump as a law; ``defect`` is what its dtype, or its cut, leaves open."""
-    from mdsd_bounds.bounds.truncated.distributions import cut_law
+) -> Distribution:
+    """One row ``[1, V]`` of a dump as a distribution; ``defect`` is what its dtype, or its cut, leaves open."""
+    from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 
-    found = cut_law(logits, cut, name=name, first_row=row, **warp)
-    law = found.law[0].numpy()
+    found = truncated_distribution(logits, cut, name=name, first_row=row, **warp)
+    probs = found.probs[0].numpy()
     if cut is None:
-        return Law(None, law, 0.0, 0.0 if tolerance is not None else rounding(logits[0], found.law[0], warp))
-    kept = np.flatnonzero(law > 0)
+        return Distribution(
+            None, probs, 0.0, 0.0 if tolerance is not None else rounding(logits[0], found.probs[0], warp)
+        )
+    kept = np.flatnonzero(probs > 0)
     low, high = float(found.low[0]), float(found.high[0])
     middle = (low + high) / 2
     open_mass = (high - low) / 2 + float(torch.tanh(found.slack[0]))
-    return Law(kept.astype(np.int64), (1.0 - middle) * law[kept], middle, open_mass)
+    return Distribution(kept.astype(np.int64), (1.0 - middle) * probs[kept], middle, open_mass)
 
 
-def rounding(logits: Tensor, law: Tensor, warp: dict[str, Any]) -> float:
-    """Total variation by which rounding of the stored logits may have moved their law.
+def rounding(logits: Tensor, probs: Tensor, warp: dict[str, Any]) -> float:
+    """Total variation by which rounding of the stored logits may have moved their distribution.
 
     With ``|delta_i| <= e_i = eps |l_i| / (2 T)`` and ``w = sum p_i (exp(e_i) - 1)``, ``TV <= w / (1 - w)``: both the
     weights and their sum move by at most w.  A cut (top-k, top-p) whose edge rounding moves is not covered.
@@ -237,5 +239,5 @@ def rounding(logits: Tensor, law: Tensor, warp: dict[str, Any]) -> float:
     if not logits.is_floating_point() or warp["temperature"] == 0:
         return 0.0
     error = torch.finfo(logits.dtype).eps / 2 * logits.double().abs() / warp["temperature"]
-    moved = float((law * torch.expm1(error.masked_fill(law <= 0, 0.0))).sum())
+    moved = float((probs * torch.expm1(error.masked_fill(probs <= 0, 0.0))).sum())
     return min(moved / (1.0 - moved), 1.0) if moved < 1 else 1.0

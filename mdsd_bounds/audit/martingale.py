@@ -1,11 +1,11 @@
-"""The anytime-valid test: a wager against "the output has law p" that no lossless rule lets win.
+"""The anytime-valid test: a wager against "the output has distribution p" that no lossless rule lets win.
 
 **Null.**  Given everything before it (earlier outputs, hence p and q of this position), the output token at every
-position has law p, whatever else the rule does.  The drafts of the *same* position are not given: given the drafts the
-output of a lossless rule is not distributed as p, and no bet here looks at them.
+position has distribution p, whatever else the rule does.  The drafts of the *same* position are not given: given the
+drafts the output of a lossless rule is not distributed as p, and no bet here looks at them.
 
 **Wager.**  Before the output is seen choose any ``g >= 0`` on the cells and multiply the capital by
-``g(cell of the output) / sup E g``, the supremum over all laws within ``tolerance`` of p in total variation,
+``g(cell of the output) / sup E g``, the supremum over all distributions within ``tolerance`` of p in total variation,
 ``E_p g + tolerance (max g - min g)``.  Under the null the capital E_t is a non-negative supermartingale that starts at
 one.
 
@@ -83,17 +83,17 @@ class Wager:
         return np.where(before == np.inf, 0.0, self.running - np.where(before == np.inf, 0.0, before))
 
 
-def wager(law: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float32] | None = None) -> Wager:
+def wager(probs: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float32] | None = None) -> Wager:
     """Bet on all alternatives at once.
 
     Parameters
     ----------
-    law : ndarray
+    distribution : ndarray
         ``[N, CELLS]`` masses of the cells under the null.
     cell : ndarray
         ``[N]`` observed cells.
     tolerance : ndarray
-        ``[N]`` total variation by which the stated law may be off.
+        ``[N]`` total variation by which the stated distribution may be off.
     leans : ndarray, optional
         ``[N, F, CELLS]`` scores in [-1, 1] of the controls (:mod:`mdsd_bounds.audit.faults`).
 
@@ -102,16 +102,16 @@ def wager(law: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float32]
     O(N CELLS) in time and memory.
     """
     families = [
-        *(fixed_bets(name, score, law, cell, tolerance) for name, score in SCORES.items()),
-        learned_bets("q/p", RATIO_OF, law, cell, tolerance),
-        learned_bets("p", LEVEL_OF, law, cell, tolerance),
-        learned_bets("q/p and p", np.arange(CELLS), law, cell, tolerance),
-        event_bets("impossible tokens", law[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
+        *(fixed_bets(name, score, probs, cell, tolerance) for name, score in SCORES.items()),
+        learned_bets("q/p", RATIO_OF, probs, cell, tolerance),
+        learned_bets("p", LEVEL_OF, probs, cell, tolerance),
+        learned_bets("q/p and p", np.arange(CELLS), probs, cell, tolerance),
+        event_bets("impossible tokens", probs[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
     ]
     if leans is not None:
         for f, name in enumerate(CONTROLS):
             if bool(leans[:, f].any()):
-                families.append(fault_bets(name, leans[:, f], law, cell, tolerance))
+                families.append(fault_bets(name, leans[:, f], probs, cell, tolerance))
     return join(families)
 
 
@@ -132,9 +132,9 @@ def join(families: list[Bets]) -> Wager:
     return Wager(np.where(top == np.inf, np.inf, joined), names, ends, len(families))
 
 
-def fixed_bets(name: str, score: Floats, law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def fixed_bets(name: str, score: Floats, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``(1 + lambda s) / (1 + lambda E s + 2 |lambda| tolerance)`` for every stake of both signs."""
-    seen, due = score[cell], law @ score
+    seen, due = score[cell], probs @ score
     bets = []
     for stake in STAKES:
         for sign, word in ((1.0, "too often"), (-1.0, "too rarely")):
@@ -145,21 +145,21 @@ def fixed_bets(name: str, score: Floats, law: Floats, cell: Ints, tolerance: Flo
     return bets
 
 
-def fault_bets(name: str, score: NDArray[np.float32], law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``(1 + lambda s) / (1 + lambda E s + 2 lambda tolerance)`` with a score of its own at each position."""
-    seen, due = score[np.arange(len(cell)), cell].astype(np.float64), np.einsum("nc,nc->n", law, score)
+    seen, due = score[np.arange(len(cell)), cell].astype(np.float64), np.einsum("nc,nc->n", probs, score)
     return [
         (f"as {name} would, stake {stake}", np.log1p(stake * seen) - np.log1p(stake * due + 2 * stake * tolerance))
         for stake in STAKES
     ]
 
 
-def learned_bets(name: str, group_of: Ints, law: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def learned_bets(name: str, group_of: Ints, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``w(cell) / (E w + tolerance (max w - min w))`` with w learned from the positions before."""
     groups = int(group_of.max()) + 1
     sort = np.zeros((CELLS, groups))
     sort[np.arange(CELLS), group_of] = 1.0
-    due, seen = law @ sort, sort[cell]
+    due, seen = probs @ sort, sort[cell]
     before_due, before_seen = (np.cumsum(x, axis=0) - x for x in (due, seen))
     weight = (before_seen + PRIOR) / (before_due + PRIOR)
     # The impossible cell has its own bet: nothing is ever due there.

@@ -25,9 +25,10 @@ class Positions:
     Attributes
     ----------
     p_mass, q_mass : ndarray
-        ``[N, CELLS]`` masses of the cells under the two laws; q's rows are zero where q is not known.
+        ``[N, CELLS]`` masses of the cells under the two distributions; q's rows are zero where q is not known.
     cell, draft_cell : ndarray
-        ``[N]`` cell of the output and of the draft whose law is q itself; -1 where there is none or q is not exact.
+        ``[N]`` cell of the output and of the draft whose distribution is q itself; -1 where there is none or q is not
+        exact.
     leans : ndarray
         ``[N, F, CELLS]`` float32 scores in [-1, 1] of the known faults (:mod:`mdsd_bounds.audit.faults`); 0 where not
         known.
@@ -106,14 +107,16 @@ def first_rank(drafts: Ints, token: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Rows:
-    """Laws ``[B, K]`` that several positions may share, over K columns (tokens, and one for all others of a cut row).
+    """Distributions ``[B, K]`` that several positions may share, over K columns.
+
+    A column is a token; a truncated row has one more, for all the others.
 
     Attributes
     ----------
     p, q : ndarray
         ``[B, K]``; columns past a row's own are zero in both.
     q_known, q_exact : ndarray
-        ``[B]`` whether q is known at all, and whether it is the exact law over these columns.
+        ``[B]`` whether q is known at all, and whether it is the exact distribution over these columns.
     tolerance : ndarray
         ``[B]``.
     """

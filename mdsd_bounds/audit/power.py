@@ -2,7 +2,8 @@
 
 "Lossy by how much" needs a direction.  Two are answered, both at the log's own p and q:
 
-* *towards the draft*: the output law is ``p + s (q - p)`` at every position, TV(output, p) = s TV(p, q).  Rules that
+* *towards the draft*: the output distribution is ``p + s (q - p)`` at every position, TV(output, p) = s TV(p, q).
+Rules that
   skip the residual, accept unseen or accept too eagerly lean this way.
 * *towards the probable*: mass is moved from improbable to probable cells (``weights 2^level``, renormalised, mixed in
   with share s): what a temperature too low does.  Needs no q.
@@ -46,7 +47,7 @@ class Detectable:
 
 
 def towards_draft(p_mass: Floats, q_mass: Floats) -> Floats:
-    """Alternative ``[N, CELLS]`` at s = 1: the draft's law where it is known, p elsewhere."""
+    """Alternative ``[N, CELLS]`` at s = 1: the draft's distribution where it is known, p elsewhere."""
     total = q_mass.sum(1, keepdims=True)
     return np.where(total > 0, q_mass / np.where(total > 0, total, 1.0), p_mass)
 
@@ -122,7 +123,7 @@ def _capital_share(p_mass: Floats, other: Floats, tolerance: Floats, families: i
 def _capital_power(
     p_mass: Floats, other: Floats, tolerance: Floats, families: int, level: float, share: float
 ) -> float:
-    law = p_mass + share * (other - p_mass)
+    probs = p_mass + share * (other - p_mass)
     best = 0.0
     for score in SCORES.values():
         due = p_mass @ score
@@ -130,17 +131,17 @@ def _capital_power(
         for stake in (*STAKES, *(-x for x in STAKES)):
             # The log growth of a bet is a function of the cell less a cost known beforehand.
             gain, cost = np.log1p(stake * score), np.log1p(stake * due + 2 * abs(stake) * tolerance)
-            best = max(best, _crossing(law, gain, cost, goal))
+            best = max(best, _crossing(probs, gain, cost, goal))
     goal = -np.log(level) + np.log(families * len(ODDS))
     impossible = np.zeros(p_mass.shape[1])
     impossible[-1] = 1.0
     for odds in ODDS:
-        best = max(best, _crossing(law, np.log1p(odds * impossible), np.log1p(odds * tolerance), goal))
+        best = max(best, _crossing(probs, np.log1p(odds * impossible), np.log1p(odds * tolerance), goal))
     return best
 
 
-def _crossing(law: Floats, gain: Floats, cost: Floats, goal: float) -> float:
-    first, second = law @ gain, law @ np.square(gain)
+def _crossing(probs: Floats, gain: Floats, cost: Floats, goal: float) -> float:
+    first, second = probs @ gain, probs @ np.square(gain)
     mean, variance = float((first - cost).sum()), float((second - np.square(first)).sum())
     if variance <= 0:
         return float(mean >= goal)

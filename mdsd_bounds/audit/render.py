@@ -87,12 +87,14 @@ def rule_verdict(report: RuleReport) -> str:
     if bad:
         worst = max(bad, key=lambda row: row.defect)
         return (
-            f"LOSSY: by enumeration its output law is off by {worst.defect:.3g} "
+            f"LOSSY: by enumeration its output distribution is off by {worst.defect:.3g} "
             f"({worst.sampler}, n={worst.drafts}, {worst.row})"
         )
     if any(part.lossy for _, part in report.steps):
         where = "; ".join(name for name, part in report.steps if part.lossy)
-        how = "its law is lossless but its steps do not follow it" if report.enumerated else "its steps show it"
+        how = (
+            "its distribution is lossless but its steps do not follow it" if report.enumerated else "its steps show it"
+        )
         return f"LOSSY: {how} ({where})"
     if not report.enumerated:
         return "not refuted: the rule gives steps only, and they are what a lossless rule may do"
@@ -135,7 +137,7 @@ def rule_text(report: RuleReport) -> str:
             "sampler",
             "n",
             "rows",
-            "largest |law - p|",
+            "largest |distribution - p|",
             "largest TV",
             "acceptance - alpha*",
             "worst row",
@@ -152,7 +154,15 @@ def rule_text(report: RuleReport) -> str:
         worst = max(report.enumerated, key=lambda row: row.defect)
         if not worst.lossless:
             parts += ["", f"worst row ({worst.sampler}, n={worst.drafts}, {worst.row})"]
-            parts.append(_aligned([["p", *_laws(worst.p)], ["q", *_laws(worst.q)], ["output", *_laws(worst.law)]]))
+            parts.append(
+                _aligned(
+                    [
+                        ["p", *_distributions(worst.p)],
+                        ["q", *_distributions(worst.q)],
+                        ["output", *_distributions(worst.probs)],
+                    ]
+                )
+            )
     for name, part in report.steps:
         parts += ["", f"steps on {name}: {verdict(part)}", *_loss(part), _tests(part)]
         parts.append("detectable TV: " + _power_line(part))
@@ -225,7 +235,7 @@ def _seen(x: float | None) -> str:
     return "not even all of it" if x is None else f"{x:.4g}"
 
 
-def _laws(x: Any) -> list[str]:
+def _distributions(x: Any) -> list[str]:
     if x and isinstance(x[0], list | tuple):
         return ["; ".join(" ".join(f"{v:.4g}" for v in row) for row in x)]
     return [f"{v:.6g}" for v in x]

@@ -1,10 +1,10 @@
 """The verdict on a log: every test, its evidence, the positions that show it, and what it could have seen.
 
-False alarms: the level ``alpha`` is shared equally by the three tests that can convict (capital against "the output has
-law p", chi-square, capital against "acceptance is at most alpha*"), so that a lossless rule is called lossy with
-probability at most alpha.  For the two capitals that holds at any stopping time; for the chi-square it holds
-asymptotically, for a log whose length was not chosen by looking at it.  The check of the drafts stands guard: it can
-only withdraw the bound test.
+False alarms: the level ``alpha`` is shared equally by the three tests that can reject the null (capital against "the
+output has distribution p", chi-square, capital against "acceptance is at most alpha*"), so that a lossless rule is
+called lossy with probability at most alpha.  For the two capitals that holds at any stopping time; for the chi-square
+it holds asymptotically, for a log whose length was not chosen by looking at it.  The check of the drafts stands guard:
+it can only withdraw the bound test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.power import Detectable, detectable, towards_draft, towards_probable
 from mdsd_bounds.problem import InputError
 
-#: Tests that can convict and share the level.
+#: Tests that can reject the null and share the level.
 TESTS = 3
 #: Level at which the drafts are taken not to follow the sampler: withdrawing the bound test wrongly costs power only.
 GUARD = 0.05
@@ -55,7 +55,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Witness:
-    """One position that shows it: where it stands in the log, and what was put out there."""
+    """One position that shows it: where it stands in the log, and what was output there."""
 
     place: int
     doc: int
@@ -74,7 +74,7 @@ class LogReport:
     Attributes
     ----------
     lossy : bool
-        Whether a test convicts at level ``alpha``.
+        Whether a test rejects the null at level ``alpha``.
     tests, witnesses, power, figures, purchases, notes : tuple
         The evidence, printed in this order.
     output, drafts : Wager
@@ -129,9 +129,9 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     sound = drafts is None or drafts.crossed(GUARD) is None
     bound = bound_test(positions, level / 2)
     tests = [
-        _capital_test("output law (any time)", output, level, np.arange(len(positions))),
+        _capital_test("output distribution (any time)", output, level, np.arange(len(positions))),
         Test(
-            "output law (chi-square)",
+            "output distribution (chi-square)",
             f"X = {chi.statistic:.4g} on {chi.freedom} degrees of freedom"
             if chi.freedom
             else "too few positions for two groups of cells; not run",
@@ -212,7 +212,7 @@ def _facts(positions: Positions) -> list[str]:
     none = positions.cell == IMPOSSIBLE
     if bool(none.any()):
         remarks.append(
-            f"{int(none.sum())} outputs have p = 0, which no lossless rule puts out; if p was cut (top-p, top-k) or "
+            f"{int(none.sum())} outputs have p = 0, which no lossless rule outputs; if p was cut (top-p, top-k) or "
             "rounded otherwise than in the engine, give --tolerance"
         )
     if float(positions.tolerance.max()) > 1e-4:

@@ -1,9 +1,10 @@
 """Audit a rule whose code is at hand: enumerate it at small vocabularies, and run it on real rows.
 
-*Enumeration* sums the rule's output law over every draft tuple, on rows that are drawn and rows that are awkward
-(zeros, ties, one-hot, disjoint, equal, probabilities of 1e-12).  A largest difference from p of at most 1e-12 on all of
-them is what "lossless" means here; one row with more is a counterexample, and is shown.  *Steps* run the rule's fast
-path, on the same rows and on rows of a dump at full vocabulary, and judge its outputs as if they were a log.
+*Enumeration* sums the rule's output distribution over every draft tuple, on rows that are drawn and rows that are
+awkward (zeros, ties, one-hot, disjoint, equal, probabilities of 1e-12).  A largest difference from p of at most 1e-12
+on all of them is what "lossless" means here; one row with more is a counterexample, and is shown.  *Steps* run the
+rule's fast path, on the same rows and on rows of a dump at full vocabulary, and judge its outputs as if they were a
+log.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ STEP_ENTRIES = 16_000_000
 class Counted:
     """Enumeration of one rule, sampler and number of drafts over all rows.
 
-    ``defect`` is the largest ``|output law - p|``, ``excess`` the largest ``acceptance - alpha*`` (alpha* by the
+    ``defect`` is the largest ``|output probs - p|``, ``excess`` the largest ``acceptance - alpha*`` (alpha* by the
     enumeration of all subsets), ``tv`` the largest total variation of the output from p, which is never below
-    ``excess``, ``row`` the description of the worst row, ``p``, ``q``, ``law`` that row, and ``rows``
+    ``excess``, ``row`` the description of the worst row, ``p``, ``q``, ``probs`` that row, and ``rows``
     how many there were.
     """
 
@@ -50,7 +51,7 @@ class Counted:
     row: str
     p: tuple[float, ...]
     q: Any
-    law: tuple[float, ...]
+    probs: tuple[float, ...]
     rows: int
     tv: float
 
@@ -62,7 +63,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class RuleReport:
-    """Audit of a rule: the enumerations (empty for a rule without a law), and its steps judged as logs by name."""
+    """Audit of a rule: the enumerations (empty for a rule that gives steps only), and its steps judged as logs."""
 
     name: str
     enumerated: tuple[Counted, ...]
@@ -70,12 +71,12 @@ class RuleReport:
 
     @property
     def lossy(self) -> bool:
-        """Whether any enumeration or any log convicts."""
+        """Whether any enumeration or any log rejects the null."""
         return any(not row.lossless for row in self.enumerated) or any(report.lossy for _, report in self.steps)
 
 
 def audit_rows() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Pairs of laws at V = 2 to 5, drawn and awkward, by name."""
+    """Pairs of distributions at V = 2 to 5, drawn and awkward, by name."""
     generator = torch.Generator().manual_seed(20)
     for size in (2, 3, 4, 5):
         for i in range(2):
@@ -83,7 +84,7 @@ def audit_rows() -> Iterator[tuple[str, Tensor, Tensor]]:
             yield f"drawn {i}, V={size}", p, q
     tiny = 1e-12
     awkward = {
-        "equal laws": ([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]),
+        "equal distributions": ([0.5, 0.3, 0.2], [0.5, 0.3, 0.2]),
         "ties in q": ([0.6, 0.3, 0.1], [1 / 3, 1 / 3, 1 / 3]),
         "ties in p and q": ([0.25, 0.25, 0.25, 0.25], [0.4, 0.4, 0.1, 0.1]),
         "zeros in q": ([0.2, 0.3, 0.5, 0.0], [0.7, 0.3, 0.0, 0.0]),
@@ -100,40 +101,41 @@ def audit_rows() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def shaped(q: Tensor, sampler: str, n: int) -> Tensor:
-    """One draft law as the sampler wants it: different drafters are its rotations."""
+    """One draft distribution as the sampler wants it: different drafters are its rotations."""
     return torch.stack([q.roll(k) for k in range(n)]) if get_sampler(sampler).takes == "drafters" else q
 
 
-def pad(law: Tensor, size: int) -> Tensor:
-    """A law ``[V]`` with tokens of probability zero up to ``size``."""
-    return torch.nn.functional.pad(law, (0, size - len(law)))
+def pad(probs: Tensor, size: int) -> Tensor:
+    """A distribution ``[V]`` with tokens of probability zero up to ``size``."""
+    return torch.nn.functional.pad(probs, (0, size - len(probs)))
 
 
 def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Any) -> Counted:
-    """The rule's exact output law on every row of :func:`audit_rows`.
+    """The rule's exact output distribution on every row of :func:`audit_rows`.
 
     Raises
     ------
     InputError
-        If the pair makes no sense, or the rule returns what is no law or raises: rule, row and drafts are named.
+        If the pair makes no sense, or the rule returns what is no distribution or raises: rule, row and drafts are
+        named.
     """
     require_pair(rule, sampler, (n,))
     worst: tuple[float, str, Tensor, Tensor, Tensor] | None = None
     excess, tv, rows = -1.0, 0.0, 0
-    for name, p, law in audit_rows():
-        q = shaped(law, sampler, n)
+    for name, p, probs in audit_rows():
+        q = shaped(probs, sampler, n)
         with named(rule, f"row {name!r}, n={n}, sampler {sampler}"):
             found = enumerate_verifier(rule, p, q, n, sampler=sampler, **options)
         best = optimal_acceptance(p, q, n, sampler, method="subsets", **sampler_options(rule, options))
         excess = max(excess, found.acceptance - float(best.high))
-        defect = float((found.law - p).abs().max())
-        tv = max(tv, float(total_variation(found.law, p)))
+        defect = float((found.probs - p).abs().max())
+        tv = max(tv, float(total_variation(found.probs, p)))
         rows += 1
         if worst is None or defect > worst[0]:
-            worst = (defect, name, p, q, found.law)
+            worst = (defect, name, p, q, found.probs)
     assert worst is not None
-    defect, name, p, q, found_law = worst
-    shown = tuple(p.tolist()), q.tolist(), tuple(found_law.tolist())
+    defect, name, p, q, found_distribution = worst
+    shown = tuple(p.tolist()), q.tolist(), tuple(found_distribution.tolist())
     return Counted(sampler, n, defect, excess, name, *shown, rows, tv)
 
 
@@ -207,7 +209,7 @@ def audit_rule(
     steps: int = 200,
     alpha: float = 0.01,
     seed: int = 0,
-    enumerate_law: bool = True,
+    enumerate_distribution: bool = True,
     progress: Callable[[int, int], None] | None = None,
     m: int = 1,
 ) -> RuleReport:
@@ -225,7 +227,7 @@ def audit_rule(
         Steps on each small row; a quarter as many on each of ``rows``.
     alpha : float
         False-alarm rate of the steps' verdict, shared equally by all logs.
-    enumerate_law : bool
+    enumerate_distribution : bool
         False for a rule that gives steps only.
     progress : callable, optional
         Called with the number of pairs done and their total.
@@ -238,7 +240,7 @@ def audit_rule(
         As :func:`enumerate_rule` and :func:`mdsd_bounds.audit.report.judge`.
     """
     if steps < 1:
-        raise InputError(f"--steps {steps}: give a whole number of at least 1")
+        raise InputError(f"--steps {steps}: give an integer of at least 1")
     pairs = [(sampler, n) for sampler in samplers for n in drafts]
     for sampler, n in pairs:
         require_pair(rule, sampler, (n,))
@@ -250,12 +252,12 @@ def audit_rule(
         if progress is not None:
             progress(done, len(pairs))
         options = get_sampler(sampler).own_options({"m": m})
-        if enumerate_law:
+        if enumerate_distribution:
             counted.append(enumerate_rule(rule, sampler, n, **options))
         # Rows of one width: the padding has p = q = 0, which changes nothing for a sound rule.
         size = max(len(p) for _, p, _ in audit_rows())
-        laws = [(pad(p, size), shaped(pad(q, size), sampler, n)) for _, p, q in audit_rows()]
-        first, second = (torch.stack(side) for side in zip(*laws, strict=True))
+        distributions = [(pad(p, size), shaped(pad(q, size), sampler, n)) for _, p, q in audit_rows()]
+        first, second = (torch.stack(side) for side in zip(*distributions, strict=True))
         small = run_steps(rule, first, second, sampler, n, steps, generator, **options)
         logs.append((f"{sampler}, n={n}, small rows", judge(small, share)))
         if rows is not None:

@@ -1,7 +1,7 @@
 """The audit audited: every control must be flagged, by enumeration and by a log; lossless rules must not.
 
-The logs are drawn: one position for each of many pairs of laws over six tokens, the draft's logits the target's plus as
-much noise again.  On such rows the faults move the output by 0.03 to 0.3 in total variation.
+The logs are drawn: one position for each of many pairs of distributions over six tokens, the draft's logits the
+target's plus as much noise again.  On such rows the faults move the output by 0.03 to 0.3 in total variation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Checked:
 
 
 def drawn_rows(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    """``count`` pairs of laws ``[count, size]``: logits ``2 g`` for p and ``2 (g + g')`` for q, g normal."""
+    """``count`` pairs of distributions ``[count, size]``: logits ``2 g`` for p and ``2 (g + g')`` for q, g normal."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2.0 * torch.randn(count, size, generator=generator, dtype=torch.float64)
     noise = 2.0 * torch.randn(count, size, generator=generator, dtype=torch.float64)

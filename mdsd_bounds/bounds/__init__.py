@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mdsd_bounds.distributions import as_rows, as_tensor, validate_law
+from mdsd_bounds.distributions import as_rows, as_tensor, validate_probs
 from mdsd_bounds.problem import Bound, InputError, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
 
@@ -49,7 +49,8 @@ def optimal_acceptance(
     p, q : array
         Target and draft probabilities, ``[V]`` or ``[B, V]``, numpy or torch, any float dtype and device; rows sum to
         one (see :func:`mdsd_bounds.to_probs` for logits).  For ``sampler="independent"`` q may be ``[n, V]`` or
-        ``[B, n, V]``, one law per drafter; for ``"joint"`` it is ``[T]`` or ``[B, T]``, one probability per tuple.
+        ``[B, n, V]``, one distribution per drafter; for ``"joint"`` it is ``[T]`` or ``[B, T]``, one probability per
+        tuple.
     n_drafts : int or sequence of int
         Numbers of drafts; a sequence is answered in one pass.
     sampler : str
@@ -71,8 +72,8 @@ def optimal_acceptance(
     Raises
     ------
     InputError
-        On rows that are no laws, shapes that do not match, n < 1, a tv outside [0, 1], or an unknown sampler, method or
-        option.
+        On rows that are no distributions, shapes that do not match, n < 1, a tv outside [0, 1], or an unknown sampler,
+        method or option.
 
     Notes
     -----
@@ -138,7 +139,7 @@ def make_problem(
     Parameters
     ----------
     defects : (Tensor, Tensor) or None
-        Of p and of q, where :func:`mdsd_bounds.distributions.law_and_defect` has made and checked them.
+        Of p and of q, where :func:`mdsd_bounds.distributions.probs_and_defect` has made and checked them.
 
     Raises
     ------
@@ -155,7 +156,7 @@ def make_problem(
         if draft.ndim != 3 or draft.shape[1] < max(counts):
             raise InputError(
                 f"q: shape {tuple(as_tensor(q, 'q').shape)} gives fewer drafters than n_drafts={max(counts)}; "
-                "give q [B, n, V], one law per drafter"
+                "give q [B, n, V], one distribution per drafter"
             )
     elif draft.ndim != 2 or 0 in draft.shape:
         raise InputError(f"q: shape {tuple(as_tensor(q, 'q').shape)}; give the same [V] or [B, V] as p")
@@ -175,14 +176,14 @@ def make_problem(
         # Values of the options are checked where they are read.
         rule.splits(counts, options, "make_problem")
     if defects is None:
-        (law_p, defect_p), (law_q, defect_q) = validate_law(target, "p"), validate_law(draft, "q")
+        (probs_p, defect_p), (probs_q, defect_q) = validate_probs(target, "p"), validate_probs(draft, "q")
     else:
-        (law_p, law_q), (defect_p, defect_q) = (target, draft), defects
+        (probs_p, probs_q), (defect_p, defect_q) = (target, draft), defects
     if rule.check is not None:
-        rule.check(law_q, counts, law_p.shape[1], **options)
+        rule.check(probs_q, counts, probs_p.shape[1], **options)
     defect_q = defect_q.amax(-1) if defect_q.ndim == 2 else defect_q
     mass_error = defect_p + max(counts) * defect_q
-    return Problem(law_p, law_q, counts, sampler, options, mass_error), single_n, single_row
+    return Problem(probs_p, probs_q, counts, sampler, options, mass_error), single_n, single_row
 
 
 def solve(problem: Problem, method: str = "auto") -> Bound:

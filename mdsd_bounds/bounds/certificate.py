@@ -1,4 +1,4 @@
-"""Check a certificate with nothing but the laws and the subset: ``alpha* <= 1 + P(H) - Q(H)`` for every H.
+"""Check a certificate with nothing but the distributions and the subset: ``alpha* <= 1 + P(H) - Q(H)`` for every H.
 
 Independent of how the subset was found: no order of tokens is used, and the tokens outside H enter only through their
 total mass.
@@ -60,7 +60,7 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     Parameters
     ----------
     q : Tensor
-        ``[B, V]`` float64 laws (``[B, n, V]`` for ``independent``, ``[B, T]`` for ``joint``).
+        ``[B, V]`` float64 distributions (``[B, n, V]`` for ``independent``, ``[B, T]`` for ``joint``).
     subset : Tensor
         ``[B, V]`` bool.
     n : int
@@ -102,9 +102,9 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     return holds_fixed * torch.stack(mass)
 
 
-def _share(inside: Tensor, law: Tensor) -> Tensor:
-    """Mass of H under the law; 1 where the law is empty, for then nothing is drawn outside H."""
-    total = law.sum(-1)
+def _share(inside: Tensor, probs: Tensor) -> Tensor:
+    """Mass of H under the distribution; 1 where the distribution is empty, for then nothing is drawn outside H."""
+    total = probs.sum(-1)
     return torch.where(
         total > 0, inside.sum(-1) / torch.where(total > 0, total, torch.ones_like(total)), torch.ones_like(total)
     ).clamp(max=1.0)

@@ -149,7 +149,7 @@ def _rule(
     from mdsd_bounds.audit.render import rule_data, rule_text
     from mdsd_bounds.samplers import get_sampler
 
-    rule, has_law = load_rule(spec)
+    rule, has_distribution = load_rule(spec)
     samplers = (
         tuple(x for x in rule.samplers if get_sampler(x).takes != "table") if sampler is None else names_in(sampler)
     )
@@ -164,7 +164,7 @@ def _rule(
             steps=steps,
             alpha=alpha,
             seed=seed,
-            enumerate_law=has_law,
+            enumerate_distribution=has_distribution,
             progress=progress,
             m=m,
         )
@@ -179,7 +179,7 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
 
 
 def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The first rows of a dump as laws."""
+    """The first rows of a dump as distributions."""
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.problem import InputError

@@ -21,7 +21,7 @@ def inspect(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a dump holds: format, positions, vocabulary, dtypes, sizes, and what to beware of."""
+    """What a dump holds: format, positions, vocabulary, dtypes, sizes, and what to look out for."""
     import json
 
     from mdsd_bounds.dumps import open_dump

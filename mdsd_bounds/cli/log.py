@@ -53,7 +53,9 @@ def log(
     top_k: Annotated[int, typer.Option("--top-k", help="Tokens kept with --store top-k.")] = 64,
     token_map: Annotated[
         str | None,
-        typer.Option("--token-map", help="For unlike vocabularies: 'intersection', or a file with d2t or target_ids."),
+        typer.Option(
+            "--token-map", help="For different vocabularies: 'intersection', or a file with d2t or target_ids."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampled text.")] = 0,
     dtype: Annotated[Precision, typer.Option("--dtype", help="Of the computation.")] = Precision.float32,
@@ -65,7 +67,7 @@ def log(
     ] = 2048,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Run a model pair over prompts and store the laws of both at every position; prints the dump's folder."""
+    """Run a model pair over prompts and store the distributions of both at every position; prints the dump's folder."""
     import os
     import sys
 

@@ -1,12 +1,12 @@
 """Could another sampler do better?  An equilibrium condition, and how far a pair of models is from it.
 
-A sampler that sees only q is a law mu of the drafted set.  ``E alpha*(mu, p)`` is concave in mu, and
+A sampler that sees only q is a distribution mu of the drafted set.  ``E alpha*(mu, p)`` is concave in mu, and
 
     **mu maximises it if and only if**, for some choice of minimising subsets H*(p), possibly randomised, every set
     that mu draws has the least ``g(S) = Pr(S in H*(p))`` among all sets of its size.
 
-*If:* for any other law nu, ``E alpha*(nu, p) <= E[1 + P(H*)] - sum_S nu(S) g(S)``, because H* is a subset like any
-other for nu; the sum is least for mu, where the right-hand side is ``E alpha*(mu, p)``.
+*If:* for any other distribution nu, ``E alpha*(nu, p) <= E[1 + P(H*)] - sum_S nu(S) g(S)``, because H* is a subset like
+any other for nu; the sum is least for mu, where the right-hand side is ``E alpha*(mu, p)``.
 *Only if:* ``E alpha*`` is the value of a zero-sum game, mu against a subset for each p, with finitely many pure
 strategies on each side (for finitely many p); an optimal mu and an optimal mixed answer form a saddle point.  The
 mixture is over subsets that are minimisers for mu almost surely, and every S drawn by mu is a best reply to it.
@@ -50,7 +50,7 @@ def share_in_subset(
     Parameters
     ----------
     p, q : Tensor
-        ``[B, V]`` laws.
+        ``[B, V]`` distributions.
     n_drafts, sampler :
         As :func:`mdsd_bounds.optimal_acceptance`; one number of drafts.
     ranks : sequence of int

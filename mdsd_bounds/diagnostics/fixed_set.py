@@ -1,8 +1,8 @@
-"""The best fixed set of drafts when the target's law is random, and why it is seldom the best sampler.
+"""The best fixed set of drafts when the target's distribution is random, and why it is seldom the best sampler.
 
-**Concavity.**  For a law mu of the drafted set, ``alpha*(mu, p) = 1 + min over H of (P(H) - Q_mu(H))`` is a minimum of
-functions linear in (mu, p), hence jointly concave: for random p, ``E alpha*(mu, p) <= alpha*(mu, E p)``.  Since
-``|P(H) - P'(H)| <= TV(p, p')`` for every H, also ``|alpha*(mu, p) - alpha*(mu, p')| <= TV(p, p')``.
+**Concavity.**  For a distribution mu of the drafted set, ``alpha*(mu, p) = 1 + min over H of (P(H) - Q_mu(H))`` is a
+minimum of functions linear in (mu, p), hence jointly concave: for random p, ``E alpha*(mu, p) <= alpha*(mu, E p)``.
+Since ``|P(H) - P'(H)| <= TV(p, p')`` for every H, also ``|alpha*(mu, p) - alpha*(mu, p')| <= TV(p, p')``.
 
 **A fixed set S** has Q(H) = 1 if S is in H, else 0, so ``alpha* = P(S)``, attained without any knowledge of q: draw y
 from p and accept it if it is in S.  On average that is the sum of ``E p_i`` over S, largest for the n largest of them.
@@ -28,7 +28,7 @@ def best_fixed_set(p: Tensor, n_drafts: int) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     p : Tensor
-        ``[S, V]`` target laws, equally likely, for one law of the draft.
+        ``[S, V]`` target distributions, equally likely, for one distribution of the draft.
     n_drafts : int
         Number of drafts, at least 1; at most V are used.
 
@@ -42,7 +42,7 @@ def best_fixed_set(p: Tensor, n_drafts: int) -> tuple[Tensor, Tensor]:
     Raises
     ------
     InputError
-        If p is not ``[S, V]`` with at least one row, or n is no whole number of at least 1.
+        If p is not ``[S, V]`` with at least one row, or n is no integer of at least 1.
 
     Notes
     -----
@@ -50,7 +50,7 @@ def best_fixed_set(p: Tensor, n_drafts: int) -> tuple[Tensor, Tensor]:
     """
     (n,), _ = draft_counts(n_drafts)
     if p.ndim != 2 or 0 in p.shape:
-        raise InputError(f"p: shape {tuple(p.shape)}; give target laws [S, V]")
+        raise InputError(f"p: shape {tuple(p.shape)}; give target distributions [S, V]")
     mean = p.to(torch.float64).mean(0)
     found = mean.topk(min(n, len(mean)))
     return found.indices, found.values.sum()

@@ -1,14 +1,16 @@
 """An upper bound on every draft sampler that sees only q: no rule for drawing n drafts from q does better.
 
-Fix q, and let p be random given q (the draft model does not know the target's law).  A sampler is a law mu of the
-drafted set S, chosen without seeing p.  Take for each token i the ``f`` smallest part of the law of p_i, and let H(p)
-hold the tokens whose p_i falls in that part.  Every H gives an upper bound on alpha*, so
+Fix q, and let p be random given q (the draft model does not know the target's distribution).  A sampler is a
+distribution mu of the drafted set S, chosen without seeing p.  Take for each token i the ``f`` smallest part of the
+distribution of p_i, and let H(p) hold the tokens whose p_i falls in that part.  Every H gives an upper bound on alpha*,
+so
 
     ``E alpha*(mu, p) <= 1 + E P(H) - sum_S mu(S) Pr(S in H)
                       <= 1 + sum_i E[p_i 1(p_i <= F_i^{-1}(f))] - min_S Pr(p_i <= F_i^{-1}(f) for all i in S)``,
 
-for every f, and the last line does not know mu.  F_i is the law of p_i given q; where it has atoms the token is in H
-for exactly a share f of it (ties between samples are broken by their order, which is a choice of H like any other).
+for every f, and the last line does not know mu.  F_i is the distribution of p_i given q; where it has atoms the token
+is in H for exactly a share f of it (ties between samples are broken by their order, which is a choice of H like any
+other).
 
 **Tight for one draft.**  ``E alpha*(mu, p) = sum_i E min(p_i, mu_i)`` is largest where ``Pr(p_i > mu_i) = 1 - f`` for
 all i that are drafted, f such that ``sum mu_i = 1``: ``mu_i = F_i^{-1}(f)``.  Its value is ``sum_i E[p_i 1(p_i <=
@@ -35,7 +37,7 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     Parameters
     ----------
     p : Tensor
-        ``[S, V]`` target laws, equally likely given one law of the draft.
+        ``[S, V]`` target distributions, equally likely given one distribution of the draft.
     n_drafts : int
         Number of drafts, at least 1.
 
@@ -47,7 +49,7 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     Raises
     ------
     InputError
-        If p is not ``[S, V]`` with at least one row, or n is no whole number of at least 1.
+        If p is not ``[S, V]`` with at least one row, or n is no integer of at least 1.
 
     Notes
     -----
@@ -57,7 +59,7 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     """
     (n,), _ = draft_counts(n_drafts)
     if p.ndim != 2 or 0 in p.shape:
-        raise InputError(f"p: shape {tuple(p.shape)}; give target laws [S, V]")
+        raise InputError(f"p: shape {tuple(p.shape)}; give target distributions [S, V]")
     samples, size = p.shape
     n = min(n, size)
     ordered, order = p.to(torch.float64).sort(dim=0, stable=True)

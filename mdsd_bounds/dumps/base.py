@@ -37,7 +37,7 @@ class Facts:
     support : str
         ``full``, ``floored``, ``top-k`` or ``mapped``.
     shift : str
-        Which token row t is the law of: ``next`` (t + 1) or ``same`` (t).
+        Which token row t is the distribution of: ``next`` (t + 1) or ``same`` (t).
     stage : str
         ``raw`` or ``processed`` (temperature or cuts already applied).
     bytes : int
@@ -81,7 +81,7 @@ class LogitBatch:
     ``target_cut`` and ``draft_cut`` are None where rows are full.  Where tokens are missing (top-k, floored) the logits
     are natural-log probabilities at temperature 1, ``-inf`` for tokens that were not stored, and the cut is ``[B, 4]``
     float64: least and greatest mass of those tokens, the largest log-probability one of them may have, and the error
-    bound of the stored logarithms (:mod:`mdsd_bounds.bounds.truncated.distributions` turns them into laws).
+    bound of the stored logarithms (:mod:`mdsd_bounds.bounds.truncated.distributions` turns them into distributions).
 
     ``target_width`` and ``draft_width`` are the columns that each side has itself; the others hold exact zeros.
     """
@@ -194,7 +194,7 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
         except (TypeError, ValueError):
             kind = getattr(values, "dtype", type(values).__name__)
             raise InputError(
-                f"{path}: {name} is {kind}; give {rows} whole numbers (numpy.unique(..., return_inverse=True) makes "
+                f"{path}: {name} is {kind}; give {rows} integers (numpy.unique(..., return_inverse=True) makes "
                 "numbers of names)"
             ) from None
         if name in CUTS:
@@ -203,9 +203,7 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
             checked[name] = column
             continue
         if column.ndim != 1 or column.shape[0] != rows or column.is_floating_point():
-            raise InputError(
-                f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {rows} whole numbers"
-            )
+            raise InputError(f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {rows} integers")
         checked[name] = column.to(torch.int64)
     return checked
 

@@ -76,8 +76,8 @@ def convert(
     Raises
     ------
     InputError
-        If the format cannot hold the rows (cut rows in a format of full logits, no recorded tokens for formats that
-        are built around them), the destination exists, or the disk is full; no half-written file stays behind.
+        If the format cannot hold the rows (truncated rows in a format of full logits, no recorded tokens for formats
+        that are built around them), the destination exists, or the disk is full; no half-written file stays behind.
 
     Notes
     -----
@@ -144,7 +144,7 @@ def _is_source(path: Path, sources: tuple[Name, ...]) -> bool:
 def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None] | None) -> Dump:
     """The first rows of a dump, and word of each block that is read."""
     if limit is not None and limit < 1:
-        raise InputError(f"limit={limit}: give a whole number of at least 1")
+        raise InputError(f"limit={limit}: give an integer of at least 1")
     rows = len(dump) if limit is None else min(limit, len(dump))
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -190,7 +190,7 @@ def _role(batch: LogitBatch, role: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut rows in float32; what that rounds off is added to the error bound, and to the cap."""
+    """Truncated rows in float32; what that rounds off is added to the error bound, and to the cap."""
     largest = torch.where(torch.isfinite(logprobs), logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
     rounding = rounding_unit(torch.float32) * (largest + 1.0)
     cut = cut.clone()
@@ -204,7 +204,7 @@ LEAST = 1e-300
 
 
 def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k most probable tokens of full or cut rows ``[B, V]``: ids ``[B, k]``, log-probabilities float64, cut.
+    """The k most probable tokens of full or truncated rows ``[B, V]``: ids ``[B, k]``, log-probabilities float64, cut.
 
     Empty slots (rows with fewer known tokens) have id -1.  What is dropped joins the missing mass.  The logarithms of
     full rows are kept in float64: then equal logits stay equal and the order among tokens stays certain, on which the
@@ -212,7 +212,7 @@ def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tens
     """
     if cut is None:
         peak_of(logits, "logits")
-        # Not the logarithm of the law, which is zero for tokens that a high temperature brings back.
+        # Not the logarithm of the distribution, which is zero for tokens that a high temperature brings back.
         logprobs = torch.log_softmax(logits.to(torch.float64), -1)
         cut = torch.zeros((logits.shape[0], 4), dtype=torch.float64)
         cut[:, 2] = -float("inf")

@@ -1,4 +1,4 @@
-"""Facts of a dump for people and for JSON: what it holds, what to beware of, and what each form of it takes."""
+"""Facts of a dump for people and for JSON: what it holds, what to look out for, and what each form of it takes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def facts_and_notes(dump: Dump) -> tuple[dict[str, Any], dict[str, Any]]:
     lines |= {
         "kind": facts.kind,
         "support": facts.support,
-        "row t is the law of": _SHIFT.get(facts.shift, facts.shift),
+        "row t is the distribution of": _SHIFT.get(facts.shift, facts.shift),
         "stage": facts.stage,
         "dtype": facts.dtype,
         "columns": ", ".join(columns) or "none",
@@ -160,7 +160,7 @@ def _all_rows(dump: Dump, documents: bool) -> tuple[int, str]:
             seen.update(batch.doc.tolist())
         if facts.target_width != facts.draft_width:
             rows, cut = getattr(batch, f"{wider}_logits"), getattr(batch, f"{wider}_cut")
-            law = to_probs(rows) if cut is None else rows.exp()
-            mass = law[:, width:].sum(-1)
+            probs = to_probs(rows) if cut is None else rows.exp()
+            mass = probs[:, width:].sum(-1)
             largest, total = max(largest, float(mass.max())), total + float(mass.sum())
     return len(seen), f"{wider}: at most {largest:.3g}, mean {total / facts.rows:.3g} over all rows"

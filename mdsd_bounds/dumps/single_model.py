@@ -19,14 +19,15 @@ from mdsd_bounds.dumps.base import Dump, Facts, check_columns
 from mdsd_bounds.dumps.token_map import TokenColumns, refuse_unnamed
 from mdsd_bounds.problem import InputError
 
-#: Vocabulary assumed for top-k files that do not say theirs.  Bounds from cut rows hold for every smaller one too.
+#: Vocabulary assumed for top-k files that do not say theirs.  Bounds from truncated rows hold for every smaller one
+#: too.
 UNSTATED_WIDTH = 262_144
 
 #: Largest vocabulary that is believed where a file only states it: rows are filled up to it in memory.
 MOST_TOKENS = 1 << 20
 
-#: Rows [start, stop) over ``width`` columns: logits or log-probabilities [B, width], and what cut rows leave unsaid
-#: ([B, 4], see :mod:`mdsd_bounds.dumps.base`) or None.
+#: Rows [start, stop) over ``width`` columns: logits or log-probabilities [B, width], and what truncated rows leave
+#: unsaid ([B, 4], see :mod:`mdsd_bounds.dumps.base`) or None.
 ReadSide = Callable[[int, int, int], tuple[Tensor, Tensor | None]]
 
 
@@ -34,10 +35,10 @@ ReadSide = Callable[[int, int, int], tuple[Tensor, Tensor | None]]
 class Side:
     """Rows of one model.  ``width`` is None where the file does not say how large the vocabulary is.
 
-    ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the law of, and its place.
-    ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0 where
-    unknown, and ``once`` the bytes of the head beside them.  ``map`` says which target tokens the columns of a draft
-    over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
+    ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the distribution of, and its
+    place. ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0
+    where unknown, and ``once`` the bytes of the head beside them.  ``map`` says which target tokens the columns of a
+    draft over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
     """
 
     path: str

@@ -1,10 +1,10 @@
-"""Run a target and a draft over the same text and write the laws of both: logits, hidden states or top-k.
+"""Run a target and a draft over the same text and write the distributions of both: logits, hidden states or top-k.
 
 Prompts are cut into batches of fixed size; a batch is the unit of work and of resuming.  Its text depends only on the
 seed, the batch's number and its prompts, so a run that was killed continues with the same command to the same bytes
 (on the same machine, library versions and number of threads).  In mode ``sampled`` the target continues its prompts
 with a key-value cache, each token drawn from its own softmax; the draft then reads the same text in one pass.  A row is
-the law of the token recorded beside it, whose place in the document is ``position``.
+the distribution of the token recorded beside it, whose place in the document is ``position``.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def _check(settings: CaptureSettings, max_positions: int | None) -> None:
     counts["max_positions"] = max_positions
     for name, value in counts.items():
         if value is not None and value < 1:
-            raise InputError(f"{name} {value!r}: give a whole number of at least 1")
+            raise InputError(f"{name} {value!r}: give an integer of at least 1")
 
 
 def _rows(document: list[int], settings: CaptureSettings) -> int:
@@ -301,8 +301,8 @@ def _target_pass(
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
-    law = torch.softmax(logits.double() / temperature, -1)
-    return torch.multinomial(law, 1, generator=generator)[:, 0]
+    probs = torch.softmax(logits.double() / temperature, -1)
+    return torch.multinomial(probs, 1, generator=generator)[:, 0]
 
 
 def _columns(text: list[list[int]], starts: list[int], first: int) -> dict[str, Tensor]:

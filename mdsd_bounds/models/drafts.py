@@ -130,7 +130,7 @@ def lookup_identity(rest: str) -> dict[str, Any]:
     except ValueError:
         raise InputError(f"prompt-lookup:{rest}: give prompt-lookup:ORDER:STRENGTH, for example 3:1") from None
     if order < 1 or order != int(order) or not 0 < strength < float("inf"):
-        raise InputError(f"prompt-lookup:{rest}: the order is a whole number from 1, the strength above 0")
+        raise InputError(f"prompt-lookup:{rest}: the order is an integer from 1, the strength above 0")
     return {"source": "prompt lookup", "order": int(order), "strength": strength}
 
 
@@ -213,8 +213,8 @@ def read_other_tokens(draft: LoadedModel, tokenizer: Any, document: Sequence[int
     shortest = [
         min(len(prefixes[i]) for i, c in enumerate(carrier_of) if c == carrier) for carrier in range(len(carriers))
     ]
-    # The appended token is not read: read_rows gives the law of every place after ``shortest``.
-    laws = read_rows(draft.model, [[*ids, 0] for ids in carriers], shortest)
+    # The appended token is not read: read_rows gives the distribution of every place after ``shortest``.
+    distributions = read_rows(draft.model, [[*ids, 0] for ids in carriers], shortest)
     counts = [len(ids) + 1 - first for ids, first in zip(carriers, shortest, strict=True)]
     offsets = [sum(counts[:c]) for c in range(len(carriers))]
-    return torch.stack([laws[offsets[c] + len(prefixes[i]) - shortest[c]] for i, c in enumerate(carrier_of)])
+    return torch.stack([distributions[offsets[c] + len(prefixes[i]) - shortest[c]] for i, c in enumerate(carrier_of)])

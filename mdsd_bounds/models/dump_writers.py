@@ -172,7 +172,9 @@ def open_store(
         arrays.put("vocabulary", {"vocabulary": torch.tensor(width)})
         return TopKStore(arrays, top_k)
     if draft.read_hidden is None:
-        raise InputError(f"{draft.identity['source']}: its law is no head over hidden states; store logits or top-k")
+        raise InputError(
+            f"{draft.identity['source']}: its distribution is no head over hidden states; store logits or top-k"
+        )
     check_head(target.model, text, "target")
     shared = draft.head_of is target.model
     if not shared:

@@ -17,9 +17,9 @@ MAX_LOGITS = 1 << 28
 
 
 class Read(Protocol):
-    """Reads texts: token ids of each document, and for each the place of the first token whose law is wanted.
+    """Reads texts: token ids of each document, and for each the place of the first token whose distribution is wanted.
 
-    Returns the laws' logits ``[rows, V]``, document by document, for places ``start`` to the end of the text.
+    Returns the distributions' logits ``[rows, V]``, document by document, for places ``start`` to the end of the text.
     """
 
     def __call__(self, text: Sequence[Sequence[int]], starts: Sequence[int], /) -> Tensor:
@@ -64,10 +64,10 @@ def forward(model: Any, ids: Tensor, mask: Tensor, cache: Any = None, *, kept: i
 
 
 def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int], *, hidden: bool = False) -> Tensor:
-    """Logits ``[rows, V]`` float32 of the laws of tokens ``starts[d]``, ``starts[d] + 1``, ... of each document.
+    """Logits ``[rows, V]`` float32 that predict tokens ``starts[d]``, ``starts[d] + 1``, ... of each document.
 
-    The law of token t is read after tokens 0 .. t - 1; the law after the last token is not wanted, since no token of
-    the text follows it.
+    The distribution of token t is read after tokens 0 .. t - 1; the distribution after the last token is not wanted,
+    since no token of the text follows it.
 
     Parameters
     ----------

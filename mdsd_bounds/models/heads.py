@@ -41,7 +41,7 @@ def check_head(model: Any, text: Sequence[int], source: str) -> None:
     """
     known = int(model.get_input_embeddings().weight.shape[0])
     read = [token for token in text if token < known][:CHECKED] or [0]
-    # The law after the last token is not read: any token may stand there.
+    # The distribution after the last token is not read: any token may stand there.
     documents, starts = [[*read, 0]], [1]
     own = read_rows(model, documents, starts)
     states = read_rows(model, documents, starts, hidden=True)

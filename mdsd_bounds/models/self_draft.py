@@ -3,7 +3,7 @@
 Layer skipping (Zhang et al. 2024, "Draft & Verify", arXiv:2309.08168) runs the target without some of its layers;
 early exit is the case where all layers from K on are left out, the final norm and head being kept.  Prompt lookup
 (Saxena 2023; Fu et al. 2024, arXiv:2402.02057) proposes what followed the same tokens earlier in the text; smoothed as
-below it is a proper law, positive on every token.
+below it is a proper distribution, positive on every token.
 """
 
 from __future__ import annotations
@@ -80,12 +80,14 @@ def parse_layers(text: str, depth: int) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def prompt_lookup_law(context: Sequence[int], vocabulary: int, order: int = 3, strength: float = 1.0) -> Tensor:
-    """Log of the smoothed n-gram law of the token after ``context``, from the counts in ``context`` itself.
+def prompt_lookup_distribution(
+    context: Sequence[int], vocabulary: int, order: int = 3, strength: float = 1.0
+) -> Tensor:
+    """Log of the smoothed n-gram distribution of the token after ``context``, from the counts in ``context`` itself.
 
     ``q_m(v) = (c_m(v) + s q_{m-1}(v)) / (c_m + s)`` for m = 0 .. order - 1, where ``c_m(v)`` counts how often v
     followed an earlier occurrence of the last m tokens, ``c_m`` is their sum, s the strength and ``q_{-1}`` uniform.
-    By induction each ``q_m`` sums to one and is positive: a proper draft law (MacKay & Peto 1995, hierarchical
+    By induction each ``q_m`` sums to one and is positive: a proper draft distribution (MacKay & Peto 1995, hierarchical
     Dirichlet smoothing).
 
     Parameters
@@ -118,7 +120,7 @@ def prompt_lookup_law(context: Sequence[int], vocabulary: int, order: int = 3, s
 def read_prompt_lookup(
     text: Sequence[Sequence[int]], starts: Sequence[int], vocabulary: int, order: int, strength: float
 ) -> Tensor:
-    """The laws of :func:`prompt_lookup_law` at every wanted place, ``[rows, V]`` float32; counts grow with the text."""
+    """:func:`prompt_lookup_distribution` at every wanted place, ``[rows, V]`` float32; counts grow with the text."""
     rows = []
     for document, start in zip(text, starts, strict=True):
         tables: list[dict[tuple[int, ...], Counter[int]]] = [defaultdict(Counter) for _ in range(order)]
@@ -155,10 +157,10 @@ def _smoothed(counts: Sequence[Counter[int]], vocabulary: int, strength: float) 
             token: (counter[token] + strength * seen.get(token, rest)) / total for token in seen.keys() | counter.keys()
         }
         rest = strength * rest / total
-    law = torch.full((vocabulary,), math.log(rest), dtype=torch.float64)
+    probs = torch.full((vocabulary,), math.log(rest), dtype=torch.float64)
     if seen:
-        law[torch.tensor(list(seen))] = torch.tensor(list(seen.values()), dtype=torch.float64).log()
-    return law
+        probs[torch.tensor(list(seen))] = torch.tensor(list(seen.values()), dtype=torch.float64).log()
+    return probs
 
 
 def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

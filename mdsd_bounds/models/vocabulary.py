@@ -1,10 +1,10 @@
 """Pairs that do not share a vocabulary: which target token each column of the draft's head stands for.
 
-A draft law over the target's vocabulary is all that lossless verification needs, so any draft becomes usable once each
-of its columns is sent to a different target token; columns without a target token are dropped and the rest is
+A draft distribution over the target's vocabulary is all that lossless verification needs, so any draft becomes usable
+once each of its columns is sent to a different target token; columns without a target token are dropped and the rest is
 renormalised (token-level intersection, Timor et al. 2025, arXiv:2502.05202).  Target tokens without a column get an
-exact zero.  What is stored are log-probabilities in the draft's *own* vocabulary: the law is their softmax, and
-``1 - sum(exp(row))`` is the draft's mass on tokens the target lacks (:func:`mass_outside`).
+exact zero.  What is stored are log-probabilities in the draft's *own* vocabulary: the distribution is their softmax,
+and ``1 - sum(exp(row))`` is the draft's mass on tokens the target lacks (:func:`mass_outside`).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class TokenMap:
         """
         if logits.shape[-1] < self.draft_width:
             raise InputError(f"{self.source}: made for {self.draft_width} columns; the draft has {logits.shape[-1]}")
-        law = torch.log_softmax(logits.double(), -1)
+        probs = torch.log_softmax(logits.double(), -1)
         mapped = torch.full((*logits.shape[:-1], self.width), -torch.inf, dtype=torch.float64)
-        mapped[..., self.tokens] = law[..., self.columns]
+        mapped[..., self.tokens] = probs[..., self.columns]
         if bool((mapped.amax(-1) == -torch.inf).any()):
             raise InputError(f"{self.source}: a draft row has no mass on any target token; nothing can be drafted")
         return mapped.float()
@@ -67,7 +67,7 @@ def make_map(tokens: Tensor, columns: Tensor, width: int, draft_width: int, sour
     ------
     InputError
         Naming the first entry that breaks this.  Two columns on one target token are refused: a draft drawn from
-        either would be the same token, with a law that neither column gives.
+        either would be the same token, with a distribution that neither column gives.
     """
     if tokens.numel() == 0:
         raise InputError(f"{source}: the vocabularies share no token; nothing drafted could ever be accepted")

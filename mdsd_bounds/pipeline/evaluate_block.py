@@ -15,9 +15,9 @@ from torch import Tensor
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
-from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law
+from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
-from mdsd_bounds.distributions import law_and_defect
+from mdsd_bounds.distributions import probs_and_defect
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
@@ -88,7 +88,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     Raises
     ------
     InputError
-        On rows that are no laws; where verifiers are asked for and a row misses mass.
+        On rows that are no distributions; where verifiers are asked for and a row misses mass.
     """
     cut = batch.target_cut is not None or batch.draft_cut is not None
     frames: list[pd.DataFrame] = []
@@ -108,7 +108,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
                 frames.append(_frame(bound, batch, temperature, ""))
             for frame in frames[before:]:
                 frame[UNDERFLOW] = np.tile(floor, len(frame) // len(floor))
-            # Its laws are free for the next ones.
+            # Its distributions are free for the next ones.
             del bound
     table = pd.concat(frames, ignore_index=True)
     _refuse_no_interval(table, name)
@@ -129,7 +129,7 @@ def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
 
 def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
     (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
-    (target, target_defect), (draft, draft_defect) = law_and_defect(p, **p_warp), law_and_defect(q, **q_warp)
+    (target, target_defect), (draft, draft_defect) = probs_and_defect(p, **p_warp), probs_and_defect(q, **q_warp)
     defects = target_defect, draft_defect
     for sampler, options in _asked(settings):
         problem, _, _ = make_problem(target, draft, settings.drafts, sampler, defects=defects, **options)
@@ -140,10 +140,13 @@ def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -
     if settings.method != "auto":
         raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
     (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
-    target, draft = cut_law(p, batch.target_cut, **p_warp), cut_law(q, batch.draft_cut, **q_warp)
+    target, draft = (
+        truncated_distribution(p, batch.target_cut, **p_warp),
+        truncated_distribution(q, batch.draft_cut, **q_warp),
+    )
     if settings.verifiers:
-        for role, law in (("target", target), ("draft", draft)):
-            _refuse_missing(law, role, int(batch.row[0]), name)
+        for role, probs in (("target", target), ("draft", draft)):
+            _refuse_missing(probs, role, int(batch.row[0]), name)
     for sampler, options in _asked(settings):
         yield solve_cut(target, draft, settings.drafts, sampler, options, solver=solve)
 
@@ -155,7 +158,7 @@ def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 def _warped(
     batch: Any, settings: Settings, temperature: float, name: str
 ) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
-    """Target and draft rows, each with the warps that make a law of them."""
+    """Target and draft rows, each with the warps that make a distribution of them."""
     warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
     second = temperature if settings.draft_temperature is None else settings.draft_temperature
     target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
@@ -163,13 +166,13 @@ def _warped(
     return (batch.target_logits, target), (batch.draft_logits, draft)
 
 
-def _refuse_missing(law: CutLaw, role: str, first_row: int, name: str) -> None:
-    """A verifier's acceptance needs the whole law; a cut inside the stored tokens leaves one."""
-    missing = law.high > 0
+def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, name: str) -> None:
+    """A verifier's acceptance needs the whole distribution; a cut inside the stored tokens leaves one."""
+    missing = probs.high > 0
     if bool(missing.any()):
         row = int(missing.nonzero()[0])
         raise InputError(
-            f"{name} {role} row {first_row + row}: up to {float(law.high[row]):.3g} of the mass is missing, and the "
+            f"{name} {role} row {first_row + row}: up to {float(probs.high[row]):.3g} of the mass is missing, and the "
             "acceptance of a verifier is not known; use mdsd bounds, which gives intervals, or cut inside the stored "
             "tokens (--top-k, --top-p)"
         )
@@ -233,19 +236,19 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
         },
         columns=COLUMNS,
     )
-    for role, law in (("target", bound.problem.p), ("draft", bound.problem.q)):
-        beyond = _beyond(batch, role, law)
+    for role, probs in (("target", bound.problem.p), ("draft", bound.problem.q)):
+        beyond = _beyond(batch, role, probs)
         if beyond is not None:
             frame[f"{role}_beyond"] = np.tile(beyond, len(counts))
     return frame
 
 
-def _beyond(batch: Any, role: str, law: Tensor) -> np.ndarray | None:
+def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
     """Mass ``[B]`` of a model on columns that the other one lacks; None where their heads are of one width."""
     width = getattr(batch, "draft_width" if role == "target" else "target_width", None)
-    if width is None or width >= law.shape[-1] or law.ndim != 2:
+    if width is None or width >= probs.shape[-1] or probs.ndim != 2:
         return None
-    beyond: np.ndarray = law[:, width:].sum(-1).cpu().numpy()
+    beyond: np.ndarray = probs[:, width:].sum(-1).cpu().numpy()
     return beyond
 
 

@@ -44,7 +44,7 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_ylabel("acceptance rate")
     what = "Acceptance and its bound" if (table["verifier"] != "").any() else "Optimal acceptance"
     ax.set_title(f"{what}, temperature {temperature:g}, {table['row'].nunique()} positions")
-    note = "bars: 95% over documents\nshaded: certified interval of cut rows" if shaded else None
+    note = "bars: 95% over documents\nshaded: certified interval of truncated rows" if shaded else None
     legend(ax, fontsize=8, loc="lower right", title=note, title_fontsize=7)
     return ax
 

@@ -1,4 +1,4 @@
-"""Figure: evidence against the rule as a log grows, one line a rule, and the level at which it convicts."""
+"""Figure: evidence against the rule as a log grows, one line a rule, and the level at which it rejects the null."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None) -> Any:
-    """Capital against "the output has law p", on a logarithmic scale, over positions.
+    """Capital against "the output has distribution p", on a logarithmic scale, over positions.
 
     Parameters
     ----------
     reports : mapping
         Name -> (report, whether it is drawn in colour as a lossy rule; lossless ones are grey).  A marker stands where
-        the capital first convicts.
+        the capital first rejects the null.
     """
     ax = axes(ax)
     # Beyond twenty powers of ten more evidence says nothing more.
@@ -57,7 +57,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
         )
     ax.axhline(line, color="#000000", linewidth=0.8, linestyle=(0, (1, 2)))
     ax.annotate(
-        f"convicts: capital {1 / level:.3g}",
+        f"rejects the null: capital {1 / level:.3g}",
         (0.0, line),
         xycoords=("axes fraction", "data"),
         xytext=(4, 3),
@@ -69,7 +69,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
     ax.set_ylim(bottom, top)
     ax.set_xlabel("positions logged")
     ax.set_ylabel("log10 of the capital")
-    ax.set_title(f"Evidence that the output law is not p (false-alarm rate {first.alpha:g})")
+    ax.set_title(f"Evidence that the output distribution is not p (false-alarm rate {first.alpha:g})")
     ax.legend(fontsize=7, loc="upper left")
     return ax
 

@@ -22,7 +22,7 @@ def majorant_figure(
     Parameters
     ----------
     p, q : array
-        ``[V]`` laws.
+        ``[V]`` distributions.
     n_drafts : int
         Number of drafts.
     names : mapping, optional
@@ -35,7 +35,7 @@ def majorant_figure(
     Raises
     ------
     InputError
-        If more than 8 tokens are asked for, or the laws are none.
+        If more than 8 tokens are asked for, or the distributions are none.
     """
     import matplotlib.pyplot as plt
     import torch
@@ -58,12 +58,12 @@ def majorant_figure(
     heavy = sorted(heavy, key=lambda token: (rule.interval[token] == 0, rule.interval[token]))
     labels = {token: (names or {}).get(token, str(token)) for token in heavy}
     figure = figure or plt.figure(figsize=(10.5, 8.0), layout="constrained")
-    panels = figure.subplot_mosaic([["curve", "laws"], ["intervals", "intervals"]], height_ratios=[1.45, 1.0])
+    panels = figure.subplot_mosaic([["curve", "distributions"], ["intervals", "intervals"]], height_ratios=[1.45, 1.0])
     left, right, below = panels.values()
     for ax in (left, right, below):
         ax.spines[["top", "right"]].set_visible(False)
     _curve(left, points, heavy, n)
-    _laws(right, target.numpy(), draft.numpy(), points.r, prepared.r.numpy(), heavy, labels)
+    _distributions(right, target.numpy(), draft.numpy(), points.r, prepared.r.numpy(), heavy, labels)
     _intervals(below, rule, heavy, n)
     return figure
 
@@ -104,12 +104,12 @@ def _curve(ax: Any, points: Any, heavy: list[int], n: int) -> None:
     ax.set_ylim(-0.01, 1.02)
     ax.set_xlabel("P(H): target mass of the prefix")
     ax.set_ylabel("Q(H): chance that all drafts lie in it")
-    ax.set_title(f"The optimal law of the pick, n = {n}: r* = p × slope", loc="left", fontsize=11)
+    ax.set_title(f"The optimal distribution of the pick, n = {n}: r* = p × slope", loc="left", fontsize=11)
     ax.legend(frameon=False, fontsize=9, loc="lower right")
 
 
-def _laws(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels: Mapping[int, str]) -> None:
-    """p, q, r* and the law of the pick of the heaviest tokens, on a square-root scale."""
+def _distributions(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels: Mapping[int, str]) -> None:
+    """p, q, r* and the distribution of the pick of the heaviest tokens, on a square-root scale."""
     import numpy as np
 
     rows = np.arange(len(heavy))
@@ -126,9 +126,9 @@ def _laws(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels:
     for i, token in enumerate(heavy):
         ax.plot(np.sqrt([q[token], p[token]]), [i, i], color="#cccccc", linewidth=1.0, zorder=0)
         ax.plot(0, i, linestyle="none", **_mark(i), clip_on=False, zorder=5)
-    for law, label, style in series:
-        ax.plot(np.sqrt(law[heavy]), rows, linestyle="none", label=label, **style)
-    most = float(max(law[heavy].max() for law in (p, q, r, ideal)))
+    for probs, label, style in series:
+        ax.plot(np.sqrt(probs[heavy]), rows, linestyle="none", label=label, **style)
+    most = float(max(probs[heavy].max() for probs in (p, q, r, ideal)))
     ticks = [t for t in (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if t <= 1.2 * most]
     ax.set_xticks(np.sqrt(ticks), [f"{t:g}" for t in ticks])
     ax.set_yticks(rows, [labels[token] for token in heavy])

@@ -13,7 +13,7 @@ def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_repl
     Parameters
     ----------
     p, q : array
-        ``[V]`` laws.
+        ``[V]`` distributions.
     n_drafts, sampler :
         As :func:`mdsd_bounds.optimal_acceptance`; a sampler of the fixed-plus-random family.
     """

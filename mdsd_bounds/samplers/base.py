@@ -1,7 +1,7 @@
 """What a draft sampler is, and the family that covers most of those in use.
 
-A sampler is a law of the *next* draft given the set of tokens drafted so far.  Everything else follows: sampling,
-log-probabilities, the law of the drafted set, and ``Q(H) = Pr(every draft lies in H)``.
+A sampler is a distribution of the *next* draft given the set of tokens drafted so far.  Everything else follows:
+sampling, log-probabilities, the distribution of the drafted set, and ``Q(H) = Pr(every draft lies in H)``.
 
 Five of the samplers in use are one family: the ``fixed`` most probable tokens of q, always drafted, then ``random``
 draws from ``r``, which is q off the fixed tokens, renormalised; with or without replacement.  For the family the
@@ -39,8 +39,8 @@ class Sampler:
     name : str
         Its name in :data:`mdsd_bounds.samplers.SAMPLERS`.
     conditional : callable
-        ``(q [B, V], drawn [B, V] bool, k, n, **options) -> [B, V]``: law of draft ``k`` (from 0) of ``n`` given the
-        set drawn so far.  A row of zeros means that nothing is left to draw.
+        ``(q [B, V], drawn [B, V] bool, k, n, **options) -> [B, V]``: distribution of draft ``k`` (from 0) of ``n``
+        given the set drawn so far.  A row of zeros means that nothing is left to draw.
     split : callable or None
         ``(n, **options) -> (fixed, random)`` for members of the fixed-plus-random family, else None.  Only members have
         a prefix order.
@@ -125,13 +125,13 @@ class Sampler:
         drafts = torch.full((q.shape[0], n), NO_DRAFT, dtype=torch.int64, device=q.device)
         drawn = torch.zeros((q.shape[0], q.shape[-1]), dtype=torch.bool, device=q.device)
         for k in range(n):
-            law = self.conditional(q, drawn, k, n, **options)
-            drafts[:, k] = draw(law, generator)
+            probs = self.conditional(q, drawn, k, n, **options)
+            drafts[:, k] = draw(probs, generator)
             drawn = mark(drawn, drafts[:, k])
         return drafts
 
     def log_prob(self, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
-        """Log-probability ``[B]`` of ordered drafts ``[B, n]``: ``sum_k log law_k(x_k | x_1..x_{k-1})``.
+        """Log-probability ``[B]`` of ordered drafts ``[B, n]``: ``sum_k log probs_k(x_k | x_1..x_{k-1})``.
 
         ``-inf`` where the drafts cannot occur; an empty slot has probability 1 exactly when nothing was left to draw.
         """
@@ -139,25 +139,25 @@ class Sampler:
         total = torch.zeros(drafts.shape[0], dtype=torch.float64, device=q.device)
         drawn = torch.zeros((drafts.shape[0], q.shape[-1]), dtype=torch.bool, device=q.device)
         for k in range(n):
-            law = self.conditional(q, drawn, k, n, **options)
+            probs = self.conditional(q, drawn, k, n, **options)
             token = drafts[:, k]
-            chosen = law.gather(-1, token.clamp(min=0)[:, None])[:, 0]
-            exhausted = (law.sum(-1) == 0).to(law.dtype)
+            chosen = probs.gather(-1, token.clamp(min=0)[:, None])[:, 0]
+            exhausted = (probs.sum(-1) == 0).to(probs.dtype)
             total = total + torch.where(token == NO_DRAFT, exhausted, chosen).log()
             drawn = mark(drawn, token)
         return total
 
 
-def draw(law: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One token ``[B]`` from each unnormalised row of ``law`` ``[B, V]``; :data:`NO_DRAFT` for rows of zeros."""
-    total = law.cumsum(-1)
+def draw(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One token ``[B]`` from each unnormalised row of ``probs`` ``[B, V]``; :data:`NO_DRAFT` for rows of zeros."""
+    total = probs.cumsum(-1)
     if bool((total[:, -1] < 1e-200).any()):
         # A share of a subnormal mass would be rounded to a multiple of the smallest number.  The factor is exact.
         total = total * RAISE**4
     mass = total[:, -1:]
     # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
-    u = 1.0 - torch.rand((law.shape[0], 1), dtype=law.dtype, device=law.device, generator=generator)
-    token = torch.searchsorted(total, u * mass).clamp(max=law.shape[-1] - 1)[:, 0]
+    u = 1.0 - torch.rand((probs.shape[0], 1), dtype=probs.dtype, device=probs.device, generator=generator)
+    token = torch.searchsorted(total, u * mass).clamp(max=probs.shape[-1] - 1)[:, 0]
     return torch.where(mass[:, 0] > 0, token, torch.full_like(token, NO_DRAFT))
 
 
@@ -242,18 +242,18 @@ def fixed_plus_random(
     return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested)
 
 
-def _with(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    columns = [draw(law, generator) for _ in range(n)]
-    return torch.stack(columns, -1) if columns else law.new_zeros((law.shape[0], 0), dtype=torch.int64)
+def _with(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    columns = [draw(probs, generator) for _ in range(n)]
+    return torch.stack(columns, -1) if columns else probs.new_zeros((probs.shape[0], 0), dtype=torch.int64)
 
 
-def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+def _without(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.  Raised
     # rates have finite clocks, so that no slot stays empty while any support is left.
-    uniform = torch.rand(law.shape, dtype=torch.float64, device=law.device, generator=generator)
-    clocks = -torch.log1p(-uniform) / (law * RAISE)
-    clocks = clocks.masked_fill(law <= 0, float("inf"))
-    n_held = min(n, law.shape[-1])
+    uniform = torch.rand(probs.shape, dtype=torch.float64, device=probs.device, generator=generator)
+    clocks = -torch.log1p(-uniform) / (probs * RAISE)
+    clocks = clocks.masked_fill(probs <= 0, float("inf"))
+    n_held = min(n, probs.shape[-1])
     arrival, index = clocks.topk(n_held, -1, largest=False)
     index = torch.where(torch.isfinite(arrival), index, torch.full_like(index, NO_DRAFT))
     return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
@@ -262,5 +262,5 @@ def _without(law: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
 def whole_option(value: Any, name: str, least: int) -> int:
     """A whole-number option of a sampler, checked."""
     if isinstance(value, bool) or int(value) != value or int(value) < least:
-        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
+        raise InputError(f"{name}={value!r}: give an integer of at least {least}")
     return int(value)

@@ -1,4 +1,4 @@
-"""The n - 1 most probable tokens of q plus one draw from the rest (Hu et al., ICLR 2025; for n = 2 SpecHub's pair law).
+"""The n - 1 most probable tokens of q plus one draw from the rest (Hu et al., ICLR 2025; for n = 2 SpecHub's pairs).
 
 ``alpha* = P(A) + sum over x not in A of min(p_x, r_x)`` with A the fixed tokens and r = q off A, renormalised.
 Ties at the edge of A go to the lower token index.

@@ -17,11 +17,13 @@ from mdsd_bounds.samplers.with_replacement import SAMPLER as WITH_REPLACEMENT
 
 
 def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Any) -> Tensor:
-    """Law of draft k: the k-th drafter's, whatever was drawn before."""
+    """Distribution of draft k: the k-th drafter's, whatever was drawn before."""
     if q.ndim == 2:
         return q
     if k >= q.shape[1]:
-        raise InputError(f"independent: {n} drafts asked for but q has laws of {q.shape[1]} drafters; give q [B, n, V]")
+        raise InputError(
+            f"independent: {n} drafts asked for but q has distributions of {q.shape[1]} drafters; give q [B, n, V]"
+        )
     return q[:, k]
 
 

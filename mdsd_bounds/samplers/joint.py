@@ -1,4 +1,4 @@
-"""An explicit joint law: any finite table of draft tuples with probabilities.
+"""An explicit joint distribution: any finite table of draft tuples with probabilities.
 
 ``q`` is ``[B, T]``, the probability of each row of the option ``table`` ``[T, n]``.
 For small V only: enumeration, LP or max-flow.
@@ -23,14 +23,14 @@ def _prefix_matches(table: Tensor, drawn: Tensor, k: int) -> Tensor:
 
 
 def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: Any, **_: Any) -> Tensor:
-    """Law of draft k given the set of the first k drafts, from the table.  O(B T V)."""
+    """Distribution of draft k given the set of the first k drafts, from the table.  O(B T V)."""
     table = torch.as_tensor(table, dtype=torch.int64)
     weight = q * _prefix_matches(table, drawn, k)
-    law = torch.zeros(drawn.shape, dtype=q.dtype, device=q.device)
+    probs = torch.zeros(drawn.shape, dtype=q.dtype, device=q.device)
     held = table[:, k] >= 0
-    law = law.index_add(-1, table[held, k], weight[:, held])
+    probs = probs.index_add(-1, table[held, k], weight[:, held])
     mass = weight.sum(-1, keepdim=True)
-    return law / torch.where(mass > 0, mass, torch.ones_like(mass))
+    return probs / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
 class _Joint(Sampler):

@@ -46,31 +46,31 @@ def sample_position(
     return torch.cat([head, tail], -1)
 
 
-def draw_many(law: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """``[samples]`` draws of one law ``[V]``: one cumulative sum, then binary searches."""
-    below = law.cumsum(0)
-    goal = below[-1] * (1.0 - torch.rand(samples, dtype=law.dtype, device=law.device, generator=generator))
-    return torch.searchsorted(below, goal).clamp(max=len(law) - 1)
+def draw_many(probs: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+    """``[samples]`` draws of one distribution ``[V]``: one cumulative sum, then binary searches."""
+    below = probs.cumsum(0)
+    goal = below[-1] * (1.0 - torch.rand(samples, dtype=probs.dtype, device=probs.device, generator=generator))
+    return torch.searchsorted(below, goal).clamp(max=len(probs) - 1)
 
 
-def draw_many_without(law: Tensor, n: int, samples: int, generator: torch.Generator | None) -> Tensor:
-    """``[samples, n]`` sequential draws without replacement of one law ``[V]``; -1 where nothing is left.
+def draw_many_without(probs: Tensor, n: int, samples: int, generator: torch.Generator | None) -> Tensor:
+    """``[samples, n]`` sequential draws without replacement of one distribution ``[V]``; -1 where nothing is left.
 
     The heaviest tokens are held one by one and the others cumulated.  While a heavy token remains it outweighs every
     light one drawn, so what remains is never the small difference of large sums.
     """
-    heavy = law.topk(min(max(HEAVY, n + 1), len(law))).indices
-    mass = law[heavy]
-    light = law.scatter(0, heavy, 0.0)
+    heavy = probs.topk(min(max(HEAVY, n + 1), len(probs))).indices
+    mass = probs[heavy]
+    light = probs.scatter(0, heavy, 0.0)
     below = torch.nn.functional.pad(light.cumsum(0), (1, 0))
     free = (mass > 0).expand(samples, -1).clone()
-    drafts = torch.full((samples, n), NO_DRAFT, dtype=torch.int64, device=law.device)
+    drafts = torch.full((samples, n), NO_DRAFT, dtype=torch.int64, device=probs.device)
     for k in range(n):
         # Heavy drafts carry no light mass: theirs is zero there.
         drawn = drafts[:, :k]
         gone = torch.where(drawn >= 0, light[drawn.clamp(min=0)], light.new_zeros(()))
         table = (free * mass).cumsum(-1)
-        end = torch.full((samples,), len(law), dtype=torch.int64, device=law.device)
+        end = torch.full((samples,), len(probs), dtype=torch.int64, device=probs.device)
 
         def cumulative(place: Tensor, drawn: Tensor = drawn, gone: Tensor = gone) -> Tensor:
             return (below[place] - (gone * (drawn < place[:, None])).sum(-1)).clamp(min=0.0)

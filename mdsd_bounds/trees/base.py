@@ -1,8 +1,8 @@
 """What a draft tree is, and how one is grown level by level over an abstract language model.
 
-A language model here is a function ``laws(paths) -> [B, V]``: the law of the next token after the prefix followed by
-each path (a tuple of tokens; the empty path is the prefix itself).  Node 0 of a tree is the root, the prefix; every
-other node is one drafted token.  Nodes stand in level order, and below one parent in draw order.
+A language model here is a function ``distributions(paths) -> [B, V]``: the distribution of the next token after the
+prefix followed by each path (a tuple of tokens; the empty path is the prefix itself).  Node 0 of a tree is the root,
+the prefix; every other node is one drafted token.  Nodes stand in level order, and below one parent in draw order.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT
 
 Path = tuple[int, ...]
-#: ``paths -> [B, V]`` float64: the law of the token after each path.
-Laws = Callable[[Sequence[Path]], Tensor]
+#: ``paths -> [B, V]`` float64: the distribution of the token after each path.
+Distributions = Callable[[Sequence[Path]], Tensor]
 #: ``(path, q [V], n, sampler, options) -> n drafts below the path in draw order``, :data:`NO_DRAFT` in empty slots.
 Draw = Callable[[Path, Tensor, int, str, Mapping[str, Any]], Path]
 #: Where random numbers come from: one generator for all, or one for each path (:func:`common_randomness`).
@@ -31,7 +31,7 @@ Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
 @dataclass(frozen=True)
 class Tree:
-    """Drafted tokens as a tree of N nodes, root included, with the laws they were drawn from.
+    """Drafted tokens as a tree of N nodes, root included, with the distributions they were drawn from.
 
     Attributes
     ----------
@@ -40,10 +40,10 @@ class Tree:
     drafts : tuple of tuple of int
         ``[N]``: the drafts below each node in draw order, repeats and empty slots (-1) included; empty at leaves.
         Equal drafts below one parent share one node.
-    laws : Tensor
-        ``[I, V]`` float64 draft laws of the I nodes that were expanded.
-    law_row : tuple of int
-        ``[N]``: row of ``laws``, -1 at leaves.
+    distributions : Tensor
+        ``[I, V]`` float64 draft distributions of the I nodes that were expanded.
+    probs_row : tuple of int
+        ``[N]``: row of ``distributions``, -1 at leaves.
     sampler : str
         How the drafts below a node were drawn, a name in :data:`mdsd_bounds.samplers.SAMPLERS`.
     options : mapping
@@ -61,8 +61,8 @@ class Tree:
     tokens: tuple[int, ...]
     depths: tuple[int, ...]
     drafts: tuple[Path, ...]
-    laws: Tensor
-    law_row: tuple[int, ...]
+    distributions: Tensor
+    probs_row: tuple[int, ...]
     sampler: str
     options: Mapping[str, Any] = field(default_factory=dict)
     stop: frozenset[int] = frozenset()
@@ -101,7 +101,7 @@ class Tree:
 
 
 def grow(
-    laws: Laws,
+    distributions: Distributions,
     length: int,
     wanted: Callable[[Path], int],
     pick: Callable[[Sequence[Path], Tensor], Sequence[Path]],
@@ -114,12 +114,12 @@ def grow(
 
     Parameters
     ----------
-    laws : callable
+    distributions : callable
         The draft model.
     length : int
         Levels, at least 0; 0 is the root alone.
     wanted : callable
-        Path -> number of drafts below it; 0 makes it a leaf, and its law is never asked for.
+        Path -> number of drafts below it; 0 makes it a leaf, and its distribution is never asked for.
     pick : callable
         ``(paths, q [B, V]) -> drafts of each path``.
     sampler, options, stop, adaptive :
@@ -128,7 +128,7 @@ def grow(
     parents, tokens, depths = [-1], [-1], [0]
     paths: list[Path] = [()]
     drafts: list[Path] = [()]
-    law_row = [-1]
+    probs_row = [-1]
     rows: list[Tensor] = []
     ends = frozenset(stop)
     level, calls = [0], 0
@@ -136,14 +136,14 @@ def grow(
         open_nodes = [v for v in level if tokens[v] not in ends and wanted(paths[v]) > 0]
         if not open_nodes:
             break
-        q = laws([paths[v] for v in open_nodes])
+        q = distributions([paths[v] for v in open_nodes])
         calls += 1
         level = []
-        for v, law, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
+        for v, probs, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
             if not any(token != NO_DRAFT for token in chosen):
                 continue
-            law_row[v], drafts[v] = len(rows), tuple(chosen)
-            rows.append(law)
+            probs_row[v], drafts[v] = len(rows), tuple(chosen)
+            rows.append(probs)
             for token in dict.fromkeys(token for token in chosen if token != NO_DRAFT):
                 level.append(len(tokens))
                 parents.append(v)
@@ -151,7 +151,7 @@ def grow(
                 depths.append(depth)
                 paths.append((*paths[v], token))
                 drafts.append(())
-                law_row.append(-1)
+                probs_row.append(-1)
     held = torch.stack(rows) if rows else torch.zeros((0, 0), dtype=torch.float64)
     return Tree(
         tuple(parents),
@@ -159,7 +159,7 @@ def grow(
         tuple(depths),
         tuple(drafts),
         held,
-        tuple(law_row),
+        tuple(probs_row),
         sampler,
         dict(options or {}),
         ends,
@@ -185,8 +185,8 @@ def generator_at(source: Source, path: Path) -> torch.Generator | None:
 def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     """A generator for each path, always begun anew: common random numbers for all trees below one prefix.
 
-    Within a tree each node is drawn once, so its law is the builder's; between trees the drafts below one path come
-    from the same clocks.  Trees then share most of their nodes, and differences between them have less variance.
+    Within a tree each node is drawn once, so its distribution is the builder's; between trees the drafts below one path
+    come from the same clocks.  Trees then share most of their nodes, and differences between them have less variance.
     """
 
     def at(path: Path) -> torch.Generator:
@@ -203,12 +203,12 @@ def whole_numbers(values: Sequence[int], name: str, least: int = 1) -> tuple[int
     Raises
     ------
     InputError
-        If it is empty or holds anything but whole numbers of at least ``least``.
+        If it is empty or holds anything but integers of at least ``least``.
     """
     found = tuple(values)
     if not found:
         raise InputError(f"{name} is empty: give at least one number, for example 2,2,1")
     for value in found:
         if isinstance(value, bool) or int(value) != value or value < least:
-            raise InputError(f"{name}={','.join(map(str, found))}: every entry must be a whole number >= {least}")
+            raise InputError(f"{name}={','.join(map(str, found))}: every entry must be an integer >= {least}")
     return tuple(int(value) for value in found)

@@ -7,10 +7,11 @@ the winner arrives exactly when the parent did; by memorylessness the others arr
     ``t_c = t_parent + E_c - min E,   E_c ~ Exp(q(path) q(c | path))``
 
 and each level keeps the ``width`` first arrivals.  With scores ``-log t`` this is Gumbel top-down sampling.  Below one
-parent the kept children are the first arrivals of a race with law q(. | parent): given those before, the next one has
-the sampler's conditional law.  Whether there is a next one, however, depends on the gap to its arrival, and so on which
-tokens came before: the law of the *set* given its size is not that of so many draws.  A rule that takes the drafts one
-by one does not notice; a rule that looks at how many there are is not lossless here, and is refused.
+parent the kept children are the first arrivals of a race with distribution q(. | parent): given those before, the next
+one has the sampler's conditional distribution.  Whether there is a next one, however, depends on the gap to its
+arrival, and so on which tokens came before: the distribution of the *set* given its size is not that of so many draws.
+A rule that takes the drafts one by one does not notice; a rule that looks at how many there are is not lossless here,
+and is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers.base import RAISE
-from mdsd_bounds.trees.base import Laws, Path, Source, Tree, generator_at, grow, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Path, Source, Tree, generator_at, grow, whole_numbers
 
 
 def rsd_s(
-    laws: Laws,
+    distributions: Distributions,
     source: Source,
     width: int,
     length: int,
@@ -45,16 +46,16 @@ def rsd_s(
     """
     (width,) = whole_numbers((width,), "width")
     (length,) = whole_numbers((length,), "length")
-    # Logarithms: delays range over more decades than a float64 where a law has subnormal entries.
+    # Logarithms: delays range over more decades than a float64 where a distribution has subnormal entries.
     time: dict[Path, float] = {(): -math.inf}
     log_q: dict[Path, float] = {(): 0.0}
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         candidates: list[tuple[float, float, int, int]] = []
-        for entry, (path, law) in enumerate(zip(paths, q, strict=True)):
-            uniform = torch.rand(law.shape, dtype=torch.float64, generator=generator_at(source, path))
-            arrival, token = child_arrivals(law, uniform, log_q[path], time[path], width)
-            shares = law[token].log()
+        for entry, (path, probs) in enumerate(zip(paths, q, strict=True)):
+            uniform = torch.rand(probs.shape, dtype=torch.float64, generator=generator_at(source, path))
+            arrival, token = child_arrivals(probs, uniform, log_q[path], time[path], width)
+            shares = probs[token].log()
             candidates.extend(zip(arrival.tolist(), shares.tolist(), [entry] * len(token), token.tolist(), strict=True))
         chosen: list[list[int]] = [[] for _ in paths]
         for arrives, share, entry, token_id in sorted(candidates)[:width]:
@@ -63,22 +64,22 @@ def rsd_s(
             time[child], log_q[child] = arrives, log_q[paths[entry]] + share
         return [tuple(tokens) for tokens in chosen]
 
-    return grow(laws, length, lambda path: 1, pick, "without_replacement", stop=stop, adaptive=True)
+    return grow(distributions, length, lambda path: 1, pick, "without_replacement", stop=stop, adaptive=True)
 
 
-def child_arrivals(law: Tensor, uniform: Tensor, log_q: float, time: float, most: int) -> tuple[Tensor, Tensor]:
+def child_arrivals(probs: Tensor, uniform: Tensor, log_q: float, time: float, most: int) -> tuple[Tensor, Tensor]:
     """The ``most`` first arrivals among a node's children: log-times ``[K]`` ascending and tokens ``[K]``.
 
     Parameters
     ----------
-    law, uniform : Tensor
-        ``[V]``: the node's law and one uniform number per token.
+    distribution, uniform : Tensor
+        ``[V]``: the node's distribution and one uniform number per token.
     log_q, time : float
         The node's log-probability under the draft and the logarithm of its own arrival.
     """
-    clock = -torch.log1p(-uniform) / (law * RAISE)
-    clock = clock.masked_fill(law <= 0, float("inf"))
-    first, token = clock.topk(min(most, len(law)), largest=False)
+    clock = -torch.log1p(-uniform) / (probs * RAISE)
+    clock = clock.masked_fill(probs <= 0, float("inf"))
+    first, token = clock.topk(min(most, len(probs)), largest=False)
     held = torch.isfinite(first)
     first, token = first[held], token[held]
     # The common factor 1/q(path) is taken out of the race: differences are scaled, never subtracted from large times.

@@ -4,10 +4,11 @@ Accepted tokens are ``sum over paths of A(path)``, A(path) the probability that 
 
     (1) ``A(path) <= Pr(path drafted)``    and    (2) ``A(path y) <= A(path) p(y | path)``,  ``A(()) = 1``.
 
-*Proof of (2).*  The text has law p, so it begins with the path and goes on with y with probability p(path) p(y | path).
-It begins with the path either because the path is accepted, or because verification ended earlier and the target went
-on by itself; in the second case the next token has law p(. | path).  Hence it has that law in the first case too: the
-text goes on with y after an *accepted* path with probability ``A(path) p(y | path)``, and y accepted is part of that.
+*Proof of (2).*  The text has distribution p, so it begins with the path and goes on with y with probability p(path) p(y
+| path). It begins with the path either because the path is accepted, or because verification ended earlier and the
+target went on by itself; in the second case the next token has distribution p(. | path).  Hence it has that
+distribution in the first case too: the text goes on with y after an *accepted* path with probability ``A(path) p(y |
+path)``, and y accepted is part of that.
 
 Conversely any A that satisfies (2) and comes from ``x[T, v] >= 0`` (tree T drafted, its node v the end of the accepted
 path, ``sum_v x[T, v] <= Pr(T)``, the rest accepting nothing) is that of a lossless rule: after the path emit y with the
@@ -33,13 +34,13 @@ from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.inclusion import inclusion_probabilities
-from mdsd_bounds.trees.base import Laws, Path, Tree, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Path, Tree, whole_numbers
 
 #: Variables of a joint programme beyond which it is refused.
 MAX_VARIABLES = 300_000
 
 
-def full_information(trees: Sequence[tuple[Tree, float]], target: Laws) -> float:
+def full_information(trees: Sequence[tuple[Tree, float]], target: Distributions) -> float:
     """``sum over paths of min(p(path), Pr(path drafted))`` from every tree with its probability; small V only.
 
     An upper bound on accepted tokens: a path cannot be accepted more often than it is drafted, nor than it is the text.
@@ -52,15 +53,15 @@ def full_information(trees: Sequence[tuple[Tree, float]], target: Laws) -> float
     return sum(min(chance, _path_probability(path, target)) for path, chance in drafted.items())
 
 
-def joint_optimum(trees: Sequence[tuple[Tree, float]], target: Laws) -> float:
+def joint_optimum(trees: Sequence[tuple[Tree, float]], target: Distributions) -> float:
     """Most accepted tokens of any lossless rule on these trees: the linear programme above, solved by HiGHS.
 
     Parameters
     ----------
     trees : sequence of (Tree, float)
-        Every tree with its probability (:func:`mdsd_bounds.trees.enumerate.tree_law`).
+        Every tree with its probability (:func:`mdsd_bounds.trees.enumerate.tree_distribution`).
     target : callable
-        The target's laws.
+        The target's distributions.
 
     Returns
     -------
@@ -117,11 +118,15 @@ def joint_optimum(trees: Sequence[tuple[Tree, float]], target: Laws) -> float:
 
 
 def node_optimum(
-    target: Laws, draft: Laws, branching: Sequence[int], sampler: str = "without_replacement", path: Path = ()
+    target: Distributions,
+    draft: Distributions,
+    branching: Sequence[int],
+    sampler: str = "without_replacement",
+    path: Path = (),
 ) -> float:
     """Most accepted tokens of a lossless rule that decides node by node, on an RSD-C tree; small V only.
 
-    With W(path) the optimum below a node, and r[S, i] the mass of the drafted set S whose token i is put out,
+    With W(path) the optimum below a node, and r[S, i] the mass of the drafted set S whose token i is output,
 
         ``W(path) = max sum r[S, i] (1 + W(path i))``,  ``sum_i r[S, i] <= Pr(S)``,  ``sum_S r[S, i] <= p_i``,
 
@@ -162,7 +167,7 @@ def sampled_full_information(
     tree : Tree
         Made by :func:`~mdsd_bounds.trees.builders.rsd_c` or :func:`~mdsd_bounds.trees.builders.independent_paths`.
     target : Tensor
-        ``[N, V]`` laws of the target.
+        ``[N, V]`` distributions of the target.
     branching : sequence of int
         Of an RSD-C tree drawn without replacement, entries 1 and 2: D is a product of inclusion probabilities.
     paths : int
@@ -183,7 +188,7 @@ def sampled_full_information(
     text, drafted = [1.0] * len(tree.tokens), [1.0] * len(tree.tokens)
     for v in range(1, len(tree.tokens)):
         parent, token = tree.parents[v], tree.tokens[v]
-        q = tree.laws[tree.law_row[parent]]
+        q = tree.distributions[tree.probs_row[parent]]
         n = 1 if branching is None else branching[tree.depths[parent]]
         text[v] = text[parent] * float(target[parent, token])
         drafted[v] = drafted[parent] * float(inclusion(q, token, n))
@@ -208,8 +213,8 @@ def inclusion(q: Tensor, token: int, n: int) -> Tensor:
     return included[0, token].clamp(max=1.0)
 
 
-def _path_probability(path: Path, laws: Laws) -> float:
+def _path_probability(path: Path, distributions: Distributions) -> float:
     chance = 1.0
     for k, token in enumerate(path):
-        chance *= float(laws([path[:k]])[0, token])
+        chance *= float(distributions([path[:k]])[0, token])
     return chance

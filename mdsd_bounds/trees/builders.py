@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from mdsd_bounds.trees.base import Draw, Laws, Path, Tree, grow, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow, whole_numbers
 
 
-def chain(laws: Laws, draw: Draw, length: int, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
+def chain(distributions: Distributions, draw: Draw, length: int, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
     """One path of ``length`` drafts (Leviathan et al. 2023; Chen et al. 2023)."""
     (length,) = whole_numbers((length,), "length")
-    return rsd_c(laws, draw, (1,) * length, stop)
+    return rsd_c(distributions, draw, (1,) * length, stop)
 
 
 def rsd_c(
-    laws: Laws,
+    distributions: Distributions,
     draw: Draw,
     branching: Sequence[int],
     stop: Sequence[int] | frozenset[int] = (),
@@ -29,28 +29,28 @@ def rsd_c(
     """A constant branching vector: every node at depth l - 1 gets ``branching[l-1]`` drafts.
 
     RSD-C (Jeon et al. 2024, arXiv 2402.14160) draws them without replacement by Gumbel-Top-k; any other draft sampler
-    may be named.  ``sum_l prod_{i<=l} b_i`` nodes at most; fewer where a law holds fewer tokens than children.
+    may be named.  ``sum_l prod_{i<=l} b_i`` nodes at most; fewer where a distribution holds fewer tokens than children.
 
     Raises
     ------
     InputError
-        If an entry of the branching vector is not a whole number of at least 1.
+        If an entry of the branching vector is not an integer of at least 1.
     """
     vector = whole_numbers(branching, "branching")
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
-        return [draw(path, law, vector[len(path)], sampler, options) for path, law in zip(paths, q, strict=True)]
+        return [draw(path, probs, vector[len(path)], sampler, options) for path, probs in zip(paths, q, strict=True)]
 
-    return grow(laws, len(vector), lambda path: vector[len(path)], pick, sampler, options, stop)
+    return grow(distributions, len(vector), lambda path: vector[len(path)], pick, sampler, options, stop)
 
 
 def independent_paths(
-    laws: Laws, draw: Draw, count: int, length: int, stop: Sequence[int] | frozenset[int] = ()
+    distributions: Distributions, draw: Draw, count: int, length: int, stop: Sequence[int] | frozenset[int] = ()
 ) -> Tree:
     """``count`` independent paths of ``length`` drafts (SpecTr, Sun et al. 2023, arXiv 2310.15141).
 
-    Paths that agree share nodes: below a node stand as many independent drafts as paths run through it.  The laws are
-    those of separate paths, while the target evaluates each distinct prefix once.
+    Paths that agree share nodes: below a node stand as many independent drafts as paths run through it.  The
+    distributions are those of separate paths, while the target evaluates each distinct prefix once.
     """
     (count,) = whole_numbers((count,), "count")
     (length,) = whole_numbers((length,), "length")
@@ -58,13 +58,13 @@ def independent_paths(
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         chosen = []
-        for path, law in zip(paths, q, strict=True):
-            drafts = draw(path, law, through[path], "with_replacement", {})
+        for path, probs in zip(paths, q, strict=True):
+            drafts = draw(path, probs, through[path], "with_replacement", {})
             through.update((*path, token) for token in drafts)
             chosen.append(drafts)
         return chosen
 
-    return grow(laws, length, lambda path: through[path], pick, "with_replacement", stop=stop)
+    return grow(distributions, length, lambda path: through[path], pick, "with_replacement", stop=stop)
 
 
 def nodes_of(branching: Sequence[int]) -> int:

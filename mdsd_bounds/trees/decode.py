@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.trees.base import Laws, Source, Tree
+from mdsd_bounds.trees.base import Distributions, Source, Tree
 from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import RULES, Stop, Verified, settle, stops, verify
 from mdsd_bounds.verifiers import Verifier, get_verifier
 
-#: ``(draft laws, source of randomness) -> tree``.
-Build = Callable[[Laws, Source], Tree]
+#: ``(draft distributions, source of randomness) -> tree``.
+Build = Callable[[Distributions, Source], Tree]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One target call: the tree, the target's laws at its nodes, and what came of it.
+    """One target call: the tree, the target's distributions at its nodes, and what came of it.
 
     Attributes
     ----------
     tree : Tree
         N nodes, the root included.
     target : Tensor
-        ``[N, V]`` float64 laws.
+        ``[N, V]`` float64 distributions.
     ways : list of Stop or None
-        Conditional law of the verification given the tree; None for rules coupled to their drafts.
+        Conditional distribution of the verification given the tree; None for rules coupled to their drafts.
     verified : Verified
         The outcome.
     seconds : tuple of float
@@ -45,7 +45,11 @@ class Step:
 
 
 def take_step(
-    target: Laws, draft: Laws, build: Build, rule: str | Verifier, generator: torch.Generator | None = None
+    target: Distributions,
+    draft: Distributions,
+    build: Build,
+    rule: str | Verifier,
+    generator: torch.Generator | None = None,
 ) -> Step:
     """Draft a tree, read it with one call of the target, and verify it.
 
@@ -57,15 +61,15 @@ def take_step(
     begun = time.perf_counter()
     tree = build(draft, generator)
     drafted = time.perf_counter()
-    laws = target(tree.paths)
+    distributions = target(tree.paths)
     read = time.perf_counter()
     verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
-    if isinstance(verifier, Verifier) and verifier.output_law is None:
-        ways, verified = None, verify(tree, laws, verifier, generator)
+    if isinstance(verifier, Verifier) and verifier.output_distribution is None:
+        ways, verified = None, verify(tree, distributions, verifier, generator)
     else:
-        ways = stops(tree, laws, rule)
+        ways = stops(tree, distributions, rule)
         verified = settle(tree, ways, generator)
-    return Step(tree, laws, ways, verified, (drafted - begun, read - drafted, time.perf_counter() - read))
+    return Step(tree, distributions, ways, verified, (drafted - begun, read - drafted, time.perf_counter() - read))
 
 
 def decode(
@@ -79,7 +83,7 @@ def decode(
 ) -> Iterator[Step]:
     """Steps until ``new_tokens`` were emitted (the last step may go beyond) or a stop token was.
 
-    The text that comes out has the target's law whatever the draft and the builder, if the rule is lossless.
+    The text that comes out has the target's distribution whatever the draft and the builder, if the rule is lossless.
 
     Parameters
     ----------
@@ -102,12 +106,12 @@ def decode(
         If ``new_tokens`` is below 1, the readers' texts differ in length, or the context window is exceeded.
     """
     if new_tokens < 1:
-        raise InputError(f"new_tokens={new_tokens}: give a whole number of at least 1")
+        raise InputError(f"new_tokens={new_tokens}: give an integer of at least 1")
     if target.length != draft.length:
         raise InputError(f"the target has read {target.length} tokens and the draft {draft.length}; give one text")
     emitted = 0
     while emitted < new_tokens:
-        step = take_step(target.laws, draft.laws, build, rule, generator)
+        step = take_step(target.distributions, draft.distributions, build, rule, generator)
         yield step
         tokens = step.verified.tokens
         if not tokens or tokens[-1] in stop:

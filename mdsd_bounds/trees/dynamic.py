@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers.base import NO_DRAFT, top_tokens
-from mdsd_bounds.trees.base import Laws, Path, Tree, grow, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Path, Tree, grow, whole_numbers
 
 
-def dynamic_top_k(laws: Laws, budget: int, top_k: int, length: int, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
+def dynamic_top_k(
+    distributions: Distributions, budget: int, top_k: int, length: int, stop: Sequence[int] | frozenset[int] = ()
+) -> Tree:
     """The ``budget`` most probable nodes of a beam of ``top_k`` nodes with ``top_k`` children each.
 
     A node is worth the draft's probability of its path.  Each level expands the ``top_k`` worthiest nodes of the level
     above into their ``top_k`` tokens; at the end the ``budget`` worthiest nodes of all levels stay (shallower first
-    among equals, so that parents stay with their children).  Children are the most probable tokens of their law,
-    deterministic given the prefix: the ``top_k`` draft sampler.
+    among equals, so that parents stay with their children).  Children are the most probable tokens of their
+    distribution, deterministic given the prefix: the ``top_k`` draft sampler.
     Source: Li et al. 2024, arXiv 2406.16858 (EAGLE-2), sections 4.1 and 4.2.
 
     Raises
@@ -36,15 +38,15 @@ def dynamic_top_k(laws: Laws, budget: int, top_k: int, length: int, stop: Sequen
         front = sorted(level, key=lambda path: -worth[path])[:top_k]
         if not front:
             break
-        q = laws(front)
+        q = distributions(front)
         calls += 1
         level = []
-        for path, law, tokens in zip(front, q, top_tokens(q, top_k).tolist(), strict=True):
-            held[path] = law
+        for path, probs, tokens in zip(front, q, top_tokens(q, top_k).tolist(), strict=True):
+            held[path] = probs
             for token in tokens:
                 if token != NO_DRAFT:
                     child = (*path, token)
-                    worth[child] = worth[path] * float(law[token])
+                    worth[child] = worth[path] * float(probs[token])
                     if token not in ends:
                         level.append(child)
     order = sorted((path for path in worth if path), key=lambda path: (-worth[path], len(path)))

@@ -1,6 +1,6 @@
-"""Every outcome of a random procedure with its probability: how the trees' laws are shown exactly.
+"""Every outcome of a random procedure with its probability: how the trees' distributions are shown exactly.
 
-A procedure takes its random choices from a function ``choose(law) -> index``.  Run once it samples; run by
+A procedure takes its random choices from a function ``choose(probs) -> index``.  Run once it samples; run by
 :func:`outcomes` it is replayed for every sequence of choices of positive probability.
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT
-from mdsd_bounds.trees.base import Draw, Laws, Path, Tree, grow
+from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow
 
-#: ``law [K], unnormalised -> index``.
+#: ``probs [K], unnormalised -> index``.
 Choose = Callable[[Tensor], int]
 Result = TypeVar("Result")
 
@@ -33,9 +33,9 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
         made: list[int] = []
         weight = 1.0
 
-        def choose(law: Tensor, begun: tuple[int, ...] = begun, made: list[int] = made) -> int:
+        def choose(probs: Tensor, begun: tuple[int, ...] = begun, made: list[int] = made) -> int:
             nonlocal weight
-            support = law.nonzero()[:, 0].tolist()
+            support = probs.nonzero()[:, 0].tolist()
             place = len(made)
             if place < len(begun):
                 pick = begun[place]
@@ -43,7 +43,7 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
                 pick = support[0]
                 waiting.extend((*made, other) for other in support[1:])
             made.append(pick)
-            weight *= float(law[pick] / law.sum())
+            weight *= float(probs[pick] / probs.sum())
             return pick
 
         result = procedure(choose)
@@ -52,14 +52,14 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
 
 
 def choosing(choose: Choose) -> Draw:
-    """Draw drafts one after the other from the sampler's conditional laws by ``choose``."""
+    """Draw drafts one after the other from the sampler's conditional distributions by ``choose``."""
 
     def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
         drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
         drafts = []
         for k in range(n):
-            law = get_sampler(sampler).conditional(q[None], drawn, k, n, **options)[0]
-            token = choose(law) if float(law.sum()) > 0 else NO_DRAFT
+            probs = get_sampler(sampler).conditional(q[None], drawn, k, n, **options)[0]
+            token = choose(probs) if float(probs.sum()) > 0 else NO_DRAFT
             drafts.append(token)
             if token != NO_DRAFT:
                 drawn[0, token] = True
@@ -68,13 +68,15 @@ def choosing(choose: Choose) -> Draw:
     return draw
 
 
-def tree_law(build: Callable[[Laws, Draw], Tree], laws: Laws) -> list[tuple[Tree, float]]:
-    """Every tree that ``build(laws, draw)`` can make, with its probability."""
-    return outcomes(lambda choose: build(laws, choosing(choose)))
+def tree_distribution(
+    build: Callable[[Distributions, Draw], Tree], distributions: Distributions
+) -> list[tuple[Tree, float]]:
+    """Every tree that ``build(distributions, draw)`` can make, with its probability."""
+    return outcomes(lambda choose: build(distributions, choosing(choose)))
 
 
 def beam_by_arrivals(
-    laws: Laws, width: int, length: int, choose: Choose, stop: Sequence[int] | frozenset[int] = ()
+    distributions: Distributions, width: int, length: int, choose: Choose, stop: Sequence[int] | frozenset[int] = ()
 ) -> Tree:
     """RSD-S through its discrete twin: whole sequences arrive one by one, drawn without replacement.
 
@@ -84,7 +86,7 @@ def beam_by_arrivals(
     the order of arrivals is drawn sequence by sequence, so that it can be enumerated.  O(V^length) per arrival.
     """
     ends = frozenset(stop)
-    leaves = _all_sequences(laws, length, ends)
+    leaves = _all_sequences(distributions, length, ends)
     names = list(leaves)
     rate = torch.tensor([leaves[name] for name in names], dtype=torch.float64)
     arrived: list[Path] = []
@@ -101,7 +103,7 @@ def beam_by_arrivals(
         for path in level:
             kept.setdefault(path[:-1], []).append(path[-1])
     return grow(
-        laws,
+        distributions,
         length,
         lambda path: 1,
         lambda paths, q: [tuple(kept.get(path, ())) for path in paths],
@@ -111,13 +113,13 @@ def beam_by_arrivals(
     )
 
 
-def _all_sequences(laws: Laws, length: int, ends: frozenset[int]) -> dict[Path, float]:
+def _all_sequences(distributions: Distributions, length: int, ends: frozenset[int]) -> dict[Path, float]:
     done: dict[Path, float] = {}
     front: dict[Path, float] = {(): 1.0}
     for _ in range(length):
         following: dict[Path, float] = {}
         for path, weight in front.items():
-            for token, value in enumerate(laws([path])[0].tolist()):
+            for token, value in enumerate(distributions([path])[0].tolist()):
                 if value > 0:
                     (done if token in ends else following)[(*path, token)] = weight * value
         front = following

@@ -6,7 +6,7 @@ line holds the whole tree, node by node in level order, so that others can count
 
     parents   node above each draft: 0 is the root, the text so far; draft i is node i + 1
     q, p      probability of each draft below its parent, under the draft and under the target
-    reach     probability that each draft is accepted, given the tree and all laws (null for coupled rules)
+    reach     probability that each draft is accepted, given the tree and all distributions (null for coupled rules)
     slots     drafts below each expanded node in draw order, repeats and empty slots (-1) included: {"0": [5, 9], ...}
     path      the accepted nodes      tokens   what was emitted: the accepted drafts and one more
     expected  accepted tokens expected given the tree      emitted   tokens expected, accepted and one more
@@ -42,11 +42,11 @@ _LISTS = ("drafts", "parents", "path", "tokens")
 
 
 def record(step: Step, number: int, doc: int, rule: str, top: int = 8) -> dict[str, Any]:
-    """One line of a log, ready for JSON; ``top`` tokens of each law are kept at the positions passed."""
+    """One line of a log, ready for JSON; ``top`` tokens of each distribution are kept at the positions passed."""
     tree, ways = step.tree, step.ways
     nodes = range(1, len(tree.tokens))
     target = [float(step.target[tree.parents[v], tree.tokens[v]]) for v in nodes]
-    draft = [float(tree.laws[tree.law_row[tree.parents[v]], tree.tokens[v]]) for v in nodes]
+    draft = [float(tree.distributions[tree.probs_row[tree.parents[v]], tree.tokens[v]]) for v in nodes]
     places = (0, *step.verified.nodes)
     return {
         "step": number,
@@ -169,20 +169,20 @@ def _shares(lines: Iterable[dict[str, Any]], *, by_child: bool) -> dict[int, lis
 
 
 def _position(tree: Tree, target: Tensor, node: int, token: int, top: int) -> dict[str, Any]:
-    # Rounding may leave a law a few units above one; a probability is not.
+    # Rounding may leave a distribution a few units above one; a probability is not.
     entry = {
         "token": token,
         "p": min(1.0, float(target[node, token])),
         "target_candidates": _candidates(target[node], top),
     }
-    if tree.law_row[node] >= 0:
-        entry["candidates"] = _candidates(tree.laws[tree.law_row[node]], top)
+    if tree.probs_row[node] >= 0:
+        entry["candidates"] = _candidates(tree.distributions[tree.probs_row[node]], top)
     return entry
 
 
-def _candidates(law: Tensor, top: int) -> list[list[float]]:
-    tokens = [token for token in top_tokens(law[None], top)[0].tolist() if token >= 0]
-    return [[token, min(1.0, float(f"{float(law[token]):.9g}"))] for token in tokens]
+def _candidates(probs: Tensor, top: int) -> list[list[float]]:
+    tokens = [token for token in top_tokens(probs[None], top)[0].tolist() if token >= 0]
+    return [[token, min(1.0, float(f"{float(probs[token]):.9g}"))] for token in tokens]
 
 
 def _short(values: Iterable[float]) -> list[float]:

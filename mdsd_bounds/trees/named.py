@@ -24,7 +24,7 @@ SHAPES = {
 
 
 def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> Build:
-    """A builder ``(draft laws, source) -> tree`` from its name and shape.
+    """A builder ``(draft distributions, source) -> tree`` from its name and shape.
 
     Raises
     ------
@@ -42,33 +42,33 @@ def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> 
 
 def _chain(shape: str, stop: frozenset[int]) -> Build:
     (length,) = _sizes(shape, 1)
-    return lambda laws, source: chain(laws, sampling(source), length, stop)
+    return lambda distributions, source: chain(distributions, sampling(source), length, stop)
 
 
 def _paths(shape: str, stop: frozenset[int]) -> Build:
     count, length = _sizes(shape, 2)
-    return lambda laws, source: independent_paths(laws, sampling(source), count, length, stop)
+    return lambda distributions, source: independent_paths(distributions, sampling(source), count, length, stop)
 
 
 def _rsd_c(shape: str, stop: frozenset[int]) -> Build:
     vector = whole_numbers([int(part) for part in shape.split(",")], "branching")
-    return lambda laws, source: rsd_c(laws, sampling(source), vector, stop)
+    return lambda distributions, source: rsd_c(distributions, sampling(source), vector, stop)
 
 
 def _rsd_s(shape: str, stop: frozenset[int]) -> Build:
     width, length = _sizes(shape, 2)
-    return lambda laws, source: rsd_s(laws, source, width, length, stop)
+    return lambda distributions, source: rsd_s(distributions, source, width, length, stop)
 
 
 def _sequoia(shape: str, stop: frozenset[int]) -> Build:
     nodes, ranks = shape.split(":")
     plan, _ = best_shape([float(part) for part in ranks.split(",")], int(nodes))
-    return lambda laws, source: shaped(laws, sampling(source), plan, stop)
+    return lambda distributions, source: shaped(distributions, sampling(source), plan, stop)
 
 
 def _dynamic(shape: str, stop: frozenset[int]) -> Build:
     nodes, top_k, length = _sizes(shape, 3)
-    return lambda laws, source: dynamic_top_k(laws, nodes, top_k, length, stop)
+    return lambda distributions, source: dynamic_top_k(distributions, nodes, top_k, length, stop)
 
 
 _MAKE: dict[str, Callable[[str, frozenset[int]], Build]] = {

@@ -1,4 +1,4 @@
-"""Read the laws of a real model after every path of a draft tree: one call, a tree attention mask, a key-value cache.
+"""A real model's distributions after every path of a draft tree: one call, a tree attention mask, a key-value cache.
 
 All nodes of a tree stand side by side in one sequence.  A node sees the text, its ancestors and itself, and nothing
 else; its position is the text's length plus its depth minus one, as if its path were the text's continuation.  So its
@@ -25,7 +25,7 @@ from mdsd_bounds.trees.base import Path
 
 
 class TreeReader:
-    """One model over one growing text, asked for the laws after paths below its end; each token is read once.
+    """One model over one growing text, asked for the distributions after paths below its end; each token is read once.
 
     Parameters
     ----------
@@ -63,15 +63,15 @@ class TreeReader:
         self._waiting = list(text)  # tokens of the text not yet in it
         self._column: dict[Path, int] = {}  # where a path's last token stands in the cache
         self._logits: dict[Path, Tensor] = {}
-        self._laws: dict[Path, Tensor] = {}
+        self._distributions: dict[Path, Tensor] = {}
 
     @property
     def length(self) -> int:
         """Tokens of the text."""
         return self._held + len(self._waiting)
 
-    def laws(self, paths: Sequence[Path]) -> Tensor:
-        """Law of the token after each path, ``[B, V]`` float64; reads what is missing in one call.
+    def distributions(self, paths: Sequence[Path]) -> Tensor:
+        """Distribution of the token after each path, ``[B, V]`` float64; reads what is missing in one call.
 
         Raises
         ------
@@ -80,9 +80,9 @@ class TreeReader:
         """
         self.read(paths)
         for path in paths:
-            if path not in self._laws:
-                self._laws[path] = to_probs(self._logits[path][: self._width].float(), **self._warp)
-        return torch.stack([self._laws[path] for path in paths])
+            if path not in self._distributions:
+                self._distributions[path] = to_probs(self._logits[path][: self._width].float(), **self._warp)
+        return torch.stack([self._distributions[path] for path in paths])
 
     def logits(self, paths: Sequence[Path]) -> Tensor:
         """Logits after each path, ``[B, V]`` in the model's dtype."""
@@ -125,7 +125,7 @@ class TreeReader:
             _select(self._cache, keep)
         whole = len(path) == len(tokens) and path in self._logits
         self._logits = {(): self._logits[path]} if whole else {}
-        self._laws, self._column = {}, {}
+        self._distributions, self._column = {}, {}
         self._held = len(keep)
         self._waiting = self._waiting + list(tokens[len(path) :])
 
@@ -134,7 +134,11 @@ class TreeReader:
         twin = copy.copy(self)
         twin._cache = copy.deepcopy(self._cache)
         twin._waiting, twin.calls = list(self._waiting), []
-        twin._column, twin._logits, twin._laws = dict(self._column), dict(self._logits), dict(self._laws)
+        twin._column, twin._logits, twin._distributions = (
+            dict(self._column),
+            dict(self._logits),
+            dict(self._distributions),
+        )
         return twin
 
     def _missing(self, paths: Sequence[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ from functools import cache
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.trees.base import Draw, Laws, Path, Tree, grow, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow, whole_numbers
 
 #: Children of each node by rank, as nested tuples: ``()`` is a leaf, ``((), ())`` a node with two leaves.
 Shape = tuple["Shape", ...]
@@ -78,7 +78,7 @@ def depth_of(shape: Shape) -> int:
     return max((1 + depth_of(child) for child in shape), default=0)
 
 
-def shaped(laws: Laws, draw: Draw, shape: Shape, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
+def shaped(distributions: Distributions, draw: Draw, shape: Shape, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
     """A tree of the given shape; children are drawn without replacement and the k-th drawn gets the k-th subtree.
 
     Raises
@@ -92,10 +92,10 @@ def shaped(laws: Laws, draw: Draw, shape: Shape, stop: Sequence[int] | frozenset
 
     def pick(paths: Sequence[Path], q: Tensor) -> list[Path]:
         chosen = []
-        for path, law in zip(paths, q, strict=True):
-            drafts = draw(path, law, len(place[path]), "without_replacement", {})
+        for path, probs in zip(paths, q, strict=True):
+            drafts = draw(path, probs, len(place[path]), "without_replacement", {})
             place.update({(*path, token): below for token, below in zip(drafts, place[path], strict=True)})
             chosen.append(drafts)
         return chosen
 
-    return grow(laws, depth_of(shape), lambda path: len(place[path]), pick, "without_replacement", stop=stop)
+    return grow(distributions, depth_of(shape), lambda path: len(place[path]), pick, "without_replacement", stop=stop)

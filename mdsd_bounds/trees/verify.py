@@ -1,11 +1,11 @@
 """Verification of a draft tree: where it stops and what it emits there.
 
-Given the tree and the target's law at every node, each rule is a list of *stops*: it ends at node v with some
-probability, having accepted the path to v, and then emits one more token from a law.  That is the rule's whole
-conditional law, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
+Given the tree and the target's distribution at every node, each rule is a list of *stops*: it ends at node v with some
+probability, having accepted the path to v, and then emits one more token from a distribution.  That is the rule's whole
+conditional distribution, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
-against the sampler's own conditional laws), ``block`` (one path) and ``traversal`` (leaf to root).
+against the sampler's own conditional distributions), ``block`` (one path) and ``traversal`` (leaf to root).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mdsd_bounds.verifiers.base import require_pair
 
 @dataclass(frozen=True)
 class Stop:
-    """Verification ends at ``node`` with ``probability`` and emits a token of ``law`` [V]; no token if it is None."""
+    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
 
     node: int
     probability: float
-    law: Tensor | None
+    probs: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,21 @@ class Verified:
 
 Rule = Callable[[Tree, Tensor], list[Stop]]
 
-#: Verifiers whose output law L_k given k drafts is a martingale: its mean over the next draft, given those before, is
-#: L_k again.  By optional stopping they stay lossless where a draft is left out depending on those before it.
+#: Verifiers whose output distribution L_k given k drafts is a martingale: its mean over the next draft, given those
+#: before, is L_k again.  By optional stopping they stay lossless where a draft is left out depending on those before
+#: it.
 ONE_BY_ONE = ("rrs_without_replacement", "nss")
 
 
 def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
-    """The conditional law of a verification given the tree.
+    """The conditional distribution of a verification given the tree.
 
     Parameters
     ----------
     tree : Tree
         N nodes.
     target : Tensor
-        ``[N, V]`` float64: the target's law after each node.
+        ``[N, V]`` float64: the target's distribution after each node.
     rule : str or Verifier
         A name in :data:`RULES`, or a verifier (by name or as a record) to stand at every node.
 
@@ -71,10 +72,13 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     Raises
     ------
     InputError
-        If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no law given the drafts).
+        If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no distribution given the
+        drafts).
     """
     if target.ndim != 2 or target.shape[0] != len(tree.tokens):
-        raise InputError(f"target has shape {tuple(target.shape)}; give one law for each of {len(tree.tokens)} nodes")
+        raise InputError(
+            f"target has shape {tuple(target.shape)}; give one distribution for each of {len(tree.tokens)} nodes"
+        )
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
     verifier = get_verifier(rule) if isinstance(rule, str) else rule
@@ -84,14 +88,16 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
     _require_fit(tree, verifier)
-    if verifier.output_law is None:
-        raise InputError(f"verifier {verifier.name!r} is coupled to its drafts and has no law given them; use verify")
+    if verifier.output_distribution is None:
+        raise InputError(
+            f"verifier {verifier.name!r} is coupled to its drafts and has no distribution given them; use verify"
+        )
 
-    def law(node: int, q: Tensor) -> Tensor:
+    def probs(node: int, q: Tensor) -> Tensor:
         drafts = torch.tensor([tree.drafts[node]])
-        return verifier.law(target[node][None], q[None], drafts, sampler=tree.sampler, **tree.options)[0]
+        return verifier.probs(target[node][None], q[None], drafts, sampler=tree.sampler, **tree.options)[0]
 
-    return _downward(tree, target, law)
+    return _downward(tree, target, probs)
 
 
 def _require_fit(tree: Tree, verifier: Verifier) -> None:
@@ -107,13 +113,13 @@ def _require_fit(tree: Tree, verifier: Verifier) -> None:
 def recursive_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Recursive rejection at every node (Jeon et al. 2024, arXiv 2402.14160).
 
-    r = p at first; the k-th draft x of law d is accepted with ``min(1, r_x / d_x)``; on rejection
-    ``r <- norm((r - d)_+)`` and d becomes the law of the next draft given those before.  Without replacement this is
-    RSD's rule; deterministic drafts have one-hot laws.
+    r = p at first; the k-th draft x of distribution d is accepted with ``min(1, r_x / d_x)``; on rejection
+    ``r <- norm((r - d)_+)`` and d becomes the distribution of the next draft given those before.  Without replacement
+    this is RSD's rule; deterministic drafts have one-hot distributions.
     """
     sampler = get_sampler(tree.sampler)
 
-    def law(node: int, q: Tensor) -> Tensor:
+    def probs(node: int, q: Tensor) -> Tensor:
         drafts = tree.drafts[node]
         drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
         r, left = target[node], 1.0
@@ -125,15 +131,15 @@ def recursive_stops(tree: Tree, target: Tensor) -> list[Stop]:
             accepted = left * min(1.0, float(r[token] / d[token]))
             output[token] += accepted
             left -= accepted
-            r = _surplus_law(1.0, r, d)
+            r = _surplus_distribution(1.0, r, d)
             drawn[0, token] = True
         return output + left * r
 
-    return _downward(tree, target, law)
+    return _downward(tree, target, probs)
 
 
-def _downward(tree: Tree, target: Tensor, law_at: Callable[[int, Tensor], Tensor]) -> list[Stop]:
-    """Stops of a rule that decides node by node by an output law given the node's drafts."""
+def _downward(tree: Tree, target: Tensor, distribution_at: Callable[[int, Tensor], Tensor]) -> list[Stop]:
+    """Stops of a rule that decides node by node by an output distribution given the node's drafts."""
     reach = [0.0] * len(tree.tokens)
     reach[0] = 1.0
     found = []
@@ -143,17 +149,17 @@ def _downward(tree: Tree, target: Tensor, law_at: Callable[[int, Tensor], Tensor
         if tree.ends(node):
             found.append(Stop(node, weight, None))
             continue
-        if tree.law_row[node] < 0:
+        if tree.probs_row[node] < 0:
             found.append(Stop(node, weight, target[node]))
             continue
-        law = law_at(node, tree.laws[tree.law_row[node]]).clone()
-        law = law / law.sum()
+        probs = distribution_at(node, tree.distributions[tree.probs_row[node]]).clone()
+        probs = probs / probs.sum()
         for token, child in tree.children[node].items():
-            reach[child] = weight * float(law[token])
-            law[token] = 0.0
-        left = float(law.sum())
+            reach[child] = weight * float(probs[token])
+            probs[token] = 0.0
+        left = float(probs.sum())
         if left > 0:
-            found.append(Stop(node, weight * left, law / left))
+            found.append(Stop(node, weight * left, probs / left))
     return found
 
 
@@ -173,7 +179,7 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
         raise InputError("rule 'block' verifies one path; use 'traversal' for trees")
     weights = [1.0]
     for node in range(1, len(tree.tokens)):
-        q = tree.laws[tree.law_row[node - 1]]
+        q = tree.distributions[tree.probs_row[node - 1]]
         token = tree.tokens[node]
         weights.append(min(1.0, weights[-1] * float(target[node - 1, token] / q[token])))
     last = len(weights) - 1
@@ -182,17 +188,17 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
     for node in range(last, -1, -1):
         if node == last:
             test = weights[node]
-            law = None if tree.ends(node) else target[node]
+            probs = None if tree.ends(node) else target[node]
         else:
-            q = tree.laws[tree.law_row[node]]
+            q = tree.distributions[tree.probs_row[node]]
             surplus = float((weights[node] * target[node] - q).clamp(min=0.0).sum())
             below = surplus + 1.0 - weights[node]
             # Both vanish only where the longer prefix has been accepted for certain.
             test = surplus / below if below > 0 else 1.0
-            law = _surplus_law(weights[node], target[node], q)
+            probs = _surplus_distribution(weights[node], target[node], q)
         probability = remaining * (1.0 if node == 0 else test)
         if probability > 0:
-            found.append(Stop(node, probability, law))
+            found.append(Stop(node, probability, probs))
         remaining -= probability
         if remaining <= 0:
             break
@@ -202,14 +208,14 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
 def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
 
-    A node v carries a weight w (1 at the root), a residual law r (at first p) and the law d of its next draft.  Its
-    first child x has weight ``min(1, w r_x / d_x)``.  A node without (remaining) children is accepted with its weight;
-    if it is rejected its parent loses it:
+    A node v carries a weight w (1 at the root), a residual distribution r (at first p) and the distribution d of its
+    next draft.  Its first child x has weight ``min(1, w r_x / d_x)``.  A node without (remaining) children is accepted
+    with its weight; if it is rejected its parent loses it:
 
-        ``S = sum (w r - d)_+,   r <- norm((w r - d)_+),   w <- S / (S + 1 - w),   d <- law of the next draft``.
+        ``S = sum (w r - d)_+,   r <- norm((w r - d)_+),   w <- S / (S + 1 - w),   d <- probs of the next draft``.
 
-    By induction the subtree of v is accepted with probability w exactly and continues with law r, whatever the order
-    and number of later proposals.  On one path this is block verification.
+    By induction the subtree of v is accepted with probability w exactly and continues with distribution r, whatever the
+    order and number of later proposals.  On one path this is block verification.
 
     Raises
     ------
@@ -218,7 +224,7 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """
     sampler = get_sampler(tree.sampler)
     if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.takes == "table":
-        raise InputError(f"rule 'traversal' needs sequential draft laws; sampler {tree.sampler!r} has none")
+        raise InputError(f"rule 'traversal' needs sequential draft distributions; sampler {tree.sampler!r} has none")
     if sampler.replacement and any(len(drafts) > 1 for drafts in tree.drafts):
         raise InputError(
             f"rule 'traversal' rejects one child at a time, but {tree.sampler!r} lets children share a node; "
@@ -231,8 +237,8 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
         """Try the subtree of ``node``; what is not accepted in it leaves ``rejected``."""
         nonlocal rejected
         r = target[node]
-        if tree.law_row[node] >= 0:
-            q = tree.laws[tree.law_row[node]][None]
+        if tree.probs_row[node] >= 0:
+            q = tree.distributions[tree.probs_row[node]][None]
             drawn = torch.zeros(q.shape, dtype=torch.bool)
             drafts = tree.drafts[node]
             for k, token in enumerate(drafts):
@@ -243,7 +249,7 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
                 if rejected <= 0:
                     return
                 surplus = float((weight * r - d).clamp(min=0.0).sum())
-                r = _surplus_law(weight, r, d)
+                r = _surplus_distribution(weight, r, d)
                 below = surplus + 1.0 - weight
                 weight = surplus / below if below > 0 else 1.0
                 drawn = mark(drawn, torch.tensor([token]))
@@ -256,7 +262,7 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return found
 
 
-def _surplus_law(weight: float, r: Tensor, d: Tensor) -> Tensor:
+def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
     """``norm((w r - d)_+)``; r where nothing is left, a branch of probability zero."""
     left = (weight * r - d).clamp(min=0.0)
     mass = float(left.sum())
@@ -266,17 +272,17 @@ def _surplus_law(weight: float, r: Tensor, d: Tensor) -> Tensor:
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
     """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
     verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
-    if isinstance(verifier, Verifier) and verifier.output_law is None:
+    if isinstance(verifier, Verifier) and verifier.output_distribution is None:
         return _step_down(tree, target, verifier, generator)
     return settle(tree, stops(tree, target, rule), generator)
 
 
 def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = None) -> Verified:
-    """Draw one outcome of the conditional law ``ways``."""
+    """Draw one outcome of the conditional distribution ``ways``."""
     chance = torch.tensor([[way.probability for way in ways]], dtype=torch.float64)
     way = ways[int(draw(chance, generator)[0])]
     path = tree.paths[way.node]
-    last = () if way.law is None else (int(draw(way.law[None], generator)[0]),)
+    last = () if way.probs is None else (int(draw(way.probs[None], generator)[0]),)
     return Verified(_ancestors(tree, way.node), path + last)
 
 
@@ -284,10 +290,10 @@ def _step_down(tree: Tree, target: Tensor, verifier: Verifier, generator: torch.
     _require_fit(tree, verifier)
     node = 0
     while not tree.ends(node):
-        if tree.law_row[node] < 0:
+        if tree.probs_row[node] < 0:
             token = int(draw(target[node][None], generator)[0])
         else:
-            q = tree.laws[tree.law_row[node]][None]
+            q = tree.distributions[tree.probs_row[node]][None]
             drafts = torch.tensor([tree.drafts[node]])
             output, _ = verifier.step(target[node][None], q, drafts, generator, sampler=tree.sampler, **tree.options)
             token = int(output[0])
@@ -312,7 +318,7 @@ def expected_accepted(tree: Tree, ways: list[Stop]) -> float:
 
 def expected_emitted(tree: Tree, ways: list[Stop]) -> float:
     """Tokens emitted per target call expected given the tree: accepted, and one more unless the text ended."""
-    return sum(way.probability * (tree.depths[way.node] + (way.law is not None)) for way in ways)
+    return sum(way.probability * (tree.depths[way.node] + (way.probs is not None)) for way in ways)
 
 
 def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:

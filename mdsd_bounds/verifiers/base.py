@@ -1,8 +1,8 @@
-"""What a verifier is: the exact law of the output token given the drafts.
+"""What a verifier is: the exact distribution of the output token given the drafts.
 
-Everything else follows from that law: one step (draw from it), losslessness (sum it over all drafts,
+Everything else follows from that distribution: one step (draw from it), losslessness (sum it over all drafts,
 :mod:`mdsd_bounds.verifiers.enumeration`) and the acceptance rate (sum it over the drafted tokens).  A verifier may give
-faster routes to a step or to the rate; each is tested against the law.
+faster routes to a step or to the rate; each is tested against the distribution.
 
 *Accepted* means throughout that the output token is one of the drafts, whichever branch of the rule produced it: a
 token sampled from a residual that happens to have been drafted saves its target call just the same.
@@ -21,8 +21,8 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
-#: How far an output law may be from summing to one before it is refused.
-LAW_TOLERANCE = 1e-6
+#: How far an output distribution may be from summing to one before it is refused.
+PROBS_TOLERANCE = 1e-6
 #: Entries of a block of rows ``[B, V]`` that one Monte Carlo chunk may hold (64 MB of float64).
 CHUNK_ENTRIES = 8_000_000
 
@@ -36,23 +36,24 @@ class Verifier:
     name, paper : str
         Name in :data:`mdsd_bounds.verifiers.VERIFIERS`, and where the rule was published.
     lossless : bool
-        Whether the output law is p, whatever p and q are.
+        Whether the output distribution is p, whatever p and q are.
     samplers : tuple of str
         Draft samplers the rule is made for; :func:`require_pair` refuses the others by name.
-    output_law : callable
-        ``(p [B, V], q, drafts [B, n], *, sampler, **options) -> [B, V]``: law of the output token given the drafts.
-        q is ``[B, V]`` (``[B, n, V]`` for the sampler ``independent``); empty slots hold -1 and are ignored.
+    output_distribution : callable
+        ``(p [B, V], q, drafts [B, n], *, sampler, **options) -> [B, V]``: distribution of the output token given the
+        drafts. q is ``[B, V]`` (``[B, n, V]`` for the sampler ``independent``); empty slots hold -1 and are ignored.
     fast_step : callable or None
-        ``(p, q, drafts, generator, *, sampler, **options) -> token [B]``, equal in law to a draw from ``output_law``.
+        ``(p, q, drafts, generator, *, sampler, **options) -> token [B]``, equal in distribution to a draw from
+        ``output_distribution``.
     exact_rate : callable or None
         ``(p, q, n_drafts: tuple, *, sampler, **options) -> [N, B]``: acceptance in closed form or by full enumeration;
         NaN where that is not available.
     estimate_rate : callable or None
         ``(p, q, n_drafts, samples, generator, *, sampler, **options) -> (value [N, B], stderr [N, B])``: an unbiased
-        estimate better than the one made from ``output_law``.
+        estimate better than the one made from ``output_distribution``.
     distance : callable or None
         For lossy rules, ``(p, q, n_drafts: tuple, *, sampler, **options) -> [N, B]``: exact total variation between the
-        output law and p; NaN where that is not available.
+        output distribution and p; NaN where that is not available.
     options : tuple of str
         Names of the rule's own options; all others belong to the sampler.
     drafts_needed : int or None
@@ -63,7 +64,7 @@ class Verifier:
     paper: str
     lossless: bool
     samplers: tuple[str, ...]
-    output_law: Callable[..., Tensor]
+    output_distribution: Callable[..., Tensor]
     fast_step: Callable[..., Tensor] | None = None
     exact_rate: Callable[..., Tensor] | None = None
     estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -75,8 +76,8 @@ class Verifier:
         """Whether the rule is made for drafts of any of these samplers."""
         return bool(set(self.samplers) & set(samplers))
 
-    def law(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
-        """Checked law ``[B, V]`` of the output token given the drafts.
+    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
+        """Checked distribution ``[B, V]`` of the output token given the drafts.
 
         Raises
         ------
@@ -84,19 +85,21 @@ class Verifier:
             If the rule returns another shape, a non-finite or negative probability, or a row that does not sum to one;
             the verifier and the row are named.
         """
-        law = self.output_law(p, q, drafts, sampler=sampler or self.samplers[0], **options)
-        if not isinstance(law, Tensor) or law.shape != p.shape:
-            found = tuple(law.shape) if isinstance(law, Tensor) else type(law).__name__
-            raise InputError(f"verifier {self.name!r}: output law of shape {found}; it must be {tuple(p.shape)}")
-        total = law.sum(-1)
-        bad = ~((total - 1.0).abs() <= LAW_TOLERANCE) | (law < -LAW_TOLERANCE).any(-1)
+        probs = self.output_distribution(p, q, drafts, sampler=sampler or self.samplers[0], **options)
+        if not isinstance(probs, Tensor) or probs.shape != p.shape:
+            found = tuple(probs.shape) if isinstance(probs, Tensor) else type(probs).__name__
+            raise InputError(
+                f"verifier {self.name!r}: output distribution of shape {found}; it must be {tuple(p.shape)}"
+            )
+        total = probs.sum(-1)
+        bad = ~((total - 1.0).abs() <= PROBS_TOLERANCE) | (probs < -PROBS_TOLERANCE).any(-1)
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             raise InputError(
-                f"verifier {self.name!r} row {row}: its output law sums to {float(total[row]):.6g} with least entry "
-                f"{float(law[row].min()):.3g}; probabilities must be finite, non-negative and sum to one"
+                f"verifier {self.name!r} row {row}: its output distribution sums to {float(total[row]):.6g} with least "
+                f"entry {float(probs[row].min()):.3g}; probabilities must be finite, non-negative and sum to one"
             )
-        return law
+        return probs
 
     def step(
         self,
@@ -113,7 +116,7 @@ class Verifier:
         Parameters
         ----------
         p, q : Tensor
-            ``[B, V]`` laws (q ``[B, n, V]`` for the sampler ``independent``).
+            ``[B, V]`` distributions (q ``[B, n, V]`` for the sampler ``independent``).
         drafts : Tensor
             ``[B, n]`` int64 in draw order; -1 marks an empty slot.
         sampler : str, optional
@@ -137,7 +140,7 @@ class Verifier:
         if self.fast_step is not None:
             token = self.fast_step(p, q, drafts, generator, sampler=sampler, **options)
         else:
-            token = draw(self.law(p, q, drafts, sampler=sampler, **options), generator)
+            token = draw(self.probs(p, q, drafts, sampler=sampler, **options), generator)
         if not isinstance(token, Tensor) or token.shape != drafts.shape[:1]:
             found = tuple(token.shape) if isinstance(token, Tensor) else type(token).__name__
             raise InputError(f"verifier {self.name!r}: tokens of shape {found}; it must be {tuple(drafts.shape[:1])}")
@@ -146,7 +149,7 @@ class Verifier:
             row = int(outside.nonzero()[0]) if bool(outside.any()) else 0
             raise InputError(
                 f"verifier {self.name!r} row {row}: token {token[row].item()} is no index of a vocabulary of "
-                f"{p.shape[-1]}; a rule must return whole numbers from 0 to {p.shape[-1] - 1}"
+                f"{p.shape[-1]}; a rule must return integers from 0 to {p.shape[-1] - 1}"
             )
         return token, (drafts == token[:, None]).any(-1)
 
@@ -198,8 +201,8 @@ class Verifier:
         rows = max(1, CHUNK_ENTRIES // p.shape[-1])
         for first in range(0, samples, rows):
             part = drafts[first : first + rows]
-            law = self.law(p.expand(len(part), -1), q.expand(len(part), *q.shape), part, sampler=sampler, **options)
-            hits.append(drafted_mass(law, part))
+            probs = self.probs(p.expand(len(part), -1), q.expand(len(part), *q.shape), part, sampler=sampler, **options)
+            hits.append(drafted_mass(probs, part))
         return torch.cat(hits)
 
 
@@ -208,17 +211,17 @@ def sampler_options(verifier: Verifier, options: dict[str, Any]) -> dict[str, An
     return {key: value for key, value in options.items() if key not in verifier.options}
 
 
-def drafted_mass(law: Tensor, drafts: Tensor) -> Tensor:
-    """Mass ``[B]`` that ``law`` ``[B, V]`` puts on the drafts ``[B, n]``; a token drafted twice counts once."""
-    mass = law.gather(-1, drafts.clamp(min=0))
+def drafted_mass(probs: Tensor, drafts: Tensor) -> Tensor:
+    """Mass ``[B]`` that ``probs`` ``[B, V]`` puts on the drafts ``[B, n]``; a token drafted twice counts once."""
+    mass = probs.gather(-1, drafts.clamp(min=0))
     for k in range(drafts.shape[1]):
         again = (drafts[:, :k] == drafts[:, k : k + 1]).any(-1) | (drafts[:, k] < 0)
         mass[:, k] = torch.where(again, torch.zeros_like(mass[:, k]), mass[:, k])
     return mass.sum(-1)
 
 
-def draft_law(q: Tensor, k: int) -> Tensor:
-    """Law of draft k ``[B, V]`` when drafts are independent: q itself, or its k-th drafter for ``[B, n, V]``."""
+def draft_distribution(q: Tensor, k: int) -> Tensor:
+    """Distribution of draft k ``[B, V]`` when drafts are independent: q itself, or its k-th drafter for ``[B, n, V]``."""
     return q if q.ndim == 2 else q[:, k]
 
 

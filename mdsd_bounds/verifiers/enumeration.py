@@ -1,7 +1,8 @@
-"""Any verifier by full enumeration at small V: the exact output law and acceptance over all draft tuples.
+"""Any verifier by full enumeration at small V: the exact output distribution and acceptance over all draft tuples.
 
-``law(y) = sum over draft tuples x of Pr(x) output_law(y | x)``, and the acceptance is the sum over x of ``Pr(x)`` times
-the mass of ``output_law(. | x)`` on the drafts.  Losslessness and every faster route are tested against this.
+``probs(y) = sum over draft tuples x of Pr(x) output_distribution(y | x)``, and the acceptance is the sum over x of
+``Pr(x)`` times the mass of ``output_distribution(. | x)`` on the drafts.  Losslessness and every faster route are
+tested against this.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, drafted_mass, re
 
 #: Draft tuples beyond which enumeration is refused.
 MAX_TUPLES = 2_000_000
-#: Bytes for each token of the next draft's law: the law, its copies and the indices of what can occur.
+#: Bytes for each token of the next draft's distribution: the distribution, its copies and the indices of what can
+#: occur.
 _BYTES = 48
 
 
 @dataclass(frozen=True)
 class Enumerated:
-    """Exact behaviour of a verifier at one position: ``law`` ``[V]`` of the output token, and its ``acceptance``."""
+    """Exact behaviour of a verifier at one position: ``probs`` ``[V]`` of the output token, and its ``acceptance``."""
 
-    law: Tensor
+    probs: Tensor
     acceptance: float
 
 
@@ -61,10 +63,10 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
         require_memory(float(len(tuples)) * size * _BYTES, asked, "enumerate a smaller vocabulary")
         drawn = torch.zeros((len(tuples), size + 1), dtype=torch.bool, device=q.device)
         drawn.scatter_(1, torch.where(tuples < 0, size, tuples), True)
-        law = rule.conditional(q.expand(len(tuples), *q.shape[1:]), drawn[:, :size], k, n, **options)
-        exhausted = (law.sum(-1, keepdim=True) == 0).to(law.dtype)
-        source, token = torch.cat([law, exhausted], -1).nonzero(as_tuple=True)
-        chance = torch.cat([law, exhausted], -1)[source, token]
+        probs = rule.conditional(q.expand(len(tuples), *q.shape[1:]), drawn[:, :size], k, n, **options)
+        exhausted = (probs.sum(-1, keepdim=True) == 0).to(probs.dtype)
+        source, token = torch.cat([probs, exhausted], -1).nonzero(as_tuple=True)
+        chance = torch.cat([probs, exhausted], -1)[source, token]
         token = torch.where(token == size, NO_DRAFT, token)
         tuples = torch.cat([tuples[source], token[:, None]], -1)
         mass = mass[source] * chance
@@ -76,7 +78,7 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
 def enumerate_verifier(
     verifier: Verifier, p: Tensor, q: Tensor, n: int, *, sampler: str | None = None, **options: Any
 ) -> Enumerated:
-    """Exact output law and acceptance of ``verifier`` at one position, by summing over all draft tuples.
+    """Exact output distribution and acceptance of ``verifier`` at one position, by summing over all draft tuples.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ def enumerate_verifier(
     Raises
     ------
     InputError
-        If the pair makes no sense, the enumeration is too large, or the rule returns what is no law.
+        If the pair makes no sense, the enumeration is too large, or the rule returns what is no distribution.
 
     Notes
     -----
@@ -100,14 +102,14 @@ def enumerate_verifier(
     require_pair(verifier, sampler, (n,))
     size = p.shape[-1]
     tuples, mass = draft_tuples(q[None], n, size, sampler=sampler, **sampler_options(verifier, options))
-    law = torch.zeros(size, dtype=torch.float64, device=p.device)
+    probs = torch.zeros(size, dtype=torch.float64, device=p.device)
     accepted = 0.0
     chunk = max(1, CHUNK_ENTRIES // size)
     for first in range(0, len(tuples), chunk):
         drafts, weight = tuples[first : first + chunk], mass[first : first + chunk]
-        given = verifier.law(
+        given = verifier.probs(
             p.expand(len(drafts), -1), q.expand(len(drafts), *q.shape), drafts, sampler=sampler, **options
         )
-        law += weight @ given
+        probs += weight @ given
         accepted += float(weight @ drafted_mass(given, drafts))
-    return Enumerated(law, accepted)
+    return Enumerated(probs, accepted)

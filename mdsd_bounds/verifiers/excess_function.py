@@ -1,8 +1,8 @@
 """The excess function ``E(tau) = sum_i (p_i - tau q_i)_+``: one curve behind recursive rejection and K-SEQ.
 
 **Recursive rejection.**  Write the k-th residual as ``p_k = (p - tau_{k-1} q)_+ / E(tau_{k-1})``, tau_0 = 0, and let
-the k-th draft have the law ``s_k q`` off the tokens rejected so far (s_k = 1 with replacement, else one over the mass
-not yet removed).  A rejected token has ``p_k < s_k q`` there, so it has left every later residual, and
+the k-th draft have the distribution ``s_k q`` off the tokens rejected so far (s_k = 1 with replacement, else one over
+the mass not yet removed).  A rejected token has ``p_k < s_k q`` there, so it has left every later residual, and
 
     ``(p_k - s_k q)_+ = (p - tau_k q)_+ / E(tau_{k-1})``  with  ``tau_k = tau_{k-1} + s_k E(tau_{k-1})``.
 

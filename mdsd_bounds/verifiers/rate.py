@@ -56,8 +56,9 @@ def acceptance_rate(
     Raises
     ------
     InputError
-        On rows that are no laws, shapes that do not match, unknown names or options, a pair of sampler and verifier
-        that makes no sense, a third-party verifier that returns what is no law, or more samples than memory holds.
+        On rows that are no distributions, shapes that do not match, unknown names or options, a pair of sampler and
+        verifier that makes no sense, a third-party verifier that returns what is no distribution, or more samples than
+        memory holds.
     """
     from mdsd_bounds.verifiers import get_verifier
 
@@ -65,7 +66,7 @@ def acceptance_rate(
     problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **sampler_options(rule, options))
     require_pair(rule, sampler, problem.n_drafts)
     if isinstance(samples, bool) or int(samples) != samples or samples < 2:
-        raise InputError(f"samples={samples!r}: give a whole number of at least 2")
+        raise InputError(f"samples={samples!r}: give an integer of at least 2")
     require_memory(
         float(samples) * (HEAVY + max(problem.n_drafts)) * _BYTES,
         f"verifier {verifier!r}: samples={samples}",

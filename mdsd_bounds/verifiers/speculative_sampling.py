@@ -1,7 +1,7 @@
 """Speculative sampling of one draft: the piece that most rules are made of.
 
-A draft x of law q is kept with ``min(1, p_x / q_x)``; otherwise the output comes from the residual ``norm((p - q)_+)``.
-The output law is p (Leviathan et al. 2023; Chen et al. 2023).
+A draft x of distribution q is kept with ``min(1, p_x / q_x)``; otherwise the output comes from the residual ``norm((p -
+q)_+)``. The output distribution is p (Leviathan et al. 2023; Chen et al. 2023).
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 
-def at(law: Tensor, token: Tensor) -> Tensor:
-    """``law[b, token[b]]`` ``[B]``; 0 for an empty slot."""
-    return law.gather(-1, token.clamp(min=0)[:, None])[:, 0] * (token >= 0)
+def at(probs: Tensor, token: Tensor) -> Tensor:
+    """``probs[b, token[b]]`` ``[B]``; 0 for an empty slot."""
+    return probs.gather(-1, token.clamp(min=0)[:, None])[:, 0] * (token >= 0)
 
 
-def add_at(law: Tensor, token: Tensor, mass: Tensor) -> Tensor:
-    """``law`` with ``mass`` ``[B]`` added at ``token`` ``[B]``; empty slots must carry no mass."""
-    return law.scatter_add(-1, token.clamp(min=0)[:, None], mass[:, None])
+def add_at(probs: Tensor, token: Tensor, mass: Tensor) -> Tensor:
+    """``probs`` with ``mass`` ``[B]`` added at ``token`` ``[B]``; empty slots must carry no mass."""
+    return probs.scatter_add(-1, token.clamp(min=0)[:, None], mass[:, None])
 
 
 def accept_probability(p: Tensor, q: Tensor, token: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(mass > 0, left / torch.where(mass > 0, mass, torch.ones_like(mass)), p)
 
 
-def speculative_law(p: Tensor, q: Tensor, token: Tensor) -> Tensor:
-    """Law of the output ``[B, V]`` given the one draft ``token`` ``[B]`` of law q."""
+def speculative_distribution(p: Tensor, q: Tensor, token: Tensor) -> Tensor:
+    """Distribution of the output ``[B, V]`` given the one draft ``token`` ``[B]`` of distribution q."""
     accept = accept_probability(p, q, token)
     return add_at((1.0 - accept)[:, None] * residual(p, q), token, accept)

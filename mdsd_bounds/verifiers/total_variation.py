@@ -1,4 +1,4 @@
-"""How far the output law of a lossy verifier is from the target's: total variation, beside the acceptance it buys."""
+"""How far a lossy verifier's output distribution is from the target's: total variation, beside the acceptance it buys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENUMERATED = 20_000
 def output_distance(
     p: Any, q: Any, n_drafts: Any, sampler: str = "without_replacement", verifier: str = "tv_budget", **options: Any
 ) -> Tensor:
-    """``TV(output law, p)`` of a verifier: 0 if it is lossless, exact or NaN if it is not.
+    """``TV(output probs, p)`` of a verifier: 0 if it is lossless, exact or NaN if it is not.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def _distances(rule: Verifier, problem: Problem, options: dict[str, Any]) -> Ten
         if float(problem.p.shape[1]) ** n <= ENUMERATED:
             for b in range(shape[1]):
                 found = enumerate_verifier(rule, problem.p[b], problem.q[b], n, sampler=problem.sampler, **options)
-                values[i, b] = total_variation(found.law, problem.p[b])
+                values[i, b] = total_variation(found.probs, problem.p[b])
     return values
 
 

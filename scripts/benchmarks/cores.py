@@ -2,7 +2,7 @@
 
 Every ratio is to ``torch.softmax`` in float32 of the same two rows, run in turn; ``reused_ratio`` is to the same one
 writing into memory that it already holds (the plain call takes fresh memory for its result, which on large batches can
-cost more than the softmax).  Bounds start from float64 laws and include their validation.
+cost more than the softmax).  Bounds start from float64 distributions and include their validation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from mdsd_bounds import optimal_acceptance, to_probs
 from mdsd_bounds.bounds import make_problem
 
-TITLE = "Bounds from float64 laws: search between cells (fast) and plain scan (prefix)"
+TITLE = "Bounds from float64 distributions: search between cells (fast) and plain scan (prefix)"
 
 WIDTH = 151_936
 ALL = tuple(range(1, 9))
@@ -98,11 +98,13 @@ def table(runs: int) -> list[dict[str, Any]]:
         bound("drafts", "with_replacement", WIDTH, 16, (*ALL, most))
     bound("drafts", "without_replacement", WIDTH, 1, (16,), "prefix")
     check = lambda p, q: make_problem(p, q, ALL, "with_replacement")  # noqa: E731
-    found.append(_measure("before", WIDTH, 64, check, runs, sampler="validation of both laws", method="", drafts=8))
+    found.append(
+        _measure("before", WIDTH, 64, check, runs, sampler="validation of both distributions", method="", drafts=8)
+    )
     target, draft = rows_at(WIDTH, 64)
     both = lambda p, q: (to_probs(target, temperature=0.7), to_probs(draft, temperature=0.7))  # noqa: E731
     found.append(_measure("before", WIDTH, 64, both, runs, sampler="to_probs of both", method="", drafts=8))
-    law_p, law_q = (torch.empty(64, WIDTH, dtype=torch.float64) for _ in range(2))
-    kept = lambda p, q: (to_probs(target, temperature=0.7, out=law_p), to_probs(draft, temperature=0.7, out=law_q))  # noqa: E731
+    probs_p, probs_q = (torch.empty(64, WIDTH, dtype=torch.float64) for _ in range(2))
+    kept = lambda p, q: (to_probs(target, temperature=0.7, out=probs_p), to_probs(draft, temperature=0.7, out=probs_q))  # noqa: E731
     found.append(_measure("before", WIDTH, 64, kept, runs, sampler="to_probs into kept memory", method="", drafts=8))
     return found

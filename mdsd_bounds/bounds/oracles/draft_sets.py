@@ -1,4 +1,4 @@
-"""The law of the drafted *set*: what every linear programme and every enumeration needs, for any sampler.
+"""The distribution of the drafted *set*: what every linear programme and every enumeration needs, for any sampler.
 
 The verifier sees an ordered tuple of drafts, but acceptance depends on it only through the set S of its tokens.  So the
 transport problem has one source per set, with mass ``m(S)``, instead of one per tuple.
@@ -47,7 +47,7 @@ class DraftSets:
 
 
 def draft_sets(problem: Problem, row: int, n: int) -> DraftSets:
-    """Law of the drafted set at one row, from the sampler's conditional laws alone.
+    """Distribution of the drafted set at one row, from the sampler's conditional distributions alone.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def draft_sets(problem: Problem, row: int, n: int) -> DraftSets:
             part = tokens[first : first + step]
             drawn = torch.zeros((len(part), size + 1), dtype=torch.bool)
             drawn.scatter_(1, torch.from_numpy(np.where(part < 0, size, part)), True)
-            law = sampler.conditional(
+            probs = sampler.conditional(
                 q.expand(len(part), *q.shape[1:]).cpu(), drawn[:, :size], k, n, **problem.options
             ).numpy()
-            source, token = np.nonzero(law)
+            source, token = np.nonzero(probs)
             grown.append(np.column_stack([part[source], token]))
-            weights.append(mass[first + source] * law[source, token])
-            exhausted = np.nonzero(law.sum(-1) == 0)[0]
+            weights.append(mass[first + source] * probs[source, token])
+            exhausted = np.nonzero(probs.sum(-1) == 0)[0]
             grown.append(np.column_stack([part[exhausted], np.full(len(exhausted), NO_DRAFT)]))
             weights.append(mass[first + exhausted])
         sets = _group(np.concatenate(grown), np.concatenate(weights), size)

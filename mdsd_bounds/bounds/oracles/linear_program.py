@@ -1,7 +1,7 @@
 """The optimal transport problem as a linear programme and its dual, one source per drafted set, through HiGHS.
 
 Primal: maximise ``sum r[S, i]`` over pairs i in S, subject to ``sum_i r[S, i] <= m(S)``, ``sum_S r[S, i] <= p_i``,
-``r >= 0``: r[S, i] is the probability that set S is drafted and its token i put out.
+``r >= 0``: r[S, i] is the probability that set S is drafted and its token i output.
 Dual: minimise ``sum_S m(S) u_S + sum_i p_i v_i`` subject to ``u_S + v_i >= 1`` for i in S, ``u, v >= 0``; an optimal v
 is the indicator of H, and u_S that of the sets not inside H (Hu et al., ICLR 2025, arXiv 2502.18779, section 3).
 

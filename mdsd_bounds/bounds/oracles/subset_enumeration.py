@@ -1,7 +1,7 @@
 """The dual by brute force: ``1 + min over all 2^V subsets H of (P(H) - Q(H))``.  No ordering theorem is used.
 
-The law of the drafted set is pushed through the sampler's conditional laws on bit masks, then summed over all subsets
-of every H at once (the zeta transform, V passes).  Vectorised over positions and subsets; V up to 20.
+The distribution of the drafted set is pushed through the sampler's conditional distributions on bit masks, then summed
+over all subsets of every H at once (the zeta transform, V passes).  Vectorised over positions and subsets; V up to 20.
 Cost O(B 2^V V n); rows go in slices, so memory is a few arrays of ``max(2^V, 4 million)`` numbers whatever B is.
 """
 
@@ -18,7 +18,7 @@ from mdsd_bounds.samplers import get_sampler
 MAX_TOKENS = 20
 #: Entries of one ``[rows, 2^V]`` array; a batch is cut into slices of rows so that it needs half a gigabyte at most.
 _SLICE = 1 << 22
-#: Entries of one ``[rows, sets, V]`` array of conditional laws.
+#: Entries of one ``[rows, sets, V]`` array of conditional distributions.
 _CHUNK = 1 << 22
 
 
@@ -88,12 +88,12 @@ def set_masses(problem: Problem, n: int) -> Tensor:
         for sets in torch.split(reached, max(1, _CHUNK // (rows * size))):
             drawn = ((sets[:, None] >> tokens) & 1).bool()
             q = problem.q[:, None].expand(rows, len(sets), *problem.q.shape[1:]).flatten(0, 1)
-            law = sampler.conditional(q, drawn.repeat(rows, 1), k, n, **problem.options)
-            law = law.reshape(rows, len(sets), size) * mass[:, sets, None]
+            probs = sampler.conditional(q, drawn.repeat(rows, 1), k, n, **problem.options)
+            probs = probs.reshape(rows, len(sets), size) * mass[:, sets, None]
             into = sets[:, None] | (1 << tokens)
-            grown.index_add_(1, into.reshape(-1), law.flatten(1))
+            grown.index_add_(1, into.reshape(-1), probs.flatten(1))
             # Nothing left to draw: the set stays as it is.
-            exhausted = (law.sum(-1) == 0) * mass[:, sets]
+            exhausted = (probs.sum(-1) == 0) * mass[:, sets]
             grown.index_add_(1, sets, exhausted)
         mass = grown
     return mass

@@ -206,14 +206,14 @@ def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], T
     # Heavy tokens of each row in prefix order; a stable sort puts them first without disturbing that order.
     index = (~is_heavy).to(torch.uint8).sort(dim=-1, stable=True).indices[:, :count] if count else segment[:, :0]
     rates = rate.gather(-1, index).masked_fill(~is_heavy.gather(-1, index), 0.0)
-    law = torch.zeros((rate.shape[0], largest), dtype=rate.dtype, device=rate.device)
-    law[:, 0] = 1.0
-    steps = [law.cumsum(-1)]
+    probs = torch.zeros((rate.shape[0], largest), dtype=rate.dtype, device=rate.device)
+    probs[:, 0] = 1.0
+    steps = [probs.cumsum(-1)]
     for s in range(count):
         survive = torch.exp(-rates[:, s : s + 1])
         arrived = -torch.expm1(-rates[:, s : s + 1])
-        law = law * survive + torch.nn.functional.pad(law[:, :-1], (1, 0)) * arrived
-        steps.append(law.cumsum(-1))
+        probs = probs * survive + torch.nn.functional.pad(probs[:, :-1], (1, 0)) * arrived
+        steps.append(probs.cumsum(-1))
     heavy = torch.stack(steps, 1)
     return light, [heavy[:, :, j].contiguous() for j in range(largest)], segment
 

@@ -86,7 +86,7 @@ def left_nodes(u, step):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP, fastmath=SUMS)
-def heavy_table(rate, outside, times, step, most, table, law):  # type: ignore[no-untyped-def]
+def heavy_table(rate, outside, times, step, most, table, probs):  # type: ignore[no-untyped-def]
     """``table[(i most + j) G + g]``: ``h t_g e^{-outside_i t_g} Pr(at most j of the first i heavy tokens have rung)``.
 
     ``rate`` ``[K]`` in prefix order, ``outside`` ``[K + 1]`` the rates still running beside H's light ones: all light
@@ -95,21 +95,21 @@ def heavy_table(rate, outside, times, step, most, table, law):  # type: ignore[n
     nodes = times.shape[0]
     for j in range(most):
         for g in range(nodes):
-            law[j, g] = 0.0 if j else 1.0
-    stay = law[most, :nodes]
+            probs[j, g] = 0.0 if j else 1.0
+    stay = probs[most, :nodes]
     for i in range(rate.shape[0] + 1):
         if i > 0:
             for g in range(nodes):
                 stay[g] = math.exp(-rate[i - 1] * times[g])
             for j in range(most - 1, 0, -1):
-                now, before = law[j, :nodes], law[j - 1, :nodes]
+                now, before = probs[j, :nodes], probs[j - 1, :nodes]
                 for g in range(nodes):
                     now[g] = now[g] * stay[g] + before[g] * (1.0 - stay[g])
-            none = law[0, :nodes]
+            none = probs[0, :nodes]
             for g in range(nodes):
                 none[g] *= stay[g]
         part = table[i * most * nodes : (i * most + 1) * nodes]
-        none = law[0, :nodes]
+        none = probs[0, :nodes]
         for g in range(nodes):
             stay[g] = step * times[g] * math.exp(-outside[i] * times[g])
         for g in range(nodes):
@@ -117,7 +117,7 @@ def heavy_table(rate, outside, times, step, most, table, law):  # type: ignore[n
         for j in range(1, most):
             before = table[(i * most + j - 1) * nodes : (i * most + j) * nodes]
             part = table[(i * most + j) * nodes : (i * most + j + 1) * nodes]
-            now = law[j, :nodes]
+            now = probs[j, :nodes]
             for g in range(nodes):
                 part[g] = before[g] + stay[g] * now[g]
 

@@ -99,14 +99,14 @@ def solve_product(problem: Problem) -> Bound:
         # Pairwise sums, a few dozen additions deep, of terms with total at most one (P) or n (s . q).
         rounding = 256 * (n + 1) * rounding_unit()
         for b in range(shape[1]):
-            laws, powers = _distinct(problem.q[b, :n])
-            if len(laws) == 1:
-                row = dataclasses.replace(same, p=problem.p[b : b + 1], q=laws, n_drafts=(n,), mass_error=None)
+            distributions, powers = _distinct(problem.q[b, :n])
+            if len(distributions) == 1:
+                row = dataclasses.replace(same, p=problem.p[b : b + 1], q=distributions, n_drafts=(n,), mass_error=None)
                 exact = solve_prefix(row)
                 value[i, b], low[i, b], high[i, b] = exact.value[0, 0], exact.low[0, 0], exact.high[0, 0]
                 masks[i, b] = exact.subset[0, 0].cpu()
                 continue
-            search = _Search(problem.p[b].cpu().numpy(), laws.cpu().numpy(), powers, tolerance, passes)
+            search = _Search(problem.p[b].cpu().numpy(), distributions.cpu().numpy(), powers, tolerance, passes)
             lower, upper, subset = search.run()
             value[i, b], low[i, b], high[i, b] = 1.0 + upper, 1.0 + lower - rounding, 1.0 + upper + rounding
             masks[i, b] = torch.from_numpy(subset)
@@ -129,8 +129,8 @@ def _options(problem: Problem) -> tuple[float, float]:
 
 
 def _distinct(q: Tensor) -> tuple[Tensor, np.ndarray]:
-    laws, index = torch.unique(q, dim=0, return_inverse=True)
-    return laws, torch.bincount(index).cpu().numpy()
+    distributions, index = torch.unique(q, dim=0, return_inverse=True)
+    return distributions, torch.bincount(index).cpu().numpy()
 
 
 class _Search:

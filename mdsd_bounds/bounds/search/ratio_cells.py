@@ -23,7 +23,7 @@ CELLS = 1 << 15
 
 
 def cell_base() -> int:
-    """Bits of the smallest edge as a whole number."""
+    """Bits of the smallest edge as an integer."""
     return int(np.array([SMALLEST]).view(np.int64)[0])
 
 
@@ -32,7 +32,7 @@ _BASE = cell_base()
 
 @njit(**STEP, fastmath=SUMS)
 def block_facts(x, bits, sums, peaks):  # type: ignore[no-untyped-def]
-    """Sum and largest entry (as bits: positive floats are ordered like whole numbers) of every block of 512."""
+    """Sum and largest entry (as bits: positive floats are ordered like integers) of every block of 512."""
     for b in range(sums.shape[0]):
         part = x[b * BLOCK : (b + 1) * BLOCK]
         part_bits = bits[b * BLOCK : (b + 1) * BLOCK]

@@ -213,13 +213,13 @@ class _Curve:
         count = min(int(heavy.sum(-1).max()), _HEAVY)
         index = (~heavy).to(torch.uint8).sort(dim=-1, stable=True).indices[:, :count]
         chosen = rates.gather(-1, index).masked_fill(~heavy.gather(-1, index), 0.0)
-        law = torch.zeros((*self.times.shape, self.most), dtype=torch.float64, device=rates.device)
-        law[..., 0] = 1.0
-        steps = [law.cumsum(-1)]
+        probs = torch.zeros((*self.times.shape, self.most), dtype=torch.float64, device=rates.device)
+        probs[..., 0] = 1.0
+        steps = [probs.cumsum(-1)]
         for i in range(count):
             x = (chosen[:, i : i + 1] * self.times)[..., None]
-            law = law * torch.exp(-x) - torch.nn.functional.pad(law[..., :-1], (1, 0)) * torch.expm1(-x)
-            steps.append(law.cumsum(-1))
+            probs = probs * torch.exp(-x) - torch.nn.functional.pad(probs[..., :-1], (1, 0)) * torch.expm1(-x)
+            steps.append(probs.cumsum(-1))
         return torch.stack(steps, 1)
 
     def at(self, place: Tensor, draws: list[int]) -> Tensor:

@@ -1,14 +1,14 @@
-"""Cut rows: laws of which only some tokens are known (top-k, floored), at any temperature.
+"""Truncated rows: distributions of which only some tokens are known (top-k, floored), at any temperature.
 
-A cut row stores log-probabilities of *kept* tokens.  Of the others only this is known: their mass lies in an interval
-(at temperature 1), none is more probable than a cap, and there are J of them.  At temperature T, with ``s = 1/T`` and
-``x_i`` the unknown probabilities, their weight ``t = sum x_i^s`` is again in an interval:
+A truncated row stores log-probabilities of *kept* tokens.  Of the others only this is known: their mass lies in an
+interval (at temperature 1), none is more probable than a cap, and there are J of them.  At temperature T, with ``s =
+1/T`` and ``x_i`` the unknown probabilities, their weight ``t = sum x_i^s`` is again in an interval:
 
 * s <= 1: ``m_low cap^(s-1) <= t <= J (m_high / J)^s``     (``x^s = x x^(s-1) >= x cap^(s-1)``; x^s is concave)
 * s >= 1: ``J (m_low / J)^s <= t <= m_high cap^(s-1)``     (the same two facts, reversed)
 
-so the kept tokens' conditional law is known exactly and the missing mass ``t / (S + t)``, S the kept weight, is in an
-interval.  All of it is done with logarithms: at low temperatures the weights themselves underflow.
+so the kept tokens' conditional distribution is known exactly and the missing mass ``t / (S + t)``, S the kept weight,
+is in an interval.  All of it is done with logarithms: at low temperatures the weights themselves underflow.
 
 A top-k or nucleus cut that stays inside the kept tokens, each more probable than any other can be, leaves nothing
 missing: the row is exact again.  No token is more probable than the cap, nor than all missing mass.  Where the k-th
@@ -31,24 +31,25 @@ MISSING_LOW, MISSING_HIGH, CAP, SLACK = range(4)
 
 
 @dataclass(frozen=True)
-class CutLaw:
-    """B laws over V tokens, each known on its kept tokens and up to a missing mass elsewhere.
+class TruncatedDistribution:
+    """B distributions over V tokens, each known on its kept tokens and up to a missing mass elsewhere.
 
     Attributes
     ----------
-    law : Tensor
-        ``[B, V]`` float64: the law conditional on the kept tokens; rows sum to one (to zero if nothing was kept).
+    distribution : Tensor
+        ``[B, V]`` float64: the distribution conditional on the kept tokens; rows sum to one (to zero if nothing was
+        kept).
     kept : Tensor
         ``[B, V]`` bool: tokens whose probability is known, a known zero included.
     low, high : Tensor
         ``[B]``: the mass off the kept tokens lies between them.
     cap : Tensor
-        ``[B]``: no other token's weight exceeds this, in the units of ``law``.
+        ``[B]``: no other token's weight exceeds this, in the units of ``probs``.
     slack : Tensor
         ``[B]``: the logarithm of every kept weight is known to within this (rounding of the file).
     """
 
-    law: Tensor
+    probs: Tensor
     kept: Tensor
     low: Tensor
     high: Tensor
@@ -56,13 +57,13 @@ class CutLaw:
     slack: Tensor
 
 
-def whole_law(law: Tensor) -> CutLaw:
-    """A fully known law ``[B, V]`` in the same terms."""
-    zero = torch.zeros(law.shape[0], dtype=torch.float64, device=law.device)
-    return CutLaw(law, torch.ones_like(law, dtype=torch.bool), zero, zero, zero, zero)
+def whole_distribution(probs: Tensor) -> TruncatedDistribution:
+    """A fully known distribution ``[B, V]`` in the same terms."""
+    zero = torch.zeros(probs.shape[0], dtype=torch.float64, device=probs.device)
+    return TruncatedDistribution(probs, torch.ones_like(probs, dtype=torch.bool), zero, zero, zero, zero)
 
 
-def cut_law(
+def truncated_distribution(
     logprobs: Tensor,
     cut: Tensor | None,
     *,
@@ -71,8 +72,8 @@ def cut_law(
     top_p: float | None = None,
     name: str = "logprobs",
     first_row: int = 0,
-) -> CutLaw:
-    """Warp cut rows as :func:`mdsd_bounds.to_probs` warps full ones.
+) -> TruncatedDistribution:
+    """Warp truncated rows as :func:`mdsd_bounds.to_probs` warps full ones.
 
     Parameters
     ----------
@@ -90,11 +91,11 @@ def cut_law(
         If the warp depends on tokens that were not stored (greedy decoding or a nucleus that leaves the kept tokens).
     """
     if cut is None:
-        return whole_law(
+        return whole_distribution(
             to_probs(logprobs, temperature=temperature, top_k=top_k, top_p=top_p, name=name, first_row=first_row)
         )
     # Checks temperature, NaN, +inf, empty rows and top_p's range; top_k must see the kept tokens only.
-    law = to_probs(logprobs, temperature=temperature, top_k=top_k, name=name, first_row=first_row)
+    probs = to_probs(logprobs, temperature=temperature, top_k=top_k, name=name, first_row=first_row)
     x = logprobs.to(torch.float64)
     kept = x > -float("inf")
     cut = cut.to(torch.float64)
@@ -105,7 +106,7 @@ def cut_law(
     cap = torch.minimum(cap, most.log().clamp(min=-700.0))
     if temperature == 0:
         _refuse(~exact & (x.amax(-1) - slack < cap + slack), name, first_row, "greedy decoding")
-        return _known(law, slack)
+        return _known(probs, slack)
     s = 1.0 / temperature
     held = kept.sum(-1)
     others = (kept.shape[-1] - held).clamp(min=1).to(torch.float64)
@@ -114,19 +115,19 @@ def cut_law(
     if top_k is not None:
         # No unknown token may outrank a kept one of the cut.  Then either the cut holds kept tokens and those that tie
         # with the last of them, or it holds all of them and some unknown ones.
-        last = torch.where(law > 0, x, torch.full_like(x, float("inf"))).amin(-1)
+        last = torch.where(probs > 0, x, torch.full_like(x, float("inf"))).amin(-1)
         _refuse(~exact & (last < cap), name, first_row, f"top_k={top_k}")
         ties = torch.where(last - slack <= cap, torch.floor(most * torch.exp(-cap) * (1 + 1e-9)), 0.0)
         high = torch.where(held < top_k, high, torch.minimum(high, ties.log() + cap * s))
         low = torch.full_like(low, -float("inf"))
-        log_kept = torch.logsumexp(torch.where(law > 0, x * s, torch.full_like(x, -float("inf"))), -1)
+        log_kept = torch.logsumexp(torch.where(probs > 0, x * s, torch.full_like(x, -float("inf"))), -1)
     missing_low, missing_high = torch.sigmoid(low - log_kept), torch.sigmoid(high - log_kept)
     cap_weight = torch.exp(cap * s - log_kept)
     slack = slack * s
     if top_p is not None and top_p < 1:
-        return _nucleus(law, missing_low, missing_high, cap_weight, slack, top_p, name, first_row)
+        return _nucleus(probs, missing_low, missing_high, cap_weight, slack, top_p, name, first_row)
     all_kept = kept | (missing_high <= 0)[:, None]
-    return CutLaw(law, all_kept, missing_low, missing_high, cap_weight, slack)
+    return TruncatedDistribution(probs, all_kept, missing_low, missing_high, cap_weight, slack)
 
 
 def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) -> tuple[Tensor, Tensor]:
@@ -137,10 +138,10 @@ def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) 
 
 
 def _nucleus(
-    law: Tensor, low: Tensor, high: Tensor, cap: Tensor, slack: Tensor, top_p: float, name: str, first_row: int
-) -> CutLaw:
+    probs: Tensor, low: Tensor, high: Tensor, cap: Tensor, slack: Tensor, top_p: float, name: str, first_row: int
+) -> TruncatedDistribution:
     """The nucleus, where it is the same set for every missing mass in the interval and inside the kept tokens."""
-    ranked, order = law.sort(dim=-1, descending=True, stable=True)
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
     margin = torch.expm1(2 * slack)[:, None]
     fewest = ((1 - low)[:, None] * before * (1 + margin) < top_p).sum(-1)
@@ -152,17 +153,19 @@ def _nucleus(
     _refuse(~sure & (high > 0), name, first_row, f"top_p={top_p}")
     _refuse((fewest != most) & (high > 0), name, first_row, f"the edge of top_p={top_p}")
     size = torch.where(high > 0, most, (before < top_p).sum(-1))
-    keep = torch.arange(law.shape[1], device=law.device) < size[:, None]
-    inside = torch.zeros_like(law).scatter_(-1, order, torch.where(keep, ranked, torch.zeros_like(ranked)))
+    keep = torch.arange(probs.shape[1], device=probs.device) < size[:, None]
+    inside = torch.zeros_like(probs).scatter_(-1, order, torch.where(keep, ranked, torch.zeros_like(ranked)))
     return _known(inside / inside.sum(-1, keepdim=True), slack)
 
 
-def _known(law: Tensor, slack: Tensor) -> CutLaw:
-    whole = whole_law(law)
-    return CutLaw(law, whole.kept, whole.low, whole.high, whole.cap, slack)
+def _known(probs: Tensor, slack: Tensor) -> TruncatedDistribution:
+    whole = whole_distribution(probs)
+    return TruncatedDistribution(probs, whole.kept, whole.low, whole.high, whole.cap, slack)
 
 
 def _refuse(bad: Tensor, name: str, first_row: int, what: str) -> None:
     if bool(bad.any()):
         row = first_row + int(bad.nonzero()[0])
-        raise InputError(f"{name} row {row}: {what} depends on tokens the cut row does not hold; log more tokens a row")
+        raise InputError(
+            f"{name} row {row}: {what} depends on tokens the truncated row does not hold; log more tokens a row"
+        )

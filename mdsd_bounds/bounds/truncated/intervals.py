@@ -34,7 +34,7 @@ complement, which holds kept tokens only), and the end that keeps the inequality
 
 **Rounded rows.**  If the logarithm of every kept weight of q is known to within e, each factor
 ``w_i / (weight not drawn)`` of the probability of a tuple is known to within e^{+-2e}, the tuple's to within
-``e^{+-2ne}``, and two laws with that likelihood ratio differ by at most ``tanh(n e)`` in total variation; p by
+``e^{+-2ne}``, and two distributions with that likelihood ratio differ by at most ``tanh(n e)`` in total variation; p by
 ``tanh(e)``.  P(H) - Q(H) moves by no more than the sum, by which both ends are widened.  (For small errors and draws
 with replacement this is the familiar ``|d alpha*| <= TV(p, p') + n TV(q, q')``.)
 
@@ -53,7 +53,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
-from mdsd_bounds.bounds.truncated.distributions import CutLaw, cut_law, whole_law
+from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution, whole_distribution
 from mdsd_bounds.problem import Bound, InputError, Problem, draft_counts
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
@@ -98,7 +98,7 @@ def interval_bounds(
     InputError
         If known and missing mass do not add up to one, or the sampler has no interval.
     """
-    laws = []
+    distributions = []
     for name, known, missing in (("p", p, p_missing), ("q", q, q_missing)):
         missing = torch.as_tensor(missing, dtype=torch.float64).expand(known.shape[0])
         total = known.sum(-1)
@@ -110,12 +110,16 @@ def interval_bounds(
                 "do not add up to 1; give the row's tail mass"
             )
         least = torch.where(known > 0, known, torch.full_like(known, float("inf"))).amin(-1)
-        law = known / total[:, None]
+        probs = known / total[:, None]
         kept = (known > 0) | (missing <= 0)[:, None]
         # |1 - known - missing| is not attributed to either: it widens the missing mass.
         low = torch.minimum(missing, 1.0 - total).clamp(min=0.0)
-        laws.append(CutLaw(law, kept, low, torch.maximum(missing, 1.0 - total), least / total, torch.zeros_like(low)))
-    bound = solve_cut(laws[0], laws[1], n_drafts, sampler, options, solver)
+        distributions.append(
+            TruncatedDistribution(
+                probs, kept, low, torch.maximum(missing, 1.0 - total), least / total, torch.zeros_like(low)
+            )
+        )
+    bound = solve_cut(distributions[0], distributions[1], n_drafts, sampler, options, solver)
     return bound.low, bound.high
 
 
@@ -149,33 +153,37 @@ def batch_bound(
     Raises
     ------
     InputError
-        As :func:`mdsd_bounds.bounds.truncated.distributions.cut_law` and :func:`solve_cut`.
+        As :func:`mdsd_bounds.bounds.truncated.distributions.truncated_distribution` and :func:`solve_cut`.
     """
     warp: dict[str, Any] = {**cuts, "first_row": int(batch.row[0])}
     second = temperature if draft_temperature is None else draft_temperature
-    p = cut_law(batch.target_logits, batch.target_cut, temperature=temperature, name=f"{name} target_logits", **warp)
-    q = cut_law(batch.draft_logits, batch.draft_cut, temperature=second, name=f"{name} draft_logits", **warp)
+    p = truncated_distribution(
+        batch.target_logits, batch.target_cut, temperature=temperature, name=f"{name} target_logits", **warp
+    )
+    q = truncated_distribution(
+        batch.draft_logits, batch.draft_cut, temperature=second, name=f"{name} draft_logits", **warp
+    )
     return solve_cut(p, q, n_drafts, sampler, options, solver)
 
 
 def solve_cut(
-    p: CutLaw,
-    q: CutLaw,
+    p: TruncatedDistribution,
+    q: TruncatedDistribution,
     n_drafts: Any,
     sampler: str = "without_replacement",
     options: Mapping[str, Any] | None = None,
     solver: Solver = solve_prefix,
 ) -> Bound:
-    """Interval for alpha* from cut laws; see the module's text for the proof.
+    """Interval for alpha* from cut distributions; see the module's text for the proof.
 
     Parameters
     ----------
-    p, q : CutLaw
+    p, q : TruncatedDistribution
         B rows over the same V tokens.
     n_drafts : int or sequence of int
         Numbers of drafts.
     sampler, options :
-        A sampler of the fixed-plus-random family, or ``independent`` with one draft law (then it is
+        A sampler of the fixed-plus-random family, or ``independent`` with one draft distribution (then it is
         ``with_replacement``).
     solver : callable
         A route that minimises ``P(H) - Q(H)`` exactly, for p that need not sum to one.
@@ -189,7 +197,7 @@ def solve_cut(
     Raises
     ------
     InputError
-        If the sampler is an explicit joint law.
+        If the sampler is an explicit joint distribution.
 
     Notes
     -----
@@ -200,36 +208,44 @@ def solve_cut(
     rule = get_sampler(sampler)
     rule = rule.one_drafter or rule
     splits = rule.splits(counts, options or {}, "no interval for truncated rows", "log full rows")
-    shape = (len(counts), p.law.shape[0])
-    low, high = (torch.zeros(shape, dtype=torch.float64, device=p.law.device) for _ in range(2))
-    size = torch.zeros(shape, dtype=torch.int64, device=p.law.device)
+    shape = (len(counts), p.probs.shape[0])
+    low, high = (torch.zeros(shape, dtype=torch.float64, device=p.probs.device) for _ in range(2))
+    size = torch.zeros(shape, dtype=torch.int64, device=p.probs.device)
     spare = (~q.kept).sum(-1)
     p, q = _used(p, q)
     for m in sorted({m for m, _ in splits}):
         slots = [i for i, (fixed, _) in enumerate(splits) if fixed == m]
         draws = [splits[i][1] for i in slots]
         low[slots], high[slots], size[slots] = _with_fixed(p, q, m, draws, rule.replacement, spare, solver)
-    problem = Problem(p.law, q.law, counts, sampler, dict(options or {}))
+    problem = Problem(p.probs, q.probs, counts, sampler, dict(options or {}))
     return Bound((low + high) / 2, low, high, size, problem, "intervals")
 
 
-def _used(p: CutLaw, q: CutLaw) -> tuple[CutLaw, CutLaw]:
+def _used(p: TruncatedDistribution, q: TruncatedDistribution) -> tuple[TruncatedDistribution, TruncatedDistribution]:
     """Only the tokens that some row gives mass to: the others are in no subset that matters."""
-    used = ((p.law > 0) | (q.law > 0)).any(0).nonzero()[:, 0]
-    first, second = (CutLaw(c.law[:, used], c.kept[:, used], c.low, c.high, c.cap, c.slack) for c in (p, q))
+    used = ((p.probs > 0) | (q.probs > 0)).any(0).nonzero()[:, 0]
+    first, second = (
+        TruncatedDistribution(c.probs[:, used], c.kept[:, used], c.low, c.high, c.cap, c.slack) for c in (p, q)
+    )
     return first, second
 
 
 def _with_fixed(
-    p: CutLaw, q: CutLaw, m: int, draws: list[int], replacement: bool, spare: Tensor, solver: Solver
+    p: TruncatedDistribution,
+    q: TruncatedDistribution,
+    m: int,
+    draws: list[int],
+    replacement: bool,
+    spare: Tensor,
+    solver: Solver,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    fixed = fixed_mask(q.law, m)
+    fixed = fixed_mask(q.probs, m)
     # Without replacement only the ratios of rates matter.
     scale = 1.0 if replacement else SCALE
     r = _off(q, fixed, scale)
     rest = ~fixed
     # The least and the greatest that the fixed tokens, and each other token, may weigh under p.
-    lean, rich = (1 - p.high)[:, None] * p.law, (1 - p.low)[:, None] * p.law
+    lean, rich = (1 - p.high)[:, None] * p.probs, (1 - p.low)[:, None] * p.probs
     cap = torch.minimum(p.cap * (1 - p.low), p.high)
     unknown_fixed = (fixed & ~p.kept).sum(-1)
     fixed_low = (lean * fixed).sum(-1)
@@ -239,7 +255,7 @@ def _with_fixed(
     zero = torch.zeros_like(lean)
 
     r_low, r_high = scale * r.low, scale * r.high
-    kept_low, kept_high = ((1 - mass)[:, None] * r.law for mass in (r.high, r.low))
+    kept_low, kept_high = ((1 - mass)[:, None] * r.probs for mass in (r.high, r.low))
     lump = r_low + (kept_high * ~both).sum(-1)
     merged = 1.0 - (lean * both).sum(-1)  # everything off K, the fixed tokens included
     uppers = [
@@ -247,7 +263,7 @@ def _with_fixed(
         (fixed_high + cap * unknown_fixed, rich * rest + either * cap[:, None], 2.0, kept_low, r_high),
         (fixed_high + p.high, rich * rest, 2.0, kept_low, r_high),
     ]
-    high = torch.full((len(draws), p.law.shape[0]), float("inf"), dtype=torch.float64, device=p.law.device)
+    high = torch.full((len(draws), p.probs.shape[0]), float("inf"), dtype=torch.float64, device=p.probs.device)
     size = torch.zeros(high.shape, dtype=torch.int64, device=high.device)
     for constant, target, price, rates, tail in uppers:
         tail_target = torch.full_like(tail, price)
@@ -285,25 +301,25 @@ def _with_fixed(
     return torch.where(open_rows, floor, low), high.masked_fill(open_rows, 1.0), size
 
 
-def _off(q: CutLaw, fixed: Tensor, scale: float) -> CutLaw:
+def _off(q: TruncatedDistribution, fixed: Tensor, scale: float) -> TruncatedDistribution:
     """q off the fixed tokens, renormalised: ``m / ((1 - m) s + m)`` is missing, s the kept mass that is left.
 
-    ``law`` is times ``scale``, ``cap``, which only compares, is not.
+    ``probs`` is times ``scale``, ``cap``, which only compares, is not.
     """
-    left = q.law.masked_fill(fixed, 0.0)
+    left = q.probs.masked_fill(fixed, 0.0)
     s = left.sum(-1)
     safe = torch.where(s > 0, s, torch.ones_like(s))
     low, high = (torch.where(mass > 0, mass / ((1 - mass) * s + mass), 0.0) for mass in (q.low, q.high))
-    return CutLaw(left * scale / safe[:, None], q.kept | fixed, low, high, q.cap / safe, q.slack)
+    return TruncatedDistribution(left * scale / safe[:, None], q.kept | fixed, low, high, q.cap / safe, q.slack)
 
 
-def _open(q: CutLaw, m: int) -> tuple[Tensor, Tensor]:
+def _open(q: TruncatedDistribution, m: int) -> tuple[Tensor, Tensor]:
     """Rows whose m most probable tokens cannot be told for sure, and those of the m that can ``[B, V]``."""
     none = torch.zeros_like(q.kept)
     if m == 0:
         return none[:, 0], none
-    size = min(m + 1, q.law.shape[1])
-    top, index = q.law.topk(size, -1)
+    size = min(m + 1, q.probs.shape[1])
+    top, index = q.probs.topk(size, -1)
     top = torch.nn.functional.pad(top, (0, m + 1 - size))
     index = torch.nn.functional.pad(index, (0, m + 1 - size))
     margin = torch.exp(2 * q.slack)[:, None]
@@ -313,7 +329,7 @@ def _open(q: CutLaw, m: int) -> tuple[Tensor, Tensor]:
     # The first j tokens are sure if the j-th is clear of the next, whatever the order among them.
     rank = torch.arange(1, m + 1, device=top.device)
     count = (clear * rank).amax(-1)
-    some = min(m, q.law.shape[1])
+    some = min(m, q.probs.shape[1])
     sure = none.scatter(-1, index[:, :some], ((rank <= count[:, None]) & (top[:, :m] > 0))[:, :some])
     exact = (q.high <= 0) & (q.slack <= 0)
     return ~exact & (count < m), sure
@@ -338,4 +354,4 @@ def _solve(target: Tensor, rates: Tensor, draws: list[int], replacement: bool, s
     return Bound(value, low, high, size, Problem(target, rates, tuple(draws), name), "intervals")
 
 
-__all__ = ["PARTS", "CutLaw", "batch_bound", "interval_bounds", "solve_cut", "whole_law"]
+__all__ = ["PARTS", "TruncatedDistribution", "batch_bound", "interval_bounds", "solve_cut", "whole_distribution"]

@@ -93,10 +93,10 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: Mapping[str
     held: dict[str, Tensor] = {}
     for name, array in columns.items():
         if array.shape != (rows,):  # before it is read
-            raise InputError(f"{path}: {name} has shape {array.shape} {array.dtype}; give {rows} whole numbers")
+            raise InputError(f"{path}: {name} has shape {array.shape} {array.dtype}; give {rows} integers")
         if array.dtype.startswith(("float", "bfloat")) or not hasattr(torch, array.dtype):
             raise InputError(
-                f"{path}: {name} is {array.dtype}; give {rows} whole numbers (numpy.unique(..., return_inverse=True) "
+                f"{path}: {name} is {array.dtype}; give {rows} integers (numpy.unique(..., return_inverse=True) "
                 "makes numbers of names)"
             )
         held |= check_columns(str(path), {_COLUMNS[name]: array.whole()}, rows)

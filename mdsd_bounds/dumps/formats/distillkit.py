@@ -6,7 +6,7 @@ each position; the polynomial approximation of the others comes without an error
 compression settings are not in the file: a ``compression.json`` beside it must give ``d`` (vocabulary), ``k``
 and ``exact_k``, and ``exact_dtype`` where it is not float32.
 
-Position t of a text of tokens ``input_ids`` is the law of token t + 1.
+Position t of a text of tokens ``input_ids`` is the distribution of token t + 1.
 """
 
 from __future__ import annotations

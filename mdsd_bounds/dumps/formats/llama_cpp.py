@@ -2,7 +2,7 @@
 
 Layout, little-endian: ``_logits_``; int32 n_ctx, n_vocab, n_chunk; int32 ids[n_chunk * n_ctx]; then for each chunk
 ``n_ctx - 1 - n_ctx/2`` rows of float32 scale, float32 min_log_prob, uint16 code[n_vocab], padded to an even number.
-``log p = min_log_prob + scale * code``; row r is the law of the chunk's token ``n_ctx/2 + 1 + r``.
+``log p = min_log_prob + scale * code``; row r is the distribution of the chunk's token ``n_ctx/2 + 1 + r``.
 
 Code 0 is no value but a floor: "at or below min_log_prob", at least 16 nats under the most probable token unless the
 row's whole range is smaller.  Such tokens are read as unknown, their mass as an interval.
@@ -116,7 +116,7 @@ def decode(rows: np.ndarray, n_vocab: int, path: str, first_row: int) -> tuple[T
         row = int(bad.nonzero()[0])
         raise InputError(
             f"{path} row {first_row + row}: stored probabilities sum to {float(total[row]):.6g} with "
-            f"{int(floored[row])} tokens at the floor, which no law does; the file is corrupt"
+            f"{int(floored[row])} tokens at the floor, which no distribution does; the file is corrupt"
         )
     high = high.clamp(min=0.0)
     return logprobs, torch.stack([torch.minimum(low, high), high, cap, slack], -1)

@@ -183,7 +183,7 @@ def _columns(path: Path, arrays: Mapping[str, Array], rows: int) -> dict[str, Te
         if name in arrays:
             value = arrays[name].whole()
             if value.shape != (rows,) or value.is_floating_point():
-                raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give {rows} whole numbers")
+                raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give {rows} integers")
             found[column] = value.to(torch.int64)
     return found
 

@@ -1,7 +1,7 @@
 """vLLM prompt log-probabilities: JSON as its server answers, or the flat form; one model, top-k rows.
 
-Entry t is the law OF token t (the first is empty), and holds the k most probable tokens and, if it is not among them,
-the prompt's own token: k or k + 1 entries.  Accepted: one JSON value or one per line, each
+Entry t is the distribution OF token t (the first is empty), and holds the k most probable tokens and, if it is not
+among them, the prompt's own token: k or k + 1 entries.  Accepted: one JSON value or one per line, each
 
 * an object with ``prompt_logprobs`` (or ``choices[i].prompt_logprobs``, as the server writes), or that list itself:
   ``[null, {"token id": {"logprob": x, "rank": r}, ...}, ...]``, the own token first where ranks are absent;

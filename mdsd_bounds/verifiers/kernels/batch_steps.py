@@ -113,7 +113,7 @@ def rejection_steps(
     uniform: np.ndarray,
     token: np.ndarray,
 ) -> None:
-    """Recursive rejection by the excess function; the first ``fixed`` drafts are drafts of a one-hot law.
+    """Recursive rejection by the excess function; the first ``fixed`` drafts are drafts of a one-hot distribution.
 
     A fixed draft a is kept with p_a over the mass of p not yet rejected.  Once all of them are rejected they leave p,
     and the other drafts see ``left = 1 - P(A)`` at tau = 0.
@@ -226,8 +226,8 @@ def gumbel_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.n
     Column k was won at time M_k ~ Exp(1): its other clocks are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
     the target's scale, clock over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
     convex and piecewise linear in t, and the winners at ``q_x M_k / p_x``.  The first arrival is a winner, or the
-    point where the total hazard reaches an Exp(1), found by Newton steps from above; its token has law p over those
-    that can have arrived.  Winners add no hazard before their own time.
+    point where the total hazard reaches an Exp(1), found by Newton steps from above; its token has distribution p over
+    those that can have arrived.  Winners add no hazard before their own time.
     """
     n = drafts.shape[1]
     for b in range(p.shape[0]):

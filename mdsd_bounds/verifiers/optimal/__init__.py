@@ -1,9 +1,9 @@
-"""A verifier that attains the optimum: selection rules whose picks have the laws that alpha* asks for (new; no paper).
+"""A verifier that attains the optimum: selection rules whose picks are distributed as alpha* asks for (new; no paper).
 
 alpha* = 1 + min over H of (P(H) - Q(H)) is the best acceptance of any lossless verifier.  For each sampler a
-*selection rule* picks one of the drafts, so that the law r of the pick has ``sum min(p, r) = alpha*``; the pick is then
-accepted against r as in speculative sampling, which is lossless whatever r is (:mod:`.prepared`).  The theory, with
-proofs, is in ``docs/optimal_verifier.md``.
+*selection rule* picks one of the drafts, so that the distribution r of the pick has ``sum min(p, r) = alpha*``; the
+pick is then accepted against r as in speculative sampling, which is lossless whatever r is (:mod:`.prepared`).  The
+theory, with proofs, is in ``docs/optimal_verifier.md``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.verifiers.base import LAW_TOLERANCE, Verifier
+from mdsd_bounds.verifiers.base import PROBS_TOLERANCE, Verifier
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws, each summing to one.
+        ``[V]`` float64 distributions, each summing to one.
     n : int
         Number of drafts, at least 1.
     sampler : str
@@ -62,7 +62,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     Raises
     ------
     InputError
-        If the sampler has no optimal rule here, n < 1, or p and q are no float64 laws of one length.
+        If the sampler has no optimal rule here, n < 1, or p and q are no float64 distributions of one length.
 
     Notes
     -----
@@ -75,13 +75,13 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
         raise InputError(f"n={n}: the number of drafts must be at least 1")
     if p.ndim != 1 or p.shape != q.shape:
         raise InputError(f"p {tuple(p.shape)} and q {tuple(q.shape)}: give one row [V] of each")
-    for law, which in ((p, "p"), (q, "q")):
+    for probs, which in ((p, "p"), (q, "q")):
         # numpy's minimum takes a third of the time of torch's.
-        total, least = float(law.sum()), float(law.detach().cpu().numpy().min())
-        if law.dtype != torch.float64 or not abs(total - 1.0) <= LAW_TOLERANCE or least < 0.0:
+        total, least = float(probs.sum()), float(probs.detach().cpu().numpy().min())
+        if probs.dtype != torch.float64 or not abs(total - 1.0) <= PROBS_TOLERANCE or least < 0.0:
             raise InputError(
-                f"{which}: dtype {law.dtype}, sum {total:.6g}, least entry {least:.3g}; "
-                "give a float64 law (mdsd_bounds.to_probs makes one from logits)"
+                f"{which}: dtype {probs.dtype}, sum {total:.6g}, least entry {least:.3g}; "
+                "give a float64 distribution (mdsd_bounds.to_probs makes one from logits)"
             )
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
@@ -91,12 +91,12 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     return dataclasses.replace(prepared, n=n, distinct=distinct, sampler=sampler, seconds=seconds)
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts; equal neighbouring rows share one preparation."""
-    law = torch.empty_like(p)
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
+    probs = torch.empty_like(p)
     for rows, prepared in _prepared_rows(p, q, drafts.shape[1], sampler, options):
-        law[rows] = prepared.output_law(drafts[rows]).to(p.device)
-    return law
+        probs[rows] = prepared.output_distribution(drafts[rows]).to(p.device)
+    return probs
 
 
 def fast_step(
@@ -135,7 +135,7 @@ VERIFIER = Verifier(
     paper="new: exchanged intervals with replacement, a tree of priority orders without; docs/optimal_verifier.md",
     lossless=True,
     samplers=tuple(RULES),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

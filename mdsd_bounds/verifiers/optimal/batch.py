@@ -184,22 +184,22 @@ def as_rows(x: Any, name: str) -> Tensor:
     return rows.contiguous()
 
 
-def truncated(law: Tensor, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
+def truncated(probs: Tensor, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
     """The row ``[V]`` after the truncations."""
-    if top_k is not None and top_k < len(law):
-        law = torch.where(law >= law.topk(top_k).values[-1], law, 0.0)
-        law = law / law.sum()
+    if top_k is not None and top_k < len(probs):
+        probs = torch.where(probs >= probs.topk(top_k).values[-1], probs, 0.0)
+        probs = probs / probs.sum()
     if top_p is not None and top_p < 1:
-        token = law.nonzero()[:, 0]
-        order = token[law[token].argsort(descending=True, stable=True)]
-        ranked = law[order]
+        token = probs.nonzero()[:, 0]
+        order = token[probs[token].argsort(descending=True, stable=True)]
+        ranked = probs[order]
         kept = order[ranked.cumsum(0) - ranked < top_p]
-        law = torch.zeros_like(law).index_copy_(0, kept, law[kept])
-        law = law / law.sum()
+        probs = torch.zeros_like(probs).index_copy_(0, kept, probs[kept])
+        probs = probs / probs.sum()
     if min_p:
-        law = torch.where(law >= min_p * law.max(), law, 0.0)
-        law = law / law.sum()
-    return law
+        probs = torch.where(probs >= min_p * probs.max(), probs, 0.0)
+        probs = probs / probs.sum()
+    return probs
 
 
 def flatten(rows: tuple[Prepared, ...]) -> Flat | None:

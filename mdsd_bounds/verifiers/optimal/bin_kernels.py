@@ -87,20 +87,20 @@ def coefficients(first, arrived, closing, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def token_law(q, item, number, series, scale, r, law):  # type: ignore[no-untyped-def]
-    """``law`` ``[V]``: by the series of the token's bin; ``number`` is -1 for items of one token, which have r."""
+def token_distribution(q, item, number, series, scale, r, probs):  # type: ignore[no-untyped-def]
+    """``probs`` ``[V]``: by the series of the token's bin; ``number`` is -1 for items of one token, which have r."""
     for i in range(len(q)):
         u = item[i]
         if u < 0:
             continue
         row = number[u]
         if row < 0:
-            law[i] = r[u]
+            probs[i] = r[u]
             continue
         x, value = q[i] * scale, 0.0
         for m in range(series.shape[1] - 1, -1, -1):
             value = value * x + series[row, m]
-        law[i] = value * x
+        probs[i] = value * x
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,7 @@
 """The optimal rule where at most one draft is random: fixed tokens A, and one draw from q off A (greedy), or none.
 
-Let r' be the law of the random draft: q off A, renormalised.  The random draft y is picked with probability
-``min(1, p_y / r'_y)``, else a fixed token a with probability ``p_a / P(A)``.  The law of the pick is
+Let r' be the distribution of the random draft: q off A, renormalised.  The random draft y is picked with probability
+``min(1, p_y / r'_y)``, else a fixed token a with probability ``p_a / P(A)``.  The distribution of the pick is
 
     ``r_y = min(p_y, r'_y)`` off A,   ``r_a = p_a / P(A) * (1 - sum over y off A of min(p_y, r'_y))`` on A.
 
@@ -42,7 +42,7 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
 
     Returns
     -------
@@ -94,7 +94,7 @@ class FixedRule:
     mass: float
     rest: float
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each place of ``drafts`` is the pick.  O(T n)."""
         token, filled = drafts.clamp(min=0), drafts >= 0
         is_random = (torch.arange(drafts.shape[1]) >= drafts.shape[1] - self.random) & filled
@@ -112,7 +112,7 @@ class FixedRule:
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Slot of the pick ``[T]``."""
-        return sample_slots(self.pick_law(drafts), generator)
+        return sample_slots(self.pick_distribution(drafts), generator)
 
     def summary(self) -> str:
         """Fixed tokens and random draws."""

@@ -1,11 +1,12 @@
-"""The optimal pick law r* in closed form: the concave majorant of the points (P, Q) over prefixes.
+"""The optimal pick distribution r* in closed form: the concave majorant of the points (P, Q) over prefixes.
 
 Over the prefixes H_k of the p/q order take the points ``(P(H_k), Q(H_k))`` and their least concave majorant.  Then
 
     ``r*_i = p_i * slope of the majorant over token i``
 
-is the law of some selection rule, and ``sum min(p, r*) = alpha*``.  The segments of the majorant are *blocks*: strict
-priority between blocks is forced, inside a block there is freedom.  Proof: ``docs/optimal_verifier.md``, section 2.
+is the distribution of some selection rule, and ``sum min(p, r*) = alpha*``.  The segments of the majorant are *blocks*:
+strict priority between blocks is forced, inside a block there is freedom.  Proof: ``docs/optimal_verifier.md``, section
+2.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
     n : int
         Number of drafts.
     sampler : str
@@ -80,10 +81,10 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
     points = target[0].numpy(), np.maximum.accumulate(mass[0, 0].numpy())
     corner = upper_hull(*points)
     tokens = order[0].numpy()
-    law, plain = p.numpy()[tokens], np.diff(points[1])
-    r = np.zeros(len(law))
+    probs, plain = p.numpy()[tokens], np.diff(points[1])
+    r = np.zeros(len(probs))
     for begin, end in itertools.pairwise(corner):
-        share, whole = law[begin:end], points[0][end] - points[0][begin]
+        share, whole = probs[begin:end], points[0][end] - points[0][begin]
         rise = points[1][end] - points[1][begin]
         r[begin:end] = rise * share / share.sum() if whole > 0 else plain[begin:end]
     by_token = np.empty_like(r)

@@ -1,12 +1,12 @@
-"""A selection rule made ready for one position: which draft it picks, and the exact law of the pick.
+"""A selection rule made ready for one position: which draft it picks, and the exact distribution of the pick.
 
-Every rule of this package is of one form.  A *selection rule* picks one of the drafts; let r be the law of the pick
-over the drafts' own randomness and the rule's.  The pick y is put out with probability ``min(1, p_y / r_y)``, else the
-output is drawn from ``norm((p - r)_+)``.
+Every rule of this package is of one form.  A *selection rule* picks one of the drafts; let r be the distribution of the
+pick over the drafts' own randomness and the rule's.  The pick y is output with probability ``min(1, p_y / r_y)``, else
+the output is drawn from ``norm((p - r)_+)``.
 
 **Lossless.**  ``Pr(output = y) = r_y min(1, p_y/r_y) + R (p_y - r_y)_+ / sum_z (p_z - r_z)_+`` with R the probability
 of rejection, ``R = 1 - sum_z min(p_z, r_z) = sum_z (p_z - r_z)_+`` since p and r both sum to one; so it is
-``min(p_y, r_y) + (p_y - r_y)_+ = p_y``.  Nothing is asked of r but that it is the law of the rule that runs.
+``min(p_y, r_y) + (p_y - r_y)_+ = p_y``.  Nothing is asked of r but that it is the distribution of the rule that runs.
 
 **Certificate.**  The output is a draft with probability at least ``sum_y min(p_y, r_y)``, so r bounds alpha* from
 below; a token set H bounds it from above, ``alpha* <= 1 + P(H) - Q(H)``.  The difference is the field ``gap``.
@@ -29,14 +29,14 @@ from mdsd_bounds.problem import InputError
 class SelectionRule(Protocol):
     """Which draft is picked: data only (arrays and numbers in a frozen dataclass), so that it pickles."""
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick; 0 for empty slots, which hold -1.
 
         Averaged over the drafts it is r.
         """
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Slot ``[T]`` of the pick: a sample of :meth:`pick_law`."""
+        """Slot ``[T]`` of the pick: a sample of :meth:`pick_distribution`."""
 
     def summary(self) -> str:
         """What the rule is and how large, in a few words."""
@@ -101,17 +101,17 @@ class Prepared:
         """Bytes of p, r and the arrays of the rule."""
         return array_bytes(self.p, self.r, self.rule)
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick, given the drafts."""
-        return self.rule.pick_law(drafts)
+        return self.rule.pick_distribution(drafts)
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Slot ``[T]`` of the pick: a sample of :meth:`pick_law`."""
+        """Slot ``[T]`` of the pick: a sample of :meth:`pick_distribution`."""
         return self.rule.pick(drafts, generator)
 
     @cached_property
     def acceptance(self) -> float:
-        """``sum_y min(p_y, r_y)``: the probability that the pick is put out."""
+        """``sum_y min(p_y, r_y)``: the probability that the pick is output."""
         return min(1.0, float(torch.minimum(self.p, self.r).sum()))
 
     @cached_property
@@ -119,8 +119,8 @@ class Prepared:
         """Cumulative sum ``[V]`` of ``(p - r)_+``, from which a rejected position is drawn."""
         return (self.p - self.r).clamp_(min=0.0).cumsum(0)
 
-    def output_law(self, drafts: Tensor) -> Tensor:
-        """Law of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of the pick law)).
+    def output_distribution(self, drafts: Tensor) -> Tensor:
+        """Distribution of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of the pick distribution)).
 
         Raises
         ------
@@ -128,16 +128,17 @@ class Prepared:
             On drafts that the sampler of the rule cannot have drawn: another number, a repeated or an unknown token.
         """
         drafts = self.checked(drafts)
-        chance = self.pick_law(drafts)
+        chance = self.pick_distribution(drafts)
         token = drafts.clamp(min=0)
         accepted = chance * self._accept_probability(token)
-        law = torch.zeros((len(drafts), len(self.p)), dtype=self.p.dtype)
-        law.scatter_add_(-1, token, accepted)
+        probs = torch.zeros((len(drafts), len(self.p)), dtype=self.p.dtype)
+        probs.scatter_add_(-1, token, accepted)
         left = (self.p - self.r).clamp(min=0.0)
         mass = left.sum()
-        # Nothing left over: a rejection is then an event of rounding alone, and p itself keeps the output law at p.
+        # Nothing left over: a rejection is then an event of rounding alone, and p itself keeps the output distribution
+        # at p.
         residual = left / mass if bool(mass > 0) else self.p
-        return torch.addcmul(law, (chance - accepted).sum(-1, keepdim=True), residual[None])
+        return torch.addcmul(probs, (chance - accepted).sum(-1, keepdim=True), residual[None])
 
     def step(self, drafts: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Output tokens ``[T]`` for drafts ``[T, n]``, each row on its own.  Cost O(pick + log V) a row.
@@ -145,7 +146,7 @@ class Prepared:
         Raises
         ------
         InputError
-            As :meth:`output_law`.
+            As :meth:`output_distribution`.
         """
         drafts = self.checked(drafts)
         slot = self.pick(drafts, generator)
@@ -160,7 +161,7 @@ class Prepared:
         return token
 
     def checked(self, drafts: Tensor) -> Tensor:
-        """The drafts on the CPU.  A rule given other drafts than it was made for would put out another law than p."""
+        """The drafts on the CPU.  A rule given other drafts than it was made for would output another distribution than p."""
         drafts = drafts.cpu()
         if drafts.ndim != 2 or self.n not in (None, drafts.shape[1]):
             raise InputError(f"drafts: shape {tuple(drafts.shape)}, but the rule was prepared for [T, {self.n}]")
@@ -181,16 +182,16 @@ class Prepared:
         target, picked = self.p[token], self.r[token]
         held = picked > 0
         ratio = (target / torch.where(held, picked, 1.0)).clamp_(max=1.0)
-        # A pick whose law underflowed to zero.
+        # A pick whose distribution underflowed to zero.
         return torch.where(held, ratio, (target > 0).to(target.dtype))
 
 
-def sample_slots(law: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A slot ``[T]`` from each row of ``law`` ``[T, n]``."""
-    table = law.cumsum(-1)
+def sample_slots(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A slot ``[T]`` from each row of ``probs`` ``[T, n]``."""
+    table = probs.cumsum(-1)
     # 1 - U lies in (0, 1], so that a slot of probability zero is never hit.
-    goal = table[:, -1:] * (1.0 - torch.rand((len(law), 1), dtype=table.dtype, generator=generator))
-    return torch.searchsorted(table, goal)[:, 0].clamp_(max=law.shape[1] - 1)
+    goal = table[:, -1:] * (1.0 - torch.rand((len(probs), 1), dtype=table.dtype, generator=generator))
+    return torch.searchsorted(table, goal)[:, 0].clamp_(max=probs.shape[1] - 1)
 
 
 def array_bytes(*values: Any) -> int:

@@ -37,7 +37,7 @@ class PriorityRule:
     item: np.ndarray
     tree: Tree
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` is the pick.  O(n N) a row at most."""
         out = np.zeros(drafts.shape)
         pick_probabilities(drafts.numpy(), self.token, self.item, self.tree, out)

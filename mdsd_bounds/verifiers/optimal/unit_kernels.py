@@ -95,7 +95,7 @@ def pair_sums(
 
 
 @njit(cache=True, nogil=True)
-def pair_law(
+def pair_distribution(
     q: np.ndarray,
     item: np.ndarray,
     totals: tuple[float, int, float],

@@ -21,7 +21,7 @@ from mdsd_bounds.verifiers.optimal.arrival_times import (
     rescaling,
     spare_mass,
 )
-from mdsd_bounds.verifiers.optimal.bin_kernels import shortfall, token_law
+from mdsd_bounds.verifiers.optimal.bin_kernels import shortfall, token_distribution
 from mdsd_bounds.verifiers.optimal.bin_polynomials import (
     MOMENTS,
     Bins,
@@ -32,7 +32,7 @@ from mdsd_bounds.verifiers.optimal.bin_polynomials import (
 from mdsd_bounds.verifiers.optimal.order_distribution import pick_sums
 from mdsd_bounds.verifiers.optimal.order_sweep import Items, given_order, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import Tree, build_tree
-from mdsd_bounds.verifiers.optimal.unit_kernels import pair_law, pair_sums, sums_by_group
+from mdsd_bounds.verifiers.optimal.unit_kernels import pair_distribution, pair_sums, sums_by_group
 from mdsd_bounds.verifiers.optimal.units import Units, choose_singles, make_cells, make_units, shortage, targets
 from mdsd_bounds.verifiers.optimal.whole_support import ALWAYS, rounding
 
@@ -232,11 +232,13 @@ def distribution(row: Row, grouped: Grouped, tree: Tree) -> np.ndarray:
     r = np.zeros(len(row.q))
     if bins is None:
         heaviest = int(np.argmax(row.q))
-        pair_law(row.q, grouped.item, (row.spare[0], heaviest, row.spare[1]), items.mass, items.odds, found.pairs, r)
+        pair_distribution(
+            row.q, grouped.item, (row.spare[0], heaviest, row.spare[1]), items.mass, items.odds, found.pairs, r
+        )
         r[grouped.token[single]] = found.r[single]
         return r
     of_bin = np.repeat(~single, np.diff(items.first))
     series = token_series(bins, found.a[of_bin], found.b[of_bin])
     number = np.where(single, -1, np.cumsum(~single) - 1)
-    token_law(row.q, grouped.item, number, series, grouped.scale, found.r, r)
+    token_distribution(row.q, grouped.item, number, series, grouped.scale, found.r, r)
     return np.maximum(r, 0.0, out=r)

@@ -92,7 +92,7 @@ class ExchangeRule:
     tables: Tables
     held: int
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each place of ``drafts`` is the pick.  O(T n^3 M)."""
         token = drafts.numpy()
         chance = np.empty(token.shape)

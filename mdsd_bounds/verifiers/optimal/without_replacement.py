@@ -43,7 +43,7 @@ def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
     n : int
         At least 1.
 
@@ -60,7 +60,7 @@ def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: Any = 1) -> Prepared:
     Parameters
     ----------
     p, q : Tensor
-        ``[V]`` float64 laws.
+        ``[V]`` float64 distributions.
     n, m : int
         Drafts, and fixed ones among them (all of them where ``m >= n``).
 
@@ -123,12 +123,12 @@ def lower_side(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Tensor:
 
 
 def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
-    """``prepared``, or the rule that picks the first random draft, whose law is ``rates``, if that accepts more.
+    """``prepared``, or the rule that picks the first random draft, whose distribution is ``rates``, if that accepts more.
 
     Where p is all but q itself, no bin can follow r = p.  The upper bound of alpha* holds for either.
     """
     gap = prepared.acceptance + prepared.gap - float(torch.minimum(prepared.p, rates).sum())
-    # A subnormal rest of q cannot be renormalised: then ``rates`` is no law.
+    # A subnormal rest of q cannot be renormalised: then ``rates`` is no distribution.
     if gap >= prepared.gap or abs(float(rates.sum()) - 1.0) > 1e-13:
         return prepared
 
@@ -141,7 +141,7 @@ class FirstDraft:
 
     slot: int
 
-    def pick_law(self, drafts: Tensor) -> Tensor:
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
         """One for the slot, zero for the others ``[T, n]``."""
         return (torch.arange(drafts.shape[1]) == self.slot).to(torch.float64).expand(drafts.shape)
 

@@ -37,7 +37,9 @@ def raised(p: Tensor, delta: float) -> Tensor:
     return (p + torch.sqrt(2 * delta * p * (1 - p).clamp(min=0.0))).clamp(max=1.0)
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, delta: float = DELTA, **options: Any) -> Tensor:
+def output_distribution(
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, delta: float = DELTA, **options: Any
+) -> Tensor:
     """Distribution of the output given the draft."""
     x = drafts[:, 0]
     mass_p, mass_q = at(p, x), at(q, x)
@@ -67,8 +69,8 @@ def distance(
     the residual of x is a prefix, its mass ``s_x P - Q`` over the prefix, and the shares of all x add up from the end.
     """
     rows = [output(a.cpu().numpy(), b.cpu().numpy(), raised(a, delta).cpu().numpy()) for a, b in zip(p, q, strict=True)]
-    laws = torch.from_numpy(np.stack(rows)).to(p.device)
-    return (laws - p).clamp(min=0.0).sum(-1)[None]
+    distributions = torch.from_numpy(np.stack(rows)).to(p.device)
+    return (distributions - p).clamp(min=0.0).sum(-1)[None]
 
 
 def output(p: np.ndarray, q: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -78,16 +80,16 @@ def output(p: np.ndarray, q: np.ndarray, high: np.ndarray) -> np.ndarray:
     order = np.argsort(-ratio, kind="stable")
     mass_p, mass_q = (np.concatenate([[0.0], np.cumsum(x[order])]) for x in (p, q))
     rejected = np.flatnonzero(q > high)
-    law = np.asarray(np.minimum(high, q))
+    probs = np.asarray(np.minimum(high, q))
     if len(rejected) == 0:
-        return law
+        return probs
     scale = (1.0 - high[rejected]) / (1.0 - p[rejected])
     length = np.searchsorted(-ratio[order], -1.0 / scale, side="left")
     weight = (q - high)[rejected] / (scale * mass_p[length] - mass_q[length])
     shares = [np.bincount(length, weights=x, minlength=len(p) + 1) for x in (weight * scale, weight)]
     more_p, more_q = (x[::-1].cumsum()[::-1][1:] for x in shares)
-    law[order] += more_p * p[order] - more_q * q[order]
-    return law
+    probs[order] += more_p * p[order] - more_q * q[order]
+    return probs
 
 
 VERIFIER = Verifier(
@@ -95,7 +97,7 @@ VERIFIER = Verifier(
     paper="Hao and Mou, Cactus, ICLR 2026, arXiv 2604.04987",
     lossless=False,
     samplers=("with_replacement", "without_replacement"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     exact_rate=exact_rate,
     distance=distance,
     options=("delta",),

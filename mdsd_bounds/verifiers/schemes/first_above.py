@@ -16,7 +16,7 @@ from torch import Tensor
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, remainder, top_tokens
-from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution, drafted_mass
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from mdsd_bounds.verifiers.speculative_sampling import add_at, at
 
@@ -50,7 +50,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
         paper=paper,
         lossless=False,
         samplers=("with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus", "independent"),
-        output_law=bound_to(output_law),
+        output_distribution=bound_to(output_distribution),
         fast_step=bound_to(fast_step),
         exact_rate=bound_to(exact_rate),
         estimate_rate=bound_to(estimate_rate),
@@ -59,7 +59,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
     )
 
 
-def output_law(
+def output_distribution(
     p: Tensor,
     q: Tensor,
     drafts: Tensor,
@@ -68,14 +68,14 @@ def output_law(
     least: Callable[..., Tensor],
     **options: Any,
 ) -> Tensor:
-    """Law of the output given the drafts."""
+    """Distribution of the output given the drafts."""
     above = least(p)[:, None]
-    law, reach = torch.zeros_like(p), torch.ones_like(p[:, 0])
+    probs, reach = torch.zeros_like(p), torch.ones_like(p[:, 0])
     for k in range(drafts.shape[1]):
         accept = (at(p, drafts[:, k]) > above[:, 0]).to(p.dtype)
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
-    return law + reach[:, None] * p
+    return probs + reach[:, None] * p
 
 
 def fast_step(
@@ -116,18 +116,18 @@ def exact_rate(
     for i, n in enumerate(n_drafts):
         rule = get_sampler(sampler)
         if rule.independent:
-            laws, held = [draft_law(q, k) for k in range(n)], torch.zeros_like(typical)
+            distributions, held = [draft_distribution(q, k) for k in range(n)], torch.zeros_like(typical)
         else:
             (fixed, random), *_ = rule.splits([n], options, "this verifier", "choose another sampler")
             if random > 1 and not rule.replacement:
                 continue
             held = fixed_mask(q, fixed)
-            laws = [remainder(q, held)] * random
+            distributions = [remainder(q, held)] * random
         none, missed = torch.ones_like(p[:, :1]), torch.ones_like(p)
-        for law in laws:
-            others = law.masked_fill(typical, 0.0)
-            # An empty law draws nothing.
-            c = torch.where(law.sum(-1, keepdim=True) > 0, others.sum(-1, keepdim=True), torch.ones_like(none))
+        for probs in distributions:
+            others = probs.masked_fill(typical, 0.0)
+            # An empty distribution draws nothing.
+            c = torch.where(probs.sum(-1, keepdim=True) > 0, others.sum(-1, keepdim=True), torch.ones_like(none))
             none, missed = none * c, missed * (c - others).clamp(min=0.0)
         drafted = torch.where(held, none, none - missed)
         value[i] = 1.0 - none[:, 0] + (p * drafted).masked_fill(typical, 0.0).sum(-1)
@@ -201,10 +201,10 @@ def distance(
     least: Callable[..., Tensor],
     **options: Any,
 ) -> Tensor:
-    """Exact total variation ``[N, B]`` between the output law and p.
+    """Exact total variation ``[N, B]`` between the output distribution and p.
 
-    Let u be the law of the first typical draft, given that there is one, and R the probability that there is none.
-    The output law is ``(1 - R) u + R p``, so the distance is ``(1 - R) TV(u, p)``.
+    Let u be the distribution of the first typical draft, given that there is one, and R the probability that there is
+    none. The output distribution is ``(1 - R) u + R p``, so the distance is ``(1 - R) TV(u, p)``.
 
     *u.*  A typical fixed token comes first, always: u is one-hot at the first of them, and R = 0.  Otherwise u = q on
     the typical tokens T, renormalised, for any number of draws with or without replacement: in a race of clocks the
@@ -214,7 +214,7 @@ def distance(
     drafted set meets the support T of u.  So ``1 - R`` is the optimal acceptance of the target u, which is what
     :func:`mdsd_bounds.optimal_acceptance` computes, for every sampler of the fixed-plus-random family.
 
-    Different drafters have different u_k: the law is summed draft by draft.
+    Different drafters have different u_k: the distribution is summed draft by draft.
     """
     typical = p > least(p)[:, None]
     if get_sampler(sampler).independent:
@@ -240,10 +240,10 @@ def distance(
 
 
 def _different_drafters(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], typical: Tensor) -> Tensor:
-    law, none, distances = torch.zeros_like(p), torch.ones_like(p[:, :1]), {}
+    probs, none, distances = torch.zeros_like(p), torch.ones_like(p[:, :1]), {}
     for k in range(max(n_drafts)):
-        draft = draft_law(q, k)
-        law = law + none * draft.masked_fill(~typical, 0.0)
+        draft = draft_distribution(q, k)
+        probs = probs + none * draft.masked_fill(~typical, 0.0)
         none = none * draft.masked_fill(typical, 0.0).sum(-1, keepdim=True)
-        distances[k + 1] = (law + none * p - p).clamp(min=0.0).sum(-1)
+        distances[k + 1] = (probs + none * p - p).clamp(min=0.0).sum(-1)
     return torch.stack([distances[n] for n in n_drafts])

@@ -15,10 +15,10 @@ from torch import Tensor
 from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
-from mdsd_bounds.verifiers.speculative_sampling import at, residual, speculative_law
+from mdsd_bounds.verifiers.speculative_sampling import at, residual, speculative_distribution
 
 
-def random_law(q: Tensor, drafts: Tensor) -> Tensor:
+def random_distribution(q: Tensor, drafts: Tensor) -> Tensor:
     """r ``[B, V]``: q off all drafts but the last, renormalised."""
     fixed = torch.zeros(q.shape, dtype=torch.bool, device=q.device)
     for k in range(drafts.shape[1] - 1):
@@ -26,9 +26,9 @@ def random_law(q: Tensor, drafts: Tensor) -> Tensor:
     return remainder(q, fixed)
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
     """Speculative sampling of the last draft against r."""
-    return speculative_law(p, random_law(q, drafts), drafts[:, -1])
+    return speculative_distribution(p, random_distribution(q, drafts), drafts[:, -1])
 
 
 def fast_step(
@@ -51,7 +51,7 @@ def fast_step(
     rows = (~kept).nonzero()[:, 0]
     token = last.clone()
     if len(rows):
-        token[rows] = draw(residual(p[rows], random_law(q[rows], drafts[rows])), generator)
+        token[rows] = draw(residual(p[rows], random_distribution(q[rows], drafts[rows])), generator)
     return token
 
 
@@ -69,7 +69,7 @@ VERIFIER = Verifier(
     paper="Hu et al., ICLR 2025, arXiv 2502.18779",
     lossless=True,
     samplers=("greedy",),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

@@ -1,8 +1,8 @@
 """Gumbel list matching (Rowan et al., 2025): the target and the drafts race on shared clocks.
 
 With independent ``S_ik ~ Exp(1)``, i a token and k a draft: ``x_k = argmin_i S_ik / q_i`` and ``y = argmin_i min_k S_ik
-/ p_i``.  ``min_k S_ik`` is exponential of rate n for every i, so y has law p: lossless, and the same whatever the order
-of the drafts.  A step rebuilds the clocks from their law given the drafts.
+/ p_i``.  ``min_k S_ik`` is exponential of rate n for every i, so y has distribution p: lossless, and the same whatever
+the order of the drafts.  A step rebuilds the clocks from their distribution given the drafts.
 
 **Everything in one integral** [the derivation is ours].  Let ``c(r) = sum_j (q_j r - p_j)_+``, ``r_i = p_i / q_i`` and
 ``G(t, r) = t * integral from r to infinity of e^{-t c(u)} du``.  Let y = i be decided by clock k at ``S_ik = p_i t``; t
@@ -44,7 +44,7 @@ from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_for, compiled_step
 
-#: Step of the trapezoid rule in log t for the law.
+#: Step of the trapezoid rule in log t for the distribution.
 FINE = 0.2
 #: Error allowed to the trapezoid rule of a rate, and to what is left out before its first node.
 TRAPEZOID, CUT = 5e-13, 2e-13
@@ -100,27 +100,27 @@ class _Races:
         return stay, pieces.flip(-1).cumsum(-1).flip(-1)
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts, by the integral above.  O(G n V) per row, G at least 190.
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Distribution of the output given the drafts, by the integral above.  O(G n V) per row, G at least 190.
 
     Rows that are one row expanded share their curves.
     """
     if p.shape[0] > 1 and p.stride(0) == 0 and q.stride(0) == 0:
-        return _laws_given(p[0], q[0], drafts)
-    return torch.cat([_laws_given(p[b], q[b], drafts[b : b + 1]) for b in range(p.shape[0])])
+        return _distributions_given(p[0], q[0], drafts)
+    return torch.cat([_distributions_given(p[b], q[b], drafts[b : b + 1]) for b in range(p.shape[0])])
 
 
-def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
-    """Laws ``[R, V]`` of the output of one row ``[V]`` given each of the drafts ``[R, n]``.
+def _distributions_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
+    """Distributions ``[R, V]`` of the output of one row ``[V]`` given each of the drafts ``[R, n]``.
 
-    Drafts that never occur (:data:`NEVER`) tell nothing: the law given them is p.
+    Drafts that never occur (:data:`NEVER`) tell nothing: the distribution given them is p.
     """
     never = (q[drafts] <= NEVER).any(-1)
     if bool(never.any()):
-        laws = p.expand(len(drafts), -1).clone()
+        distributions = p.expand(len(drafts), -1).clone()
         if not bool(never.all()):
-            laws[~never] = _laws_given(p, q, drafts[~never])
-        return laws
+            distributions[~never] = _distributions_given(p, q, drafts[~never])
+        return distributions
     rows, n = drafts.shape
     races = _Races(p, q)
     place = torch.full((len(p),), -1, dtype=torch.int64, device=p.device)
@@ -128,7 +128,7 @@ def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
     drawn = place[drafts]
     # Given a draft of probability q_x the times that matter are of the order of q_x.
     t, weight = _nodes(FINE, p, float(q[drafts].min().log()))
-    law = p.new_zeros((rows, len(p)))
+    probs = p.new_zeros((rows, len(p)))
     for part in _chunks(len(t), len(p) * n * rows):
         stay, g = races.curves(t[part])
         # Tokens that cannot be drafted never win a race of drafts: r = infinity, G = 0.
@@ -139,8 +139,8 @@ def _laws_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
             others = torch.cat([here[..., :k], here[..., k + 1 :]], -1).prod(-1)
             own = (here[..., k, None] - late[:, None]).clamp(min=0.0)
             own.scatter_(-1, drafts[:, k].expand(len(stay), -1)[..., None], certain[..., k, None])
-            law += torch.einsum("g,gr,grv->rv", weight[part] * torch.exp(-n * t[part]), others, own)
-    return law * p
+            probs += torch.einsum("g,gr,grv->rv", weight[part] * torch.exp(-n * t[part]), others, own)
+    return probs * p
 
 
 def fast_step(
@@ -221,7 +221,7 @@ VERIFIER = Verifier(
     paper="Rowan et al., List-level distribution coupling with applications to speculative decoding, 2025",
     lossless=True,
     samplers=("with_replacement",),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

@@ -1,11 +1,11 @@
-"""Two-step importance sampling (Khisti et al., ICLR 2025): select one draft, then speculative sampling against its law.
+"""Two-step importance sampling (Khisti et al., ICLR 2025): select one draft, then speculative sampling against the selection.
 
-Two drafts of laws a and b: from the pair {i, j} token i is selected with probability w_ij = 1 - w_ji, so the selected
-law r is known exactly, and speculative sampling of p against it is lossless for any w.  The weights that maximise
-``sum min(p, r)`` solve a linear programme over pairs: each pair's mass is shared between its tokens, token i can use
-at most p_i.  Up to 32 tokens (:data:`FULL`) that is the full programme.  The truncated one treats ``tokens`` of the
-largest max(p, q) one by one, and the others in classes of like p/q; within a class both drafts are as good.  More
-drafts: a tournament, the winner so far against the next draft, each match with its own programme.
+Two drafts of distributions a and b: from the pair {i, j} token i is selected with probability w_ij = 1 - w_ji, so the
+selected distribution r is known exactly, and speculative sampling of p against it is lossless for any w.  The weights
+that maximise ``sum min(p, r)`` solve a linear programme over pairs: each pair's mass is shared between its tokens,
+token i can use at most p_i.  Up to 32 tokens (:data:`FULL`) that is the full programme.  The truncated one treats
+``tokens`` of the largest max(p, q) one by one, and the others in classes of like p/q; within a class both drafts are as
+good.  More drafts: a tournament, the winner so far against the next draft, each match with its own programme.
 
 The acceptance is ``sum min(p, r)`` plus the chance that the winner is refused and the residual gives a draft that had
 lost; that chance is averaged over sampled drafts.
@@ -23,9 +23,9 @@ from torch import Tensor
 from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.samplers.base import draw, whole_option
-from mdsd_bounds.verifiers.base import Verifier, draft_law
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
-from mdsd_bounds.verifiers.speculative_sampling import residual, speculative_law
+from mdsd_bounds.verifiers.speculative_sampling import residual, speculative_distribution
 
 #: Vocabularies up to this size get the full programme.
 FULL = 32
@@ -47,13 +47,13 @@ class Match:
         ``[V]``: the token's row in ``weight``, its own or that of its class.
     weight : Tensor
         ``[U, U]``: probability that a token of the first unit is selected against one of the second; 1/2 within one.
-    law : Tensor
-        ``[V]`` law of the winner.
+    distribution : Tensor
+        ``[V]`` distribution of the winner.
     """
 
     unit: Tensor
     weight: Tensor
-    law: Tensor
+    probs: Tensor
 
     def stays(self, incumbent: Tensor, newcomer: Tensor) -> Tensor:
         """Probability that ``incumbent`` is selected against ``newcomer``, token indices of one shape."""
@@ -69,7 +69,7 @@ def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Mat
         f"importance_sampling: tokens={count} makes {count * (count - 1):.0f} variables in each match, which",
         "give fewer tokens",
     )
-    laws = q if q.ndim == 2 else q[None].expand(n, -1)
+    distributions = q if q.ndim == 2 else q[None].expand(n, -1)
     mean = q if q.ndim == 1 else q[:n].mean(0)
     chosen = torch.maximum(p, mean).topk(count).indices
     ratio = torch.where(mean > 0, p / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.zeros_like(p))
@@ -78,19 +78,20 @@ def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Mat
     units = count if count == size else count + len(EDGES) + 1
     needed = _by_unit(p, unit, units)
     matches: list[Match] = []
-    winner = laws[0]
+    winner = distributions[0]
     for k in range(1, n):
-        # Masses of the units under both laws; a pair within one unit selects either draft with probability 1/2.
-        a, b = _by_unit(winner, unit, units), _by_unit(laws[k], unit, units)
+        # Masses of the units under both distributions; a pair within one unit selects either draft with probability
+        # 1/2.
+        a, b = _by_unit(winner, unit, units), _by_unit(distributions[k], unit, units)
         pair = torch.outer(a, b)
         weight = _programme((needed - a * b).clamp(min=0.0).cpu().numpy(), (pair + pair.T).cpu().numpy()).to(p)
-        winner = winner * (weight @ b)[unit] + laws[k] * (weight @ a)[unit]
+        winner = winner * (weight @ b)[unit] + distributions[k] * (weight @ a)[unit]
         matches.append(Match(unit, weight, winner))
     return matches
 
 
-def _by_unit(law: Tensor, unit: Tensor, units: int) -> Tensor:
-    return torch.bincount(unit, weights=law, minlength=units)
+def _by_unit(probs: Tensor, unit: Tensor, units: int) -> Tensor:
+    return torch.bincount(unit, weights=probs, minlength=units)
 
 
 def _programme(need: np.ndarray, pair: np.ndarray) -> Tensor:
@@ -116,25 +117,25 @@ def _row_groups(p: Tensor, q: Tensor) -> list[slice]:
     return [slice(b, b + 1) for b in range(p.shape[0])]
 
 
-def _selected_law(q: Tensor, matches: list[Match]) -> Tensor:
-    return matches[-1].law if matches else (q if q.ndim == 1 else q[0])
+def _selected_distribution(q: Tensor, matches: list[Match]) -> Tensor:
+    return matches[-1].probs if matches else (q if q.ndim == 1 else q[0])
 
 
-def output_law(
+def output_distribution(
     p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, tokens: int | None = None, **options: Any
 ) -> Tensor:
-    """Law of the output given the drafts: over the winner of the tournament, then over acceptance."""
-    n, laws = drafts.shape[1], []
+    """Distribution of the output given the drafts: over the winner of the tournament, then over acceptance."""
+    n, distributions = drafts.shape[1], []
     for rows in _row_groups(p, q):
         target, draft = p[rows.start], q[rows.start]
         matches = prepare(target, draft, n, tokens)
-        r = _selected_law(draft, matches).expand(rows.stop - rows.start, -1)
-        winner = _winner_law(matches, drafts[rows])
-        law = torch.zeros_like(p[rows])
+        r = _selected_distribution(draft, matches).expand(rows.stop - rows.start, -1)
+        winner = _winner_distribution(matches, drafts[rows])
+        probs = torch.zeros_like(p[rows])
         for k in range(n):
-            law = law + winner[:, k : k + 1] * speculative_law(p[rows], r, drafts[rows, k])
-        laws.append(law)
-    return torch.cat(laws)
+            probs = probs + winner[:, k : k + 1] * speculative_distribution(p[rows], r, drafts[rows, k])
+        distributions.append(probs)
+    return torch.cat(distributions)
 
 
 def fast_step(
@@ -152,7 +153,7 @@ def fast_step(
     output = torch.empty_like(drafts[:, 0])
     for b in range(p.shape[0]):
         matches = prepare(p[b], q[b], drafts.shape[1], tokens)
-        r = _selected_law(q[b], matches)
+        r = _selected_distribution(q[b], matches)
         winner = drafts[b, 0]
         for k, match in enumerate(matches, 1):
             if bool(uniform[b, k] >= match.stays(winner, drafts[b, k])):
@@ -164,7 +165,7 @@ def fast_step(
     return output
 
 
-def _winner_law(matches: list[Match], drafts: Tensor) -> Tensor:
+def _winner_distribution(matches: list[Match], drafts: Tensor) -> Tensor:
     """Probability ``[S, n]`` that each draft wins the tournament."""
     wins = torch.zeros(drafts.shape, dtype=torch.float64, device=drafts.device)
     wins[:, 0] = 1.0
@@ -177,7 +178,9 @@ def _winner_law(matches: list[Match], drafts: Tensor) -> Tensor:
 
 def selected_acceptance(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> Tensor:
     """``sum min(p, r)`` ``[B]``, what the selected draft alone achieves: a lower bound on the acceptance."""
-    rows = [torch.minimum(a, _selected_law(b, prepare(a, b, n, tokens))).sum() for a, b in zip(p, q, strict=True)]
+    rows = [
+        torch.minimum(a, _selected_distribution(b, prepare(a, b, n, tokens))).sum() for a, b in zip(p, q, strict=True)
+    ]
     return torch.stack(rows)
 
 
@@ -186,7 +189,7 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
     value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
     for i, n in enumerate(n_drafts):
         if n == 1:
-            value[i] = torch.minimum(p, draft_law(q, 0)).sum(-1)
+            value[i] = torch.minimum(p, draft_distribution(q, 0)).sum(-1)
     return value
 
 
@@ -208,7 +211,7 @@ def estimate_rate(
         matches = prepare(p[b], q[b], most, tokens)
         drafts = many_drafts(q[b], most, samples, generator, sampler=sampler)
         for i, n in enumerate(n_drafts):
-            r = _selected_law(q[b], matches[: n - 1])
+            r = _selected_distribution(q[b], matches[: n - 1])
             extra = _losers(p[b], r, matches[: n - 1], drafts[:, :n])
             value[i, b] = torch.minimum(p[b], r).sum() + extra.mean()
             error[i, b] = extra.std() / samples**0.5
@@ -220,7 +223,7 @@ def _losers(p: Tensor, r: Tensor, matches: list[Match], drafts: Tensor) -> Tenso
     left = residual(p[None], r[None])[0]
     chance = r[drafts]
     ratio = (p[drafts] / torch.where(chance > 0, chance, torch.ones_like(chance))).clamp(max=1.0)
-    refused = (_winner_law(matches, drafts) * (1.0 - ratio)).sum(-1)
+    refused = (_winner_distribution(matches, drafts) * (1.0 - ratio)).sum(-1)
     ordered = drafts.sort(-1).values
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -233,7 +236,7 @@ VERIFIER = Verifier(
     paper="Khisti et al., Multi-draft speculative sampling: canonical decomposition, ICLR 2025, arXiv 2410.18234",
     lossless=True,
     samplers=("with_replacement", "independent"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,

@@ -25,7 +25,7 @@ _STEPS = 80
 
 
 def solve_rho(p: Tensor, q: Tensor, n: int) -> Tensor:
-    """rho* ``[B]`` within rounding, from above, so that the residual is a law.
+    """rho* ``[B]`` within rounding, from above, so that the residual is a distribution.
 
     ``F(rho) = E(rho) - (1 - (1-E(rho))/rho)^n`` is at least 0 at rho = 1, at most 0 at rho = n (Sun et al., lemma
     3); the root is found by Newton steps inside a bracket.  O(V) per step.
@@ -83,7 +83,7 @@ def _solve(above: Tensor, below: Tensor, n: int, start: Tensor) -> Tensor:
 def _residual(p: Tensor, q: Tensor, rho: Tensor, n: int) -> Tensor:
     """norm(p - m): m_x is the probability that x is output from a draft, ``min(p/rho, q) (1 - (1-beta)^n) / beta``.
 
-    This is norm((p - rho q)_+) at rho*, and keeps the output law at p for any rho above it.
+    This is norm((p - rho q)_+) at rho*, and keeps the output distribution at p for any rho above it.
     """
     kept = torch.minimum(p / rho[:, None], q)
     beta = kept.sum(-1, keepdim=True).clamp(max=1.0)
@@ -92,16 +92,16 @@ def _residual(p: Tensor, q: Tensor, rho: Tensor, n: int) -> Tensor:
     return residual(p, kept * torch.where(some, times, torch.full_like(beta, float(n))))
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts."""
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Distribution of the output given the drafts."""
     n = drafts.shape[1]
     rho = solve_rho(p, q, n)
-    law, reach = torch.zeros_like(p), torch.ones_like(p[:, 0])
+    probs, reach = torch.zeros_like(p), torch.ones_like(p[:, 0])
     for k in range(n):
         accept = accept_probability(p / rho[:, None], q, drafts[:, k])
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
-    return law + reach[:, None] * _residual(p, q, rho, n)
+    return probs + reach[:, None] * _residual(p, q, rho, n)
 
 
 def fast_step(
@@ -134,7 +134,7 @@ VERIFIER = Verifier(
     paper="Sun et al., SpecTr, NeurIPS 2023, arXiv 2310.15141",
     lossless=True,
     samplers=("with_replacement",),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

@@ -87,7 +87,9 @@ def _factors(ratio: np.ndarray, sums: list[np.ndarray], log_alpha: float) -> tup
     return beta, float(p[low] * log_alpha + (p[-1] - p[above]) * np.log(beta) + between)
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, kl: float = KL, **options: Any) -> Tensor:
+def output_distribution(
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, kl: float = KL, **options: Any
+) -> Tensor:
     """Speculative sampling against pi."""
     target = mentored_target(p[:1], q[:1], kl).expand_as(p) if p.stride(0) == 0 else mentored_target(p, q, kl)
     accept = accept_probability(target, q, drafts[:, 0])
@@ -113,7 +115,7 @@ VERIFIER = Verifier(
     paper="Tran-Thien, An optimal lossy variant of speculative decoding (mentored decoding), 2023",
     lossless=False,
     samplers=("with_replacement", "without_replacement"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     exact_rate=exact_rate,
     distance=distance,
     options=("kl",),

@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.verifiers.base import Verifier, draft_law
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.schemes.rrs import first_accepted
-from mdsd_bounds.verifiers.speculative_sampling import speculative_law
+from mdsd_bounds.verifiers.speculative_sampling import speculative_distribution
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
     """Speculative sampling of the first draft."""
-    return speculative_law(p, draft_law(q, 0), drafts[:, 0])
+    return speculative_distribution(p, draft_distribution(q, 0), drafts[:, 0])
 
 
 def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
     """Accept the first draft or sample the residual, which is computed only where it is needed."""
-    return first_accepted(p, draft_law(q, 0), drafts[:, :1], generator)
+    return first_accepted(p, draft_distribution(q, 0), drafts[:, :1], generator)
 
 
 def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
     """``sum min(p, q_1) + sum (p-q_1)_+ (1 - prod_{k>1} (1-q_k))`` ``[N, B]``, O(V) per n."""
-    first = draft_law(q, 0)
+    first = draft_distribution(q, 0)
     kept, left = torch.minimum(p, first).sum(-1), (p - first).clamp(min=0.0)
     if q.ndim == 2:
         # No other draft finds nothing.
@@ -45,7 +45,7 @@ VERIFIER = Verifier(
     paper="Leviathan et al., ICML 2023, arXiv 2211.17192, for the first draft; the rest looked up",
     lossless=True,
     samplers=("with_replacement", "independent"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

@@ -1,6 +1,6 @@
 """Naive sampling scheme: sample y from p and accept it if it was drafted (Miao et al., SpecInfer, ASPLOS 2024).
 
-The drafts never influence the output, so the rule is lossless with any sampler, even one whose law is unknown.
+The drafts never influence the output, so the rule is lossless with any sampler, even one whose distribution is unknown.
 Acceptance is ``E p(S) = sum_i p_i Pr(i is drafted)``; n independent draws give ``sum_i p_i (1 - (1 - q_i)^n)``.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mdsd_bounds.samplers import SAMPLERS, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, leftover, remainder
 from mdsd_bounds.samplers.inclusion import inclusion_probabilities
-from mdsd_bounds.verifiers.base import Verifier, draft_law, drafted_mass
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution, drafted_mass
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
@@ -23,8 +23,8 @@ from mdsd_bounds.verifiers.monte_carlo import many_drafts
 SMALL = 1e-6
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """The target's own law."""
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """The target's own distribution."""
     return p
 
 
@@ -55,7 +55,7 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
         if rule.independent:
             missed = torch.ones_like(p)
             for k in range(n):
-                missed = missed * (1.0 - draft_law(q, k))
+                missed = missed * (1.0 - draft_distribution(q, k))
             value[i] = (p * (1.0 - missed)).sum(-1)
         elif rule.split is not None:
             fixed, random = rule.split(n, **options)
@@ -129,7 +129,7 @@ VERIFIER = Verifier(
     paper="Miao et al., SpecInfer, ASPLOS 2024, arXiv 2305.09781",
     lossless=True,
     samplers=tuple(SAMPLERS),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,

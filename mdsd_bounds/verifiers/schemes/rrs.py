@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.samplers.base import RAISE, draw
-from mdsd_bounds.verifiers.base import Verifier, draft_law
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.excess_function import excess, rejection_taus
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts, rejection by rejection.  O(nV)."""
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Distribution of the output given the drafts, rejection by rejection.  O(nV)."""
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
-        draft = draft_law(q, k)
+        draft = draft_distribution(q, k)
         accept = accept_probability(target, draft, drafts[:, k])
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
         target = residual(target, draft)
-    return law + reach[:, None] * target
+    return probs + reach[:, None] * target
 
 
 def first_accepted(
@@ -42,8 +42,8 @@ def first_accepted(
     """One step ``[B]`` of recursive rejection by the excess function: only rows that reject look at all of V.
 
     The k-th draft is kept with ``(p_x - tau_{k-1} q_x)_+ / (s_k E(tau_{k-1}) q_x)``.  ``replacement=False`` removes
-    each rejected draft from the draft law; its rates are then raised, which keeps s_k and tau finite where what is left
-    of q is subnormal.  O(B n), and O(V) per rejection.
+    each rejected draft from the draft distribution; its rates are then raised, which keeps s_k and tau finite where
+    what is left of q is subnormal.  O(B n), and O(V) per rejection.
     """
     quick = compiled_step("rejection_steps", p, q, drafts, generator, 0, replacement)
     if quick is not None:
@@ -91,9 +91,9 @@ def _scale(q: Tensor, drawn: Tensor, whole: float) -> Tensor:
 def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
 ) -> Tensor:
-    """One step by the excess function; different drafters go through the law."""
+    """One step by the excess function; different drafters go through the distribution."""
     if q.ndim == 3:
-        return draw(output_law(p, q, drafts, sampler=sampler), generator)
+        return draw(output_distribution(p, q, drafts, sampler=sampler), generator)
     return first_accepted(p, q, drafts, generator)
 
 
@@ -120,7 +120,7 @@ VERIFIER = Verifier(
     paper="Miao et al., SpecInfer, ASPLOS 2024, arXiv 2305.09781; Yang et al., MCSD, arXiv 2401.06706",
     lossless=True,
     samplers=("with_replacement", "independent"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
 )

@@ -1,8 +1,8 @@
 """Recursive rejection without replacement (RSD, Jeon et al. 2024; Sequoia, Chen et al. 2024; EAGLE, Li et al. 2024).
 
-As recursive rejection, and after each rejection the rejected token leaves the draft law too: ``q_{k+1}`` is q_k without
-x_k, renormalised.  The law of the next draft given those before is all that the rule needs, so fixed tokens (greedy,
-top_k, top_m_plus) fit it as well: they are drafts of a one-hot law.
+As recursive rejection, and after each rejection the rejected token leaves the draft distribution too: ``q_{k+1}`` is
+q_k without x_k, renormalised.  The distribution of the next draft given those before is all that the rule needs, so
+fixed tokens (greedy, top_k, top_m_plus) fit it as well: they are drafts of a one-hot distribution.
 
 Along a path of rejected tokens the acceptance is ``1 - E(tau_n)`` with ``tau_k = tau_{k-1} + E(tau_{k-1}) / c_k``, c_k
 the draft mass not yet rejected (:mod:`mdsd_bounds.verifiers.excess_function`).  The paths are enumerated where they
@@ -29,20 +29,20 @@ from mdsd_bounds.verifiers.schemes.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    """Law of the output given the drafts, rejection by rejection.  O(nV)."""
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+    """Distribution of the output given the drafts, rejection by rejection.  O(nV)."""
     rule, n = get_sampler(sampler), drafts.shape[1]
-    law, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
+    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     drawn = torch.zeros(p.shape, dtype=torch.bool, device=p.device)
     for k in range(n):
         draft = rule.conditional(q, drawn, k, n, **options)
         accept = accept_probability(target, draft, drafts[:, k])
-        law = add_at(law, drafts[:, k], reach * accept)
+        probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
-        # An empty slot rejects nothing and changes nothing: its draft law is zero.
+        # An empty slot rejects nothing and changes nothing: its draft distribution is zero.
         target = residual(target, draft)
         drawn = mark(drawn, drafts[:, k])
-    return law + reach[:, None] * target
+    return probs + reach[:, None] * target
 
 
 def fast_step(
@@ -51,7 +51,7 @@ def fast_step(
     """One step by the excess function, O(V) per rejection.
 
     Fixed tokens are tried first, with p_a over the mass of p not yet rejected; what is left of p and q off them is
-    the same problem again.  Where no compiled loop fits, samplers with fixed tokens go through the law.
+    the same problem again.  Where no compiled loop fits, samplers with fixed tokens go through the distribution.
     """
     split = get_sampler(sampler).split
     assert split is not None
@@ -61,7 +61,7 @@ def fast_step(
     quick = compiled_step("rejection_steps", p, q, drafts, generator, fixed, False)
     if quick is not None:
         return quick
-    return draw(output_law(p, q, drafts, sampler=sampler, **options), generator)
+    return draw(output_distribution(p, q, drafts, sampler=sampler, **options), generator)
 
 
 def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
@@ -131,7 +131,7 @@ VERIFIER = Verifier(
     paper="Jeon et al., Recursive Speculative Decoding, arXiv 2402.14160; Chen et al., Sequoia, arXiv 2402.12374",
     lossless=True,
     samplers=("without_replacement", "top_m_plus", "greedy", "top_k"),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,

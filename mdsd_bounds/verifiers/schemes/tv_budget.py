@@ -86,13 +86,15 @@ def prepare_within(
     return dataclasses.replace(lossless, p=moved_target(lossless.p, lossless.r, budget))
 
 
-def output_law(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, budget: float = BUDGET, **options: Any) -> Tensor:
+def output_distribution(
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, budget: float = BUDGET, **options: Any
+) -> Tensor:
     """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
-    law = torch.empty_like(p)
+    probs = torch.empty_like(p)
     for rows in _equal_rows(p, q):
         rule = prepare_within(p[rows.start], q[rows.start], drafts.shape[1], sampler, budget, **options)
-        law[rows] = rule.output_law(drafts[rows]).to(p.device)
-    return law
+        probs[rows] = rule.output_distribution(drafts[rows]).to(p.device)
+    return probs
 
 
 def fast_step(
@@ -155,7 +157,7 @@ VERIFIER = Verifier(
     paper="new: the optimal selection rule with a moved target; docs/lossy.md (one draft: a case of mentored decoding)",
     lossless=False,
     samplers=tuple(RULES),
-    output_law=output_law,
+    output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
     distance=distance,

@@ -1,4 +1,4 @@
-"""Typical acceptance (Medusa, Cai et al., ICML 2024).  LOSSY: the output law is not p.
+"""Typical acceptance (Medusa, Cai et al., ICML 2024).  LOSSY: the output distribution is not p.
 
 A draft x is accepted when ``p_x > min(epsilon, delta exp(-H(p)))``, H the entropy of p in nats; the first such draft is
 output, else a draw from p.  Options ``epsilon`` (0.09) and ``delta`` (0.3), the defaults of the authors' code.
