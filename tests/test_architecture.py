@@ -36,19 +36,6 @@ APART = {"dumps": {"samplers", "bounds", "verifiers"}, "models": {"samplers", "b
 
 #: Functions that still take more than eight parameters or 80 lines.  The list only shrinks.
 LONG_FUNCTIONS = {
-    "bounds/search/exponential_race_kernel.py:evaluate",
-    "bounds/search/outer_approximation_kernel.py:search",
-    "bounds/search/outer_approximation_kernel.py:truncation",
-    "bounds/search/with_replacement_kernel.py:_scan_cells",
-    "bounds/search/with_replacement_kernel.py:greedy",
-    "bounds/search/with_replacement_kernel.py:with_replacement",
-    "bounds/search/without_replacement_kernel.py:_cell_run",
-    "bounds/search/without_replacement_kernel.py:_heavy_tokens",
-    "bounds/search/without_replacement_kernel.py:_powers_left_out",
-    "bounds/search/without_replacement_kernel.py:_row_classes",
-    "bounds/search/without_replacement_kernel.py:_token_run",
-    "bounds/search/without_replacement_kernel.py:_top",
-    "bounds/search/without_replacement_kernel.py:without_replacement",
     "pipeline/run.py:run",
     "audit/rule.py:audit_rule",
     "audit/logs.py:audit_log",

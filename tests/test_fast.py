@@ -20,6 +20,7 @@ from mdsd_bounds.bounds.search import exponential_race_kernel as fast_race
 from mdsd_bounds.bounds.search.exponential_race_kernel import COLUMNS, POWERS, evaluate, left_nodes
 from mdsd_bounds.bounds.search.power_sums import power_weights, sensitivity
 from mdsd_bounds.bounds.search.prefix_scan import prefix_curves
+from mdsd_bounds.bounds.search.records import Race
 from mdsd_bounds.problem import Bound
 from mdsd_bounds.samplers import get_sampler
 
@@ -282,7 +283,8 @@ def test_evaluation_of_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
             probs = probs * math.exp(-rate * t) + np.concatenate([[0.0], probs[:-1]]) * -math.expm1(-rate * t)
         table[np.arange(8) * nodes + g] = step * t * math.exp(-(light.sum() + q[300:].sum()) * t) * probs.cumsum()
     answer = np.empty(5)
-    evaluate.py_func(run, 0, 0, last, times, step, weights, table, 8, draws, np.empty((17, nodes)), answer)
+    race = Race(last, times, step, weights, table, 8, draws, np.empty((17, nodes)))
+    evaluate.py_func(run, 0, 0, race, answer)
     from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 
     plain, error = race_prefix_mass(torch.from_numpy(q)[None], draws.tolist())
@@ -291,7 +293,7 @@ def test_evaluation_of_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = weights.copy()
     weights[2, 3] = 0.0
     broken = np.empty(5)
-    evaluate.py_func(run, 0, 0, last, times, step, weights, table, 8, draws, np.empty((17, nodes)), broken)
+    evaluate.py_func(run, 0, 0, race._replace(weights=weights), broken)
     assert np.abs(broken - answer).max() > 1e-7
 
 

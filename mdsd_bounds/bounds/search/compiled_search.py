@@ -57,7 +57,8 @@ from torch import Tensor
 from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
-from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
+from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature
+from mdsd_bounds.problem import Bound, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
 
@@ -93,6 +94,10 @@ class Found:
     size: np.ndarray
     usable: np.ndarray
 
+    def answers(self) -> Answers:
+        """The arrays, as compiled code takes them."""
+        return Answers(self.best, self.low, self.error, self.ratio, self.token, self.scale, self.size, self.usable)
+
 
 def applies(problem: Problem) -> bool:
     """Whether the compiled search takes wide rows of this problem (what is left over goes to the prefix scan)."""
@@ -119,9 +124,7 @@ def solve_fast(problem: Problem) -> Bound:
         As :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
     """
     sampler = get_sampler(problem.sampler)
-    if sampler.split is None:
-        raise InputError(f"method 'fast': the sampler {problem.sampler!r} has no prefix order; use method='auto'")
-    splits = [sampler.split(n, **problem.options) for n in problem.n_drafts]
+    splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
     shape = (len(splits), problem.p.shape[0])
     results: list[Found] = []
     kernels = _kernels() if problem.p.device.type == "cpu" else None
@@ -218,9 +221,7 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
     counts = np.array(draws, dtype=np.int64)
 
     def work(first: int, last: int) -> None:
-        kernels.with_replacement(
-            p, q, counts, _edges(), TOLERANCE, first, last, found.best, found.low, found.ratio, found.token, found.size
-        )
+        kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, first, last, found.answers())
 
     in_threads(work, len(p))
     found.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
@@ -231,14 +232,12 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     from mdsd_bounds.bounds.search.without_replacement_kernel import without_replacement
 
     found = _empty(slots, [m] * len(slots), len(p))
-    step, cuts, right, left, weights, rest = _race_constants(max(draws))
+    rule = _race_constants(max(draws))
     counts, sensitive = np.array(draws, dtype=np.int64), np.array([sensitivity_of(n) for n in draws])
+    asked = Asked(m, counts, sensitive, _edges(), TOLERANCE)
 
     def work(first: int, last: int) -> None:
-        without_replacement(
-            p, q, m, counts, _edges(), TOLERANCE, sensitive, right, left, step, cuts, weights, rest, first, last,
-            found.best, found.low, found.error, found.ratio, found.token, found.scale, found.size, found.usable,
-        )  # fmt: skip
+        without_replacement(p, q, asked, rule, first, last, found.answers())
 
     in_threads(work, len(p))
     return found
@@ -253,8 +252,8 @@ def sensitivity_of(n: int) -> float:
 
 
 @functools.cache
-def _race_constants(most: int) -> tuple[float, float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Step of the nodes for n up to ``most``, error of rule and cuts, ends of the node range, weights of the powers."""
+def _race_constants(most: int) -> Quadrature:
+    """The quadrature for n up to ``most``."""
     from mdsd_bounds.bounds.search.power_sums import power_weights
 
     step, trapezoid = trapezoid_step(most)
@@ -263,7 +262,7 @@ def _race_constants(most: int) -> tuple[float, float, np.ndarray, np.ndarray, np
         right[n] = float(gammainccinv(n, CUT))
         for i in range(n):
             left[n, i] = math.exp(min((math.log(CUT) + math.lgamma(n - i + 1)) / (n - i + 1), 0.0))
-    return step, trapezoid + 5 * CUT, right, left, *power_weights()
+    return Quadrature(step, trapezoid + 5 * CUT, right, left, *power_weights())
 
 
 def _greedy(
@@ -275,7 +274,7 @@ def _greedy(
     token = np.empty((len(p), max(1, int(fixed.max()))), dtype=np.int64)
 
     def work(first: int, last: int) -> None:
-        kernels.greedy(p, q, fixed, drawn, first, last, found.best, found.scale, token, found.size)
+        kernels.greedy(p, q, fixed, drawn, first, last, token, found.answers())
 
     in_threads(work, len(p))
     # A subnormal rest of q has no finite scale; the scan takes such rows.

@@ -123,8 +123,8 @@ def heavy_table(rate, outside, times, step, most, table, probs):  # type: ignore
 
 
 @njit(**STEP, fastmath=SUMS)
-def evaluate(run, edge, heavy_held, last, times, step, weights, table, most, draws, work, answer):  # type: ignore[no-untyped-def]
-    """``answer[d] = Q_n(H)``, n = ``draws[d]``, for the prefix at ``edge`` of a run.
+def evaluate(run, edge, heavy_held, race, answer):  # type: ignore[no-untyped-def]
+    """``answer[d] = Q_n(H)``, n = ``race.draws[d]``, for the prefix at ``edge`` of a run.
 
     Parameters
     ----------
@@ -132,9 +132,10 @@ def evaluate(run, edge, heavy_held, last, times, step, weights, table, most, dra
         ``[M + 1, 12]``, columns as named below.
     heavy_held : int
         Heavy tokens of H.
-    work : ndarray
-        ``[2 most + 1, G]`` scratch.
+    race : Race
+        What all evaluations of the row share (:class:`.records.Race`).
     """
+    last, times, step, weights, table, most, draws, work = race
     nodes = times.shape[0]
     x, c, odds = run[edge, INSIDE], run[edge, OUTSIDE], run[edge, ODDS]
     if nodes > 0 and c > 0.0:

@@ -24,29 +24,27 @@ def _span(run, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def search(  # type: ignore[no-untyped-def]
-    run, held, w_low, w_high, last_edge, left_q, right_q, q_line,
-    last, times, step, weights, table, most, draws, tolerance, work, stack, stack_left, stack_right,
-    best, low, best_edge, opened, opened_left, opened_right,
-):  # fmt: skip
-    """Minimise ``P - Q_n`` over a run, for all ``draws`` at once.
+def search(runs, ends, place, race, tolerance, stack, best, opened):  # type: ignore[no-untyped-def]
+    """Minimise ``P - Q_n`` over a run, for all of the race's numbers of draws at once.
 
     Blocks of edges lie on a stack with Q at both ends.  The chord of a block lies above Q; where the slope of P passes
     that of the chord, ``P - chord`` is lowest.  A block is dropped when for every n that is no less than ``best`` minus
     ``tolerance``, else it is split there; one that is a single cell is put on the list ``opened``.  Q at the ends of
-    the run is line ``q_line`` of ``left_q`` and ``right_q``.
+    the run is line ``place`` of ``ends``.
 
-    Returns the number of opened cells.  ``best``, ``low`` and ``best_edge`` are brought up to date.
+    Returns the number of opened cells.  ``best`` is brought up to date.
     """
-    number = draws.shape[0]
+    run, held, w_low, w_high, last_edge = runs
+    blocks, stack_left, stack_right = stack
+    number = race.draws.shape[0]
     value = np.empty(number)
-    stack[0, 0], stack[0, 1] = 0, last_edge
+    blocks[0, 0], blocks[0, 1] = 0, last_edge
     for d in range(number):
-        stack_left[0, d], stack_right[0, d] = left_q[q_line, d], right_q[q_line, d]
+        stack_left[0, d], stack_right[0, d] = ends.left[place, d], ends.right[place, d]
     size, cells = 1, 0
     while size > 0:
         size -= 1
-        a, b = stack[size, 0], stack[size, 1]
+        a, b = blocks[size, 0], blocks[size, 1]
         whole = _span(run, a, b)
         worst, split = 0.0, -1
         for d in range(number):
@@ -66,27 +64,27 @@ def search(  # type: ignore[no-untyped-def]
                 rise = run[j + 1, TARGET] - run[j, TARGET]
                 bound = crossing_bound(bound, slope, rise, _span(run, j, j + 1), w_low[j], w_high[j])
                 kink = True
-            short = best[d] - tolerance - bound
+            short = best.value[d] - tolerance - bound
             if short > 0.0 and (kink or a < j < b):
                 if short > worst:
                     worst, split = short, j + 1 if kink and j == a else j
-            elif bound < low[d]:
-                low[d] = bound
+            elif bound < best.low[d]:
+                best.low[d] = bound
         if split < 0:
             continue
         if b == a + 1:
-            opened[cells] = a
+            opened.edge[cells, 0] = a
             for d in range(number):
-                opened_left[cells, d], opened_right[cells, d] = stack_left[size, d], stack_right[size, d]
+                opened.left[cells, d], opened.right[cells, d] = stack_left[size, d], stack_right[size, d]
             cells += 1
             continue
-        evaluate(run, split, held[split], last, times, step, weights, table, most, draws, work, value)
+        evaluate(run, split, held[split], race, value)
         for d in range(number):
             found = run[split, TARGET] - value[d]
-            if found < best[d]:
-                best[d], best_edge[d] = found, split
-        stack[size + 1, 0], stack[size + 1, 1] = split, b
-        stack[size, 1] = split
+            if found < best.value[d]:
+                best.value[d], best.edge[d] = found, split
+        blocks[size + 1, 0], blocks[size + 1, 1] = split, b
+        blocks[size, 1] = split
         for d in range(number):
             stack_left[size + 1, d], stack_right[size + 1, d] = value[d], stack_right[size, d]
             stack_right[size, d] = value[d]
@@ -117,8 +115,13 @@ def node_range(spare, counts, right, left, step):  # type: ignore[no-untyped-def
 
 
 @njit(**STEP)
-def truncation(eighth, third, light, least, rest, times, last, rate, n, step):  # type: ignore[no-untyped-def]
-    """Errors of an evaluation from the powers left out of the medium tokens and of the lightest."""
+def truncation(eighth, third, classes, rest, race, rate):  # type: ignore[no-untyped-def]
+    """Errors of an evaluation from the powers left out of the medium tokens and of the lightest.
+
+    ``rate`` is the mass outside the n - 1 largest tokens, n the largest number of draws.
+    """
+    light, least = classes.light, classes.least
+    times, last, n, step = race.times, race.last, race.most, race.step
     medium, small = 0.0, 0.0
     factor, factor_small = 0.0, 0.0
     for k in range(rest.shape[0] - 1, ORDER, -1):

@@ -25,6 +25,7 @@ from mdsd_bounds.bounds.search.ratio_cells import (
     sort_by_ratio,
     tokens_in,
 )
+from mdsd_bounds.bounds.search.records import Edges
 
 
 @njit(**STEP)
@@ -39,18 +40,20 @@ def _power(x, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def with_replacement(p, q, counts, edge, tolerance, first, last, best, low, ratio_at, token_at, size):  # type: ignore[no-untyped-def]
+def with_replacement(p, q, counts, edge, tolerance, first, last, answers):  # type: ignore[no-untyped-def]
     """Rows ``first`` to ``last``: ``min over prefixes of P(H) - q(H)^n`` for every n in ``counts``.
 
-    Fills ``best`` (the smallest value found), ``low`` (a lower bound of all), the prefix by its last ``(ratio, token)``
-    (token -1: all smaller ratios) and its number of tokens; each ``[N, B]``.
+    Fills of :class:`.records.Answers` ``best`` (the smallest value found), ``low`` (a lower bound of all), the prefix
+    by its last ``(ratio, token)`` (token -1: all smaller ratios) and its number of tokens.
     """
+    best, low, ratio_at, token_at, size = answers.best, answers.low, answers.ratio, answers.token, answers.size
     width, number = p.shape[1], counts.shape[0]
     wide = max(width, CELLS) + 2
     mass = np.empty((CELLS, 2))
     cell, w = np.empty(width, np.uint16), np.empty(STRIP)
     name, rank, begin = np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64)
-    target, inside, drop, value = np.empty(CELLS + 1), np.empty(CELLS + 1), np.empty(CELLS), np.empty(CELLS + 1)
+    target, inside, drop = np.empty(CELLS + 1), np.empty(CELLS + 1), np.empty(CELLS)
+    edges = Edges(target, inside, drop, np.empty(CELLS + 1), name)
     wanted, is_open = np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8)
     token, grouped, spare_token = np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64)
     ratio, spare_ratio, place = np.empty(wide), np.empty(wide), np.empty(wide, np.int64)
@@ -63,24 +66,10 @@ def with_replacement(p, q, counts, edge, tolerance, first, last, best, low, rati
     for b in range(first, last):
         row_p, row_q = p[b], q[b]
         _histogram(row_p, row_q, edge[never], never, w, cell, mass)
-        cells = 0
-        target[0], inside[0] = 0.0, 0.0
-        for k in range(never):
-            if mass[k, 1] > 0.0:
-                name[cells], rank[k] = k, cells
-                target[cells + 1] = target[cells] + mass[k, 0]
-                inside[cells + 1] = inside[cells] + mass[k, 1]
-                # P - Q falls by less than this inside the cell.
-                drop[cells] = 1.001 * mass[k, 1] * (edge[k + 1] - edge[k])
-                cells += 1
-        total = inside[cells] + mass[never, 1]
-        for j in range(cells + 1):
-            inside[j] /= total
+        cells, total = _sum_cells(mass, never, edge, rank, edges)
         flagged = False
         for d in range(number):
-            best[d, b], low[d, b], whole[d] = _scan_cells(
-                target, inside, drop, edge, name, cells, total, counts[d], tolerance, value, is_open[d]
-            )
+            best[d, b], low[d, b], whole[d] = _scan_cells(edges, cells, total, counts[d], tolerance, edge, is_open[d])
             ratio_at[d, b], token_at[d, b], extra[d] = edge[whole[d]], -1, 0
             for j in range(cells):
                 wanted[name[j]] |= is_open[d, j]
@@ -112,11 +101,32 @@ def with_replacement(p, q, counts, edge, tolerance, first, last, best, low, rati
 
 
 @njit(**STEP)
-def _scan_cells(target, inside, drop, edge, name, cells, total, n, tolerance, value, is_open):  # type: ignore[no-untyped-def]
+def _sum_cells(mass, never, edge, rank, edges):  # type: ignore[no-untyped-def]
+    """Fills the edges between the cells that hold anything; returns the number of cells and the total of q."""
+    target, inside, drop, _, name = edges
+    cells = 0
+    target[0], inside[0] = 0.0, 0.0
+    for k in range(never):
+        if mass[k, 1] > 0.0:
+            name[cells], rank[k] = k, cells
+            target[cells + 1] = target[cells] + mass[k, 0]
+            inside[cells + 1] = inside[cells] + mass[k, 1]
+            # P - Q falls by less than this inside the cell.
+            drop[cells] = 1.001 * mass[k, 1] * (edge[k + 1] - edge[k])
+            cells += 1
+    total = inside[cells] + mass[never, 1]
+    for j in range(cells + 1):
+        inside[j] /= total
+    return cells, total
+
+
+@njit(**STEP)
+def _scan_cells(edges, cells, total, n, tolerance, edge, is_open):  # type: ignore[no-untyped-def]
     """Best edge between cells, a lower bound over all cells that stay closed, and how many cells the best edge holds.
 
     Opens the cells whose chord and kink leave room for less than the best edge minus ``tolerance``.
     """
+    target, inside, drop, value, name = edges
     found, best = 0.0, 0
     for j in range(cells + 1):
         value[j] = target[j] - _power(inside[j], n)
@@ -150,12 +160,13 @@ def _histogram(p, q, top, never, w, cell, mass):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def greedy(p, q, fixed, drawn, first, last, best, scale, token, size):  # type: ignore[no-untyped-def]
+def greedy(p, q, fixed, drawn, first, last, token, answers):  # type: ignore[no-untyped-def]
     """Rows ``first`` to ``last``: ``P(A) + sum off A of min(p, r)``, A the ``fixed`` largest q, r = ``scale`` times q.
 
     ``drawn`` is 1, or 0 for P(A) alone.  ``token`` ``[B, max(fixed)]`` receives the largest tokens; ``size`` counts A
     and the tokens off A with ``p < r``.
     """
+    best, scale, size = answers.best, answers.scale, answers.size
     width, number = p.shape[1], fixed.shape[0]
     sums, peaks = np.empty(-(-width // BLOCK)), np.empty(-(-width // BLOCK), np.int64)
     value, outside = np.empty(token.shape[1]), np.empty(token.shape[1] + 1)

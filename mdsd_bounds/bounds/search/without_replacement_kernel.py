@@ -26,18 +26,26 @@ from mdsd_bounds.bounds.search.outer_approximation_kernel import node_range, sea
 from mdsd_bounds.bounds.search.power_sums import ORDER
 from mdsd_bounds.bounds.search.ratio_cells import (
     BLOCK,
-    CELLS,
     add_four,
-    block_facts,
     cell_numbers,
     count_below,
     group_by_cell,
-    largest,
     last_cell,
-    outside_largest,
     ratios,
     sort_by_ratio,
     tokens_in,
+)
+from mdsd_bounds.bounds.search.records import Classes, Race, Row, Run
+from mdsd_bounds.bounds.search.without_replacement_rows import (
+    EXTRAS,
+    HEAVY,
+    HEAVY_MASS,
+    HEAVY_ODDS,
+    NODES,
+    UNIT,
+    before_search,
+    largest_tokens,
+    room_for,
 )
 
 #: Tokens with ``q T`` above this are heavy; up to the second they keep three powers.
@@ -45,19 +53,17 @@ LIGHT = 0.25
 LEAST = 1e-3
 #: Truncation error above which the classes are moved and the row is read again.
 TRUNCATION = 3e-10
-#: Nodes and table entries above which a row goes to the prefix scan, and the smallest mass outside the largest tokens.
-NODES = 768
+#: Entries of the table of heavy tokens above which a row goes to the prefix scan.
 TABLE = 6_000_000
-SMALLEST_MASS = 2.0**-200
-LEAST_SHARE = 5e-324
-UNIT = 2.0**-53
-#: Quantities kept per cell besides ``mass``: higher powers of medium tokens, then number, mass and odds of heavy ones.
-HEAVY, HEAVY_MASS, HEAVY_ODDS, EXTRAS = 5, 6, 7, 8
 
 
 @njit(**STEP)
-def _row_classes(p, q, scale, last, light, least, peaks, fixed, never, top, w, rate, cell, mass, token):  # type: ignore[no-untyped-def]
+def _row_classes(row, classes, last, space):  # type: ignore[no-untyped-def]
     """Histogram of one row; lists the tokens with ``q T > least`` and keeps heavy ones out of the power sums."""
+    p, q, fixed, scale = row.p, row.q, row.fixed, row.scale
+    light, least, never, top = classes
+    peaks, cell, mass = space.top.peaks, space.cells.of, space.cells.mass
+    token, w, rate = space.tokens.listed, space.tokens.strip_ratio, space.tokens.strip_rate
     for k in range(never + 1):
         for j in range(4):
             mass[k, j] = 0.0
@@ -85,8 +91,10 @@ def _row_classes(p, q, scale, last, light, least, peaks, fixed, never, top, w, r
 
 
 @njit(**STEP)
-def _powers_left_out(q, scale, last, light, cell, never, mass, token, listed):  # type: ignore[no-untyped-def]
+def _powers_left_out(row, classes, last, listed, space):  # type: ignore[no-untyped-def]
     """Sums of the eighth powers of the medium tokens and of the cubes of the lightest, in cells that H may hold."""
+    q, scale, light, never = row.q, row.scale, classes.light, classes.never
+    cell, mass, token = space.cells.of, space.cells.mass, space.tokens.listed
     eighth, cubes, medium = 0.0, 0.0, 0.0
     for k in range(never):
         cubes += mass[k, 3]
@@ -101,8 +109,11 @@ def _powers_left_out(q, scale, last, light, cell, never, mass, token, listed):  
 
 
 @njit(**STEP)
-def _heavy_tokens(p, q, scale, last, light, largest_token, others, cell, token, listed, extra, ratio, heavy, rate):  # type: ignore[no-untyped-def]
-    """Lists the heavy tokens and fills the ``extra`` quantities of the cells; returns how many are heavy."""
+def _heavy_tokens(row, light, last, listed, space):  # type: ignore[no-untyped-def]
+    """Lists the heavy tokens by ratio and fills the ``extra`` quantities of the cells; returns how many are heavy."""
+    p, q, scale, largest_token, others = row.p, row.q, row.scale, row.largest, row.others
+    cell, extra = space.cells.of, space.cells.extra
+    token, ratio, heavy = space.tokens.listed, space.tokens.ratio, space.tokens.grouped
     count = 0
     for i in range(listed):
         t = token[i]
@@ -120,12 +131,16 @@ def _heavy_tokens(p, q, scale, last, light, largest_token, others, cell, token, 
             for j in range(ORDER - 3):
                 value *= y
                 extra[k, j] += value
+    sort_by_ratio(ratio[:count], heavy[:count], space.tokens.spare_ratio, space.tokens.spare, space.tokens.place)
     return count
 
 
 @njit(**STEP)
-def _cell_run(held_before, mass, extra, never, last, edge, name, rank, run, held, w_low, w_high):  # type: ignore[no-untyped-def]
+def _cell_run(held_before, never, last, edge, space):  # type: ignore[no-untyped-def]
     """The run of edges between the cells that hold anything; returns their number."""
+    mass, extra, name, rank = space.cells.mass, space.cells.extra, space.cells.name, space.cells.rank
+    w_low, w_high = space.cells.low, space.cells.high
+    run, held = space.runs.cells, space.runs.cells_held
     cells = 0
     held[0] = 0
     for j in range(COLUMNS):
@@ -151,8 +166,10 @@ def _cell_run(held_before, mass, extra, never, last, edge, name, rank, run, held
 
 
 @njit(**STEP)
-def _token_run(p, q, scale, last, light, largest_token, others, token, size, cells, cell_held, j, run, held):  # type: ignore[no-untyped-def]
+def _token_run(row, light, last, token, j, runs):  # type: ignore[no-untyped-def]
     """The run of edges between the sorted tokens of cell j."""
+    p, q, scale, largest_token, others = row.p, row.q, row.scale, row.largest, row.others
+    cells, cell_held, run, held, size = runs.cells, runs.cells_held, runs.tokens, runs.tokens_held, token.shape[0]
     held[0] = cell_held[j]
     for m in range(COLUMNS):
         run[0, m] = cells[j, m]
@@ -177,191 +194,154 @@ def _token_run(p, q, scale, last, light, largest_token, others, token, size, cel
 
 
 @njit(**STEP)
-def _exhausted(p, q, d, b, best, low, ratio_at, size):  # type: ignore[no-untyped-def]
-    """Every token of the support is drafted: H is all of them."""
-    everything, tokens = 0.0, 0
-    for i in range(q.shape[0]):
-        if q[i] > 0.0:
-            everything += p[i]
-            tokens += 1
-    best[d, b], low[d, b], ratio_at[d, b], size[d, b] = everything - 1.0, everything - 1.0, np.inf, tokens
+def _classify(row, race, never, asked, rest, space):  # type: ignore[no-untyped-def]
+    """Classes fine enough for :data:`TRUNCATION`: them, the number of listed tokens, and the error they leave."""
+    light, least, cut_off, listed = LIGHT, LEAST, np.inf, 0
+    rate = space.top.spare[race.most - 1]
+    classes = Classes(light, least, never, asked.edge[never])
+    for _ in range(12):
+        classes = Classes(light, least, never, asked.edge[never])
+        listed = _row_classes(row, classes, race.last, space)
+        eighth, third = _powers_left_out(row, classes, race.last, listed, space)
+        medium, small = truncation(eighth, third, classes, rest, race, rate)
+        cut_off = medium + small
+        if not cut_off > TRUNCATION:
+            break
+        light /= 2.0 if medium > TRUNCATION / 2 else 1.0
+        least /= 8.0 if small > TRUNCATION / 2 else 1.0
+    return classes, listed, cut_off
 
 
 @njit(**STEP)
-def _top(q, bits, sums, peak_bits, peaks, fixed_count, value, index, outside, fixed, spare):  # type: ignore[no-untyped-def]
-    """Largest tokens, and the share outside the i largest not fixed; returns the number fixed and the mass left."""
-    block_facts(q, bits, sums, peak_bits)
-    for k in range(peaks.shape[0]):
-        peaks[k] = peak_bits.view(np.float64)[k]
-    positive = largest(q, bits, peak_bits, value, index)
-    outside_largest(q, sums, value, index, outside)
-    held = min(fixed_count, positive)
-    for k in range(held):
-        fixed[k] = index[k]
-    total = outside[held]
-    # From the size of the support on nothing is left outside.
-    for i in range(spare.shape[0]):
-        some = held + i <= positive and outside[held + i] > 0.0
-        # A share that underflows is still a share: the row is not exhausted, and goes to the scan.
-        spare[i] = max(outside[held + i] / total, LEAST_SHARE) if some else 0.0
-    return held, total
+def _fill_table(row, race, heavy, light_outside, space):  # type: ignore[no-untyped-def]
+    """The table of heavy tokens, which stand sorted in ``space.tokens.grouped``."""
+    rate, beside, token = space.nodes.heavy_rate, space.nodes.beside, space.tokens.grouped
+    beside[heavy] = light_outside
+    for i in range(heavy - 1, -1, -1):
+        rate[i] = row.q[token[i]] * row.scale
+        beside[i] = beside[i + 1] + rate[i]
+    heavy_table(rate[:heavy], beside, race.times, race.step, race.most, race.table, race.work)
+
+
+@njit(**STEP)
+def _search_cells(row, race, cells, asked, space, answers):  # type: ignore[no-untyped-def]
+    """The search between cells; returns how many it leaves open, with the best prefix of whole cells noted."""
+    runs, name, best = space.runs, space.cells.name, space.runs.best
+    evaluate(runs.cells, cells, runs.cells_held[cells], race, runs.at_end)
+    for d in range(race.draws.shape[0]):
+        runs.ends.right[0, d] = runs.at_end[d]
+        # The fixed tokens alone, or with every cell.
+        best.value[d], best.edge[d] = row.held, 0
+        if runs.cells[cells, TARGET] - runs.at_end[d] < best.value[d]:
+            best.value[d], best.edge[d] = runs.cells[cells, TARGET] - runs.at_end[d], cells
+        best.low[d] = best.value[d]
+    run = Run(runs.cells, runs.cells_held, space.cells.low, space.cells.high, cells)
+    many = search(run, runs.ends, 0, race, asked.tolerance, runs.stack, best, runs.opened)
+    for d in range(race.draws.shape[0]):
+        runs.whole[d], runs.more[d] = name[best.edge[d] - 1] + 1 if best.edge[d] > 0 else 0, 0
+        answers.ratio[d, row.place], answers.token[d, row.place] = asked.edge[runs.whole[d]], -1
+    return many
+
+
+@njit(**STEP)
+def _search_tokens(row, race, light, cells, opened, tolerance, space, answers):  # type: ignore[no-untyped-def]
+    """The search between the tokens of every open cell."""
+    runs, wanted, name = space.runs, space.cells.wanted, space.cells.name
+    begin, best, open_cell = space.cells.begin, space.runs.best, space.runs.opened.edge
+    listed, grouped, ratio, place = space.tokens.listed, space.tokens.grouped, space.tokens.ratio, space.tokens.place
+    for i in range(opened):
+        wanted[name[open_cell[i, 0]]] = 1
+    many = tokens_in(space.cells.of, wanted, listed) if opened else 0
+    group_by_cell(space.cells.of, space.cells.rank, cells, listed, many, begin, grouped, place)
+    for i in range(opened):
+        j = open_cell[i, 0]
+        wanted[name[j]] = 0
+        here = begin[j + 1] - begin[j]
+        part, part_ratio = grouped[begin[j] : begin[j + 1]], ratio[:here]
+        for k in range(here):
+            part_ratio[k] = row.p[part[k]] / (row.q[part[k]] * row.scale)
+        sort_by_ratio(part_ratio, part, space.tokens.spare_ratio, space.tokens.spare, place)
+        _token_run(row, light, race.last, part, j, runs)
+        for d in range(race.draws.shape[0]):
+            best.edge[d] = 0
+        run = Run(runs.tokens, runs.tokens_held, part_ratio, part_ratio, here)
+        search(run, runs.opened, i, race, tolerance, runs.stack, best, runs.none)
+        for d in range(race.draws.shape[0]):
+            if best.edge[d] > 0:
+                runs.whole[d], runs.more[d] = name[j], best.edge[d]
+                last_token = best.edge[d] - 1
+                answers.ratio[d, row.place] = part_ratio[last_token]
+                answers.token[d, row.place] = part[last_token]
+
+
+@njit(**STEP)
+def _search_row(row, left, asked, rule, space, table, answers):  # type: ignore[no-untyped-def]
+    """The search for the first ``left`` numbers of draws; returns whether it could be made, and the table (grown)."""
+    draws, spare, edge, last = asked.draws[:left], space.top.spare, asked.edge, 8.0
+    start, nodes = node_range(spare, draws, rule.right, rule.left, rule.step)
+    if nodes > NODES:
+        return False, table
+    times = space.nodes.times[:nodes]
+    if nodes > 0:
+        for g in range(nodes):
+            times[g] = start * math.exp(rule.step * g)
+        last = times[nodes - 1]
+    slowest, most = 0.0, draws[left - 1]
+    for d in range(left):
+        slowest = max(slowest, draws[d] / spare[draws[d] - 1])
+    never = last_cell(edge, slowest * 1.001)
+    race = Race(last, times, rule.step, rule.weights, table, most, draws, space.nodes.work)
+    classes, listed, cut_off = _classify(row, race, never, asked, rule.rest, space)
+    if cut_off > TRUNCATION:
+        return False, table
+    heavy = _heavy_tokens(row, classes.light, last, listed, space)
+    entries = (heavy + 1) * most * nodes
+    fits = entries <= TABLE
+    cells = _cell_run(row.held, never, last, edge, space) if fits else 0
+    # The next row finds the extra quantities at zero, also after a row that does not fit.
+    for i in range(listed):
+        for j in range(EXTRAS):
+            space.cells.extra[np.uint32(space.cells.of[space.tokens.listed[i]]), j] = 0.0
+    if not fits:
+        return False, table
+    if entries > table.shape[0]:
+        table = np.empty(entries)
+        race = Race(last, times, rule.step, rule.weights, table, most, draws, space.nodes.work)
+    light_outside = space.runs.cells[cells, POWERS] / last + space.cells.mass[never, 1] / last
+    _fill_table(row, race, heavy, light_outside, space)
+    for d in range(left):
+        sums = (1.0 + asked.sensitivity[d]) * (row.p.shape[0] + never + 16) * UNIT
+        answers.error[d, row.place] = rule.error + cut_off + 1e-12 + sums
+    opened = _search_cells(row, race, cells, asked, space, answers)
+    _search_tokens(row, race, classes.light, cells, opened, asked.tolerance, space, answers)
+    best = space.runs.best
+    for d in range(left):
+        answers.best[d, row.place], answers.low[d, row.place] = best.value[d], min(best.low[d], best.value[d])
+        answers.size[d, row.place] = (
+            row.fixed.shape[0] + count_below(space.cells.of, space.runs.whole[d]) + space.runs.more[d]
+        )
+    return True, table
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def without_replacement(  # type: ignore[no-untyped-def]
-    p, q, fixed_count, draws, edge, tolerance, sensitive, right, left, step, cuts, weights, rest,
-    first, last_row, best, low, error, ratio_at, token_at, scale_at, size, usable,
-):  # fmt: skip
-    """Rows ``first`` to ``last_row``: minimum of ``P - Q_n`` with ``fixed_count`` fixed tokens, n = ``draws`` (rising).
+def without_replacement(p, q, asked, rule, first, last_row, answers):  # type: ignore[no-untyped-def]
+    """Rows ``first`` to ``last_row``: minimum of ``P - Q_n`` with ``asked.fixed`` fixed tokens, n = ``asked.draws``.
 
-    Fills ``best``, ``low``, ``error``, the prefix by its last ``(ratio, token)`` in units of ``scale_at``, its size and
-    whether the row could be treated; each ``[N, B]``.
+    ``rule`` is a :class:`.records.Quadrature`.  Fills all of :class:`.records.Answers`: the prefix by its last
+    ``(ratio, token)`` in units of ``scale``, and whether the row could be treated.
     """
-    width, number = p.shape[1], draws.shape[0]
-    wide = max(width, CELLS) + 2
-    asked_most = draws[number - 1]
-    blocks = -(-width // BLOCK)
-    sums, peak_bits, peaks = np.empty(blocks), np.empty(blocks, np.int64), np.empty(blocks)
-    top_value, top_index = np.empty(fixed_count + asked_most), np.empty(fixed_count + asked_most, np.int64)
-    outside_top, spare = np.empty(fixed_count + asked_most + 1), np.empty(asked_most + 1)
-    fixed_tokens = np.empty(fixed_count, np.int64)
-    mass, extra_of, cell = np.empty((CELLS, 4)), np.zeros((CELLS, EXTRAS)), np.empty(width, np.uint16)
-    w, rate = np.empty(STRIP), np.empty(STRIP)
-    token, grouped, spare_token = np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64)
-    ratio, spare_ratio, place = np.empty(wide), np.empty(wide), np.empty(wide, np.int64)
-    name, rank, begin = np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64)
-    wanted, w_low, w_high = np.zeros(CELLS, np.uint8), np.empty(CELLS), np.empty(CELLS)
-    run, held = np.empty((CELLS + 1, COLUMNS)), np.empty(CELLS + 1, np.int64)
-    token_run, token_held = np.empty((wide, COLUMNS)), np.empty(wide, np.int64)
-    stack, stack_left, stack_right = np.empty((wide, 2), np.int64), np.empty((wide, number)), np.empty((wide, number))
-    opened, opened_left, opened_right = np.empty(CELLS, np.int64), np.empty((CELLS, number)), np.empty((CELLS, number))
-    none, spare_q = np.empty(1, np.int64), np.empty((1, number))
-    q_first, q_last, at_end = np.zeros((1, number)), np.empty((1, number)), np.empty(number)
-    edge_of, whole, extra = np.empty(number, np.int64), np.empty(number, np.int64), np.empty(number, np.int64)
-    times, work = np.empty(NODES), np.empty((2 * asked_most + 1, NODES))
-    found, lowest = np.empty(number), np.empty(number)
-    table, heavy_rate, beside = np.empty(100_000), np.empty(wide), np.empty(wide)
-    bits = q.view(np.int64)
+    space, table, bits = room_for(p.shape[1], asked), np.empty(100_000), q.view(np.int64)
+    top = space.top
     for b in range(first, last_row):
-        row_p, row_q = p[b], q[b]
-        held_count, total = _top(
-            row_q, bits[b], sums, peak_bits, peaks, fixed_count, top_value, top_index, outside_top, fixed_tokens, spare
-        )
-        fixed = fixed_tokens[:held_count]
-        held_before = 0.0
-        for k in range(held_count):
-            held_before += row_p[fixed[k]]
+        count, total = largest_tokens(q[b], bits[b], asked.fixed, top)
+        fixed, held = top.fixed[:count], 0.0
+        for k in range(count):
+            held += p[b, fixed[k]]
         scale = 1.0 / total if total > 0.0 else 0.0
-        asked_here = number if total > 0.0 else 0
-        while asked_here > 0 and spare[draws[asked_here - 1]] == 0.0:
-            asked_here -= 1
-        usable_row = total == 0.0 or total >= SMALLEST_MASS
-        if asked_here > 0:
-            usable_row &= spare[draws[asked_here - 1] - 1] >= SMALLEST_MASS
-        for d in range(number):
-            usable[d, b], error[d, b], scale_at[d, b] = usable_row, 2.0 * width * UNIT, scale
-            # Where nothing is left to draw, A is certainly drafted.
-            best[d, b], low[d, b], size[d, b] = held_before - 1.0, held_before - 1.0, held_count
-            if d >= asked_here and total > 0.0:
-                _exhausted(row_p, row_q, d, b, best, low, ratio_at, size)
-        if asked_here == 0 or not usable_row:
+        row = Row(b, p[b], q[b], fixed, held, total, scale, top.token[count], top.spare[1])
+        left = before_search(row, asked, top.spare, answers)
+        if left == 0:
             continue
-        asked = draws[:asked_here]
-        most = asked[asked_here - 1]
-        start, nodes = node_range(spare, asked, right, left, step)
-        last = 8.0
-        usable_row = nodes <= NODES
-        if usable_row and nodes > 0:
-            for g in range(nodes):
-                times[g] = start * math.exp(step * g)
-            last = times[nodes - 1]
-        slowest = 0.0
-        for d in range(asked_here):
-            slowest = max(slowest, asked[d] / spare[asked[d] - 1])
-        never = last_cell(edge, slowest * 1.001)
-        light, least, cut_off = LIGHT, LEAST, np.inf
-        listed, tries = 0, 0
-        while usable_row and cut_off > TRUNCATION:
-            listed = _row_classes(
-                row_p, row_q, scale, last, light, least, peaks, fixed, never, edge[never], w, rate, cell, mass, token
-            )
-            eighth, third = _powers_left_out(row_q, scale, last, light, cell, never, mass, token, listed)
-            medium, small = truncation(
-                eighth, third, light, least, rest, times[:nodes], last, spare[most - 1], most, step
-            )
-            cut_off = medium + small
-            if cut_off > TRUNCATION:
-                light /= 2.0 if medium > TRUNCATION / 2 else 1.0
-                least /= 8.0 if small > TRUNCATION / 2 else 1.0
-                tries += 1
-                usable_row = tries < 12
-        heavy = 0
-        if usable_row:
-            heavy = _heavy_tokens(
-                row_p, row_q, scale, last, light, top_index[held_count], spare[1], cell, token, listed, extra_of,
-                ratio, grouped, rate,
-            )  # fmt: skip
-            sort_by_ratio(ratio[:heavy], grouped[:heavy], spare_ratio, spare_token, place)
-            usable_row = (heavy + 1) * most * nodes <= TABLE
-        if not usable_row:
-            for d in range(asked_here):
-                usable[d, b] = False
-            continue
-        cells = _cell_run(held_before, mass, extra_of, never, last, edge, name, rank, run, held, w_low, w_high)
-        for i in range(listed):
-            for j in range(EXTRAS):
-                extra_of[np.uint32(cell[token[i]]), j] = 0.0
-        if (heavy + 1) * most * nodes > table.shape[0]:
-            table = np.empty((heavy + 1) * most * nodes)
-        beside[heavy] = run[cells, POWERS] / last + mass[never, 1] / last
-        for i in range(heavy - 1, -1, -1):
-            heavy_rate[i] = row_q[grouped[i]] * scale
-            beside[i] = beside[i + 1] + heavy_rate[i]
-        heavy_table(heavy_rate[:heavy], beside, times[:nodes], step, most, table, work)
-        evaluate(run, cells, held[cells], last, times[:nodes], step, weights, table, most, asked, work, at_end)
-        for d in range(asked_here):
-            q_last[0, d] = at_end[d]
-            error[d, b] = cuts + cut_off + 1e-12 + (1.0 + sensitive[d]) * (width + never + 16) * UNIT
-            # The fixed tokens alone, or with every cell.
-            found[d], edge_of[d] = held_before, 0
-            if run[cells, TARGET] - at_end[d] < found[d]:
-                found[d], edge_of[d] = run[cells, TARGET] - at_end[d], cells
-            lowest[d] = found[d]
-        many_opened = search(
-            run, held, w_low, w_high, cells, q_first, q_last, 0, last, times[:nodes], step, weights, table, most,
-            asked, tolerance, work, stack, stack_left, stack_right, found, lowest, edge_of, opened, opened_left,
-            opened_right,
-        )  # fmt: skip
-        for d in range(asked_here):
-            whole[d], extra[d] = name[edge_of[d] - 1] + 1 if edge_of[d] > 0 else 0, 0
-            ratio_at[d, b], token_at[d, b] = edge[whole[d]], -1
-        for i in range(many_opened):
-            wanted[name[opened[i]]] = 1
-        many = tokens_in(cell, wanted, token) if many_opened else 0
-        group_by_cell(cell, rank, cells, token, many, begin, grouped, place)
-        for i in range(many_opened):
-            j = opened[i]
-            wanted[name[j]] = 0
-            here = begin[j + 1] - begin[j]
-            part, part_ratio = grouped[begin[j] : begin[j + 1]], ratio[:here]
-            for k in range(here):
-                part_ratio[k] = row_p[part[k]] / (row_q[part[k]] * scale)
-            sort_by_ratio(part_ratio, part, spare_ratio, spare_token, place)
-            _token_run(
-                row_p, row_q, scale, last, light, top_index[held_count], spare[1], part, here, run, held, j,
-                token_run, token_held,
-            )  # fmt: skip
-            for d in range(asked_here):
-                edge_of[d] = 0
-            search(
-                token_run, token_held, part_ratio, part_ratio, here, opened_left, opened_right, i, last,
-                times[:nodes], step, weights, table, most, asked, tolerance, work, stack, stack_left, stack_right,
-                found, lowest, edge_of, none, spare_q, spare_q,
-            )  # fmt: skip
-            for d in range(asked_here):
-                if edge_of[d] > 0:
-                    whole[d], extra[d] = name[j], edge_of[d]
-                    ratio_at[d, b], token_at[d, b] = part_ratio[edge_of[d] - 1], part[edge_of[d] - 1]
-        for d in range(asked_here):
-            best[d, b], low[d, b] = found[d], min(lowest[d], found[d])
-            size[d, b] = held_count + count_below(cell, whole[d]) + extra[d]
+        usable, table = _search_row(row, left, asked, rule, space, table, answers)
+        for d in range(0 if usable else left):
+            answers.usable[d, b] = False
