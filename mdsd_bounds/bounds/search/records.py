@@ -89,7 +89,7 @@ class Best(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row: its distributions, its fixed tokens and their P; ``scale`` is one over ``total``, the mass of q off them."""
+    """One row: its distributions, fixed tokens and their P; ``scale`` is one over ``total``, the mass of q off them."""
 
     place: int
     p: np.ndarray
