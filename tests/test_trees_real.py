@@ -184,7 +184,7 @@ def test_the_command_runs_every_builder(
         ({"--draft": "early-exit:9"}, "layers to keep"),
         ({"--rule": "block"}, "verifies one path"),
         ({"--rule": "k_seq"}, "not made for the sampler"),
-        ({"--out": "/nowhere/log.jsonl"}, "cannot be written"),
+        ({"--out": "/nowhere/log.jsonl"}, "could not be written"),
         ({"--prompts": "long.txt"}, "the model has 128"),
     ],
 )
