@@ -171,9 +171,8 @@ def to_probs(
     Notes
     -----
     Wide rows on the CPU take two compiled passes (:mod:`mdsd_bounds._backend.softmax_rows`), shared among threads,
-    unless
-    ``top_k`` cuts them or a gradient is wanted; all others go through torch.  The two agree to a relative 1e-13, which
-    is how far torch's sums may round.
+    unless ``top_k`` cuts them or a gradient is wanted; all others go through torch.  The two agree to a relative 1e-13,
+    which is how far torch's sums may round.
 
     Raises
     ------

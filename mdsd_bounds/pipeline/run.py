@@ -2,8 +2,7 @@
 
 The rows are cut into *blocks*, what is computed at once, and *parts*, what is written and resumed
 (:mod:`mdsd_bounds.pipeline.engines.job`), by the number of rows alone, so that results do not depend on batch sizes,
-on how
-parts are shared among workers, or on where a run was interrupted.  Who computes them is an engine
+on how parts are shared among workers, or on where a run was interrupted.  Who computes them is an engine
 (:data:`mdsd_bounds.pipeline.engines.ENGINES`); the local one reads the next rows while the present ones are computed.
 """
 

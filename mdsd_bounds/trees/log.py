@@ -1,8 +1,7 @@
 """Logs of tree decoding: one JSON object a line, one line a target call, read by ``open_dump`` as a step log.
 
 Beside the fields of :mod:`mdsd_bounds.dumps.formats.step_log` (``step``, ``doc``, ``drafts``, ``accepted``,
-``positions``) a
-line holds the whole tree, node by node in level order, so that others can count anew::
+``positions``) a line holds the whole tree, node by node in level order, so that others can count anew::
 
     parents   node above each draft: 0 is the root, the text so far; draft i is node i + 1
     q, p      probability of each draft below its parent, under the draft and under the target

@@ -9,10 +9,10 @@ and adds up p and q per cell.  Whatever the order inside, the union of the first
 
 **Lower bound inside a cell.**  Q is convex in x along the prefixes: with replacement ``Q = x^n`` is convex, and without
 replacement :mod:`mdsd_bounds.bounds.search.exponential_race_kernel` proves it.  So between two evaluated prefixes a <
-b the chord of Q, of
-slope s, lies above Q and ``f >= P - chord``.  P is convex too, with slopes w; in a cell of ratios [w_lo, w_hi] that
-holds P-mass dP and q-mass dx it lies above ``max(w_lo y, dP - w_hi (dx - y))``, y the q-mass passed, whose kink is at
-``y* = (w_hi dx - dP) / (w_hi - w_lo)``.  If ``w_lo < s < w_hi`` then ``P - chord >= its value at the cell's left end
+b the chord of Q, of slope s, lies above Q and ``f >= P - chord``.  P is convex too, with slopes w; in a cell of ratios
+[w_lo, w_hi] that holds P-mass dP and q-mass dx it lies above ``max(w_lo y, dP - w_hi (dx - y))``, y the q-mass passed,
+whose kink is at ``y* = (w_hi dx - dP) / (w_hi - w_lo)``.  If ``w_lo < s < w_hi`` then ``P - chord >= its value at the
+cell's left end
 + y* (w_lo - s)``; if s is outside, ``P - chord`` is monotone in the cell and an end is lowest.                      (1)
 
 **Only the cells where (1) leaves room for less than the best edge are opened**: their tokens are gathered, sorted and
@@ -28,11 +28,10 @@ it, W_n the mass outside the n - 1 largest q (with replacement: q_j).  So adding
 (u = 2^-53).  A prefix sum passes through at most V + C additions, C the cells: with ``r = (V + C + 16) u`` P is off
 by at most r, ``(x/total)^n`` by ``2 n r``, and Q without replacement by r times a number derived in
 :mod:`mdsd_bounds.bounds.search.exponential_race_kernel` (34 for eight draws).  Dividing p by q misorders tokens only
-if their ratios agree
-to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset whatever its order.
-At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement, 2.3e-9 for 64, and 1.1e-9 for eight without
-replacement (0.6e-9 of it rounding).  Where rounding would pass 4.5e-9 the prefix scan answers.  Greedy sums go by
-strips of 2048, which leaves 1e-12.
+if their ratios agree to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset
+whatever its order. At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement, 2.3e-9 for 64, and 1.1e-9
+for eight without replacement (0.6e-9 of it rounding).  Where rounding would pass 4.5e-9 the prefix scan answers.
+Greedy sums go by strips of 2048, which leaves 1e-12.
 
 Interval: ``[1 + LB - e, 1 + UB + e]`` with ``UB - LB <= 2e-10``.
 

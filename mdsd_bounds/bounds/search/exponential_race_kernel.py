@@ -7,10 +7,9 @@ to ring.  With c the mass outside H and N_H(t) the tokens of H that have rung by
 
 **Trapezoid rule**, nodes ``t_g = t_0 e^{gh}`` shared by every n and H, error by formula (3) of
 :mod:`mdsd_bounds.bounds.search.exponential_race`.  Right cut: formula (4) there.  Left of t_0 the probability in (1)
-is one up to the
-left cut (5) there, so the nodes on the left add up to ``L(c t_0)``, ``L(u) = h sum_{k>=1} u e^{-kh} exp(-u e^{-kh})``,
-a function of one number, which is added up exactly (terms while ``u e^{-kh} > 1/4``, then its power series).  All
-terms are positive: no control variate is needed and nothing cancels, however peaked q is.
+is one up to the left cut (5) there, so the nodes on the left add up to ``L(c t_0)``, ``L(u) = h sum_{k>=1} u e^{-kh}
+exp(-u e^{-kh})``, a function of one number, which is added up exactly (terms while ``u e^{-kh} > 1/4``, then its power
+series).  All terms are positive: no control variate is needed and nothing cancels, however peaked q is.
 
 **Counts.**  T is the last node.  *Heavy* tokens, ``q T > LIGHT``, are convolved one by one in prefix order.  The
 others enter through the power sums ``s_k = sum over H of (qT)^k``: with y = e^{qt} - 1,

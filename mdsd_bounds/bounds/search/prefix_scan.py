@@ -8,9 +8,8 @@ r = q off A,
 prefixes of the tokens off A by p/r ascending: p = 0 first, tokens with r = 0 never (Hu et al., ICLR 2025, arXiv
 2502.18779, theorem on the optimal subset; the fixed tokens are in every H with Q(H) > 0).  ``Q'`` is ``r(H')^k`` with
 replacement and :func:`mdsd_bounds.bounds.search.exponential_race.race_prefix_mass` without.  All numbers of drafts
-that share A share the
-sort and the quadrature.  Cost O(V log V) with replacement, O(V n G) without, G quadrature nodes.  This scan is the
-reference that faster methods must equal.
+that share A share the sort and the quadrature.  Cost O(V log V) with replacement, O(V n G) without, G quadrature nodes.
+This scan is the reference that faster methods must equal.
 """
 
 from __future__ import annotations

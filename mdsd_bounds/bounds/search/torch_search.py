@@ -1,20 +1,20 @@
 """The search without replacement in torch, for any device: outer approximation of the convex curve Q along a sort.
 
 The same idea as :mod:`mdsd_bounds.bounds.search.compiled_search`, whole batches at a time and without cells: the
-tokens are sorted by p/q
-(quick on a GPU), and instead of evaluating ``Q(H)`` on every prefix, Q is evaluated on a few.  Between two evaluated
-prefixes the chord lies above the convex Q (proof in :mod:`mdsd_bounds.bounds.search.exponential_race_kernel`), so ``f
+tokens are sorted by p/q (quick on a GPU), and instead of evaluating ``Q(H)`` on every prefix, Q is evaluated on a few.
+Between two evaluated prefixes the chord lies above the convex Q (proof in
+:mod:`mdsd_bounds.bounds.search.exponential_race_kernel`), so ``f
 >= P - chord``; P is
 convex with slopes p/q, so the right side is lowest where p/q passes the chord's slope, one binary search.  There Q is
 evaluated next, for all n at once, until no block of any row can hold less than its best value minus
 :data:`TOLERANCE`.
 
 Q comes from formula (2) of :mod:`mdsd_bounds.bounds.search.exponential_race` (trapezoid rule, control variate, its
-error bounds); the
-counts from power sums of light tokens and a convolution of the heavy ones, with the truncation and rounding bounds of
+error bounds); the counts from power sums of light tokens and a convolution of the heavy ones, with the truncation and
+rounding bounds of
 :mod:`mdsd_bounds.bounds.search.exponential_race_kernel`.  Prefix sums go by blocks, so r is ``(512 + V/512 + 2) u``
-here; the control
-variate adds n + 4 to the factor of r.  Memory: about 20 arrays ``[B, V]``; batches are cut into slices.
+here; the control variate adds n + 4 to the factor of r.  Memory: about 20 arrays ``[B, V]``; batches are cut into
+slices.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ fixed tokens (greedy, top_k, top_m_plus) fit it as well: they are drafts of a on
 
 Along a path of rejected tokens the acceptance is ``1 - E(tau_n)`` with ``tau_k = tau_{k-1} + E(tau_{k-1}) / c_k``, c_k
 the draft mass not yet rejected (:mod:`mdsd_bounds.verifiers.excess_function`).  The paths are enumerated where they
-are few
-(n = 2 at any V) and drawn otherwise (:mod:`mdsd_bounds.verifiers.rejection_paths`).
+are few (n = 2 at any V) and drawn otherwise (:mod:`mdsd_bounds.verifiers.rejection_paths`).
 
 m fixed tokens A are accepted with P(A) together, and leave the problem ``p' = p off A``, ``q' = q off A``, both
 renormalised, with n - m drafts: the acceptance is ``P(A) + (1 - P(A)) alpha'``.
