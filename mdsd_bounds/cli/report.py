@@ -70,7 +70,7 @@ def report(
     if verifier != "none":
         names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
-    source, comparison = opened(dump, limit), None
+    (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
     mark = f"{compared.key(source)}-{limit}-{__version__}"
     if not force and run_of(out) == mark:
