@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,8 @@ def whole_file(
     FileNotFoundError
         If the folder is gone.
     InputError
-        If the disk is full, or the folder cannot be written, or the name is not allowed; nothing half-written stays.
+        If the disk is full, or the folder cannot be written, or the name is not allowed or that of a device; nothing
+        half-written stays.
 
     Examples
     --------
@@ -58,6 +60,7 @@ def whole_file(
     ['a.txt']
     """
     final = Path(path)
+    refuse_special(final)
     temporary = Path(final.parent if folder is None else folder) / f".mdsd-{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -74,6 +77,20 @@ def whole_file(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def refuse_special(path: Path) -> None:
+    """Raise an error where a name is that of a device, pipe or socket: renaming a file there would take its place.
+
+    Raises
+    ------
+    InputError
+        Also where a link leads to one.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: is a device or a pipe, and would be replaced; name a file, or leave --out out")
 
 
 @contextlib.contextmanager
