@@ -10,6 +10,7 @@ import pandas as pd
 
 from mdsd_bounds.plots.acceptance_against_bound import acceptance_against_bound
 from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
+from mdsd_bounds.plots.acceptance_by_position import acceptance_by_position
 from mdsd_bounds.plots.equilibrium import equilibrium
 from mdsd_bounds.plots.gap_by_temperature import gap_by_temperature
 from mdsd_bounds.plots.sampler_wins import sampler_wins
@@ -17,7 +18,7 @@ from mdsd_bounds.plots.saving import kind_of, save_figure
 from mdsd_bounds.plots.subset_curve import subset_curve
 from mdsd_bounds.problem import InputError
 
-__all__ = ["FIGURES", "equilibrium", "figure_files", "save_figures", "subset_curve"]
+__all__ = ["FIGURES", "acceptance_by_position", "equilibrium", "figure_files", "save_figures", "subset_curve"]
 
 #: Figures of a per-position table, by name.
 FIGURES: dict[str, Callable[..., Any]] = {

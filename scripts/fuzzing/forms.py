@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from fuzzing import count_files
 from mdsd_bounds.dumps import DumpWriter, open_dump
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -389,4 +390,15 @@ FORMS: dict[str, Form] = {
     "prompts": Form(_prompts("x.jsonl"), "{}/x.jsonl", _read_prompts),
     "prompts, compressed": Form(_prompts("x.jsonl.gz"), "{}/x.jsonl.gz", _read_prompts),
     "costs of calls": Form(_costs, "{}/x.json", _read_costs),
+    "metrics pages of vLLM": Form(count_files.pages, "{}/a.txt,{}/b.txt", count_files.read_counts),
+    "metrics page of SGLang": Form(count_files.sglang_page, "{}/x.txt", count_files.read_counts),
+    "log of vLLM": Form(count_files.vllm_log, "{}/x.log", count_files.read_counts),
+    "log of vLLM before V1": Form(count_files.old_vllm_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp": Form(count_files.llama_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp, totals": Form(count_files.llama_totals, "{}/x.log", count_files.read_counts),
+    "log of SGLang": Form(count_files.sglang_log, "{}/x.log", count_files.read_counts),
+    "counts in answers": Form(count_files.answers, "{}/x.jsonl", count_files.read_counts),
+    "counts by position, JSON": Form(count_files.arrays_of_json, "{}/x.json", count_files.read_counts),
+    "counts by position .npz": Form(count_files.positions, "{}/x.npz", count_files.read_counts),
+    "accepted tokens .npy": Form(count_files.steps, "{}/x.npy", count_files.read_counts),
 }
