@@ -17,7 +17,12 @@ ENUMERATED = 20_000
 
 
 def output_distance(
-    p: Any, q: Any, n_drafts: Any, sampler: str = "without_replacement", verifier: str = "tv_budget", **options: Any
+    p: Any,
+    q: Any,
+    n_drafts: Any,
+    sampler: str = "without_replacement",
+    verifier: str | Verifier = "tv_budget",
+    **options: Any,
 ) -> Tensor:
     """``TV(output probs, p)`` of a verifier: 0 if it is lossless, exact or NaN if it is not.
 
