@@ -39,6 +39,7 @@ from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.token_map import MAPS
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = [
@@ -185,9 +186,7 @@ def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
     with opening(), reading(file, "one-model file"):
         name = _side_format(file)
         if not name:
-            raise InputError(
-                f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
-            )
+            raise InputError(f"{file}: not recognised as any of {', '.join(SIDES)}; {described(file)}")
     with opening(), reading(file, name):
         side = SIDES[name][1](file, role)
 
@@ -274,7 +273,9 @@ def _format(paths: list[Path], label: str) -> str:
             "mdsd convert TARGET DRAFT OUT"
         )
     known = ", ".join(sorted({*READERS, *SIDES}))
-    raise InputError(f"{label}: not recognised as any of {known}; wrong magic bytes or an incomplete file")
+    unknown = next((part for part in paths if not _side_format(part)), paths[0])
+    what = described(unknown) if len(paths) == 1 else f"{unknown}: {described(unknown)}"
+    raise InputError(f"{label}: not recognised as any of {known}; {what}")
 
 
 def inspect_dump(path: str) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def _positions(kind: str) -> Make:
         line: dict[str, Any] = {"step": 0, "p": p, "q": q, "drafts": [1, 0], "token": 0, "accepted": True}
         if kind == "cut":
             line |= {"p": {"0": 0.5, "1": 0.25}, "p_tail": 0.25, "q": {"0": 0.25, "1": 0.5}}
-        lines = [{"doc": 0, "position": place, **line} for place in range(6)]
+        lines = [{"doc": 0, "position": place, **line} for place in range(3)]
         if kind != "parquet":
             (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             return
@@ -283,7 +283,7 @@ def _trees(folder: Path) -> None:
         **{"reach": [0.5, 0.2, 0.25], "accepted": 1, "path": [1], "tokens": [4, 9], "expected": 0.95, "emitted": 1.95},
         **{"draft_calls": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
     }
-    lines = [dict(line, doc=doc, step=step) for doc in range(3) for step in range(2)]
+    lines = [dict(line, doc=doc, step=step) for doc in range(2) for step in range(2)]
     (folder / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 

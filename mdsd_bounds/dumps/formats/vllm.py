@@ -64,6 +64,11 @@ def open_vllm(path: Path) -> Side:
                 if place:
                     raise InputError(f"{path} prompt {doc}: position {place} is empty; ask for prompt_logprobs again")
                 continue
+            if tokens and (own := _own(entry)) is not None and own != tokens[place]:
+                raise InputError(
+                    f"{path} prompt {doc}: prompt_token_ids has {tokens[place]} at position {place}, whose own token "
+                    f"is {own}; save both from one answer"
+                )
             entries.append(entry)
             columns["doc"].append(doc)
             columns["position"].append(place)
@@ -112,6 +117,19 @@ def _cap(entry: Entry) -> float:
     # Without ranks the own token, the first, may be out of order; the others are the top-k less at most that one.
     rest = logprobs[1:] if len(ids) > 1 else []
     return min(rest) if rest else float("inf")
+
+
+def _own(entry: Entry) -> int | None:
+    """The prompt's own token, where its place or its rank gives it away; among the k most probable it looks like any.
+
+    (Files of :func:`mdsd_bounds.dumps.convert.convert` lack it where it is not among the k.)
+    """
+    ids, _, ranks = entry
+    best = set(ranks)
+    apart = [token for token, rank in zip(ids, ranks, strict=True) if rank > 1 and rank - 1 not in best]
+    if len(apart) == 1:
+        return apart[0]
+    return ids[0] if ranks[0] > 1 and ranks[0] > min(ranks) > 0 else None
 
 
 def _documents(path: Path) -> Iterator[tuple[list[Entry], list[int]]]:
