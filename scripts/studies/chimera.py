@@ -2,13 +2,13 @@
 
     python scripts/fetch_models.py smollm2-135m
     python scripts/studies/chimera.py train [RUN ...] [--models models] [--out out/chimera]
-    python scripts/studies/chimera.py measure [--models models] [--out out/chimera]
+    python scripts/studies/chimera.py measure [DRAFT ...] [--models models] [--out out/chimera]
     python scripts/studies/chimera.py page [--out out/chimera] [--results docs/results/chimera]
 
 ``train`` makes the heads of :data:`RUNS`, resumable run by run; the target's states are read once and shared.
 ``measure`` lets the target continue the prompts of the held-out HumanEval problems (every fifth) and reads that text
-with every draft: acceptance of one draft by depth, ``alpha*_n`` by the exact search, trees, and the seconds of a pass.
-``page`` makes tables and figures of what was measured.
+with every draft: acceptance of one draft by depth, ``alpha*_n`` by the exact search, trees, and the seconds of a pass;
+resumable draft by draft.  ``page`` makes tables, figures and docs/chimera.md's numbers of what was measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ from mdsd_bounds.models.loading import LoadedModel, hush, load_model
 
 TARGET = "smollm2-135m"
 TEXT = "humaneval,stdlib"
-STEPS, MORE, LONG = 150, 75, 400
+#: Steps of the ablations, of what goes on from one of them, and of the long run.
+STEPS, MORE, LONG = 240, 60, 450
+COLUMNS = 4096
+#: Peak of the learning rate.
+RATE = 2e-3
+VARIANTS = ("full", "context", "trigram", "medusa")
+#: Losses that go on from the full head of the same seed.
+GOING_ON = ("ce", "tv", "alpha 2 with", "alpha 4 with", "alpha 4 without")
+SEEDS = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,15 @@ class Run:
 
 def runs() -> dict[str, Run]:
     """Every head of the study by name."""
-    found = {"long": Run(Recipe(depths=3, steps=LONG, columns=4096))}
-    for seed in (0, 1):
-        for variant in ("full", "context", "trigram", "medusa"):
-            recipe = Recipe(depths=1, variant=variant, steps=STEPS, columns=4096, seed=seed)
+    found = {"long": Run(Recipe(depths=3, steps=LONG, columns=COLUMNS, learning_rate=RATE))}
+    for seed in SEEDS:
+        for variant in VARIANTS:
+            recipe = Recipe(depths=1, variant=variant, steps=STEPS, columns=COLUMNS, seed=seed, learning_rate=RATE)
             found[f"{variant}-{seed}"] = Run(recipe)
-        # Text order is the seed's; the learning rate of a run that goes on is that of the first run's middle.
-        more = Recipe(depths=1, steps=MORE, columns=4096, seed=seed, learning_rate=5e-4)
-        for loss in ("ce", "tv", "alpha 2 with", "alpha 4 with", "alpha 4 without"):
-            name = loss.replace(" ", "")
-            found[f"{name}-{seed}"] = Run(replace(more, loss=loss), f"full-{seed}")
+        # The losses are compared where they are to serve: on the target's own text.
+        more = Recipe(depths=1, steps=MORE, columns=COLUMNS, seed=seed, learning_rate=RATE / 2, own_share=1.0)
+        for loss in GOING_ON:
+            found[f"{loss.replace(' ', '')}-{seed}"] = Run(replace(more, loss=loss), f"full-{seed}")
     return found
 
 
@@ -63,7 +70,6 @@ def loss_of(name: str) -> Loss:
 
 def train(arguments: argparse.Namespace, target: LoadedModel) -> None:
     """Train the runs named, in order; all of them where none is named."""
-    torch.set_num_threads(arguments.threads)
     every = runs()
     for name in arguments.names or list(every):
         run = every[name]
@@ -80,17 +86,25 @@ def train(arguments: argparse.Namespace, target: LoadedModel) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("stage", choices=("train", "measure", "page"))
-    parser.add_argument("names", nargs="*", help="runs to train (default: all)")
+    parser.add_argument("names", nargs="*", help="runs to train, or drafts to measure (default: all)")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, default=Path("out/chimera"))
     parser.add_argument("--cache", type=Path, help="the target's states (default: OUT/states)")
     parser.add_argument("--results", type=Path, default=Path("docs/results/chimera"))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     hush()
-    target = load_model(str(arguments.models / TARGET))
     if arguments.stage == "train":
-        train(arguments, target)
+        train(arguments, load_model(str(arguments.models / TARGET)))
+    elif arguments.stage == "measure":
+        from chimera_measure import measure
+
+        measure(arguments, load_model(str(arguments.models / TARGET)), list(runs()))
+    else:
+        from chimera_page import page
+
+        page(arguments)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ PLAN, CHECKPOINT = "plan.json", "checkpoint.safetensors"
 #: Seconds between checkpoints, and between lines of progress.
 EVERY, QUIET = 60.0, 10.0
 #: Windows of text held out on which the finished head is measured.
-HELD = 16
+HELD = 8
 
 
 @dataclass(frozen=True)
