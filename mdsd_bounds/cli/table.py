@@ -29,6 +29,7 @@ def run_and_print(
     batch: int,
     force: bool,
     quiet: bool,
+    hint: str = "",
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
     from mdsd_bounds.cli.notes import opened, say_beyond
@@ -49,7 +50,7 @@ def run_and_print(
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+    with progress_bar(dump, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
         table = run(
             source,
             settings,

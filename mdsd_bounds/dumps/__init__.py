@@ -34,7 +34,7 @@ from mdsd_bounds.dumps.formats.named_arrays import (
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
 from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
-from mdsd_bounds.dumps.formats.vllm import is_vllm, open_vllm
+from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
 from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
@@ -115,8 +115,8 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
         lambda path: beginning(path).startswith(MAGIC),
         lambda path, role: open_llama_cpp(path),
     ),
-    "vllm": (is_vllm, lambda path, role: open_vllm(path)),
     "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
+    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path)),
     "arrays": (_is_named, open_named),
 }
 
