@@ -107,6 +107,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         os.replace(temporary, path)
+    except InputError as error:
+        # Of a file inside, under a name that is gone when it is read.
+        raise InputError(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
         raise InputError(f"{path}: could not be written ({error.strerror or error}); write elsewhere") from None
     finally:
