@@ -17,16 +17,16 @@ from mdsd_bounds.cli.options import (
     Quiet,
     Samplers,
     Temperatures,
-    TopK,
-    TopP,
     fitting,
     names_in,
     numbers_in,
     progress_bar,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 
+@with_sampling
 def report(
     dump: Dump,
     out: Annotated[str, typer.Option("--out", help="HTML file; complete in itself.")],
@@ -37,8 +37,7 @@ def report(
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
     limit: Limit = None,
     force: Force = False,
@@ -62,14 +61,15 @@ def report(
         drafts=numbers_in(drafts, "--drafts", int),
         temperatures=numbers_in(temperature, "--temperature", float),
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         samples=samples,
     )
     chosen: tuple[str, ...] = ()
     if verifier != "none":
         names = None if verifier == "all" else fitting(verifier, settings.samplers)
         chosen = matching_verifiers(names, settings.samplers, settings.drafts)
+    say_sampling(sampling)
     source, comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
     mark = f"{compared.key(source)}-{limit}-{__version__}"
