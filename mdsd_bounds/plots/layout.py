@@ -229,16 +229,18 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
         column: list(dict.fromkeys(table[column])) if column == "sampler" else sorted(table[column].unique())
         for column in facets
     }
+    # Of two facets the columns are the one with more values that still fit side by side.
+    across = SIZES[look.size].across
+    order = sorted(kept, key=lambda column: len(kept[column]) if len(kept[column]) <= across else 0)
     panels = []
-    for cell in itertools.product(*kept.values()):
-        part = table
-        for column, value in zip(kept, cell, strict=True):
+    for cell in itertools.product(*(kept[column] for column in order)):
+        part, where = table, dict(zip(order, cell, strict=True))
+        for column, value in where.items():
             part = part[part[column] == value]
         if len(part):
-            named = (_value(column, value, look) for column, value in zip(kept, cell, strict=True))
-            panels.append((", ".join(named), part))
-    whole = len(kept) == 2 and len(panels) == len(kept[facets[0]]) * len(kept[facets[1]])
-    return panels, ", ".join(fixed), len(kept[facets[1]]) if whole else 0
+            panels.append((", ".join(_value(column, where[column], look) for column in facets), part))
+    whole = len(kept) == 2 and len(panels) == len(kept[order[0]]) * len(kept[order[1]])
+    return panels, ", ".join(fixed), len(kept[order[1]]) if whole else 0
 
 
 def _value(column: str, value: Any, look: Look) -> str:
