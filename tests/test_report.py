@@ -335,3 +335,13 @@ def test_without_script_everything_is_there(page: Path) -> None:
         assert word in text
     # Hidden from nobody: no part waits for the script.
     assert not re.search(r"<[^>]*\bhidden\b", text)
+
+
+def test_a_rule_of_ones_own_is_explored(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "my_rule.py").write_text("def target_alone(p, q, drafts):\n    return p\n")
+    out, rule = tmp_path / "r.html", f"{tmp_path / 'my_rule.py'}:target_alone"
+    options = ["--sampler", "with_replacement", "--drafts", "1,2", "--verifier", f"rrs,{rule}", "--samples", "20"]
+    assert call(monkeypatch, "report", str(texts_dump(tmp_path / "d")), "--out", str(out), *options, "--quiet") == 0
+    page = out.read_text()
+    assert page.count("target_alone") > 12
+    Page(page)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from mdsd_bounds.plots.acceptance_against_bound import acceptance_against_bound
 from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
+from mdsd_bounds.plots.acceptance_by_position import acceptance_by_position
 from mdsd_bounds.plots.equilibrium import equilibrium
 from mdsd_bounds.plots.estimates import select
 from mdsd_bounds.plots.gap_by_drafts import gap_by_drafts
@@ -36,6 +37,7 @@ __all__ = [
     "FURTHER_FIGURES",
     "SIZES",
     "Look",
+    "acceptance_by_position",
     "equilibrium",
     "figure_files",
     "save_figure",

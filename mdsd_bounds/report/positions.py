@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.report.answer import Answer
 from mdsd_bounds.report.html import code, fold, number, probability, text
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.verifiers import get_verifier
+from mdsd_bounds.verifiers import Verifier, get_verifier
 
 #: Tokens that are shown of p and of q, and recorded tokens before a position.
 TOP, BEFORE = 8, 12
@@ -97,7 +97,14 @@ def least_accepted(table: pd.DataFrame, found: Answer, number_of: int) -> list[i
     return [int(row) for row in part["row"].to_numpy()[rate.argsort(kind="stable")][:number_of]]
 
 
-def explore(dump: Any, table: pd.DataFrame, found: Answer, warp: dict[str, Any], number_of: int = 12) -> list[Explored]:
+def explore(
+    dump: Any,
+    table: pd.DataFrame,
+    found: Answer,
+    warp: dict[str, Any],
+    number_of: int = 12,
+    verifiers: Sequence[str | Verifier] = (),
+) -> list[Explored]:
     """The positions at which the recommended rule accepts least, each with one draw of drafts (seeded by its row).
 
     Parameters
@@ -112,18 +119,22 @@ def explore(dump: Any, table: pd.DataFrame, found: Answer, warp: dict[str, Any],
         ``top_k``, ``top_p`` and ``draft_temperature``.
     number_of : int
         Positions.
+    verifiers : sequence
+        Rules of the table that no registry holds.
     """
+    own = {rule.name: rule for rule in verifiers if isinstance(rule, Verifier)}
     explored = []
     for row in least_accepted(table, found, number_of):
         first = max(0, row - BEFORE)
         (batch,) = dump.batches(row + 1 - first, first, row + 1)
         if batch.target_cut is not None or batch.draft_cut is not None:
             return []
-        explored.append(_one(batch, row, table, found, dict(warp)))
+        explored.append(_one(batch, table[table["row"] == row], found, dict(warp), own))
     return explored
 
 
-def _one(batch: Any, row: int, table: pd.DataFrame, found: Answer, warp: dict[str, Any]) -> Explored:
+def _one(batch: Any, table: pd.DataFrame, found: Answer, warp: dict[str, Any], own: Mapping[str, Verifier]) -> Explored:
+    row = int(batch.row[-1])
     second = warp.pop("draft_temperature", None)
     temperature = found.temperature
     p = to_probs(batch.target_logits[-1:], temperature=temperature, **warp)
@@ -144,15 +155,16 @@ def _one(batch: Any, row: int, table: pd.DataFrame, found: Answer, warp: dict[st
         row, _last(batch.doc), _last(batch.position), _last(batch.token), _before(batch), found.sampler, found.drafts,
         float(bound.value[0, 0]), int(bound.subset_size[0, 0]), mass, 1.0 + mass - float(bound.value[0, 0]),
         tuple((token, float(p[0, token]), float(q[0, token]), bool(subset[token])) for token in tokens),
-        tuple(drawn), tuple(_outputs(p, q, drafts, row, table, found)),
+        tuple(drawn), tuple(_outputs(p, q, drafts, table, found, own)),
     )  # fmt: skip
 
 
-def _outputs(p: Tensor, q: Tensor, drafts: Tensor, row: int, table: pd.DataFrame, found: Answer) -> list[Output]:
+def _outputs(
+    p: Tensor, q: Tensor, drafts: Tensor, table: pd.DataFrame, found: Answer, own: Mapping[str, Verifier]
+) -> list[Output]:
     """What each verifier compared does with the drafts, the recommended one first."""
     part = table[
-        (table["row"] == row)
-        & (table["temperature"] == found.temperature)
+        (table["temperature"] == found.temperature)
         & (table["sampler"] == found.sampler)
         & (table["drafts"] == found.drafts)
         & (table["verifier"] != "")
@@ -160,7 +172,7 @@ def _outputs(p: Tensor, q: Tensor, drafts: Tensor, row: int, table: pd.DataFrame
     part = part.iloc[(part["verifier"] != found.verifier).to_numpy().argsort(kind="stable")]
     outputs = []
     for name, acceptance in zip(part["verifier"], part["acceptance"], strict=True):
-        probs = get_verifier(str(name)).probs(p, q, drafts, sampler=found.sampler)[0].clone()
+        probs = (own.get(str(name)) or get_verifier(str(name))).probs(p, q, drafts, sampler=found.sampler)[0].clone()
         places = list(dict.fromkeys(int(token) for token in drafts[0] if int(token) >= 0))
         taken = {token: float(probs[token]) for token in places}
         probs[places] = 0.0
