@@ -88,7 +88,7 @@ class Frame:
     """What a figure is: its name, what a panel draws, and what stands around the panels.
 
     ``panel(ax, series, scale)`` draws.  ``axis`` is the column along x; ``by`` is the column that tells series apart
-    (the empty verifier is the bound); ``facets`` are those that make sense.
+    (the empty verifier is the bound, called ``bound``); ``facets`` are those that make sense.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Frame:
     axis: str = ""
     facets: tuple[str, ...] = FACETS
     note: str = ""
+    bound: str = "bound (any lossless rule)"
     sharex: bool = True
 
 
@@ -214,7 +215,7 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
     facets = [look.facet] if look.facet is not None else []
     fixed = []
     for column, least in (("temperature", True), ("drafts", False)):
-        if column == frame.axis or column in facets:
+        if column == frame.axis or column in facets or column not in table:
             continue
         values = sorted(table[column].unique())
         chosen = values[0] if least else values[-1]
@@ -268,7 +269,7 @@ def _series(frame: Frame, rows: pd.DataFrame, look: Look, table: pd.DataFrame) -
         ]
     styles = styles_of((name for name in table["verifier"] if name), "verifier")
     found = [
-        Series("", "bound (any lossless rule)", BOUND, part) if name == "" else
+        Series("", frame.bound, BOUND, part) if name == "" else
         Series(str(name), look.name(name), styles[str(name)], part)
         for name, part in rows.groupby("verifier", sort=False)
     ]  # fmt: skip
