@@ -21,6 +21,7 @@ from mdsd_bounds.plots.estimates import select
 from mdsd_bounds.plots.gap_by_drafts import gap_by_drafts
 from mdsd_bounds.plots.gap_by_temperature import gap_by_temperature
 from mdsd_bounds.plots.layout import FACETS, SIZES, Look
+from mdsd_bounds.plots.lossy_frontier import lossy_frontier
 from mdsd_bounds.plots.majorant import majorant_figure
 from mdsd_bounds.plots.priority_orders import priority_orders_figure
 from mdsd_bounds.plots.sampler_wins import sampler_wins
@@ -41,6 +42,7 @@ __all__ = [
     "acceptance_by_position",
     "equilibrium",
     "figure_files",
+    "lossy_frontier",
     "save_figure",
     "save_figures",
     "select",
@@ -61,6 +63,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
 FURTHER_FIGURES: dict[str, Callable[..., Any]] = {
     "speed_by_nodes": speed_by_nodes,
     "acceptance_by_position": acceptance_by_position,
+    "lossy_frontier": lossy_frontier,
     "subset_curve": subset_curve,
     "majorant": majorant_figure,
     "priority_orders": priority_orders_figure,

@@ -221,7 +221,7 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
         chosen = values[0] if least else values[-1]
         table = table[table[column] == chosen]
         fixed.append(_value(column, chosen, look))
-    if compared and "sampler" not in facets:
+    if compared and "sampler" in table and "sampler" not in facets:
         if table["sampler"].nunique() > 1:
             facets.insert(0, "sampler")
         else:
