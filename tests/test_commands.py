@@ -44,6 +44,7 @@ CALLS = {
     "audit": ["audit", "LOG"],
     "draft-temperature": ["draft-temperature", "PAIR", "--ratios", "1.0"],
     "log": ["log", "--target", "T", "--draft", "D", "--prompts", "PAIR", "--out", "PLACE"],
+    "train-draft": ["train-draft", "--target", "T", "--text", "PAIR", "--steps", "1", "--out", "PLACE"],
     "convert": ["convert", "PAIR", "PLACE"],
     "inspect": ["inspect", "PAIR"],
     "plot": ["plot", "TABLE", "--out", "PLACE"],

@@ -18,10 +18,25 @@ from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
 from mdsd_bounds.cli.report import report
+from mdsd_bounds.cli.train_draft import train_draft
 from mdsd_bounds.cli.tree import tree
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, acceptance, advise, tree, audit, draft_temperature, log, convert, inspect, plot, report)
+COMMANDS = (
+    bounds,
+    compare,
+    acceptance,
+    advise,
+    tree,
+    audit,
+    draft_temperature,
+    log,
+    train_draft,
+    convert,
+    inspect,
+    plot,
+    report,
+)
 
 app = typer.Typer(
     add_completion=False,
