@@ -36,6 +36,7 @@ from mdsd_bounds.models.chimera import (
     train_draft,
 )
 from mdsd_bounds.models.chimera import train as training
+from mdsd_bounds.models.chimera.states import Sample
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model
@@ -178,7 +179,7 @@ def test_training_falls_below_the_bigrams(folder: Path, target: LoadedModel, mad
 def test_an_interrupted_run_ends_in_the_same_bytes(
     folder: Path, target: LoadedModel, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {**trained(folder, target, tmp_path / "whole", steps=12, depths=1)}
+    whole = {**trained(folder, target, tmp_path / "whole", steps=12, depths=1, stretch=16)}
     monkeypatch.setattr(training, "EVERY", 0.0)
     own_step, own_write, calls = training.one_step, training.write_whole, [0]
 
@@ -192,15 +193,33 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
         name, own = ("one_step", own_step) if moment == "in a step" else ("write_whole", own_write)
         patch.setattr(training, name, lambda *given: counted(own, *given))
         with pytest.raises(KeyboardInterrupt):
-            trained(folder, target, tmp_path / "cut", steps=12, depths=1)
+            trained(folder, target, tmp_path / "cut", steps=12, depths=1, stretch=16)
     said: list[str] = []
-    again = trained(folder, target, tmp_path / "cut", said.append, steps=12, depths=1)
+    again = trained(folder, target, tmp_path / "cut", said.append, steps=12, depths=1, stretch=16)
     assert any("goes on after step" in line for line in said)
     assert again == whole
     names = {file.name for file in (tmp_path / "cut").iterdir()}
     assert names == {"head.safetensors", "head.json", "plan.json"}
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_step_reads_a_stretch_with_places_that_count() -> None:
+    tokens = torch.arange(80).reshape(2, 40)
+    counts = torch.zeros(2, 40, dtype=torch.bool)
+    counts[0, 25:] = True
+    counts[1, :20] = True
+    sample = Sample(tokens, tokens[..., None].float(), counts)
+    firsts = set()
+    for step in range(60):
+        part = training.part_of(sample, recipe(stretch=16), step)
+        assert torch.equal(part.tokens, part.tokens[:, :1] + torch.arange(16))
+        assert torch.equal(part.states[..., 0], part.tokens.float())
+        assert torch.equal(part.counts, counts.flatten()[part.tokens])
+        assert bool(part.counts.any(-1).all())
+        firsts.add(tuple(part.tokens[:, 0].tolist()))
+    # 24 is the last place where the first text's stretch can begin; the second's begins at 0 to 4.
+    assert firsts == {(24, 40 + k) for k in range(5)}
 
 
 def test_minutes_fix_the_steps_once(folder: Path, target: LoadedModel, tmp_path: Path) -> None:

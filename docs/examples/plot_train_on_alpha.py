@@ -2,16 +2,16 @@
 A draft trained for four proposals
 ==================================
 
-One draft distribution q has to serve eight different target distributions, as a draft that knows too little does.  Trained
-on cross-entropy it becomes their mean; trained on ``1 - alpha*_n`` it becomes what serves n proposals best.  The gradient
-goes through the minimising subset of every row (:mod:`mdsd_bounds.bounds.gradient`).
+One draft distribution q has to serve eight different target distributions, as a draft that knows too little does.
+Trained on cross-entropy it becomes their mean; trained on ``1 - alpha*_n`` it becomes what serves n proposals best.
+The gradient goes through the minimising subset of every row (:mod:`mdsd_bounds.bounds.gradient`).
 """
 
 import matplotlib.pyplot as plt
 import torch
 
 from mdsd_bounds import optimal_acceptance
-from mdsd_bounds.bounds.gradient import acceptance_loss
+from mdsd_bounds.bounds import acceptance_loss
 from mdsd_bounds.plots.style import COLOURS, axes, legend
 
 torch.manual_seed(0)
