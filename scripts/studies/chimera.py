@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="the target's states (default: OUT/states)")
     parser.add_argument("--results", type=Path, default=Path("docs/results/chimera"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wait", action="store_true", help="measure: wait for heads that are being trained")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     hush()
