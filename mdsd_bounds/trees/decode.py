@@ -79,7 +79,7 @@ def take_step(
     drafted = time.perf_counter()
     distributions = target(tree.paths)
     read = time.perf_counter()
-    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
     if isinstance(verifier, Verifier) and verifier.output_distribution is None:
         ways, verified = None, verify(tree, distributions, verifier, generator)
     else:
