@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds.cli.options import (
+    VERIFIERS_HELP,
     Batch,
     Drafts,
     DraftTemperature,
@@ -26,6 +27,8 @@ from mdsd_bounds.cli.options import (
     TopP,
     names_in,
     numbers_in,
+    sampling_hint,
+    verifiers_in,
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
@@ -34,7 +37,7 @@ from mdsd_bounds.cli.table import run_and_print
 def compare(
     dump: Dump,
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
-    verifier: Annotated[str, typer.Option("--verifier", help="Verifiers, comma-separated, or 'all'.")] = "all",
+    verifier: Annotated[str, typer.Option("--verifier", help=VERIFIERS_HELP)] = "all",
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
@@ -60,8 +63,7 @@ def compare(
 
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)
-    names = None if verifier == "all" else names_in(verifier)
-    verifiers = matching_verifiers(names, samplers, counts, lossy=lossy)
+    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy)
     settings = Settings(
         samplers=samplers,
         drafts=counts,
@@ -83,5 +85,18 @@ def compare(
             file=sys.stderr,
         )
     run_and_print(
-        dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, force, quiet
+        dump,
+        settings,
+        summarise_comparison,
+        render,
+        shown,
+        format,
+        out,
+        limit,
+        shard,
+        engine,
+        batch,
+        force,
+        quiet,
+        hint=sampling_hint(samples),
     )

@@ -29,6 +29,7 @@ def run_and_print(
     batch: int,
     force: bool,
     quiet: bool,
+    hint: str = "",
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
     from mdsd_bounds.cli.notes import opened, say_beyond
@@ -44,12 +45,12 @@ def run_and_print(
     if engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
-    source = opened(dump, limit)
+    source, warnings = opened(dump, limit)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+    with progress_bar(dump, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
         table = run(
             source,
             settings,
@@ -77,4 +78,4 @@ def run_and_print(
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.
         columns = [*columns, "mc_stderr"]
-    print(render(summary, format.value, columns))
+    print(render(summary, format.value, columns, warnings))
