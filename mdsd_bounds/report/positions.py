@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.pipeline.block_rows import distributions
+from mdsd_bounds.pipeline.engines.job import read
+from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.report.answer import Answer
 from mdsd_bounds.report.html import code, fold, number, probability, text
@@ -98,12 +100,11 @@ def least_accepted(table: pd.DataFrame, found: Answer, number_of: int) -> list[i
 
 
 def explore(
-    dump: Any,
+    dump: Dump,
     table: pd.DataFrame,
     found: Answer,
-    warp: dict[str, Any],
+    settings: Settings,
     number_of: int = 12,
-    verifiers: Sequence[str | Verifier] = (),
 ) -> list[Explored]:
     """The positions at which the recommended rule accepts least, each with one draw of drafts (seeded by its row).
 
@@ -115,30 +116,25 @@ def explore(
         Per-position; of bounds where no verifiers were compared.
     found : Answer
         Its sampler, number of drafts and temperature are explored.
-    warp : dict
-        ``top_k``, ``top_p`` and ``draft_temperature``.
+    settings : Settings
+        Those of the table: cuts, biases and penalties, and rules that no registry holds.
     number_of : int
         Positions.
-    verifiers : sequence
-        Rules of the table that no registry holds.
     """
-    own = {rule.name: rule for rule in verifiers if isinstance(rule, Verifier)}
     explored = []
     for row in least_accepted(table, found, number_of):
         first = max(0, row - BEFORE)
-        (batch,) = dump.batches(row + 1 - first, first, row + 1)
+        batch = read(dump, first, row + 1, text=settings.needs_text)
         if batch.target_cut is not None or batch.draft_cut is not None:
             return []
-        explored.append(_one(batch, table[table["row"] == row], found, dict(warp), own))
+        explored.append(_one(batch, table[table["row"] == row], found, settings))
     return explored
 
 
-def _one(batch: Any, table: pd.DataFrame, found: Answer, warp: dict[str, Any], own: Mapping[str, Verifier]) -> Explored:
+def _one(batch: LogitBatch, table: pd.DataFrame, found: Answer, settings: Settings) -> Explored:
     row = int(batch.row[-1])
-    second = warp.pop("draft_temperature", None)
-    temperature = found.temperature
-    p = to_probs(batch.target_logits[-1:], temperature=temperature, **warp)
-    q = to_probs(batch.draft_logits[-1:], temperature=temperature if second is None else second, **warp)
+    own = {rule.name: rule for rule in settings.verifiers if isinstance(rule, Verifier)}
+    p, q = (rows[-1:] for rows in distributions(batch, settings, found.temperature))
     bound = optimal_acceptance(p, q, (found.drafts,), found.sampler)
     subset = bound.subset[0, 0]
     generator = torch.Generator().manual_seed(row)
@@ -191,7 +187,7 @@ def _last(column: Tensor | None) -> int | None:
     return None if column is None else int(column[-1])
 
 
-def _before(batch: Any) -> tuple[int, ...]:
+def _before(batch: LogitBatch) -> tuple[int, ...]:
     """Recorded tokens of the rows just before, as far as they are the same document without a gap.
 
     The token beside row t is the one that row t predicts.
