@@ -50,7 +50,7 @@ def advise(
     sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
     tv: Within = None,
-    figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
+    figure: Annotated[str | None, typer.Option("--figure", help="Draw speed against nodes per call here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
     force: Force = False,
@@ -69,7 +69,8 @@ def advise(
     from mdsd_bounds.pipeline.tables import render
     from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.advise import advise as best_trees
-    from mdsd_bounds.trees.advise import costs_from, frontier, in_words, lossy_profiles, profiles
+    from mdsd_bounds.trees.advise import costs_from, in_words, lossy_profiles, profiles
+    from mdsd_bounds.trees.speed_frontier import speed_by_nodes
 
     tvs = tvs_in(tv)
     costs = costs_from(draft_cost, target_cost)
@@ -94,7 +95,7 @@ def advise(
     print(f"note: speed is tokens per {costs.unit}; behind is what the first row is faster", file=sys.stderr)
     print("note: " + in_words(advice), file=sys.stderr)
     if figure is not None:
-        _draw(frontier(found, documents, nodes, depth), figure)
+        _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
     shown = [
         "kind",
         "sampler",
@@ -113,9 +114,8 @@ def advise(
 def _draw(table: object, out: str) -> None:
     import matplotlib
 
-    from mdsd_bounds.plots.frontier import frontier as draw
-    from mdsd_bounds.plots.saving import save_figure
+    from mdsd_bounds.plots import save_figure, speed_by_nodes
 
     matplotlib.use("Agg")
-    save_figure(draw(table).figure, out)  # type: ignore[arg-type]
+    save_figure(speed_by_nodes(table).figure, out, tight=False)  # type: ignore[arg-type]
     print(f"note: figure written to {out}", file=sys.stderr)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps import open_side
-from mdsd_bounds.dumps.convert import top_k_rows
 from mdsd_bounds.dumps.single_model import UNSTATED_WIDTH, Side, pair_sides
+from mdsd_bounds.dumps.top_k_rows import top_k_rows
 from mdsd_bounds.models.array_writer import ArrayWriter
 from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.models.loading import LoadedModel
