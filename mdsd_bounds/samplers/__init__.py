@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import (
     greedy,
     independent,
@@ -70,7 +70,7 @@ def registered_here(names: Sequence[str]) -> tuple[Sampler, ...]:
     return tuple(SAMPLERS[name] for name in names if name in SAMPLERS and name not in _SHIPPED)
 
 
-def sampler_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def sampler_options(name: str, options: Mapping[str, Option]) -> dict[str, Any]:
     """Those of the ``options`` given for several samplers that the sampler ``name`` takes.
 
     Raises

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.progress import stage
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
@@ -83,7 +83,7 @@ class Verifier:
         """Whether the rule is made for drafts of any of these samplers."""
         return bool(set(self.samplers) & set(samplers))
 
-    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
+    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Option) -> Tensor:
         """Checked distribution ``[B, V]`` of the output token given the drafts.
 
         Raises
@@ -120,7 +120,7 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str | None = None,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Verify one position of every row.
 
@@ -165,7 +165,7 @@ class Verifier:
             )
         return token, (drafts == token[:, None]).any(-1)
 
-    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
         """Exact acceptance ``[N, B]``; NaN where there is neither a closed form nor a feasible enumeration."""
         if self.exact_rate is None:
             return p.new_full((len(n_drafts), p.shape[0]), float("nan"))
@@ -180,7 +180,7 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Unbiased Monte Carlo acceptance and its standard error, both ``[N, B]``.
 
@@ -213,19 +213,19 @@ class Verifier:
         samples: int,
         generator: torch.Generator | None,
         sampler: str,
-        options: dict[str, Any],
+        options: dict[str, Option],
     ) -> Tensor:
         drafts = many_drafts(q, n, samples, generator, sampler=sampler, **sampler_options(self, options))
         hits = []
         rows = max(1, CHUNK_ENTRIES // p.shape[-1])
         for first in range(0, samples, rows):
             part = drafts[first : first + rows]
-            wide = p.expand(len(part), -1), q.expand(len(part), *q.shape)
+            wide_p, wide_q = p.expand(len(part), -1), q.expand(len(part), *q.shape)
             with stage(first // rows, -(-samples // rows)):
                 if self.output_distribution is None:
-                    hits.append(self.step(*wide, part, generator, sampler=sampler, **options)[1].to(p.dtype))
+                    hits.append(self.step(wide_p, wide_q, part, generator, sampler=sampler, **options)[1].to(p.dtype))
                 else:
-                    hits.append(drafted_mass(self.probs(*wide, part, sampler=sampler, **options), part))
+                    hits.append(drafted_mass(self.probs(wide_p, wide_q, part, sampler=sampler, **options), part))
         return torch.cat(hits)
 
     @contextlib.contextmanager
@@ -243,7 +243,7 @@ class Verifier:
             ) from error
 
 
-def sampler_options(verifier: Verifier, options: dict[str, Any]) -> dict[str, Any]:
+def sampler_options(verifier: Verifier, options: dict[str, Option]) -> dict[str, Any]:
     """The options that belong to the sampler: those the verifier does not name as its own."""
     return {key: value for key, value in options.items() if key not in verifier.options}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.problem import Acceptance, InputError, Problem, squeeze
+from mdsd_bounds.problem import Acceptance, ArrayLike, Counts, InputError, Option, Problem, squeeze
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.monte_carlo import HEAVY
 
@@ -21,16 +21,16 @@ _BYTES = 48
 
 
 def acceptance_rate(
-    p: Any,
-    q: Any,
-    n_drafts: Any,
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
     verifier: str | Verifier | Callable[..., Tensor] = "rrs_without_replacement",
     *,
     samples: int = 1000,
     seed: int = 0,
     generator: torch.Generator | None = None,
-    **options: Any,
+    **options: Option,
 ) -> Acceptance:
     """Probability that the verifier's output is one of the n drafts (whichever branch of the rule produced it).
 
