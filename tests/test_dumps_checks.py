@@ -262,7 +262,7 @@ def _top_distillkit(folder: Path, ids: list[list[int]], logp: list[list[float]])
 
 TOP_K: dict[str, Callable[[Path, list[list[int]], list[list[float]]], str]] = {
     "arrays": _top_arrays,
-    "vllm": _top_vllm,
+    "top-logprobs": _top_vllm,
     "distillkit": _top_distillkit,
 }
 GOOD = [[1, 2, 3], [4, 5, 6]]

@@ -158,9 +158,10 @@ class named:  # noqa: N801 (a context manager, used like a function)
             return
         if isinstance(error, InputError):
             raise InputError(f"{error} ({self.where})") from None
-        raise InputError(
-            f"verifier {self.rule.name!r} raised {type(error).__name__}: {error} ({self.where}); mend the rule"
-        ) from error
+        what = f"raised {type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = f"called sys.exit({error.code!r})"
+        raise InputError(f"verifier {self.rule.name!r} {what} ({self.where}); fix the rule") from error
 
 
 def run_steps(

@@ -73,7 +73,7 @@ def advise(
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
-    source = opened(dump, limit)
+    source, warnings = opened(dump, limit)
     with progress_bar(dump, quiet, sampling_hint(samples)) as progress:
         table = run(source, settings, limit=limit, progress=progress)
     if table is None:
@@ -101,7 +101,7 @@ def advise(
         "speed_ci_high",
         "behind",
     ]
-    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"]))
+    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"], warnings))
 
 
 def _draw(table: object, out: str) -> None:

@@ -183,7 +183,7 @@ def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, ...]:
     from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.problem import InputError
 
-    held = opened(dump, limit)
+    held, _ = opened(dump, limit)
     batch = next(iter(held.batches(min(limit, len(held)))))
     if batch.target_cut is not None or batch.draft_cut is not None:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")

@@ -71,7 +71,7 @@ def report(
     chosen: tuple[Any, ...] = ()
     if verifier != "none":
         chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)
-    source, comparison = opened(dump, limit), None
+    (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
     mark = f"{compared.key(source)}-{limit}-{__version__}"
     if not force and run_of(out) == mark:

@@ -45,7 +45,7 @@ def run_and_print(
     if engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
-    source = opened(dump, limit)
+    source, warnings = opened(dump, limit)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
@@ -78,4 +78,4 @@ def run_and_print(
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.
         columns = [*columns, "mc_stderr"]
-    print(render(summary, format.value, columns))
+    print(render(summary, format.value, columns, warnings))

@@ -34,11 +34,12 @@ from mdsd_bounds.dumps.formats.named_arrays import (
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
 from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
-from mdsd_bounds.dumps.formats.vllm import is_vllm, open_vllm
+from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
 from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.token_map import MAPS
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = [
@@ -114,8 +115,8 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
         lambda path: beginning(path).startswith(MAGIC),
         lambda path, role: open_llama_cpp(path),
     ),
-    "vllm": (is_vllm, lambda path, role: open_vllm(path)),
     "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
+    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path)),
     "arrays": (_is_named, open_named),
 }
 
@@ -185,9 +186,7 @@ def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
     with opening(), reading(file, "one-model file"):
         name = _side_format(file)
         if not name:
-            raise InputError(
-                f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
-            )
+            raise InputError(f"{file}: not recognised as any of {', '.join(SIDES)}; {described(file)}")
     with opening(), reading(file, name):
         side = SIDES[name][1](file, role)
 
@@ -274,7 +273,9 @@ def _format(paths: list[Path], label: str) -> str:
             "mdsd convert TARGET DRAFT OUT"
         )
     known = ", ".join(sorted({*READERS, *SIDES}))
-    raise InputError(f"{label}: not recognised as any of {known}; wrong magic bytes or an incomplete file")
+    unknown = next((part for part in paths if not _side_format(part)), paths[0])
+    what = described(unknown) if len(paths) == 1 else f"{unknown}: {described(unknown)}"
+    raise InputError(f"{label}: not recognised as any of {known}; {what}")
 
 
 def inspect_dump(path: str) -> dict[str, Any]:

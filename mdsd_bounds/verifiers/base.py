@@ -213,7 +213,7 @@ class Verifier:
         samples: int,
         generator: torch.Generator | None,
         sampler: str,
-        options: dict[str, Option],
+        options: dict[str, Any],
     ) -> Tensor:
         drafts = many_drafts(q, n, samples, generator, sampler=sampler, **sampler_options(self, options))
         hits = []

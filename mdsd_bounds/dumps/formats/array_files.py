@@ -11,6 +11,7 @@ from mdsd_bounds.dumps.containers.safetensors import open_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import PICKLE, open_torch
 from mdsd_bounds.dumps.containers.zip_members import MAGIC as ZIP
 from mdsd_bounds.dumps.containers.zip_members import open_zip
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = ["Array", "array_form", "open_store"]
@@ -70,4 +71,4 @@ def _store(path: Path) -> dict[str, Array]:
         return open_npz(path)
     if form == "pt":
         return open_torch(path)
-    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy or .pt; wrong magic bytes")
+    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy or .pt; {described(path)}")

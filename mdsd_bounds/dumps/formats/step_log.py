@@ -60,7 +60,7 @@ def open_step_log(path: Path) -> Dump:
         for number, line in lines(path):
             place.at = f"line {number}"
             step = parse(line)
-            given, kept = [integer(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
+            given, kept = [_token(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
             if not 0 <= kept <= len(given):
                 raise ValueError(f"{kept} of {len(given)} drafts accepted")
             steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)

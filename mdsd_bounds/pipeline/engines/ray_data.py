@@ -90,7 +90,7 @@ def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tup
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{job.dump.facts.path}: the Ray cluster failed ({reason}); finished parts are intact: mend it and run "
+                f"{job.dump.facts.path}: the Ray cluster failed ({reason}); finished parts are intact: fix it and run "
                 "again"
             ) from None
 
