@@ -100,7 +100,7 @@ def _bounds_beside(
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.pipeline.tables import summarise
 
-    source = opened(dump, limit)
+    source, _ = opened(dump, limit)
     with progress_bar(dump, quiet) as progress:
         table: Any = run(source, settings, limit=limit, progress=progress)
     found = []
