@@ -25,8 +25,10 @@ from mdsd_bounds.cli.options import (
     tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 
+@with_sampling
 def advise(
     dump: Dump,
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
@@ -45,6 +47,7 @@ def advise(
         typer.Option("--target-cost", help="Cost by nodes read, 1:1,8:1.1,32:1.6, or a JSON file of measured seconds."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
+    sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
     tv: Within = None,
     figure: Annotated[str | None, typer.Option("--figure", help="Draw speed against nodes per call here.")] = None,
@@ -73,7 +76,10 @@ def advise(
     costs = costs_from(draft_cost, target_cost)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
-    settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
+    settings = Settings(
+        samplers, counts, (temperature,), verifiers, target=sampling.target, draft=sampling.draft, samples=samples
+    )
+    say_sampling(sampling)
     source, warnings = opened(dump, limit)
     with progress_bar(dump, quiet, sampling_hint(samples)) as progress:
         table = run(source, settings, limit=limit, progress=progress)

@@ -18,8 +18,6 @@ from mdsd_bounds.cli.options import (
     Quiet,
     Samplers,
     Temperatures,
-    TopK,
-    TopP,
     fitting,
     names_in,
     numbers_in,
@@ -27,8 +25,10 @@ from mdsd_bounds.cli.options import (
     sampling_hint,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 
+@with_sampling
 def report(
     dump: Dump,
     out: Annotated[str, typer.Option("--out", help="HTML file; complete in itself.")],
@@ -39,8 +39,7 @@ def report(
     drafts: Drafts = "1,2,3,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
     draft_cost: Annotated[
         float | None, typer.Option("--draft-cost", help="One draft call, in target calls: the tree is chosen by speed.")
@@ -76,13 +75,14 @@ def report(
         drafts=numbers_in(drafts, "--drafts", int),
         temperatures=numbers_in(temperature, "--temperature", float),
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         samples=samples,
     )
     chosen: tuple[Any, ...] = ()
     if verifier != "none":
         chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)
+    say_sampling(sampling)
     (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
     asked = _digest(draft_cost, target_cost, tokenizer, positions)

@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.progress import stage
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
-from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution
+from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, shifted, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import probs_and_defect
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
+from mdsd_bounds.sampling import UNCHANGED, SamplingOptions, adjusted, shift_of
 from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
 from mdsd_bounds.verifiers.registry import rule_key
 
@@ -41,8 +43,8 @@ class Settings:
         Verifiers to set against the bound, as :func:`matching_verifiers` gives them; empty for bounds alone.
     draft_temperature : float or None
         Temperature of the draft where it differs from the target's.
-    top_k, top_p :
-        Warps of both models, as a serving stack applies them.
+    target, draft : SamplingOptions
+        Cuts, biases and penalties of either model, as its server applies them.
     samples, seed : int
         Monte Carlo samples of verifiers without a closed form, and their seed.
     options : dict
@@ -59,13 +61,32 @@ class Settings:
     temperatures: tuple[float, ...] = (1.0,)
     verifiers: tuple[str | Verifier, ...] = ()
     draft_temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    target: SamplingOptions = UNCHANGED
+    draft: SamplingOptions = UNCHANGED
     samples: int = 1000
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
     tvs: tuple[float, ...] = ()
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the tokens before a position matter."""
+        return self.target.needs_text or self.draft.needs_text
+
+    def check(self, dump: Any) -> None:
+        """Refuse what cannot be computed on a dump, before any of its rows is read.
+
+        Raises
+        ------
+        InputError
+            If a repetition penalty is asked for on log-probabilities.
+        """
+        if dump.facts.kind == "logprobs" and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
+            raise InputError(
+                f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "
+                "whole logits, or use presence and frequency penalties"
+            )
 
     def key(self, dump: Any) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
@@ -98,6 +119,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     cut = batch.target_cut is not None or batch.draft_cut is not None
     frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
+    batch = _adjusted(batch, settings, name)
     stages = len(settings.temperatures) * len(settings.samplers)
     for t, temperature in enumerate(settings.temperatures):
         (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)
@@ -166,14 +188,56 @@ def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
 
 
+def _adjusted(batch: Any, settings: Settings, name: str) -> Any:
+    """The batch with biases and penalties in its logits."""
+    past = texts_before(batch) if settings.needs_text else None
+    changed: dict[str, Any] = {}
+    for role, options in (("target", settings.target), ("draft", settings.draft)):
+        logits, cut, where = getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut"), f"{name} {role}_logits"
+        if cut is None:
+            changed[f"{role}_logits"] = adjusted(logits, options, past, where, int(batch.row[0]))
+        elif (shift := shift_of(logits, options, past, where, int(batch.row[0]))) is not None:
+            changed[f"{role}_logits"], changed[f"{role}_cut"] = shifted(logits, cut, shift, where, int(batch.row[0]))
+    return replace(batch, **changed)
+
+
+def texts_before(batch: Any) -> list[Tensor] | None:
+    """For every row the tokens recorded in the rows before it of its document; None where a dump has no such columns.
+
+    A row is the distribution of the token recorded beside it, so that its text ends one row before.
+
+    Raises
+    ------
+    InputError
+        If one of those tokens was not recorded.
+    """
+    if batch.doc is None or batch.token is None:
+        return None
+    start = 0 if batch.past is None else len(batch.past)
+    tokens = batch.token.cpu() if batch.past is None else torch.cat([batch.past, batch.token.cpu()])
+    documents = batch.doc.tolist()
+    found, begun = [], 0
+    for place in range(len(documents)):
+        if place and documents[place] != documents[place - 1]:
+            begun = start + place
+        text = tokens[begun : start + place]
+        if bool((text < 0).any()):
+            raise InputError(
+                f"row {int(batch.row[place])}: penalties need the text, but a token before it was not recorded; log "
+                "again"
+            )
+        found.append(text)
+    return found
+
+
 def _warped(
     batch: Any, settings: Settings, temperature: float, name: str
 ) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
     """Target and draft rows, each with the warps that make a distribution of them."""
-    warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
+    row: dict[str, Any] = {"first_row": int(batch.row[0])}
     second = temperature if settings.draft_temperature is None else settings.draft_temperature
-    target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
-    draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
+    target = {**row, **settings.target.cuts, "temperature": temperature, "name": f"{name} target_logits"}
+    draft = {**row, **settings.draft.cuts, "temperature": second, "name": f"{name} draft_logits"}
     return (batch.target_logits, target), (batch.draft_logits, draft)
 
 
