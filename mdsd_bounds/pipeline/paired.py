@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -38,7 +41,8 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str] = (
     """
     rows = []
     groups = dict(iter(second.groupby(SETTING, sort=False)))
-    for key, part in first.groupby(SETTING, sort=False):
+    each: Iterable[tuple[Any, pd.DataFrame]] = first.groupby(SETTING, sort=False)
+    for key, part in each:
         if key not in groups:
             continue
         temperature, sampler, drafts, verifier = key
