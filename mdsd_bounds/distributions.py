@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffer
 from mdsd_bounds._backend.threads import in_threads
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import ArrayLike, InputError
 
 #: How far a row of given probabilities may be from summing to one, by the dtype it was given in.  Rows inside the
 #: tolerance are normalised in float64 and every interval is widened by the defect; rows outside are refused.
@@ -30,7 +28,7 @@ _WIDE = 8192
 _SLICE = 500_000
 
 
-def as_tensor(x: Any, name: str) -> Tensor:
+def as_tensor(x: ArrayLike, name: str) -> Tensor:
     """A floating torch tensor from a numpy array, a torch tensor or a sequence; shares memory where possible.
 
     Raises
@@ -51,7 +49,7 @@ def as_tensor(x: Any, name: str) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
-def as_rows(x: Any, name: str) -> tuple[Tensor, bool]:
+def as_rows(x: ArrayLike, name: str) -> tuple[Tensor, bool]:
     """``[V]`` or ``[B, V]`` as ``[B, V]``; the flag says whether it was a single row.
 
     Raises
@@ -133,7 +131,7 @@ def _compiled_sums(probs: Tensor) -> tuple[Tensor, bool]:
 
 
 def to_probs(
-    logits: Any,
+    logits: ArrayLike,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,

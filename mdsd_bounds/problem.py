@@ -7,12 +7,21 @@ certificate can be checked later without anything else at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+#: What is read as rows of numbers: a tensor, a numpy array, or nested sequences.
+ArrayLike: TypeAlias = Tensor | npt.ArrayLike
+#: A number of drafts, or several.
+Counts: TypeAlias = int | Iterable[int] | Tensor
+#: An option of a sampler or a verifier, as given by name.
+Option: TypeAlias = bool | int | float | str | Tensor | np.ndarray | Sequence[object] | None
 
 
 class InputError(ValueError):
@@ -67,7 +76,7 @@ class Problem:
     q: Tensor
     n_drafts: tuple[int, ...]
     sampler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     mass_error: Tensor | None = None
 
 
@@ -145,7 +154,7 @@ class Acceptance:
 MOST_DRAFTS = 1_000_000_000
 
 
-def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
+def draft_counts(n_drafts: Counts) -> tuple[tuple[int, ...], bool]:
     """Read ``n_drafts`` (an integer or a sequence) as a tuple; the flag says whether it was a single integer.
 
     Raises
@@ -154,7 +163,7 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
         If a value is not an integer from 1 to :data:`MOST_DRAFTS`, or the sequence is empty.
     """
     single = (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0) or not hasattr(n_drafts, "__iter__")
-    values = [n_drafts] if single else list(n_drafts)
+    values: list[Any] = [n_drafts] if single else list(cast("Iterable[int]", n_drafts))
     if not values:
         raise InputError("n_drafts is empty: give at least one number of drafts, for example n_drafts=(1, 2, 4)")
     counts = []
@@ -171,7 +180,7 @@ def draft_counts(n_drafts: Any) -> tuple[tuple[int, ...], bool]:
     return tuple(counts), single
 
 
-def checked_tv(value: Any, name: str = "tv") -> float:
+def checked_tv(value: Option, name: str = "tv") -> float:
     """A total variation as a float.
 
     Raises
@@ -180,7 +189,7 @@ def checked_tv(value: Any, name: str = "tv") -> float:
         If it is no number in [0, 1]; ``name`` says which option it was.
     """
     try:
-        number = float("nan") if isinstance(value, bool) else float(value)
+        number = float("nan") if isinstance(value, bool) else float(cast("float", value))
     except (TypeError, ValueError):
         number = float("nan")
     if not 0.0 <= number <= 1.0:

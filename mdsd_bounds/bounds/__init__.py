@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_probs
-from mdsd_bounds.problem import Bound, InputError, Problem, checked_tv, draft_counts, squeeze
+from mdsd_bounds.problem import ArrayLike, Bound, Counts, InputError, Option, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
@@ -29,14 +28,14 @@ __all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve", "within"]
 
 
 def optimal_acceptance(
-    p: Any,
-    q: Any,
-    n_drafts: Any,
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
     *,
     method: str = "auto",
     tv: float = 0.0,
-    **options: Any,
+    **options: Option,
 ) -> Bound:
     """Best acceptance rate that any multi-draft verifier can reach, with a certified interval.
 
@@ -90,7 +89,7 @@ def optimal_acceptance(
     [0.75, 0.85, 1.0]
     """
     tv = checked_tv(tv)
-    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **options)
+    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, defects=None, **options)
     bound = within(solve(problem, method), tv)
     if not (single_n or single_row):
         return bound
@@ -132,7 +131,13 @@ def within(bound: Bound, tv: float) -> Bound:
 
 
 def make_problem(
-    p: Any, q: Any, n_drafts: Any, sampler: str, *, defects: tuple[Tensor, Tensor] | None = None, **options: Any
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
+    sampler: str,
+    *,
+    defects: tuple[Tensor, Tensor] | None = None,
+    **options: Option,
 ) -> tuple[Problem, bool, bool]:
     """Check p, q and ``n_drafts`` and put them in a :class:`Problem`; the flags say which axes were single.
 

@@ -271,6 +271,7 @@ def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Setti
             samples=settings.samples,
             # The seed belongs to the rows, so that results do not depend on what else ran before them.
             seed=settings.seed + int(batch.row[0]),
+            generator=None,
             **problem.options,
         )
         frame = _frame(bound, batch, temperature, name)

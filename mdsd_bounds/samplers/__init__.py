@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import (
     greedy,
     independent,
@@ -41,7 +41,7 @@ def get_sampler(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def sampler_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def sampler_options(name: str, options: Mapping[str, Option]) -> dict[str, Any]:
     """Those of the ``options`` given for several samplers that the sampler ``name`` takes.
 
     Raises

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
@@ -76,7 +76,7 @@ class Verifier:
         """Whether the rule is made for drafts of any of these samplers."""
         return bool(set(self.samplers) & set(samplers))
 
-    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
+    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Option) -> Tensor:
         """Checked distribution ``[B, V]`` of the output token given the drafts.
 
         Raises
@@ -109,7 +109,7 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str | None = None,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Verify one position of every row.
 
@@ -153,7 +153,7 @@ class Verifier:
             )
         return token, (drafts == token[:, None]).any(-1)
 
-    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
         """Exact acceptance ``[N, B]``; NaN where there is neither a closed form nor a feasible enumeration."""
         if self.exact_rate is None:
             return p.new_full((len(n_drafts), p.shape[0]), float("nan"))
@@ -168,7 +168,7 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Unbiased Monte Carlo acceptance and its standard error, both ``[N, B]``.
 
@@ -194,7 +194,7 @@ class Verifier:
         samples: int,
         generator: torch.Generator | None,
         sampler: str,
-        options: dict[str, Any],
+        options: dict[str, Option],
     ) -> Tensor:
         drafts = many_drafts(q, n, samples, generator, sampler=sampler, **sampler_options(self, options))
         hits = []
@@ -206,7 +206,7 @@ class Verifier:
         return torch.cat(hits)
 
 
-def sampler_options(verifier: Verifier, options: dict[str, Any]) -> dict[str, Any]:
+def sampler_options(verifier: Verifier, options: dict[str, Option]) -> dict[str, Any]:
     """The options that belong to the sampler: those the verifier does not name as its own."""
     return {key: value for key, value in options.items() if key not in verifier.options}
 

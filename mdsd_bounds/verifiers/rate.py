@@ -8,7 +8,7 @@ import torch
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.problem import Acceptance, InputError, Problem, squeeze
+from mdsd_bounds.problem import Acceptance, ArrayLike, Counts, InputError, Option, Problem, squeeze
 from mdsd_bounds.verifiers.base import require_pair, sampler_options
 from mdsd_bounds.verifiers.monte_carlo import HEAVY
 
@@ -19,16 +19,16 @@ _BYTES = 48
 
 
 def acceptance_rate(
-    p: Any,
-    q: Any,
-    n_drafts: Any,
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
     verifier: str = "rrs_without_replacement",
     *,
     samples: int = 1000,
     seed: int = 0,
     generator: torch.Generator | None = None,
-    **options: Any,
+    **options: Option,
 ) -> Acceptance:
     """Probability that the verifier's output is one of the n drafts (whichever branch of the rule produced it).
 
