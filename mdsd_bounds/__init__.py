@@ -24,8 +24,10 @@ _HOME = {
     "READERS": "mdsd_bounds.dumps",
     "open_dump": "mdsd_bounds.dumps",
     "SAMPLERS": "mdsd_bounds.samplers",
+    "register_sampler": "mdsd_bounds.samplers",
     "to_probs": "mdsd_bounds.distributions",
     "VERIFIERS": "mdsd_bounds.verifiers",
+    "register_verifier": "mdsd_bounds.verifiers",
     "acceptance_rate": "mdsd_bounds.verifiers",
 }
 

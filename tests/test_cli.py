@@ -85,6 +85,20 @@ def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-unt
     assert "vocabulary" in text
 
 
+@pytest.mark.parametrize("command", ["bounds", "compare", "advise", "draft-temperature"])
+def test_warnings_stand_in_the_json_too(command: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rows = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
+    more = ["--draft-cost", "0.1"] if command == "advise" else ["--drafts", "2"]
+    for name, draft in (("good", rows + 0.1), ("late", np.roll(rows, 2, 0))):
+        path = str(tmp_path / f"{name}.npz")
+        np.savez(path, target_logits=rows, draft_logits=draft, doc=np.arange(12) // 6)
+        code, text, said = call(command, path, "--format", "json", *more, capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0, said
+        assert ("WARNING" in said) == (name == "late")
+        for row in json.loads(text):
+            assert "two rows later" in row["warnings"][0] if name == "late" else "warnings" not in row
+
+
 def test_interrupted_and_sharded_runs_give_the_same_bytes(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
     arguments = ["bounds", dump, "--drafts", "1,3", "--quiet"]

@@ -39,10 +39,12 @@ CALLS = {
         "0.1",
         "--quiet",
     ],
+    "acceptance": ["acceptance", "COUNTS", "--dump", "PAIR", "--quiet"],
     "tree": ["tree", "LOG"],
     "audit": ["audit", "LOG"],
     "draft-temperature": ["draft-temperature", "PAIR", "--ratios", "1.0"],
     "log": ["log", "--target", "T", "--draft", "D", "--prompts", "PAIR", "--out", "PLACE"],
+    "train-draft": ["train-draft", "--target", "T", "--text", "PAIR", "--steps", "1", "--out", "PLACE"],
     "convert": ["convert", "PAIR", "PLACE"],
     "inspect": ["inspect", "PAIR"],
     "plot": ["plot", "TABLE", "--out", "PLACE"],
@@ -53,6 +55,7 @@ WRITING = {
     "bounds": ("--out", ".parquet"),
     "compare": ("--out", ".parquet"),
     "advise": ("--figure", ".png"),
+    "acceptance": ("--figure", ".png"),
     "audit": ("--figure", ".png"),
     "convert": ("", ".npz"),
     "plot": ("--out", ".png"),
@@ -65,6 +68,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("inputs")
     write_pair(folder / "pair.npz", 0)
     found = {"PAIR": str(folder / "pair.npz"), "TABLE": str(folder / "table.parquet"), "LOG": str(folder / "log.jsonl")}
+    found["COUNTS"] = str(Path(__file__).parent / "data" / "counts" / "vllm_metrics.txt")
     line = {"p": [0.5, 0.5], "q": [0.5, 0.5], "drafts": [0], "token": 0, "sampler": "with_replacement"}
     Path(found["LOG"]).write_text(json.dumps(line) + "\n")
     run = ["bounds", found["PAIR"], "--drafts", "1", "--sampler", "greedy", "--quiet", "--out", found["TABLE"]]

@@ -147,13 +147,25 @@ def _line(entry: dict[str, Any], number: int) -> Line:
         position=_whole(entry.get("position", -1), "position", -1),
         step=_whole(entry.get("step", -1), "step", -1),
         token=_whole(entry["token"], "token"),
-        drafts=tuple(_whole(x, "drafts", -1) for x in entry.get("drafts", ())),
+        drafts=_drafts(entry.get("drafts", ())),
         flag=int(flag),
         sampler=str(entry.get("sampler", "")),
         row=_whole(entry["row"], "row") if "row" in entry else None,
         p=None if "row" in entry else _distribution(entry["p"], entry.get("p_tail"), "p"),
         q=None if "row" in entry or "q" not in entry else _distribution(entry["q"], entry.get("q_tail"), "q"),
     )
+
+
+def _drafts(given: Any) -> tuple[int, ...]:
+    """Drafts in order; samplers run out of tokens, so that empty slots (-1) come last, and never first."""
+    drafts = tuple(_whole(x, "drafts", -1) for x in given)
+    held = len([x for x in drafts if x >= 0])
+    if any(x < 0 for x in drafts[: max(held, 1)]):
+        raise ValueError(
+            f"drafts is {list(drafts)}, with an empty slot (-1) before the first or another draft; give the drafts in "
+            "order, and [] where none were verified"
+        )
+    return drafts
 
 
 def _step(entry: dict[str, Any], number: int) -> list[Line]:

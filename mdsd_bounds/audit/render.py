@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.audit.bound_gap import in_words
 from mdsd_bounds.audit.power import POWER
 from mdsd_bounds.audit.report import LogReport
 from mdsd_bounds.audit.rule import EXACT, RuleReport
@@ -46,6 +47,7 @@ def rule_data(report: RuleReport) -> dict[str, Any]:
             "lossy": report.lossy,
             "enumeration": [{**asdict(row), "lossless": row.lossless} for row in report.enumerated],
             "steps": [{"log": name, **log_data(part)} for name, part in report.steps],
+            "bound": [asdict(gap) for gap in report.gaps],
         }
     )
 
@@ -132,6 +134,16 @@ def log_text(report: LogReport) -> str:
 def rule_text(report: RuleReport) -> str:
     """A rule's report for reading."""
     parts = [f"verdict: {printable(report.name)}: {rule_verdict(report)}"]
+    if report.gaps:
+        head = ["sampler", "n", "rows", "acceptance", "bound", "gap", "95% interval of the gap", "Monte Carlo error"]
+        rows = [
+            [
+                x.sampler, str(x.drafts), str(x.positions), f"{x.acceptance:.5f}", f"{x.bound:.5f}", f"{x.gap:.5f}",
+                "-" if x.ci_low != x.ci_low else f"{x.ci_low:.5f} to {x.ci_high:.5f}", f"{x.mc_stderr:.5f}",
+            ]
+            for x in report.gaps
+        ]  # fmt: skip
+        parts += [f"bound: {in_words(report.gaps)}", "", "acceptance on the rows of the dump", _aligned([head, *rows])]
     if report.enumerated:
         head = [
             "sampler",

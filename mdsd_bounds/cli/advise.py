@@ -10,6 +10,7 @@ import typer
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
+    VERIFIERS_HELP,
     Dump,
     Format,
     Limit,
@@ -20,6 +21,7 @@ from mdsd_bounds.cli.options import (
     fitting,
     names_in,
     progress_bar,
+    sampling_hint,
     tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
@@ -30,7 +32,7 @@ def advise(
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
     verifier: Annotated[
         str,
-        typer.Option("--verifier", help="Verifiers, comma-separated; the bound of each sampler stands beside them."),
+        typer.Option("--verifier", help=f"{VERIFIERS_HELP} The bound of each sampler stands beside them."),
     ] = QUICK_VERIFIERS,
     most_drafts: Annotated[int, typer.Option("--most-drafts", min=1, help="Most drafts below one node.")] = 4,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=128, help="Most nodes of a tree.")] = 32,
@@ -71,8 +73,8 @@ def advise(
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
-    source = opened(dump, limit)
-    with progress_bar(dump, quiet) as progress:
+    source, warnings = opened(dump, limit)
+    with progress_bar(dump, quiet, sampling_hint(samples)) as progress:
         table = run(source, settings, limit=limit, progress=progress)
     if table is None:
         raise InputError(f"{dump}: no rows were computed")
@@ -99,7 +101,7 @@ def advise(
         "speed_ci_high",
         "behind",
     ]
-    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"]))
+    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"], warnings))
 
 
 def _draw(table: object, out: str) -> None:

@@ -29,7 +29,7 @@ def audit(
         str | None, typer.Argument(metavar="[LOG]", help="Log of a running system, JSONL or parquet.")
     ] = None,
     verifier: Annotated[
-        str | None, typer.Option("--verifier", help="Audit a rule: a registered name, or module:NAME.")
+        str | None, typer.Option("--verifier", help="Audit a rule: a name, module:NAME or path/to/file.py:NAME.")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="Self-check: known faults must be flagged.")] = False,
     sampler: Annotated[
@@ -149,7 +149,7 @@ def _rule(
     from mdsd_bounds.audit.render import rule_data, rule_text
     from mdsd_bounds.samplers import get_sampler
 
-    rule, has_distribution = load_rule(spec)
+    rule = load_rule(spec)
     samplers = (
         tuple(x for x in rule.samplers if get_sampler(x).takes != "table") if sampler is None else names_in(sampler)
     )
@@ -164,7 +164,6 @@ def _rule(
             steps=steps,
             alpha=alpha,
             seed=seed,
-            enumerate_distribution=has_distribution,
             progress=progress,
             m=m,
         )
@@ -178,13 +177,13 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
     return (1, 2, 3) if rule.drafts_needed is None else (rule.drafts_needed,)
 
 
-def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The first rows of a dump as distributions."""
+def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The first rows of a dump as distributions, and their documents where it names them."""
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.problem import InputError
 
-    held = opened(dump, limit)
+    held, _ = opened(dump, limit)
     batch = next(iter(held.batches(min(limit, len(held)))))
     if batch.target_cut is not None or batch.draft_cut is not None:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")
@@ -192,7 +191,7 @@ def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
     cuts = {"top_k": warp["top_k"], "top_p": warp["top_p"]}
     p = to_probs(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
     q = to_probs(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
-    return p, q
+    return (p, q) if batch.doc is None else (p, q, batch.doc)
 
 
 def _draw(path: str, reports: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -17,6 +18,7 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
+    Tokenizer,
     TopK,
     TopP,
     Within,
@@ -38,6 +40,8 @@ def bounds(
     top_p: TopP = None,
     m: Fixed = 1,
     tv: Within = None,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -51,6 +55,7 @@ def bounds(
 
     With --tv, that of the best rule whose output may be so far from the target at every position.
     """
+    from mdsd_bounds.dumps.how_to_read import named
     from mdsd_bounds.pipeline.evaluate_block import Settings
     from mdsd_bounds.pipeline.tables import render, summarise
 
@@ -64,4 +69,5 @@ def bounds(
         options={"m": m},
         tvs=tvs_in(tv),
     )
+    dump = named(dump, head=head, tokenizer=tokenizer)
     run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)

@@ -6,6 +6,7 @@ import os
 
 import typer
 
+from mdsd_bounds.cli.acceptance import acceptance
 from mdsd_bounds.cli.advise import advise
 from mdsd_bounds.cli.audit import audit
 from mdsd_bounds.cli.bounds import bounds
@@ -17,10 +18,25 @@ from mdsd_bounds.cli.inspect import inspect
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
 from mdsd_bounds.cli.report import report
+from mdsd_bounds.cli.train_draft import train_draft
 from mdsd_bounds.cli.tree import tree
 
 #: In the order of ``mdsd --help``.
-COMMANDS = (bounds, compare, advise, tree, audit, draft_temperature, log, convert, inspect, plot, report)
+COMMANDS = (
+    bounds,
+    compare,
+    acceptance,
+    advise,
+    tree,
+    audit,
+    draft_temperature,
+    log,
+    train_draft,
+    convert,
+    inspect,
+    plot,
+    report,
+)
 
 app = typer.Typer(
     add_completion=False,

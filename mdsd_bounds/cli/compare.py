@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds.cli.options import (
+    VERIFIERS_HELP,
     Batch,
     Drafts,
     DraftTemperature,
@@ -15,6 +16,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -22,10 +24,13 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
+    Tokenizer,
     TopK,
     TopP,
     names_in,
     numbers_in,
+    sampling_hint,
+    verifiers_in,
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.table import run_and_print
@@ -34,7 +39,7 @@ from mdsd_bounds.cli.table import run_and_print
 def compare(
     dump: Dump,
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
-    verifier: Annotated[str, typer.Option("--verifier", help="Verifiers, comma-separated, or 'all'.")] = "all",
+    verifier: Annotated[str, typer.Option("--verifier", help=VERIFIERS_HELP)] = "all",
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
@@ -44,6 +49,8 @@ def compare(
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the Monte Carlo samples.")] = 0,
     lossy: Annotated[bool, typer.Option("--lossy", help="With 'all': the lossy verifiers instead, flagged.")] = False,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -54,14 +61,14 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
+    from mdsd_bounds.dumps.how_to_read import named
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.tables import COMPARED, COMPARED_LOSSY, render, summarise_comparison
     from mdsd_bounds.verifiers import get_verifier
 
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)
-    names = None if verifier == "all" else names_in(verifier)
-    verifiers = matching_verifiers(names, samplers, counts, lossy=lossy)
+    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy)
     settings = Settings(
         samplers=samplers,
         drafts=counts,
@@ -82,6 +89,20 @@ def compare(
             "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
+    dump = named(dump, head=head, tokenizer=tokenizer)
     run_and_print(
-        dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, force, quiet
+        dump,
+        settings,
+        summarise_comparison,
+        render,
+        shown,
+        format,
+        out,
+        limit,
+        shard,
+        engine,
+        batch,
+        force,
+        quiet,
+        hint=sampling_hint(samples),
     )

@@ -28,8 +28,9 @@ def draft_temperature(
     from mdsd_bounds.diagnostics import choose_draft_temperature
     from mdsd_bounds.pipeline.tables import render
 
+    source, warnings = opened(dump, limit)
     found = choose_draft_temperature(
-        opened(dump, limit),
+        source,
         drafts,
         sampler,
         temperature=temperature,
@@ -41,7 +42,7 @@ def draft_temperature(
     table = found.table.assign(
         draft_temperature=found.table["ratio"] * temperature, advised=found.table["ratio"] == found.ratio
     )
-    print(render(table, format.value, ["ratio", "draft_temperature", "mean", "gain", "stderr", "advised"]))
+    print(render(table, format.value, ["ratio", "draft_temperature", "mean", "gain", "stderr", "advised"], warnings))
     print(
         f"advice: ratio {found.ratio:g}; gain on documents not used for the choice {found.gain:.5f} +- "
         f"{found.stderr:.5f} (one standard error; the folds chose {', '.join(f'{r:g}' for r in found.chosen)})",

@@ -38,7 +38,7 @@ def log(
     target: Annotated[str, typer.Option("--target", help="Hugging Face name, local folder or GGUF file.")],
     draft: Annotated[
         str,
-        typer.Option("--draft", help="The same; or early-exit:K, skip-layers:4-9, prompt-lookup[:ORDER[:STRENGTH]]."),
+        typer.Option("--draft", help="The same; or chimera:FOLDER, early-exit:K, skip-layers:4-9, prompt-lookup."),
     ],
     prompts: Annotated[str, typer.Option("--prompts", help="Text (one a line), .jsonl or 'humaneval'.")],
     out: Annotated[str, typer.Option("--out", help="Folder of the dump; the same command continues it.")],

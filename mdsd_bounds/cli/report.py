@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
+    VERIFIERS_HELP,
     Drafts,
     DraftTemperature,
     Dump,
@@ -23,6 +24,7 @@ from mdsd_bounds.cli.options import (
     names_in,
     numbers_in,
     progress_bar,
+    sampling_hint,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
 
@@ -32,7 +34,7 @@ def report(
     out: Annotated[str, typer.Option("--out", help="HTML file; complete in itself.")],
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
     verifier: Annotated[
-        str, typer.Option("--verifier", help="Verifiers, comma-separated, 'all', or 'none' for bounds alone.")
+        str, typer.Option("--verifier", help=f"{VERIFIERS_HELP} 'none' for bounds alone.")
     ] = QUICK_VERIFIERS,
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
@@ -66,11 +68,10 @@ def report(
         top_p=top_p,
         samples=samples,
     )
-    chosen: tuple[str, ...] = ()
+    chosen: tuple[Any, ...] = ()
     if verifier != "none":
-        names = None if verifier == "all" else fitting(verifier, settings.samplers)
-        chosen = matching_verifiers(names, settings.samplers, settings.drafts)
-    source, comparison = opened(dump, limit), None
+        chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)
+    (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
     mark = f"{compared.key(source)}-{limit}-{__version__}"
     if not force and run_of(out) == mark:
@@ -82,7 +83,7 @@ def report(
     assert table is not None
     say_beyond(table)
     if chosen:
-        with progress_bar(f"{dump} (verifiers)", quiet) as progress:
+        with progress_bar(f"{dump} (verifiers)", quiet, sampling_hint(samples)) as progress:
             comparison = run(source, compared, limit=limit, progress=progress)
     write_whole(out, html_report(table, comparison, inspect_dump(dump), __version__, mark).encode())
     print(out)

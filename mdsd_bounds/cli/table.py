@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from mdsd_bounds.cli.exits import need, resumable
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
 from mdsd_bounds.cli.outputs import check_out
@@ -29,11 +31,14 @@ def run_and_print(
     batch: int,
     force: bool,
     quiet: bool,
+    hint: str = "",
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
-    from mdsd_bounds.cli.notes import opened, say_beyond
+    from pandas import concat
+
+    from mdsd_bounds.cli.notes import opened
+    from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.pipeline.run import is_finished, run
-    from mdsd_bounds.pipeline.tables import underflow_notes
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
@@ -44,26 +49,63 @@ def run_and_print(
     if engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
-    source = opened(dump, limit)
+    source, warnings = opened(dump, limit)
+    heads = _other_heads(dump, source, out)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
-    # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(dump, quiet) as progress, contextlib.redirect_stdout(sys.stderr), kept:
-        table = run(
-            source,
-            settings,
-            out=out,
-            shard=(index, number),
-            limit=limit,
-            progress=progress,
-            engine=engine,
-            batch_rows=batch,
-            force=force,
-        )
-    if table is None:
-        print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
-        return
+    summaries: list[Any] = []
+    for name in heads or [dump]:
+        if heads:
+            print(f"head {len(summaries)} of {len(heads)}", file=sys.stderr)
+            source = open_dump(name)
+        # stdout is data: what Ray says about workers that died goes to stderr like all notes.
+        with progress_bar(name, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+            table = run(
+                source,
+                settings,
+                out=out,
+                shard=(index, number),
+                limit=limit,
+                progress=progress,
+                engine=engine,
+                batch_rows=batch,
+                force=force,
+            )
+        if table is None:
+            print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
+            return
+        _say(table)
+        summaries.append(summarise(table))
+    summary = summaries[0]
+    if heads:
+        for head, one in enumerate(summaries):
+            one.insert(0, "head", head)
+        summary = concat(summaries, ignore_index=True)
+        columns = ["head", *columns] if columns is not None else None
+    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
+        # Which cells come from samples, and how far off they may be; 0 is exact.
+        columns = [*columns, "mc_stderr"]
+    print(render(summary, format.value, columns, warnings))
+
+
+def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
+    """The names of a draft's heads, one dump each, where it has several and none was chosen."""
+    from mdsd_bounds.dumps.how_to_read import named, parted
+
+    plain, how = parted(dump)
+    if source.facts.heads == 1 or how.head is not None:
+        return []
+    if out is not None:
+        raise typer.BadParameter(f"{dump}: the draft has {source.facts.heads} heads, and --out holds one; give --head")
+    return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(source.facts.heads)]
+
+
+def _say(table: Any) -> None:
+    """Notes on a table of per-position results."""
+    from mdsd_bounds.cli.notes import say_beyond
+    from mdsd_bounds.pipeline.tables import underflow_notes
+
     say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
@@ -73,8 +115,3 @@ def run_and_print(
         )
     for line in underflow_notes(table):
         print(f"note: {line}", file=sys.stderr)
-    summary = summarise(table)
-    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
-        # Which cells come from samples, and how far off they may be; 0 is exact.
-        columns = [*columns, "mc_stderr"]
-    print(render(summary, format.value, columns))

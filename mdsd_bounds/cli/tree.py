@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ def tree(
     log: Annotated[str | None, typer.Argument(metavar="[LOG]", help="Summarise this log; nothing is run.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Target: a hub name, a folder or a GGUF file.")] = None,
     draft: Annotated[
-        str | None, typer.Option("--draft", help="Draft: a model, early-exit:K or skip-layers:4-9 of the target.")
+        str | None, typer.Option("--draft", help="Draft: a model, chimera:FOLDER, early-exit:K or skip-layers:4-9.")
     ] = None,
     prompts: Annotated[
         str | None, typer.Option("--prompts", help="Text (one a line), .jsonl, or humaneval; a prompt is a document.")
@@ -104,18 +105,17 @@ def _run(
     named_tree(builder, shape)
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
-    second, skip = _draft(draft, first, dtype, device)
+    drafting = _draft(draft, first, dtype, device)
     stop = _stop_tokens(first)
     build = named_tree(builder, shape, stop)
-    width = min(first.model.config.get_text_config().vocab_size, second.config.get_text_config().vocab_size)
+    model = drafting.model
+    width = min(first.model.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size)
     lines: list[dict[str, Any]] = []
     with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
-            readers = (
-                TreeReader(first.model, ids, width=width, **warp),
-                TreeReader(second, ids, skip=skip, width=width, **warp),
-            )
+            reader = TreeReader(first.model, ids, width=width, states=drafting.head is not None, **warp)
+            readers = reader, drafting.reader(reader, ids, width=width, **warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
                 lines.append(record(step, number, doc, rule))
@@ -126,26 +126,45 @@ def _run(
     return lines
 
 
-def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> tuple[Any, tuple[int, ...]]:
-    """The draft's model and the layers it leaves out."""
+@dataclass(frozen=True)
+class _Draft:
+    """What drafts: a model, the layers it leaves out, or a head on the target's states."""
+
+    model: Any
+    skip: tuple[int, ...] = ()
+    head: Any = None
+
+    def reader(self, target: Any, ids: list[int], **options: Any) -> Any:
+        from mdsd_bounds.trees.chimera import HeadReader
+        from mdsd_bounds.trees.real import TreeReader
+
+        if self.head is not None:
+            return HeadReader(target, self.head, ids, **options)
+        return TreeReader(self.model, ids, skip=self.skip, **options)
+
+
+def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> _Draft:
+    from mdsd_bounds.models.chimera import head_draft
     from mdsd_bounds.models.loading import load_model
     from mdsd_bounds.models.self_draft import decoder_layers, parse_layers
     from mdsd_bounds.models.vocabulary import same_vocabulary
     from mdsd_bounds.problem import InputError
 
     kind, _, value = source.partition(":")
+    if kind == "chimera":
+        return _Draft(target.model, head=head_draft(value, target))
     depth = len(decoder_layers(target.model)) if kind in ("early-exit", "skip-layers") else 0
     if kind == "skip-layers":
-        return target.model, parse_layers(value, depth)
+        return _Draft(target.model, parse_layers(value, depth))
     if kind == "early-exit":
         if not value.isdigit() or not 1 <= int(value) < depth:
             raise InputError(f"{source}: give the number of layers to keep, 1 to {depth - 1}")
-        return target.model, tuple(range(int(value), depth))
+        return _Draft(target.model, tuple(range(int(value), depth)))
     draft = load_model(source, dtype, device)
     difference = same_vocabulary(target.tokenizer, draft.tokenizer)
     if difference is not None:
         raise InputError(f"{source}: its tokenizer differs from the target's ({difference}); trees need one vocabulary")
-    return draft.model, ()
+    return _Draft(draft.model)
 
 
 def _stop_tokens(target: LoadedModel) -> frozenset[int]:

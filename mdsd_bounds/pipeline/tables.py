@@ -219,8 +219,10 @@ def _at_own_tv(part: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None) -> str:
+def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None, warnings: Sequence[str] = ()) -> str:
     """A summary as text: ``table`` (aligned for reading), ``csv`` or ``json`` (a list of rows).
+
+    ``warnings``, where there are any, stand in every row of the JSON, for programs that do not read stderr.
 
     Raises
     ------
@@ -228,7 +230,8 @@ def render(table: pd.DataFrame, style: str, columns: Sequence[str] | None = None
         If the style is none of these.
     """
     if style == "json":
-        return json.dumps([_plain(row) for row in table.to_dict("records")], indent=1)
+        doubts = {"warnings": [printable(line) for line in warnings]} if warnings else {}
+        return json.dumps([_plain(row) | doubts for row in table.to_dict("records")], indent=1)
     if style == "csv":
         shown = table.rename(columns=printable)
         texts = {name: shown[name].map(printable) for name in shown.select_dtypes(["object", "string"]).columns}

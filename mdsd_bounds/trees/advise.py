@@ -173,7 +173,7 @@ def profiles(
     """
     counts = sorted(table["drafts"].unique())
     if counts != list(range(1, len(counts) + 1)):
-        raise InputError(f"numbers of drafts {counts}: advice needs 1, 2, ... without gaps")
+        raise InputError(f"numbers of drafts {', '.join(map(str, counts))}: advice needs 1, 2, ... without gaps")
     rows = table[["row", "doc"]].drop_duplicates("row").sort_values("row")
     found = []
     for sampler, part in table.groupby("sampler", sort=False):

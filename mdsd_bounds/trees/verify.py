@@ -81,8 +81,7 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
         )
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    verifier = get_verifier(rule) if isinstance(rule, str) else rule
-    return node_stops(tree, target, verifier)
+    return node_stops(tree, target, get_verifier(rule))
 
 
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
@@ -272,7 +271,7 @@ def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
 
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
     """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
-    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
     if isinstance(verifier, Verifier) and verifier.output_distribution is None:
         return _step_down(tree, target, verifier, generator)
     return settle(tree, stops(tree, target, rule), generator)

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fuzzing.server_answers import ANSWERS, Answer, llama_server, teacher_lists, vllm_completion
+from fuzzing import count_files
+from fuzzing.server_answers import ANSWERS, Answer, chat, llama_server, teacher_lists, vllm_completion
 from mdsd_bounds.dumps import DumpWriter, open_dump
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -229,6 +230,31 @@ def _small_floats(kind: str) -> Make:
     return make
 
 
+def _heads(folder: Path) -> None:
+    held = {
+        "target_logits": _rows(ROWS, V),
+        "draft_logits": _rows(ROWS, 2, V, seed=1),
+        "doc": torch.tensor([0, 0, 1, 1]),
+    }
+    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in held.items()})
+
+
+def _texts_of_tokens(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    _answered(chat)(folder)
+    for name in ("t", "d"):
+        file = folder / f"{name}.json"
+        file.write_text(file.read_text().replace("token_id:", "t"))
+    Tokenizer(models.WordLevel({f"t{i}": i for i in range(V)}, unk_token="t0")).save(str(folder / "tokenizer.json"))
+
+
+def _unlike_chunks(folder: Path) -> None:
+    ids = torch.arange(16, dtype=torch.int32).reshape(2, 8) % V
+    write_llama_cpp(folder / "t.kld", _rows(2, 3, V), ids)
+    write_llama_cpp(folder / "d.kld", _rows(1, 3, V, seed=1), ids[:1])
+
+
 def _columns(folder: Path) -> None:
     pq.write_table(pa.table({name: value.tolist() for name, value in _pair().items()}), folder / "x.parquet")
 
@@ -290,7 +316,7 @@ def _positions(kind: str) -> Make:
         line: dict[str, Any] = {"step": 0, "p": p, "q": q, "drafts": [1, 0], "token": 0, "accepted": True}
         if kind == "cut":
             line |= {"p": {"0": 0.5, "1": 0.25}, "p_tail": 0.25, "q": {"0": 0.25, "1": 0.5}}
-        lines = [{"doc": 0, "position": place, **line} for place in range(6)]
+        lines = [{"doc": 0, "position": place, **line} for place in range(3)]
         if kind != "parquet":
             (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             return
@@ -310,7 +336,7 @@ def _trees(folder: Path) -> None:
         **{"reach": [0.5, 0.2, 0.25], "accepted": 1, "path": [1], "tokens": [4, 9], "expected": 0.95, "emitted": 1.95},
         **{"draft_calls": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
     }
-    lines = [dict(line, doc=doc, step=step) for doc in range(3) for step in range(2)]
+    lines = [dict(line, doc=doc, step=step) for doc in range(2) for step in range(2)]
     (folder / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
@@ -397,6 +423,9 @@ FORMS: dict[str, Form] = {
     **{f"answer: {name}": _dump(_answered(answer), "{}/t.json,{}/d.json") for name, answer in ANSWERS.items()},
     "answers in an array": _dump(_answered(llama_server, "array.json"), "{}/t.json,{}/d.json"),
     "teacher, parquet": _dump(_answered(teacher_lists, "parquet"), "{}/t.parquet,{}/d.parquet"),
+    "several heads .npz": _dump(_heads, "{}/x.npz#head=1"),
+    "chat, texts and tokenizer": _dump(_texts_of_tokens, "{}/t.json,{}/d.json#tokenizer={}"),
+    "llama.cpp, unlike chunks": _dump(_unlike_chunks, "{}/t.kld,{}/d.kld"),
     "numbers of ml_dtypes .npy": _dump(_small_floats("npy"), "{}/t.npy,{}/d.npy"),
     "float8 .safetensors": _dump(_small_floats("safetensors"), "{}/x.safetensors"),
     "pair .parquet": _dump(_columns, "{}/x.parquet"),
@@ -424,4 +453,15 @@ FORMS: dict[str, Form] = {
     "prompts": Form(_prompts("x.jsonl"), "{}/x.jsonl", _read_prompts),
     "prompts, compressed": Form(_prompts("x.jsonl.gz"), "{}/x.jsonl.gz", _read_prompts),
     "costs of calls": Form(_costs, "{}/x.json", _read_costs),
+    "metrics pages of vLLM": Form(count_files.pages, "{}/a.txt,{}/b.txt", count_files.read_counts),
+    "metrics page of SGLang": Form(count_files.sglang_page, "{}/x.txt", count_files.read_counts),
+    "log of vLLM": Form(count_files.vllm_log, "{}/x.log", count_files.read_counts),
+    "log of vLLM before V1": Form(count_files.old_vllm_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp": Form(count_files.llama_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp, totals": Form(count_files.llama_totals, "{}/x.log", count_files.read_counts),
+    "log of SGLang": Form(count_files.sglang_log, "{}/x.log", count_files.read_counts),
+    "counts in answers": Form(count_files.answers, "{}/x.jsonl", count_files.read_counts),
+    "counts by position, JSON": Form(count_files.arrays_of_json, "{}/x.json", count_files.read_counts),
+    "counts by position .npz": Form(count_files.positions, "{}/x.npz", count_files.read_counts),
+    "accepted tokens .npy": Form(count_files.steps, "{}/x.npy", count_files.read_counts),
 }

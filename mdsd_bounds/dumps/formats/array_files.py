@@ -13,6 +13,7 @@ from mdsd_bounds.dumps.containers.safetensors import open_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import PICKLE, open_torch
 from mdsd_bounds.dumps.containers.zip_members import MAGIC as ZIP
 from mdsd_bounds.dumps.containers.zip_members import open_zip
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = ["Array", "array_form", "open_store"]
@@ -76,4 +77,4 @@ def _store(path: Path) -> dict[str, Array]:
         return open_torch(path)
     if form == "parquet":
         return open_columns(path)
-    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy or .pt; wrong magic bytes")
+    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy, .pt or .parquet; {described(path)}")

@@ -59,7 +59,7 @@ def open_step_log(path: Path) -> Dump:
     with reading(path, "step of a step log", _REMEDY) as place:
         for record in records(path):
             place.at, step = record.at, record.value
-            given, kept = [integer(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
+            given, kept = [_token(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
             if not 0 <= kept <= len(given):
                 raise ValueError(f"{kept} of {len(given)} drafts accepted")
             steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)

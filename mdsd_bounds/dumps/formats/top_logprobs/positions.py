@@ -58,6 +58,25 @@ class Position:
     best: bool = False
     keyed: bool = False
 
+    def given_away(self) -> int | None:
+        """The own token of a prompt's position, where its rank tells it from the k most probable ones.
+
+        (Files of :func:`mdsd_bounds.dumps.convert.convert` lack it where it is not among the k.)
+        """
+        ranked = [
+            (token, rank)
+            for token, rank in zip(self.tokens, self.ranks, strict=False)
+            if isinstance(token, int) and isinstance(rank, int)
+        ]
+        if not ranked or len(ranked) < len(self.tokens):
+            return None
+        ranks = [rank for _, rank in ranked]
+        apart = [token for token, rank in ranked if rank > 1 and rank - 1 not in ranks]
+        if len(apart) == 1:
+            return apart[0]
+        first, rank = ranked[0]
+        return first if rank > 1 and rank > min(ranks) > 0 else None
+
 
 def named(text: Any, raw: Any = None) -> Token:
     """A token by its name: an id where the name says ``token_id:N``, otherwise a text.

@@ -1,0 +1,212 @@
+"""The stage ``measure`` of ``scripts/studies/chimera.py``: every draft on text that was not trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdsd_bounds._backend.whole_files import whole_file, write_whole
+from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.models.chimera import HeadDraft, continue_text, head_draft, read_documents, states_of, target_side
+from mdsd_bounds.models.chimera.text import held_out, windows
+from mdsd_bounds.models.drafts import make_draft
+from mdsd_bounds.models.loading import LoadedModel
+from mdsd_bounds.models.self_draft import prompt_lookup_distribution
+from mdsd_bounds.trees.base import common_randomness
+from mdsd_bounds.trees.chimera import HeadReader
+from mdsd_bounds.trees.named import named_tree
+from mdsd_bounds.trees.real import TreeReader
+from mdsd_bounds.trees.verify import expected_emitted, stops
+
+#: Tokens that the target writes after each prompt, and the prompts continued together.
+NEW, TOGETHER = 64, 8
+SEED = 0
+COUNTS, SAMPLERS = (1, 2, 4), ("with_replacement", "without_replacement")
+#: Trees: builder and shape.
+TREES = (("chain", "4"), ("rsd_c", "2,2,1"), ("rsd_s", "3x3"), ("dynamic", "10x3x3"))
+#: Windows of the training text that the n-gram draft counts in.
+COUNTED = 200
+OTHERS = ("early-exit:25", "early-exit:20", "prompt-lookup", "n-gram")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt, the target's own continuation, and its states at every token but the last."""
+
+    ids: list[int]
+    start: int
+    states: Tensor
+
+
+@dataclass(frozen=True)
+class LookupReader:
+    """n-gram counts of a text that grows, with the interface of a draft model's reader."""
+
+    text: list[int]
+    before: list[int]
+    width: int
+
+    def distributions(self, paths: Sequence[tuple[int, ...]]) -> Tensor:
+        """``[B, V]`` float64."""
+        rows = [prompt_lookup_distribution([*self.before, *self.text, *path], self.width) for path in paths]
+        return torch.stack(rows).exp()
+
+
+def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]) -> None:
+    """Measure the drafts named (all that are there, where none is), then trees and costs of the main ones."""
+    out: Path = arguments.out / "measured"
+    out.mkdir(parents=True, exist_ok=True)
+    texts = own_texts(target, out)
+    before = training_tokens(target)
+    finished = [name for name in heads if (arguments.out / name / "head.json").exists()]
+    for name in arguments.names or [*OTHERS, *finished]:
+        if not (out / f"{name}.npz").exists():
+            begun = time.monotonic()
+            arrays = acceptances(texts, target, reading(name, target, arguments.out, before))
+            with whole_file(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
+                np.savez(stream, **arrays)
+            means = arrays["accepted"].mean(0).round(4).tolist()
+            print(f"{name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    main = [name for name in heads if name in ("long", "full-0", "context-0", "trigram-0", "medusa-0")]
+    for name in [*OTHERS, *(name for name in main if name in finished)]:
+        if (not arguments.names or name in arguments.names) and not (out / f"{name}-trees.json").exists():
+            begun = time.monotonic()
+            found = trees(texts, target, name, arguments.out, before)
+            write_whole(out / f"{name}-trees.json", json.dumps(found).encode())
+            print(f"{name}: trees, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    if "long" in finished and not (out / "costs.json").exists():
+        held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
+        write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
+
+
+def own_texts(target: LoadedModel, out: Path) -> list[Text]:
+    """The target's continuations of the held-out prompts, drawn once and kept."""
+    file = out / "texts.json"
+    if not file.exists():
+        (documents,) = read_documents("humaneval")
+        prompts = [list(target.tokenizer(d.text[: d.prompt])["input_ids"]) for d in held_out(documents)]
+        found = []
+        for first in range(0, len(prompts), TOGETHER):
+            part = prompts[first : first + TOGETHER]
+            found += continue_text(target.model, part, NEW, SEED + first)
+            print(f"{len(found)} of {len(prompts)} prompts continued", file=sys.stderr, flush=True)
+        lines = [{"ids": ids, "start": len(prompt)} for ids, prompt in zip(found, prompts, strict=True)]
+        write_whole(file, json.dumps(lines).encode())
+    lines = json.loads(file.read_text())
+    return [Text(line["ids"], line["start"], states_of(target.model, line["ids"][:-1])) for line in lines]
+
+
+def training_tokens(target: LoadedModel) -> list[int]:
+    """Tokens of the first training windows."""
+    found: list[int] = []
+    every = windows(read_documents("humaneval,stdlib"), target.tokenizer, 256)
+    for _ in range(COUNTED):
+        found += next(every).tokens
+    return found
+
+
+def reading(name: str, target: LoadedModel, out: Path, before: list[int]) -> Callable[[Text], list[Tensor]]:
+    """``text -> logits [R, V]`` of the draft at each depth it distinguishes."""
+    if name == "n-gram":
+        lookup = make_draft("prompt-lookup", target, "float32", "cpu")
+        return lambda text: [lookup.read([[*before, *text.ids]], [len(before) + text.start])]
+    if name in OTHERS:
+        draft = make_draft(name, target, "float32", "cpu")
+        return lambda text: [draft.read([text.ids], [text.start])]
+    head = head_draft(str(out / name), target)
+
+    def read(text: Text) -> list[Tensor]:
+        with torch.no_grad():
+            embedded = head.side.embed(torch.tensor([text.ids[:-1]]))
+            entering = head.network(embedded, text.states[None])[:, 0, text.start - 1 :]
+            return list(head.side.logits(entering))
+
+    return read
+
+
+def acceptances(
+    texts: Sequence[Text], target: LoadedModel, read: Callable[[Text], list[Tensor]]
+) -> dict[str, np.ndarray]:
+    """Of every position: ``1 - TV`` by depth, and ``alpha*_n`` of the first depth for both samplers."""
+    side = target_side(target)
+    parts: dict[str, list[np.ndarray]] = {"doc": [], "accepted": [], **{sampler: [] for sampler in SAMPLERS}}
+    for doc, text in enumerate(texts):
+        p = to_probs(side.logits(text.states[text.start - 1 :]))
+        rows = [to_probs(logits) for logits in read(text)]
+        parts["doc"].append(np.full(len(p), doc))
+        parts["accepted"].append(torch.stack([torch.minimum(p, q).sum(-1) for q in rows], 1).numpy())
+        for sampler in SAMPLERS:
+            found = solve(make_problem(p, rows[0], COUNTS, sampler)[0]).value.T.numpy()
+            # Two routes to the same number: the exact search, and the sum of the minima.
+            assert np.abs(found[:, 0] - parts["accepted"][-1][:, 0]).max() < 1e-8
+            parts[sampler].append(found)
+    return {name: np.concatenate(pieces) for name, pieces in parts.items()}
+
+
+def trees(texts: Sequence[Text], target: LoadedModel, name: str, out: Path, before: list[int]) -> list[dict[str, Any]]:
+    """Tokens expected of one target call, given each tree, at one place of every text."""
+    lines = []
+    head = None if name in OTHERS else head_draft(str(out / name), target)
+    for doc, text in enumerate(texts):
+        place = int(torch.randint(8, NEW - 8, (1,), generator=torch.Generator().manual_seed(doc)))
+        prefix = text.ids[: text.start + place]
+        reader = TreeReader(target.model, prefix, states=head is not None)
+        draft: Any
+        if head is not None:
+            draft = HeadReader(reader, head, prefix)
+        elif name.startswith("early-exit"):
+            draft = TreeReader(target.model, prefix, skip=range(int(name.partition(":")[2]), 30))
+        else:
+            draft = LookupReader(prefix, before if name == "n-gram" else [], int(target_width(target)))
+        source = common_randomness(SEED * 1_000_003 + doc)
+        grown = [named_tree(*tree)(draft.distributions, source) for tree in TREES]
+        reader.read([path for tree in grown for path in tree.paths])
+        for (builder, shape), tree in zip(TREES, grown, strict=True):
+            ways = stops(tree, reader.distributions(tree.paths), "recursive")
+            emitted = expected_emitted(tree, ways)
+            lines.append({"doc": doc, "tree": f"{builder} {shape}", "emitted": emitted, "nodes": tree.size})
+    return lines
+
+
+def target_width(target: LoadedModel) -> int:
+    """Columns of the target's head."""
+    return int(target.model.get_output_embeddings().weight.shape[0])
+
+
+def costs(text: Text, target: LoadedModel, head: HeadDraft, repeats: int = 12) -> dict[str, Any]:
+    """Median and least seconds of one pass by nodes read, all in turn in every repeat so that load meets all alike."""
+    times: dict[str, list[float]] = {}
+    for repeat in range(repeats + 1):
+        base = TreeReader(target.model, text.ids, states=True)
+        base.read_text()
+        early = TreeReader(target.model, text.ids, skip=range(25, 30))
+        early.read_text()
+        for nodes in (1, 10):
+            branch = [(token,) for token in range(1000, 999 + nodes)]
+            drafting = HeadReader(base, head, text.ids)
+            drafting.read([()])
+            drafting.advance([])
+            drafting.calls.clear()
+            drafting.read([(), *branch])
+            timed = {"head": drafting}
+            for name, reader in (("target", base), ("early-exit:25", early)):
+                timed[name] = reader.clone()
+                timed[name].read([(), *branch])
+            for name, reader in timed.items():
+                if repeat:
+                    times.setdefault(f"{name} {nodes}", []).append(reader.calls[-1][1])
+    found = {name: {"median": statistics.median(t), "least": min(t)} for name, t in times.items()}
+    trained = sum(weight.numel() for weight in head.network.parameters())
+    return {"seconds": found, "context": len(text.ids), "trained_numbers": trained, "threads": torch.get_num_threads()}
