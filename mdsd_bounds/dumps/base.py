@@ -50,6 +50,8 @@ class Facts:
         Everything else a reader knows: models, prompts, versions.
     largest : int
         Largest token id seen where no file states its vocabulary and the widths are an assumption; otherwise -1.
+    heads : int
+        Heads of a draft that has several (:mod:`mdsd_bounds.dumps.formats.several_heads`); the rows are of one.
     forwards : bool
         Whether going back to earlier rows costs reading the file from its beginning.
     """
@@ -70,6 +72,7 @@ class Facts:
     notes: dict[str, Any] = field(default_factory=dict)
     largest: int = -1
     forwards: bool = False
+    heads: int = 1
 
 
 @dataclass(frozen=True)
