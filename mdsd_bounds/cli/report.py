@@ -99,9 +99,8 @@ def report(
         with progress_bar(f"{dump} (verifiers)", quiet, sampling_hint(samples)) as progress:
             comparison = run(source, compared, limit=limit, progress=progress)
     answers = [answer(table, comparison, at, costs) for at in settings.temperatures]
-    warp = {"top_k": top_k, "top_p": top_p, "draft_temperature": draft_temperature}
     shown = table if comparison is None else comparison
-    explored = explore(source, shown, answers[0], warp, positions, chosen) if positions else []
+    explored = explore(source, shown, answers[0], settings, positions, chosen) if positions else []
     page = html_report(table, comparison, answers, inspect_dump(dump), __version__, mark, explored, name)
     write_whole(out, page.encode())
     print(out)

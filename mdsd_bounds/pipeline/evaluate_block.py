@@ -19,7 +19,7 @@ from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, shifted, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
-from mdsd_bounds.distributions import probs_and_defect
+from mdsd_bounds.distributions import probs_and_defect, to_probs
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
@@ -239,6 +239,18 @@ def _warped(
     target = {**row, **settings.target.cuts, "temperature": temperature, "name": f"{name} target_logits"}
     draft = {**row, **settings.draft.cuts, "temperature": second, "name": f"{name} draft_logits"}
     return (batch.target_logits, target), (batch.draft_logits, draft)
+
+
+def distributions(batch: Any, settings: Settings, temperature: float, name: str = "dump") -> tuple[Tensor, Tensor]:
+    """Target and draft distributions ``[B, V]`` of whole rows, as :func:`evaluate_block` sees them.
+
+    Raises
+    ------
+    InputError
+        On rows that are no distributions, or where a penalty needs a text that was not recorded.
+    """
+    (target, target_warp), (draft, draft_warp) = _warped(_adjusted(batch, settings, name), settings, temperature, name)
+    return to_probs(target, **target_warp), to_probs(draft, **draft_warp)
 
 
 def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, name: str) -> None:

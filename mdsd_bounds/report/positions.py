@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.pipeline.engines.job import read
+from mdsd_bounds.pipeline.evaluate_block import Settings, distributions
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.report.answer import Answer
 from mdsd_bounds.report.html import code, fold, number, probability, text
@@ -101,7 +102,7 @@ def explore(
     dump: Any,
     table: pd.DataFrame,
     found: Answer,
-    warp: dict[str, Any],
+    settings: Settings,
     number_of: int = 12,
     verifiers: Sequence[str | Verifier] = (),
 ) -> list[Explored]:
@@ -115,8 +116,8 @@ def explore(
         Per-position; of bounds where no verifiers were compared.
     found : Answer
         Its sampler, number of drafts and temperature are explored.
-    warp : dict
-        ``top_k``, ``top_p`` and ``draft_temperature``.
+    settings : Settings
+        Of the table: cuts, penalties and temperatures of the two models.
     number_of : int
         Positions.
     verifiers : sequence
@@ -126,19 +127,16 @@ def explore(
     explored = []
     for row in least_accepted(table, found, number_of):
         first = max(0, row - BEFORE)
-        (batch,) = dump.batches(row + 1 - first, first, row + 1)
+        batch = read(dump, first, row + 1, text=settings.needs_text)
         if batch.target_cut is not None or batch.draft_cut is not None:
             return []
-        explored.append(_one(batch, table[table["row"] == row], found, dict(warp), own))
+        explored.append(_one(batch, table[table["row"] == row], found, settings, own))
     return explored
 
 
-def _one(batch: Any, table: pd.DataFrame, found: Answer, warp: dict[str, Any], own: Mapping[str, Verifier]) -> Explored:
+def _one(batch: Any, table: pd.DataFrame, found: Answer, settings: Settings, own: Mapping[str, Verifier]) -> Explored:
     row = int(batch.row[-1])
-    second = warp.pop("draft_temperature", None)
-    temperature = found.temperature
-    p = to_probs(batch.target_logits[-1:], temperature=temperature, **warp)
-    q = to_probs(batch.draft_logits[-1:], temperature=temperature if second is None else second, **warp)
+    p, q = (rows[-1:] for rows in distributions(batch, settings, found.temperature))
     bound = optimal_acceptance(p, q, (found.drafts,), found.sampler)
     subset = bound.subset[0, 0]
     generator = torch.Generator().manual_seed(row)
