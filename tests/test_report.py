@@ -195,7 +195,7 @@ def test_an_optimal_rule_leaves_nothing(tables: tuple[Any, Any, Any]) -> None:
 def test_a_position_shows_what_the_library_says(tables: tuple[Any, Any, Any]) -> None:
     dump, bounds, comparison = tables
     found = answer(bounds, comparison, 1.0)
-    explored = explore(dump, comparison, found, Settings(SAMPLERS, (1,)), 16)
+    explored = explore(dump, comparison, found, Settings(("with_replacement",), (1, 2)), 16)
     assert sorted(one.row for one in explored) == list(range(16))
     (batch,) = dump.batches(16)
     for one in explored:
@@ -280,7 +280,7 @@ window.addEventListener("load", function () {
 def page(tmp_path_factory: pytest.TempPathFactory, tables: tuple[Any, Any, Any]) -> Path:
     dump, bounds, comparison = tables
     found = answer(bounds, comparison, 1.0)
-    explored = explore(dump, comparison, found, Settings(SAMPLERS, (1,)), 4)
+    explored = explore(dump, comparison, found, Settings(("with_replacement",), (1, 2)), 4)
     text = html_report(bounds, comparison, [found], {"path": "x/" + "long_name" * 20, "n": {"a": 1}}, "0", "", explored)
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(text)

@@ -26,6 +26,25 @@ from mdsd_bounds.cli.options import (
 )
 from mdsd_bounds.cli.outputs import Force, check_out
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
+from mdsd_bounds.cli.table import Summary, print_summary
+
+#: What text goes without where it would be wider than 100 columns.
+DROPPABLE = ("speed_ci_low", "speed_ci_high", "behind_ci_low", "behind_ci_high", "nodes")
+#: What people are shown of the advice.
+SHOWN = [
+    "kind",
+    "sampler",
+    "verifier",
+    "tree",
+    "nodes",
+    "tokens",
+    "speed",
+    "speed_ci_low",
+    "speed_ci_high",
+    "behind",
+    "behind_ci_low",
+    "behind_ci_high",
+]
 
 
 @with_sampling
@@ -66,8 +85,8 @@ def advise(
     from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
-    from mdsd_bounds.pipeline.tables import render
     from mdsd_bounds.problem import InputError
+    from mdsd_bounds.trees.advice_limits import limits_reached
     from mdsd_bounds.trees.advise import advise as best_trees
     from mdsd_bounds.trees.advise import costs_from, in_words, lossy_profiles, profiles
     from mdsd_bounds.trees.speed_frontier import speed_by_nodes
@@ -92,23 +111,17 @@ def advise(
         print("note: a single document says nothing about the next; the intervals are empty", file=sys.stderr)
     advice = best_trees(found, documents, costs, nodes, depth)
     print("note: positions are treated as exchangeable; every node of a tree gets the dump's average", file=sys.stderr)
-    print(f"note: speed is tokens per {costs.unit}; behind is what the first row is faster", file=sys.stderr)
-    print("note: " + in_words(advice), file=sys.stderr)
+    print(
+        f"note: tokens are per target forward pass; speed is tokens per {costs.unit}; behind is in percent of the "
+        "first row's speed",
+        file=sys.stderr,
+    )
+    for line in limits_reached(advice, costs, nodes, depth):
+        print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
         _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
-    shown = [
-        "kind",
-        "sampler",
-        "verifier",
-        "tree",
-        "nodes",
-        "tokens",
-        "speed",
-        "speed_ci_low",
-        "speed_ci_high",
-        "behind",
-    ]
-    print(render(advice, format.value, [*shown, "behind_ci_low", "behind_ci_high"], warnings))
+    told = Summary(profiles, lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
+    print_summary(advice, told, format, warnings)
 
 
 def _draw(table: object, out: str) -> None:

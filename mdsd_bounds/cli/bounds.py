@@ -24,7 +24,7 @@ from mdsd_bounds.cli.options import (
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
-from mdsd_bounds.cli.table import run_and_print
+from mdsd_bounds.cli.table import Summary, run_and_print
 
 
 @with_sampling
@@ -50,8 +50,9 @@ def bounds(
 
     With --tv, that of the best rule whose output may be so far from the target at every position.
     """
+    from mdsd_bounds.pipeline.conclusions import bounds_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings
-    from mdsd_bounds.pipeline.tables import render, summarise
+    from mdsd_bounds.pipeline.tables import summarise
 
     settings = Settings(
         samplers=names_in(sampler),
@@ -64,4 +65,5 @@ def bounds(
         tvs=tvs_in(tv),
     )
     say_sampling(sampling)
-    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)
+    told = Summary(summarise, bounds_in_words, droppable=("stderr",))
+    run_and_print(dump, settings, told, format, out, limit, shard, engine, batch, force, quiet)

@@ -20,7 +20,7 @@ SECONDS_OF_SILENCE = 20.0
 #: Work that takes longer than this from now on is told how it could be shorter.
 SECONDS_BEFORE_A_HINT = 60.0
 #: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
-QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy"
+QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy,optimal"
 ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
@@ -28,6 +28,8 @@ class Format(StrEnum):
     """Output formats of tables."""
 
     table = "table"
+    markdown = "markdown"
+    html = "html"
     csv = "csv"
     json = "json"
 

@@ -100,7 +100,7 @@ def report(
             comparison = run(source, compared, limit=limit, progress=progress)
     answers = [answer(table, comparison, at, costs) for at in settings.temperatures]
     shown = table if comparison is None else comparison
-    explored = explore(source, shown, answers[0], settings, positions, chosen) if positions else []
+    explored = explore(source, shown, answers[0], compared, positions) if positions else []
     page = html_report(table, comparison, answers, inspect_dump(dump), __version__, mark, explored, name)
     write_whole(out, page.encode())
     print(out)

@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.progress import stage
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
-from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, shifted, truncated_distribution
+from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
-from mdsd_bounds.distributions import probs_and_defect, to_probs
+from mdsd_bounds.distributions import probs_and_defect
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.pipeline.block_rows import adjusted_batch, warped_rows
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
-from mdsd_bounds.sampling import UNCHANGED, SamplingOptions, adjusted, shift_of
+from mdsd_bounds.sampling import UNCHANGED, SamplingOptions
 from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
 from mdsd_bounds.verifiers.registry import rule_key
 
@@ -74,7 +75,7 @@ class Settings:
         """Whether the tokens before a position matter."""
         return self.target.needs_text or self.draft.needs_text
 
-    def check(self, dump: Any) -> None:
+    def check(self, dump: Dump) -> None:
         """Refuse what cannot be computed on a dump, before any of its rows is read.
 
         Raises
@@ -82,13 +83,13 @@ class Settings:
         InputError
             If a repetition penalty is asked for on log-probabilities.
         """
-        if dump.facts.kind == "logprobs" and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
+        if "logprobs" in dump.facts.kind and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
             raise InputError(
                 f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "
                 "whole logits, or use presence and frequency penalties"
             )
 
-    def key(self, dump: Any) -> str:
+    def key(self, dump: Dump) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
 
         Where the dump lies, and what its files are called, does not matter.
@@ -100,7 +101,7 @@ class Settings:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
+def evaluate_block(batch: LogitBatch, settings: Settings, name: str = "dump") -> pd.DataFrame:
     """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.pipeline.tables.COLUMNS`.
 
     :data:`~mdsd_bounds.pipeline.tables.UNDERFLOW` flags the rows of which the target or the draft has a probability
@@ -119,10 +120,10 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     cut = batch.target_cut is not None or batch.draft_cut is not None
     frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
-    batch = _adjusted(batch, settings, name)
+    batch = adjusted_batch(batch, settings, name)
     stages = len(settings.temperatures) * len(settings.samplers)
     for t, temperature in enumerate(settings.temperatures):
-        (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)
+        (target, target_warp), (draft, draft_warp) = warped_rows(batch, settings, temperature, name)
         floor = (underflows(target, **target_warp) | underflows(draft, **draft_warp)).cpu().numpy()
         for s, bound in enumerate(bounds(batch, settings, temperature, name)):
             before = len(frames)
@@ -137,7 +138,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     return table
 
 
-def _answers(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+def _answers(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
     """What is asked of one sampler at one temperature."""
     if settings.verifiers:
         # A table must not depend on how many cores a machine or a worker has.
@@ -160,8 +161,8 @@ def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
         )
 
 
-def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+def _full_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     (target, target_defect), (draft, draft_defect) = probs_and_defect(p, **p_warp), probs_and_defect(q, **q_warp)
     defects = target_defect, draft_defect
     for sampler, options in _asked(settings):
@@ -169,10 +170,10 @@ def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) 
         yield solve(problem, settings.method)
 
 
-def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+def _cut_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
     if settings.method != "auto":
         raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     target, draft = (
         truncated_distribution(p, batch.target_cut, **p_warp),
         truncated_distribution(q, batch.draft_cut, **q_warp),
@@ -186,71 +187,6 @@ def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -
 
 def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
-
-
-def _adjusted(batch: Any, settings: Settings, name: str) -> Any:
-    """The batch with biases and penalties in its logits."""
-    past = texts_before(batch) if settings.needs_text else None
-    changed: dict[str, Any] = {}
-    for role, options in (("target", settings.target), ("draft", settings.draft)):
-        logits, cut, where = getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut"), f"{name} {role}_logits"
-        if cut is None:
-            changed[f"{role}_logits"] = adjusted(logits, options, past, where, int(batch.row[0]))
-        elif (shift := shift_of(logits, options, past, where, int(batch.row[0]))) is not None:
-            changed[f"{role}_logits"], changed[f"{role}_cut"] = shifted(logits, cut, shift, where, int(batch.row[0]))
-    return replace(batch, **changed)
-
-
-def texts_before(batch: Any) -> list[Tensor] | None:
-    """For every row the tokens recorded in the rows before it of its document; None where a dump has no such columns.
-
-    A row is the distribution of the token recorded beside it, so that its text ends one row before.
-
-    Raises
-    ------
-    InputError
-        If one of those tokens was not recorded.
-    """
-    if batch.doc is None or batch.token is None:
-        return None
-    start = 0 if batch.past is None else len(batch.past)
-    tokens = batch.token.cpu() if batch.past is None else torch.cat([batch.past, batch.token.cpu()])
-    documents = batch.doc.tolist()
-    found, begun = [], 0
-    for place in range(len(documents)):
-        if place and documents[place] != documents[place - 1]:
-            begun = start + place
-        text = tokens[begun : start + place]
-        if bool((text < 0).any()):
-            raise InputError(
-                f"row {int(batch.row[place])}: penalties need the text, but a token before it was not recorded; log "
-                "again"
-            )
-        found.append(text)
-    return found
-
-
-def _warped(
-    batch: Any, settings: Settings, temperature: float, name: str
-) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
-    """Target and draft rows, each with the warps that make a distribution of them."""
-    row: dict[str, Any] = {"first_row": int(batch.row[0])}
-    second = temperature if settings.draft_temperature is None else settings.draft_temperature
-    target = {**row, **settings.target.cuts, "temperature": temperature, "name": f"{name} target_logits"}
-    draft = {**row, **settings.draft.cuts, "temperature": second, "name": f"{name} draft_logits"}
-    return (batch.target_logits, target), (batch.draft_logits, draft)
-
-
-def distributions(batch: Any, settings: Settings, temperature: float, name: str = "dump") -> tuple[Tensor, Tensor]:
-    """Target and draft distributions ``[B, V]`` of whole rows, as :func:`evaluate_block` sees them.
-
-    Raises
-    ------
-    InputError
-        On rows that are no distributions, or where a penalty needs a text that was not recorded.
-    """
-    (target, target_warp), (draft, draft_warp) = _warped(_adjusted(batch, settings, name), settings, temperature, name)
-    return to_probs(target, **target_warp), to_probs(draft, **draft_warp)
 
 
 def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, name: str) -> None:
@@ -324,7 +260,7 @@ def _fitting(rule: Verifier, samplers: Sequence[str], drafts: Sequence[int]) -> 
     return rule
 
 
-def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.DataFrame:
+def _frame(bound: Bound, batch: LogitBatch, temperature: float, verifier: str) -> pd.DataFrame:
     counts = bound.problem.n_drafts
     rows = np.asarray(batch.row)
     # Rows of a dump that names no documents stand for themselves.
@@ -358,7 +294,7 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
     return frame
 
 
-def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
+def _beyond(batch: LogitBatch, role: str, probs: Tensor) -> np.ndarray | None:
     """Mass ``[B]`` of a model on columns that the other one lacks; None where their heads are of one width."""
     width = getattr(batch, "draft_width" if role == "target" else "target_width", None)
     if width is None or width >= probs.shape[-1] or probs.ndim != 2:
@@ -367,7 +303,7 @@ def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
     return beyond
 
 
-def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
     frames = []
     problem = bound.problem
     for i, given in enumerate(settings.verifiers):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.pipeline.block_rows import distributions
 from mdsd_bounds.pipeline.engines.job import read
-from mdsd_bounds.pipeline.evaluate_block import Settings, distributions
+from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.report.answer import Answer
 from mdsd_bounds.report.html import code, fold, number, probability, text
@@ -99,12 +100,11 @@ def least_accepted(table: pd.DataFrame, found: Answer, number_of: int) -> list[i
 
 
 def explore(
-    dump: Any,
+    dump: Dump,
     table: pd.DataFrame,
     found: Answer,
     settings: Settings,
     number_of: int = 12,
-    verifiers: Sequence[str | Verifier] = (),
 ) -> list[Explored]:
     """The positions at which the recommended rule accepts least, each with one draw of drafts (seeded by its row).
 
@@ -117,25 +117,23 @@ def explore(
     found : Answer
         Its sampler, number of drafts and temperature are explored.
     settings : Settings
-        Of the table: cuts, penalties and temperatures of the two models.
+        Those of the table: cuts, biases and penalties, and rules that no registry holds.
     number_of : int
         Positions.
-    verifiers : sequence
-        Rules of the table that no registry holds.
     """
-    own = {rule.name: rule for rule in verifiers if isinstance(rule, Verifier)}
     explored = []
     for row in least_accepted(table, found, number_of):
         first = max(0, row - BEFORE)
         batch = read(dump, first, row + 1, text=settings.needs_text)
         if batch.target_cut is not None or batch.draft_cut is not None:
             return []
-        explored.append(_one(batch, table[table["row"] == row], found, settings, own))
+        explored.append(_one(batch, table[table["row"] == row], found, settings))
     return explored
 
 
-def _one(batch: Any, table: pd.DataFrame, found: Answer, settings: Settings, own: Mapping[str, Verifier]) -> Explored:
+def _one(batch: LogitBatch, table: pd.DataFrame, found: Answer, settings: Settings) -> Explored:
     row = int(batch.row[-1])
+    own = {rule.name: rule for rule in settings.verifiers if isinstance(rule, Verifier)}
     p, q = (rows[-1:] for rows in distributions(batch, settings, found.temperature))
     bound = optimal_acceptance(p, q, (found.drafts,), found.sampler)
     subset = bound.subset[0, 0]
@@ -189,7 +187,7 @@ def _last(column: Tensor | None) -> int | None:
     return None if column is None else int(column[-1])
 
 
-def _before(batch: Any) -> tuple[int, ...]:
+def _before(batch: LogitBatch) -> tuple[int, ...]:
     """Recorded tokens of the rows just before, as far as they are the same document without a gap.
 
     The token beside row t is the one that row t predicts.
