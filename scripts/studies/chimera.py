@@ -57,7 +57,9 @@ def runs() -> dict[str, Run]:
         for variant in VARIANTS:
             found[f"{variant}-{seed}"] = Run(replace(base, variant=variant, seed=seed))
         # The trigram encoder has the widest matrices: is the rate too high for it?
-        found[f"slower-{seed}"] = Run(replace(base, seed=seed, learning_rate=RATE / 3))
+        for variant in ("full", "context"):
+            name = "slower" if variant == "full" else "slowercontext"
+            found[f"{name}-{seed}"] = Run(replace(base, variant=variant, seed=seed, learning_rate=RATE / 3))
         # The losses are compared where they are to serve: on the target's own text.
         more = replace(base, steps=MORE, seed=seed, learning_rate=RATE / 2, own_share=1.0)
         for loss in GOING_ON:

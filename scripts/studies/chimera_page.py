@@ -28,6 +28,18 @@ LOSSES = {
 }
 OTHERS = {"early-exit:25": "early exit 25/30", "early-exit:20": "early exit 20/30", "prompt-lookup": "prompt lookup",
           "n-gram": "n-gram of the training text"}  # fmt: skip
+TITLES = {
+    "long": "Chimera, three depths",
+    "full": "Chimera",
+    "context": "without the trigram encoder",
+    "trigram": "trigram encoder alone",
+    "medusa": "target's state alone (Medusa)",
+    "slower": "Chimera, a third of the rate",
+    "slowercontext": "without the trigram encoder, a third of the rate",
+    "least-squares": "before the first step (least squares)",
+    **OTHERS,
+    **{loss: f"trained on {said}" for loss, said in LOSSES.items()},
+}
 #: Columns of a per-position table, in this order.
 COLUMNS = (("with", 1), ("with", 2), ("with", 4), ("without", 2), ("without", 4))
 #: Levels of each tree that is drafted.
@@ -109,14 +121,16 @@ def page(arguments: argparse.Namespace) -> None:
 
 def names(held: Measured) -> list[str]:
     """Drafts that were measured, in the order of the tables."""
-    return [name for name in ("long", *ABLATIONS, "slower", *OTHERS, *LOSSES) if held.seeds(name)]
+    return [
+        name
+        for name in ("long", *ABLATIONS, "slower", "slowercontext", "least-squares", *OTHERS, *LOSSES)
+        if held.seeds(name)
+    ]
 
 
 def title(name: str) -> str:
     """A draft's name as people read it."""
-    return {"long": "Chimera, long run", "full": "Chimera", "slower": "Chimera, a third of the rate", "context": "without the trigram encoder",
-            "trigram": "trigram encoder alone", "medusa": "target's state alone (Medusa)", **OTHERS,
-            **{loss: f"trained on {said}" for loss, said in LOSSES.items()}}[name]  # fmt: skip
+    return TITLES[name]
 
 
 def cell(mean: float, low: float, high: float) -> str:
