@@ -156,7 +156,7 @@ def mass_gradient(q: Tensor, subset: Tensor, n: int, sampler: str) -> Tensor:
     result = torch.zeros_like(q)
     # Rows that need a long range of times together.
     order = _outside_top(q.detach(), n).argsort()
-    for rows in order.split(max(1, _SLICE // q.shape[1])):
+    for rows in torch.split(order, max(1, _SLICE // q.shape[1])):
         part = q[rows].detach().requires_grad_(True)
         with torch.enable_grad():
             total = mass_without_replacement(part, subset[rows], n).sum()
