@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mdsd_bounds.cli.exits import need, resumable
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@dataclass(frozen=True)
+class Summary:
+    """How a per-position table is told: its summary, the sentence it begins with, and what people are shown of it.
+
+    ``droppable`` are the columns that text goes without where it would be wider than 100 columns, first to last.
+    """
+
+    summarise: Callable[..., Any]
+    conclude: Callable[..., str]
+    columns: list[str] | None = None
+    droppable: tuple[str, ...] = ()
+
+
 def run_and_print(
     dump: str,
     settings: Settings,
-    summarise: Callable[..., Any],
-    render: Callable[..., str],
-    columns: list[str] | None,
+    told: Summary,
     format: Format,
     out: str | None,
     limit: int | None,
@@ -32,6 +44,40 @@ def run_and_print(
     hint: str = "",
 ) -> None:
     """Compute, write per-position results where asked, and print the summary."""
+    found = computed(dump, settings, out, limit, shard, engine, batch, force, quiet, hint)
+    if found is not None:
+        table, warnings = found
+        print_summary(told.summarise(table), told, format, warnings)
+
+
+def print_summary(summary: Any, told: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
+    """The summary on stdout, its conclusion first (in JSON a field of every row; CSV holds rows alone)."""
+    from mdsd_bounds.pipeline.tables import fitted, render
+
+    columns, conclusion = told.columns, told.conclude(summary)
+    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
+        # Which cells come from samples, and how far off they may be; 0 is exact.
+        columns = [*columns, "mc_stderr"]
+    if format is Format.table:
+        shown = list(summary.columns) if columns is None else columns
+        print(f"{conclusion}\n\n{fitted(summary, shown, told.droppable)}")
+    else:
+        print(render(summary, format.value, columns, warnings, conclusion))
+
+
+def computed(
+    dump: str,
+    settings: Settings,
+    out: str | None,
+    limit: int | None,
+    shard: str,
+    engine: str,
+    batch: int,
+    force: bool,
+    quiet: bool,
+    hint: str = "",
+) -> tuple[Any, list[str]] | None:
+    """The per-position table and the warnings about its dump; None where other shards are still missing."""
     from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.run import is_finished, run
     from mdsd_bounds.pipeline.tables import underflow_notes
@@ -64,7 +110,7 @@ def run_and_print(
         )
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
-        return
+        return None
     say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
@@ -74,8 +120,4 @@ def run_and_print(
         )
     for line in underflow_notes(table):
         print(f"note: {line}", file=sys.stderr)
-    summary = summarise(table)
-    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
-        # Which cells come from samples, and how far off they may be; 0 is exact.
-        columns = [*columns, "mc_stderr"]
-    print(render(summary, format.value, columns, warnings))
+    return table, warnings
