@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -118,6 +120,12 @@ def _pt(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | No
     return str(folder / "x.pt")
 
 
+def _parquet(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
+    columns = {name: value.tolist() for name, value in _arrays(p, q, token).items()}
+    pq.write_table(pa.table(columns), folder / "x.parquet", row_group_size=5)
+    return str(folder / "x.parquet")
+
+
 def _hidden(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
     """Named arrays: the rows are hidden states, the heads identities."""
     arrays = {"target_hidden_states": p, "draft_hidden_states": q}
@@ -152,6 +160,7 @@ WRITERS: dict[str, Write] = {
     "npy": _npy,
     "safetensors": _safetensors,
     "pt": _pt,
+    "parquet": _parquet,
     "arrays": _hidden,
     "joined": _joined,
     "step-log": _step_log,

@@ -25,6 +25,7 @@ from mdsd_bounds.cli.options import (
     tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 from mdsd_bounds.cli.table import Summary, print_summary
 
 #: What text goes without where it would be wider than 100 columns.
@@ -46,6 +47,7 @@ SHOWN = [
 ]
 
 
+@with_sampling
 def advise(
     dump: Dump,
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
@@ -64,9 +66,10 @@ def advise(
         typer.Option("--target-cost", help="Cost by nodes read, 1:1,8:1.1,32:1.6, or a JSON file of measured seconds."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
+    sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
     tv: Within = None,
-    figure: Annotated[str | None, typer.Option("--figure", help="Draw tokens against nodes per call here.")] = None,
+    figure: Annotated[str | None, typer.Option("--figure", help="Draw speed against nodes per call here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
     force: Force = False,
@@ -85,13 +88,17 @@ def advise(
     from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.advice_limits import limits_reached
     from mdsd_bounds.trees.advise import advise as best_trees
-    from mdsd_bounds.trees.advise import costs_from, frontier, in_words, lossy_profiles, profiles
+    from mdsd_bounds.trees.advise import costs_from, in_words, lossy_profiles, profiles
+    from mdsd_bounds.trees.speed_frontier import speed_by_nodes
 
     tvs = tvs_in(tv)
     costs = costs_from(draft_cost, target_cost)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
-    settings = Settings(samplers, counts, (temperature,), verifiers, samples=samples)
+    settings = Settings(
+        samplers, counts, (temperature,), verifiers, target=sampling.target, draft=sampling.draft, samples=samples
+    )
+    say_sampling(sampling)
     source, warnings = opened(dump, limit)
     with progress_bar(dump, quiet, sampling_hint(samples)) as progress:
         table = run(source, settings, limit=limit, progress=progress)
@@ -112,7 +119,7 @@ def advise(
     for line in limits_reached(advice, costs, nodes, depth):
         print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
-        _draw(frontier(found, documents, nodes, depth), figure)
+        _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
     told = Summary(profiles, lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
     print_summary(advice, told, format, warnings)
 
@@ -120,9 +127,8 @@ def advise(
 def _draw(table: object, out: str) -> None:
     import matplotlib
 
-    from mdsd_bounds.plots.frontier import frontier as draw
-    from mdsd_bounds.plots.saving import save_figure
+    from mdsd_bounds.plots import save_figure, speed_by_nodes
 
     matplotlib.use("Agg")
-    save_figure(draw(table).figure, out)  # type: ignore[arg-type]
+    save_figure(speed_by_nodes(table).figure, out, tight=False)  # type: ignore[arg-type]
     print(f"note: figure written to {out}", file=sys.stderr)

@@ -24,20 +24,20 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
-    TopK,
-    TopP,
     names_in,
     numbers_in,
     sampling_hint,
     verifiers_in,
 )
 from mdsd_bounds.cli.outputs import Force
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 from mdsd_bounds.cli.table import Summary, computed, print_summary, run_and_print
 
 if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@with_sampling
 def compare(
     dump: Dump,
     other: Annotated[
@@ -48,8 +48,7 @@ def compare(
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     m: Fixed = 1,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the Monte Carlo samples.")] = 0,
@@ -83,8 +82,8 @@ def compare(
         temperatures=numbers_in(temperature, "--temperature", float),
         verifiers=verifiers,
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         samples=samples,
         seed=seed,
         options={"m": m},
@@ -97,6 +96,7 @@ def compare(
             "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
+    say_sampling(sampling)
     if other is not None:
         _paired(dump, other, settings, format, limit, quiet)
         return

@@ -41,8 +41,6 @@ Temperatures = Annotated[str, typer.Option("--temperature", help="Temperatures, 
 DraftTemperature = Annotated[
     float | None, typer.Option("--draft-temperature", help="Temperature of the draft where it differs.")
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens of both models.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the smallest set of tokens with this mass.")]
 Fixed = Annotated[int, typer.Option("--m", help="Fixed tokens of top_m_plus.")]
 Within = Annotated[
     str | None,

@@ -71,6 +71,10 @@ def _open_npy(paths: list[Path], label: str) -> Dump:
     return pair_sides(open_named(target), mapped, label)
 
 
+def _open_parquet(paths: list[Path], label: str) -> Dump:
+    return open_pair_file(paths[0], "parquet")
+
+
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
     if len(paths) == 1 and paths[0].is_dir():
         files = [paths[0] / f"{name}{suffix}" for name in ("target_logits", "draft_logits")]
@@ -159,6 +163,7 @@ READERS: dict[str, tuple[Recognise, Open]] = {
         lambda paths, label: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
     "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label: open_pair_file(paths[0], "pt")),
+    "parquet": (lambda paths: _all_of(paths, "parquet", 1) and has_pair(paths[0]), _open_parquet),
     "joined": (
         lambda paths: (
             len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(_side_format(path) for path in files)

@@ -41,6 +41,8 @@ def described(path: Path) -> str:
         names = sorted(file.name for file in path.iterdir())
         inside = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "nothing"
         return f"it is a folder that holds {inside}; a native dump has manifest.json, a capture rows.safetensors"
+    if not path.is_file():
+        return "it is no regular file; save its content to a file first"
     head = beginning(path, 64)
     if not head:
         return "it is empty; write it again"

@@ -27,8 +27,8 @@ import pandas as pd
 from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.text import integer, parse
-from mdsd_bounds.dumps.containers.text import lines as text_lines
+from mdsd_bounds.dumps.containers.records import records
+from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import top_tokens
@@ -82,9 +82,9 @@ def read_log(path: str | File) -> list[dict[str, Any]]:
     """
     lines = []
     with reading(path, "step of a tree log", "log it again") as place:
-        for number, line in text_lines(File(path)):
-            place.at = f"line {number}"
-            lines.append(_checked(parse(line)))
+        for record in records(File(path)):
+            place.at = record.at
+            lines.append(_checked(record.value))
     if not lines:
         raise InputError(f"{path}: the log is empty; decode some text first")
     return lines

@@ -214,6 +214,39 @@ def _flat(rows: Tensor, tokens: list[int], k: int) -> Any:
     return flat
 
 
+def _small_floats(kind: str) -> Make:
+    def make(folder: Path) -> None:
+        pair = {name: _rows(ROWS, V, seed=seed) for seed, name in enumerate(("target_logits", "draft_logits"))}
+        if kind == "safetensors":
+            held = {name: value.to(torch.float8_e5m2) for name, value in pair.items()}
+            (folder / "x.safetensors").write_bytes(save(held))
+            return
+        for name, value in zip("td", pair.values(), strict=True):
+            stored = value.to(torch.bfloat16).view(torch.int16).numpy()
+            np.save(folder / f"{name}.npy", stored)
+            data = (folder / f"{name}.npy").read_bytes()
+            (folder / f"{name}.npy").write_bytes(data.replace(b"'<i2', ", b"'|V2', ", 1))
+
+    return make
+
+
+def _columns(folder: Path) -> None:
+    pq.write_table(pa.table({name: value.tolist() for name, value in _pair().items()}), folder / "x.parquet")
+
+
+def _packed_steps(folder: Path) -> None:
+    _steps(full=True)(folder)
+    (folder / "x.jsonl.gz").write_bytes(gzip.compress((folder / "x.jsonl").read_bytes()))
+    (folder / "x.jsonl").unlink()
+
+
+def _array_log(folder: Path) -> None:
+    _positions("cut")(folder)
+    lines = [json.loads(line) for line in (folder / "x.jsonl").read_text().splitlines()]
+    (folder / "x.json").write_text(json.dumps(lines))
+    (folder / "x.jsonl").unlink()
+
+
 def _texts(folder: Path) -> None:
     for seed, name in enumerate(("t", "d")):
         logprobs, ids = torch.log_softmax(_rows(ROWS, V, seed=seed), -1).topk(3)
@@ -365,6 +398,11 @@ FORMS: dict[str, Form] = {
     **{f"answer: {name}": _dump(_answered(answer), "{}/t.json,{}/d.json") for name, answer in ANSWERS.items()},
     "answers in an array": _dump(_answered(llama_server, "array.json"), "{}/t.json,{}/d.json"),
     "teacher, parquet": _dump(_answered(teacher_lists, "parquet"), "{}/t.parquet,{}/d.parquet"),
+    "numbers of ml_dtypes .npy": _dump(_small_floats("npy"), "{}/t.npy,{}/d.npy"),
+    "float8 .safetensors": _dump(_small_floats("safetensors"), "{}/x.safetensors"),
+    "pair .parquet": _dump(_columns, "{}/x.parquet"),
+    "step log, compressed": _dump(_packed_steps, "{}/x.jsonl.gz"),
+    "audit log, array": Form(_array_log, "{}/x.json", _read_positions),
     "DistillKit": _dump(_texts, "{}/t.parquet,{}/d.parquet"),
     "DistillKit, compressed": _dump(_packed, "{}/t.parquet,{}/d.parquet"),
     "top-k .safetensors": _dump(_stored("x.safetensors", _top_k), "{}/x.safetensors,{}/x.safetensors"),

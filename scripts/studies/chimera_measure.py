@@ -31,7 +31,7 @@ from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import expected_emitted, stops
 
 #: Tokens that the target writes after each prompt, and the prompts continued together.
-NEW, TOGETHER = 64, 8
+NEW, TOGETHER = 40, 8
 SEED = 0
 COUNTS, SAMPLERS = (1, 2, 4), ("with_replacement", "without_replacement")
 #: Trees: builder and shape.
@@ -65,30 +65,31 @@ class LookupReader:
 
 
 def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]) -> None:
-    """Measure the drafts named (all that are there, where none is), then trees and costs of the main ones."""
+    """Measure the drafts named, or all: acceptance, and of the main ones trees and costs."""
     out: Path = arguments.out / "measured"
     out.mkdir(parents=True, exist_ok=True)
     texts = own_texts(target, out)
     before = training_tokens(target)
-    finished = [name for name in heads if (arguments.out / name / "head.json").exists()]
-    for name in arguments.names or [*OTHERS, *finished]:
+    for name in arguments.names or [*OTHERS, *heads]:
+        while name in heads and arguments.wait and not (arguments.out / name / "head.json").exists():
+            time.sleep(5.0)
+        if name in heads and not (arguments.out / name / "head.json").exists():
+            print(f"{name}: not trained yet", file=sys.stderr, flush=True)
+            continue
+        begun = time.monotonic()
         if not (out / f"{name}.npz").exists():
-            begun = time.monotonic()
             arrays = acceptances(texts, target, reading(name, target, arguments.out, before))
             with whole_file(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
                 np.savez(stream, **arrays)
             means = arrays["accepted"].mean(0).round(4).tolist()
             print(f"{name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    main = [name for name in heads if name in ("long", "full-0", "context-0", "trigram-0", "medusa-0")]
-    for name in [*OTHERS, *(name for name in main if name in finished)]:
-        if (not arguments.names or name in arguments.names) and not (out / f"{name}-trees.json").exists():
-            begun = time.monotonic()
+        if name in (*OTHERS, "long") and not (out / f"{name}-trees.json").exists():
             found = trees(texts, target, name, arguments.out, before)
             write_whole(out / f"{name}-trees.json", json.dumps(found).encode())
             print(f"{name}: trees, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    if "long" in finished and not (out / "costs.json").exists():
-        held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
-        write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
+        if name == "long" and not (out / "costs.json").exists():
+            held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
+            write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
 
 
 def own_texts(target: LoadedModel, out: Path) -> list[Text]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.containers.compressed import open_text, text_beginning
+from mdsd_bounds.dumps.containers.files import once
 from mdsd_bounds.dumps.containers.text import BOM, DECODER, LINE, PARSED, lines, parse, whole_text
 from mdsd_bounds.problem import InputError
 
@@ -35,6 +36,20 @@ class Record:
 def is_json(path: Path) -> bool:
     """Whether the text begins as a JSON object or array."""
     return text_beginning(path, 4096).removeprefix(BOM).lstrip()[:1] in (b"{", b"[")
+
+
+def first_record(path: Path) -> Any:
+    """The value of the first record, or None where the file is no JSON text or is damaged there; parsed once."""
+    return once(_first, path)
+
+
+def _first(path: Path) -> Any:
+    if not is_json(path):
+        return None
+    try:
+        return next((record.value for record in records(path)), None)
+    except (InputError, ValueError, EOFError, OSError, RecursionError):
+        return None  # its reader says what is wrong
 
 
 def records(path: Path, longest: int = LINE) -> Iterator[Record]:

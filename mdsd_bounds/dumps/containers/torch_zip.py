@@ -18,7 +18,7 @@ from torch import Tensor, _weights_only_unpickler
 
 from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.files import Array, Source, bytes_of, read_bytes, stored_array
+from mdsd_bounds.dumps.containers.files import Array, Source, bytes_of, computable, read_bytes, stored_array
 from mdsd_bounds.dumps.containers.zip_members import Archive, Inflated, open_zip
 from mdsd_bounds.problem import InputError
 
@@ -161,7 +161,7 @@ def _view(source: Source, value: Tensor, where: str) -> Array:
                 first += index * step
             source.read_into(bytes_of(memory), first * dtype.itemsize)
             held[place] = memory.as_strided((shape[-1],), (stride[-1],))
-        return held
+        return computable(held, dtype)
 
     return Array(shape, torch_name(dtype), rows, lambda: rows(0, value.numel() // shape[-1]).reshape(shape))
 

@@ -91,6 +91,7 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: list[tuple[
     target, draft = pair
     for name, array in zip(PAIR, pair, strict=True):
         if array.dtype not in LOGITS:
+            array.rows(0, 1)  # what cannot be read at all says why
             raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
     check_pair(str(path), target.shape, draft.shape)
     rows = target.shape[0]

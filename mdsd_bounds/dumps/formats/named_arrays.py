@@ -198,6 +198,7 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
     if len(shape) not in (2, 3) or 0 in shape:
         raise InputError(f"{path}: {name} has shape {array.shape}; give [N, V] or [batch, steps, V] (one beam)")
     if not array.dtype.startswith(("float", "bfloat")):
+        array.rows(0, 1)  # what cannot be read at all says why
         raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
     texts, steps = _texts(path, arrays, name, shape)
     kept = torch.arange(texts * steps)
