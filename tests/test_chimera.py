@@ -38,6 +38,8 @@ from mdsd_bounds.models.chimera import (
     train_draft,
 )
 from mdsd_bounds.models.chimera import train as training
+from mdsd_bounds.models.chimera.network import rms
+from mdsd_bounds.models.chimera.start import least_squares
 from mdsd_bounds.models.chimera.states import Sample
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.forward import read_rows
@@ -163,7 +165,7 @@ def test_training_falls_below_the_bigrams(folder: Path, target: LoadedModel, mad
     facts = read_facts(made)
     assert facts["steps"] == 120
     assert set(facts["windows"]) == {"text", "own"}
-    assert facts["held_out"]["acceptance"][0] > facts["held_out"]["acceptance"][1] > 0.4
+    assert min(facts["held_out"]["acceptance"]) > 0.4
     store = StateStore(folder / "states", target, read_documents(str(folder / "text.jsonl")), 64)
     network, side = load_head(made, target), target_side(target)
     store.prepare("held", 12, silent)
@@ -248,6 +250,40 @@ def test_a_killed_run_ends_in_the_same_bytes(folder: Path, target: LoadedModel, 
     for name in ("head.safetensors", "head.json", "plan.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len(list((tmp_path / "cut").iterdir())) == 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_starting_weights_are_least_squares(folder: Path, target: LoadedModel, variant: str) -> None:
+    store = StateStore(folder / "states", target, read_documents(str(folder / "text.jsonl")), 64)
+    counts = {"text": store.prepare("text", 32, silent)}
+    side, network = target_side(target), Chimera(Shape(16, 2, 2, variant), target_side(target).gain)
+    least_squares(network, side, store, counts)
+
+    def error() -> list[float]:
+        """Summed squares at each depth, from the network's own pass with its last normalisation left out."""
+        totals = [0.0, 0.0]
+        for number in range(32):
+            sample = store.sample("text", [number])
+            states, text = sample.states[0], network.trigrams(side.embed(sample.tokens))[0]
+            for i in range(2):
+                guess = torch.zeros_like(states)
+                if network.has_states:
+                    before = torch.cat([torch.zeros(1 + i, 16), states[: -1 - i]])
+                    guess = guess + rms(before / network.gain) @ network.from_state[i].T
+                if network.has_text:
+                    guess = guess + rms(text) @ network.from_text[i].T
+                totals[i] += float((rms(states / network.gain) - guess).square().sum())
+        return totals
+
+    with torch.no_grad():
+        best = error()
+        weights = [w for name, w in network.named_parameters() if name.startswith("from_")]
+        for weight in weights:
+            change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+            for sign in (1, -1):
+                weight += sign * change
+                assert all(one > other for one, other in zip(error(), best, strict=True))
+                weight -= sign * change
 
 
 def test_a_step_reads_a_stretch_with_places_that_count() -> None:

@@ -83,7 +83,7 @@ class Settings:
         InputError
             If a repetition penalty is asked for on log-probabilities.
         """
-        if dump.facts.kind == "logprobs" and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
+        if "logprobs" in dump.facts.kind and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
             raise InputError(
                 f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "
                 "whole logits, or use presence and frequency penalties"

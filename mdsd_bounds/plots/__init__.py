@@ -16,6 +16,7 @@ import pandas as pd
 from mdsd_bounds.plots.acceptance_against_bound import acceptance_against_bound
 from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
 from mdsd_bounds.plots.acceptance_by_position import acceptance_by_position
+from mdsd_bounds.plots.audit_evidence import audit_evidence
 from mdsd_bounds.plots.equilibrium import equilibrium
 from mdsd_bounds.plots.estimates import select
 from mdsd_bounds.plots.gap_by_drafts import gap_by_drafts
@@ -68,6 +69,7 @@ FURTHER_FIGURES: dict[str, Callable[..., Any]] = {
     "majorant": majorant_figure,
     "priority_orders": priority_orders_figure,
     "equilibrium": equilibrium,
+    "audit_evidence": audit_evidence,
     "tree_depths": tree_depths,
     "tree_protocols": tree_protocols,
 }

@@ -54,7 +54,8 @@ def acceptance_by_position(summary: AcceptanceSummary, beside: Sequence[BesideBo
             label=label,
         )
     for one in beside:
-        style = style_of(one.sampler, "sampler")
+        # The name may go on with its setting: "with_replacement, n = 4".
+        style = style_of(one.sampler.split(",")[0], "sampler")
         line = {"color": style.colour, "linestyle": style.dash}
         ax.axhspan(one.bound_low, one.bound_high, color=style.colour, alpha=0.15, linewidth=0)
         ax.axhline(one.bound, linewidth=1.2, **line)

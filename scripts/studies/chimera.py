@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,10 +31,10 @@ from mdsd_bounds.models.loading import LoadedModel, hush, load_model
 TARGET = "smollm2-135m"
 TEXT = "humaneval,stdlib"
 #: Steps of the ablations, of what goes on from one of them, and of the long run.
-STEPS, MORE, LONG = 240, 60, 480
+STEPS, MORE, LONG = 160, 40, 240
 COLUMNS = 4096
 #: Peak of the learning rate, and tokens that a step reads.
-RATE, STRETCH = 1e-3, 128
+RATE, STRETCH = 5e-4, 128
 VARIANTS = ("full", "context", "trigram", "medusa")
 #: Losses that go on from the full head of the same seed.
 GOING_ON = ("ce", "tv", "alpha 2 with", "alpha 4 with", "alpha 4 without")
@@ -74,6 +75,8 @@ def train(arguments: argparse.Namespace, target: LoadedModel) -> None:
     for name in arguments.names or list(every):
         run = every[name]
         start = None if run.start is None else arguments.out / run.start
+        while arguments.wait and start is not None and not (start / "head.json").exists():
+            time.sleep(5.0)
         places = Places(arguments.out / name, arguments.cache or arguments.out / "states", start)
 
         def report(line: str, name: str = name) -> None:
@@ -92,7 +95,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="the target's states (default: OUT/states)")
     parser.add_argument("--results", type=Path, default=Path("docs/results/chimera"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wait", action="store_true", help="measure: wait for heads that are being trained")
+    parser.add_argument("--wait", action="store_true", help="wait for heads that another process trains")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     hush()

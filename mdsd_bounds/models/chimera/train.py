@@ -21,6 +21,7 @@ from mdsd_bounds.models.chimera.held_out import held_out_acceptance
 from mdsd_bounds.models.chimera.losses import Loss
 from mdsd_bounds.models.chimera.network import Chimera, Shape
 from mdsd_bounds.models.chimera.recipe import DECAY, Recipe, rate_at, text_steps, windows_needed
+from mdsd_bounds.models.chimera.start import least_squares
 from mdsd_bounds.models.chimera.states import Report, Sample, StateStore
 from mdsd_bounds.models.chimera.target import TargetSide, target_side
 from mdsd_bounds.models.chimera.text import digest, read_documents
@@ -119,6 +120,8 @@ def train_draft(
     if checkpoint.exists():
         _restore(run, checkpoint)
         report(f"{places.out}: goes on after step {run.step} of {steps}")
+    elif places.start is None:
+        least_squares(run.network, side, store, counts)
     _steps_of(run, store, recipe, steps, checkpoint, report)
     held = store.prepare("held", HELD, report) if store.has_held_out else 0
     quality = held_out_acceptance(run.network, side, store, held)
