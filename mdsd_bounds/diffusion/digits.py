@@ -1,6 +1,6 @@
 """Moving handwritten digits and a small denoiser trained on them: windows and whole videos without a known density.
 
-A video shows one digit of scikit-learn's ``load_digits`` (8 x 8) that moves by a pixel a frame over 12 x 12 and
+A video shows one digit of scikit-learn's ``load_digits`` (8 x 8) that moves by a pixel a frame over 10 x 10 and
 bounces.  The network is convolutional in space and time and sees the mean of its features over all frames that it is
 given, so the same weights serve windows and whole videos, and only the latter can agree on one digit.  Needs the extra
 ``diffusion``.
@@ -24,7 +24,7 @@ from mdsd_bounds.diffusion.synchronised import Settings, methods
 from mdsd_bounds.diffusion.world import cut, energy_test, fuse, mean_and_error, schedule, windows
 from mdsd_bounds.problem import InputError
 
-CANVAS, DIGIT = 12, 8
+CANVAS, DIGIT = 10, 8
 #: Frames of a long video.
 FRAMES = 24
 #: Digits from here on are not trained on.
@@ -44,7 +44,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def moving_digits(number: int, frames: int, generator: torch.Generator, *, held_out: bool = False) -> Tensor:
-    """``[number, frames, 144]`` float32 videos in [-1, 1].
+    """``[number, frames, 100]`` float32 videos in [-1, 1].
 
     Raises
     ------
@@ -55,7 +55,7 @@ def moving_digits(number: int, frames: int, generator: torch.Generator, *, held_
     --------
     >>> video = moving_digits(2, 5, torch.Generator().manual_seed(0))
     >>> video.shape, float(video.min()), float(video.max())
-    (torch.Size([2, 5, 144]), -1.0, 1.0)
+    (torch.Size([2, 5, 100]), -1.0, 1.0)
     """
     images = torch.from_numpy(_digits()[0]).float()
     images = images[_HELD_OUT:] if held_out else images[:_HELD_OUT]
@@ -77,7 +77,7 @@ def moving_digits(number: int, frames: int, generator: torch.Generator, *, held_
 
 
 class Network(nn.Module):
-    """Predicts clean videos ``[B, W, 144]`` from noisy ones and ``ab [B]``; about 60,000 parameters."""
+    """Predicts clean videos ``[B, W, 100]`` from noisy ones and ``ab [B]``; about 60,000 parameters."""
 
     def __init__(self, channels: int = 32):
         super().__init__()
@@ -86,7 +86,8 @@ class Network(nn.Module):
         # Space and time in turn, dilated in space so that a frame sees all of itself.
         self.space = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in (1, 2, 4, 1))
         self.along = nn.ModuleList(nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0)) for _ in range(4))
-        self.pooled = nn.ModuleList(nn.Linear(channels, channels) for _ in range(4))
+        # What all frames have in common: the mean picture, seen from two pixels around as the digit moves.
+        self.shared = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=2, dilation=2) for _ in range(4))
         self.last = nn.Conv3d(channels, 1, 3, padding=1)
 
     def forward(self, x: Tensor, ab: Tensor) -> Tensor:
@@ -96,14 +97,12 @@ class Network(nn.Module):
         waves = log_snr[:, None] * torch.logspace(-1.5, 0.5, 8)
         levels = self.level(torch.cat([waves.sin(), waves.cos()], -1)).chunk(4, -1)
         h = self.first(x.reshape(batch, 1, frames, CANVAS, CANVAS))
-        for space, along, pooled, level in zip(self.space, self.along, self.pooled, levels, strict=True):
+        for space, along, shared, level in zip(self.space, self.along, self.shared, levels, strict=True):
             shape = h.shape
             g = nn.functional.silu(h + level[..., None, None, None])
             g = space(g.transpose(1, 2).flatten(0, 1)).reshape(batch, frames, *shape[1:2], *shape[3:]).transpose(1, 2)
             g = along(nn.functional.silu(g))
-            # What all frames have in common, found in the digit's own frame of reference by the largest response.
-            common = pooled(g.amax((-1, -2)).mean(-1))
-            h = h + g + common[..., None, None, None]
+            h = h + g + shared(nn.functional.silu(g).mean(2))[:, :, None]
         out = self.last(nn.functional.silu(h)).reshape(x.shape)
         keep = ab.sqrt()[:, None, None]
         clean: Tensor = keep * x + (1.0 - ab).sqrt()[:, None, None] * out
@@ -125,7 +124,7 @@ def train(steps: int, seed: int = 0, tell: Callable[[str], None] = print) -> Net
     --------
     >>> network = train(2, tell=lambda text: None)
     >>> network(moving_digits(1, 8, torch.Generator().manual_seed(0)), torch.tensor([0.5])).shape
-    torch.Size([1, 8, 144])
+    torch.Size([1, 8, 100])
     """
     if steps < 1:
         raise InputError(f"steps={steps}: at least one")
@@ -197,7 +196,7 @@ def method_table(
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Methods for long videos beside held-out ones: agreement, motion (mean absolute change), energy distance."""
     clean = denoiser(network)
-    shape, settings = (videos, FRAMES, CANVAS**2), Settings(width=8, stride=4)
+    shape, settings = (videos, FRAMES, CANVAS**2), Settings(width=8, stride=4, iters=10)
     held = moving_digits(2 * videos, FRAMES, torch.Generator().manual_seed(seed + 1), held_out=True).double()
     kept: dict[str, tuple[Tensor, float]] = {"held-out": (held[:videos], 0.0)}
     for name in names:

@@ -19,7 +19,7 @@ def output_distance(
     q: ArrayLike,
     n_drafts: Counts,
     sampler: str = "without_replacement",
-    verifier: str = "tv_budget",
+    verifier: str | Verifier = "tv_budget",
     **options: Option,
 ) -> Tensor:
     """``TV(output probs, p)`` of a verifier: 0 if it is lossless, exact or NaN if it is not.

@@ -2,8 +2,8 @@
 
     python scripts/studies/diffusion.py figure|world|speculate|digits [--out docs/results/diffusion]
 
-``figure`` takes seconds, ``world`` and ``speculate`` minutes each on one core, ``digits`` three quarters of an hour, of
-which a third is training; the trained weights are kept beside the tables and read from there the next time.
+``figure`` takes seconds, ``world`` and ``speculate`` minutes each on one core, ``digits`` about half an hour, of
+which 7 minutes are training; the trained weights are kept beside the tables and read from there the next time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mdsd_bounds.diffusion.digits import CANVAS, Network, method_table, speculat
 from mdsd_bounds.plots.diffusion import acceptance_figure, strips_figure, world_strips
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "diffusion"
-VIDEOS, TRIAL, STEPS = 120, 2_000, 4_000
+VIDEOS, TRIAL, STEPS = 120, 2_000, 2_500
 
 
 def tell(text: str) -> None:
@@ -62,7 +62,7 @@ def digits(out: Path) -> None:
         network = train(STEPS, tell=tell)
         tell(f"trained in {(time.process_time() - begun) / 60.0:.1f} minutes of one core")
         weights.write_bytes(save(network.state_dict()))
-    names = ("whole video", "disjoint windows", "Gen-L-Video", "stages 1+3", "SynCoS", "distillation alone")
+    names = ("whole video", "disjoint windows", "Gen-L-Video", "stages 1+3", "SynCoS")
     table, videos = method_table(network, 100, names, tell=tell)
     table.round(5).to_csv(out / "digits.csv", index=False)
     strips = {
@@ -70,7 +70,7 @@ def digits(out: Path) -> None:
         for name, video in videos.items()
     }
     strips_figure(strips, "First video of each method: 24 frames").savefig(out / "digits.png", dpi=130)
-    speculation_table(network, 50, tell=tell).round(5).to_csv(out / "digits_speculation.csv", index=False)
+    speculation_table(network, 40, tell=tell).round(5).to_csv(out / "digits_speculation.csv", index=False)
 
 
 STAGES = {"digits": digits, "figure": figure, "world": world, "speculate": speculate}
