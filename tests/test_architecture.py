@@ -16,6 +16,7 @@ FLOORS = (
     "problem",
     "_backend",
     "distributions",
+    "sampling",
     "samplers",
     "bounds",
     "verifiers",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ from mdsd_bounds.models.chimera import (
     train_draft,
 )
 from mdsd_bounds.models.chimera import train as training
+from mdsd_bounds.models.chimera.network import rms
+from mdsd_bounds.models.chimera.start import least_squares
+from mdsd_bounds.models.chimera.states import Sample
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model
@@ -160,7 +165,7 @@ def test_training_falls_below_the_bigrams(folder: Path, target: LoadedModel, mad
     facts = read_facts(made)
     assert facts["steps"] == 120
     assert set(facts["windows"]) == {"text", "own"}
-    assert facts["held_out"]["acceptance"][0] > facts["held_out"]["acceptance"][1] > 0.4
+    assert min(facts["held_out"]["acceptance"]) > 0.4
     store = StateStore(folder / "states", target, read_documents(str(folder / "text.jsonl")), 64)
     network, side = load_head(made, target), target_side(target)
     store.prepare("held", 12, silent)
@@ -178,7 +183,7 @@ def test_training_falls_below_the_bigrams(folder: Path, target: LoadedModel, mad
 def test_an_interrupted_run_ends_in_the_same_bytes(
     folder: Path, target: LoadedModel, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {**trained(folder, target, tmp_path / "whole", steps=12, depths=1)}
+    whole = {**trained(folder, target, tmp_path / "whole", steps=12, depths=1, stretch=16)}
     monkeypatch.setattr(training, "EVERY", 0.0)
     own_step, own_write, calls = training.one_step, training.write_whole, [0]
 
@@ -192,15 +197,111 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
         name, own = ("one_step", own_step) if moment == "in a step" else ("write_whole", own_write)
         patch.setattr(training, name, lambda *given: counted(own, *given))
         with pytest.raises(KeyboardInterrupt):
-            trained(folder, target, tmp_path / "cut", steps=12, depths=1)
+            trained(folder, target, tmp_path / "cut", steps=12, depths=1, stretch=16)
     said: list[str] = []
-    again = trained(folder, target, tmp_path / "cut", said.append, steps=12, depths=1)
+    again = trained(folder, target, tmp_path / "cut", said.append, steps=12, depths=1, stretch=16)
     assert any("goes on after step" in line for line in said)
     assert again == whole
     names = {file.name for file in (tmp_path / "cut").iterdir()}
     assert names == {"head.safetensors", "head.json", "plan.json"}
     for name in names:
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from mdsd_bounds.models.chimera import LOSSES, Places, Recipe, train_draft
+from mdsd_bounds.models.chimera import train
+from mdsd_bounds._backend import whole_files
+from mdsd_bounds.models.loading import load_model
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+target = load_model(str(folder / "target"))
+recipe = Recipe(depths=1, steps=12, window=64, batch=4, learning_rate=1e-2, stretch=16)
+train.EVERY = 0.0
+own_step, own_replace = train.one_step, os.replace
+# Killed in a step, then while a checkpoint gets its name, then while the finished head does.
+for moment in ("step 5", "checkpoint.safetensors", "head.json"):
+    child = os.fork()
+    if child == 0:
+        def step(run, *given):
+            if moment == "step 5" and run.step == 5: os.kill(os.getpid(), 9)
+            return own_step(run, *given)
+        def replace(old, new):
+            if Path(new).name == moment and (moment != "checkpoint.safetensors" or once): os.kill(os.getpid(), 9)
+            once.append(new)
+            own_replace(old, new)
+        once = []
+        train.one_step, os.replace = step, replace
+        train_draft(target, str(folder / "text.jsonl"), Places(out, folder / "states"), recipe, LOSSES["ce"], print)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 9, moment
+"""
+
+
+def test_a_killed_run_ends_in_the_same_bytes(folder: Path, target: LoadedModel, tmp_path: Path) -> None:
+    trained(folder, target, tmp_path / "whole", steps=12, depths=1, stretch=16)
+    told = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "cut")], check=False, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert "goes on after step" in told.stdout
+    trained(folder, target, tmp_path / "cut", steps=12, depths=1, stretch=16)
+    for name in ("head.safetensors", "head.json", "plan.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(list((tmp_path / "cut").iterdir())) == 3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_starting_weights_are_least_squares(folder: Path, target: LoadedModel, variant: str) -> None:
+    store = StateStore(folder / "states", target, read_documents(str(folder / "text.jsonl")), 64)
+    counts = {"text": store.prepare("text", 32, silent)}
+    side, network = target_side(target), Chimera(Shape(16, 2, 2, variant), target_side(target).gain)
+    least_squares(network, side, store, counts)
+
+    def error() -> list[float]:
+        """Summed squares at each depth, from the network's own pass with its last normalisation left out."""
+        totals = [0.0, 0.0]
+        for number in range(32):
+            sample = store.sample("text", [number])
+            states, text = sample.states[0], network.trigrams(side.embed(sample.tokens))[0]
+            for i in range(2):
+                guess = torch.zeros_like(states)
+                if network.has_states:
+                    before = torch.cat([torch.zeros(1 + i, 16), states[: -1 - i]])
+                    guess = guess + rms(before / network.gain) @ network.from_state[i].T
+                if network.has_text:
+                    guess = guess + rms(text) @ network.from_text[i].T
+                totals[i] += float((rms(states / network.gain) - guess).square().sum())
+        return totals
+
+    with torch.no_grad():
+        best = error()
+        weights = [w for name, w in network.named_parameters() if name.startswith("from_")]
+        for weight in weights:
+            change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+            for sign in (1, -1):
+                weight += sign * change
+                assert all(one > other for one, other in zip(error(), best, strict=True))
+                weight -= sign * change
+
+
+def test_a_step_reads_a_stretch_with_places_that_count() -> None:
+    tokens = torch.arange(80).reshape(2, 40)
+    counts = torch.zeros(2, 40, dtype=torch.bool)
+    counts[0, 25:] = True
+    counts[1, :20] = True
+    sample = Sample(tokens, tokens[..., None].float(), counts)
+    firsts = set()
+    for step in range(60):
+        part = training.part_of(sample, recipe(stretch=16), step)
+        assert torch.equal(part.tokens, part.tokens[:, :1] + torch.arange(16))
+        assert torch.equal(part.states[..., 0], part.tokens.float())
+        assert torch.equal(part.counts, counts.flatten()[part.tokens])
+        assert bool(part.counts.any(-1).all())
+        firsts.add(tuple(part.tokens[:, 0].tolist()))
+    # 24 is the last place where the first text's stretch can begin; the second's begins at 0 to 4.
+    assert firsts == {(24, 40 + k) for k in range(5)}
 
 
 def test_minutes_fix_the_steps_once(folder: Path, target: LoadedModel, tmp_path: Path) -> None:
@@ -239,6 +340,10 @@ def test_nan_stops_and_keeps_the_last_checkpoint(
     held = training.read_arrays(places.out / "checkpoint.safetensors")
     assert int(held["step"]) == 3
     assert all(bool(torch.isfinite(value).all()) for value in held.values())
+    file = places.out / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(InputError, match="truncated or corrupt"):
+        train_draft(target, str(folder / "text.jsonl"), places, recipe(depths=1, steps=9), LOSSES["ce"], silent)
 
 
 def test_what_is_no_text_or_another_run_is_one_line(
@@ -353,6 +458,37 @@ def test_the_commands_take_a_head_as_any_draft(
         at = int(batch.position[place])
         own = make_draft(pair[3], target, "float32", "cpu").read([ids[: at + 1]], [at])[0]
         torch.testing.assert_close(batch.draft_logits[place], own, atol=1e-4, rtol=1e-4)
+
+
+def test_the_command_trains_and_says_what_is_wrong(
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*more: str) -> tuple[int, str, str]:
+        options = ["--target", str(folder / "target"), "--window", "64", "--cache", str(folder / "states")]
+        text = ["--text", str(folder / "text.jsonl")]
+        return call("train-draft", *options, *text, *more, capsys=capsys, monkeypatch=monkeypatch)
+
+    for loss in (["--loss", "tv"], ["--loss", "alpha", "--drafts", "2"]):
+        out = str(tmp_path / loss[1])
+        code, text, notes = run("--out", out, "--steps", "2", "--depths", "1", *loss)
+        assert code == 0
+        assert text.startswith(f"{out}: 2 steps; one draft is accepted with probability 0.")
+        assert "step 2 of 2" in notes
+        assert "0 s left" in notes
+    assert read_facts(tmp_path / "alpha")["recipe"]["loss"] == "alpha 2 without_replacement"
+    for more, message in (
+        (["--out", str(tmp_path / "tv"), "--steps", "3", "--depths", "1"], "holds the head of another run"),
+        (["--out", str(tmp_path / "new")], "give either a number of steps or minutes"),
+        (["--out", str(tmp_path / "new"), "--steps", "1", "--start", str(tmp_path)], "holds no finished draft head"),
+    ):
+        code, text, notes = run(*more)
+        assert (code, text) == (2, "")
+        assert message in notes.splitlines()[-1]
+    pair = ["--target", str(folder / "other"), "--draft", f"chimera:{tmp_path / 'tv'}", "--prompts", "humaneval"]
+    for name in ("log", "tree"):
+        code, text, notes = call(name, *pair, "--out", str(tmp_path / "x"), capsys=capsys, monkeypatch=monkeypatch)
+        assert (code, text) == (2, "")
+        assert "trained on another target" in notes.splitlines()[-1]
 
 
 def test_a_head_drafts_losslessly() -> None:

@@ -18,7 +18,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from mdsd_bounds.cli import main  # noqa: E402
 from mdsd_bounds.pipeline.tables import summarise, summarise_comparison  # noqa: E402
-from mdsd_bounds.plots import FIGURES, Look, save_figures, select, style_of  # noqa: E402
+from mdsd_bounds.plots import FIGURES, FURTHER_FIGURES, Look, save_figures, select, style_of  # noqa: E402
 from mdsd_bounds.plots.layout import INTERVALS, SIZES  # noqa: E402
 from mdsd_bounds.plots.sampler_wins import shares  # noqa: E402
 from mdsd_bounds.plots.style import BOUND, SAMPLER_STYLES, VERIFIER_STYLES, styles_of  # noqa: E402
@@ -26,6 +26,7 @@ from mdsd_bounds.problem import InputError  # noqa: E402
 from mdsd_bounds.samplers import SAMPLERS  # noqa: E402
 from mdsd_bounds.verifiers import VERIFIERS  # noqa: E402
 
+ROOT = Path(__file__).parents[1]
 LOSSLESS = [name for name, rule in VERIFIERS.items() if rule.lossless and name in VERIFIER_STYLES]
 LONG = "a_rule_of_my_own_with_a_name_that_goes_on_and_on_until_nobody_can_read_it_any_more"
 
@@ -143,6 +144,45 @@ def test_a_collision_is_seen() -> None:
     plt.close(figure)
     assert any("'here' over 'there'" in fault for fault in faults)
     assert any("legend covers" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_lies_over_anything_else_in_further_figures(size: str) -> None:
+    """Ten lossy rules, and speed by nodes of eight rules on three samplers."""
+    random = np.random.default_rng(0)
+    rules = pd.DataFrame(
+        [
+            {
+                "drafts": n,
+                "rule": f"rule {k} with a long name",
+                "tv": tv,
+                "acceptance": 0.9 + tv / (k + 1),
+                "alpha": 0.9,
+            }
+            for n, k, tv in itertools.product((1, 2, 4), range(10), (0.01, 0.05, 0.1))
+        ]
+    )
+    speeds = pd.DataFrame(
+        [
+            {"sampler": sampler, "verifier": verifier, "nodes": nodes, "tree": "2,1,1", "speed": 1 + random.random()}
+            for sampler, verifier, nodes in itertools.product(["greedy", "top_k", LONG], ["", *LOSSLESS], range(1, 20))
+        ]
+    )
+    speeds = speeds.assign(speed_ci_low=1.0, speed_ci_high=2.0, alone=1.0, unit="target call")
+    speeds["choice"] = speeds.index == 30
+    for name, table in (("lossy_frontier", rules), ("speed_by_nodes", speeds)):
+        ax = FURTHER_FIGURES[name](table, look=Look(size))
+        faults = collisions(ax.figure)
+        plt.close(ax.figure)
+        assert not faults, "\n".join(faults)
+
+
+def test_a_figure_is_one_file_and_stands_in_the_gallery() -> None:
+    """Every registered figure has its file under its name, and an example whose code draws it."""
+    gallery = "\n".join(path.read_text() for path in (ROOT / "docs" / "examples").glob("plot_*.py"))
+    for name, draw in (FIGURES | FURTHER_FIGURES).items():
+        assert draw.__module__ == f"mdsd_bounds.plots.{name}"
+        assert draw.__name__ in gallery, name
 
 
 # --- one style --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from mdsd_bounds import optimal_acceptance
-from mdsd_bounds.bounds.gradient import acceptance_loss
+from mdsd_bounds.bounds import acceptance_loss
 from mdsd_bounds.plots.style import COLOURS, axes, legend
 
 torch.manual_seed(0)

@@ -82,7 +82,8 @@ def read_log(path: str) -> list[Line]:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{path}: no such file; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
+        what = "is no regular file" if file.exists() else "no such file"
+        raise InputError(f"{path}: {what}; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
     head = beginning(file, 64)
     lines: list[Line] = []
     seen: dict[tuple[int, int], int] = {}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_probs
 from mdsd_bounds.problem import ArrayLike, Bound, Counts, InputError, Option, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
+
+if TYPE_CHECKING:
+    from mdsd_bounds.bounds.gradient import acceptance_loss, differentiable_acceptance
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
@@ -24,7 +28,22 @@ METHODS: dict[str, tuple[str, str]] = {
     "product": ("mdsd_bounds.bounds.search.independent_drafts", "solve_product"),
 }
 
-__all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve", "within"]
+__all__ = [
+    "METHODS",
+    "acceptance_loss",
+    "differentiable_acceptance",
+    "make_problem",
+    "optimal_acceptance",
+    "solve",
+    "within",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The gradient stands on the search, which is defined below.
+    if name in ("acceptance_loss", "differentiable_acceptance"):
+        return getattr(importlib.import_module("mdsd_bounds.bounds.gradient"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def optimal_acceptance(

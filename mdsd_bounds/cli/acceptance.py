@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdsd_bounds.cli.exits import need
-from mdsd_bounds.cli.options import DraftTemperature, Format, Limit, Quiet, Style, TopK, TopP, names_in, progress_bar
+from mdsd_bounds.cli.options import DraftTemperature, Format, Limit, Quiet, Style, names_in, progress_bar
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 if TYPE_CHECKING:
     from mdsd_bounds.counts import AcceptanceSummary, BesideBound
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@with_sampling
 def acceptance(
     files: Annotated[
         list[str],
@@ -34,8 +36,7 @@ def acceptance(
     drafts: Annotated[int, typer.Option("--drafts", min=1, help="Drafts of the first position in the bound.")] = 1,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of the bound: the engine's.")] = 1.0,
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     draft_tokens: Annotated[
         int | None, typer.Option("--draft-tokens", min=1, help="Draft tokens of a step, where the file does not say.")
     ] = None,
@@ -70,13 +71,14 @@ def acceptance(
         print(f"note: {note}", file=sys.stderr)
     beside: list[BesideBound] = []
     if dump is not None:
+        say_sampling(sampling)
         settings = Settings(
             samplers=names_in(sampler),
             drafts=(drafts,),
             temperatures=(temperature,),
             draft_temperature=draft_temperature,
-            top_k=top_k,
-            top_p=top_p,
+            target=sampling.target,
+            draft=sampling.draft,
         )
         beside = _bounds_beside(summary, dump, settings, limit, quiet)
     if figure is not None:
@@ -100,7 +102,7 @@ def _bounds_beside(
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.pipeline.tables import summarise
 
-    source = opened(dump, limit)
+    source, _ = opened(dump, limit)
     with progress_bar(dump, quiet) as progress:
         table: Any = run(source, settings, limit=limit, progress=progress)
     found = []

@@ -58,6 +58,7 @@ def audit(
     ] = False,
     format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
     figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="All details of the report.")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> int:
@@ -82,9 +83,9 @@ def audit(
     if controls:
         return _controls(alpha, seed, format, figure)
     if log is not None:
-        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure)
+        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure, verbose)
     assert verifier is not None
-    return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet)
+    return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet, verbose)
 
 
 def _show(text: str, data: dict[str, Any], format: AuditFormat) -> None:
@@ -116,6 +117,7 @@ def _log(
     blockwise: bool,
     format: AuditFormat,
     figure: str | None,
+    verbose: bool,
 ) -> int:
     from pathlib import Path
 
@@ -125,7 +127,7 @@ def _log(
     report = audit_log(
         log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, blockwise=blockwise, **warp, m=m
     )
-    _show(log_text(report), log_data(report), format)
+    _show(log_text(report, verbose), log_data(report), format)
     if figure is not None:
         _draw(figure, {Path(log).name: (report, report.lossy)})
     return LOSSY if report.lossy else GOOD
@@ -144,6 +146,7 @@ def _rule(
     seed: int,
     format: AuditFormat,
     quiet: bool,
+    verbose: bool,
 ) -> int:
     from mdsd_bounds.audit import audit_rule, load_rule
     from mdsd_bounds.audit.render import rule_data, rule_text
@@ -167,7 +170,7 @@ def _rule(
             progress=progress,
             m=m,
         )
-    _show(rule_text(report), rule_data(report), format)
+    _show(rule_text(report, verbose), rule_data(report), format)
     return LOSSY if report.lossy else GOOD
 
 

@@ -20,7 +20,7 @@ SECONDS_OF_SILENCE = 20.0
 #: Work that takes longer than this from now on is told how it could be shorter.
 SECONDS_BEFORE_A_HINT = 60.0
 #: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
-QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy"
+QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy,optimal"
 ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
@@ -28,6 +28,8 @@ class Format(StrEnum):
     """Output formats of tables."""
 
     table = "table"
+    markdown = "markdown"
+    html = "html"
     csv = "csv"
     json = "json"
 
@@ -39,8 +41,6 @@ Temperatures = Annotated[str, typer.Option("--temperature", help="Temperatures, 
 DraftTemperature = Annotated[
     float | None, typer.Option("--draft-temperature", help="Temperature of the draft where it differs.")
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens of both models.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the smallest set of tokens with this mass.")]
 Fixed = Annotated[int, typer.Option("--m", help="Fixed tokens of top_m_plus.")]
 Within = Annotated[
     str | None,

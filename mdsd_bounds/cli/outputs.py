@@ -39,9 +39,10 @@ def check_out(
     Raises
     ------
     InputError
-        If it is an input or a part of one, a folder, in no folder, or a file of somebody else's.
+        If it is an input or a part of one, a folder, a device, in no folder, or a file of somebody else's.
     """
     from mdsd_bounds._backend.origin import is_ours
+    from mdsd_bounds._backend.whole_files import refuse_special
     from mdsd_bounds.problem import InputError
 
     if out is None or ("://" in out and not out.startswith("file://")):
@@ -55,6 +56,7 @@ def check_out(
         os.lstat(path)
     except FileNotFoundError:
         return
+    refuse_special(path)
     for source in _paths(inputs):
         if _is_or_holds(source, path):
             raise InputError(f"{option} {out}: is read by this command ({source}); write elsewhere")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,12 +18,23 @@ if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@dataclass(frozen=True)
+class Summary:
+    """How a per-position table is told: its summary, the sentence it begins with, and what people are shown of it.
+
+    ``droppable`` are the columns that text goes without where it would be wider than 100 columns, first to last.
+    """
+
+    summarise: Callable[..., Any]
+    conclude: Callable[..., str]
+    columns: list[str] | None = None
+    droppable: tuple[str, ...] = ()
+
+
 def run_and_print(
     dump: str,
     settings: Settings,
-    summarise: Callable[..., Any],
-    render: Callable[..., str],
-    columns: list[str] | None,
+    told: Summary,
     format: Format,
     out: str | None,
     limit: int | None,
@@ -33,12 +45,85 @@ def run_and_print(
     quiet: bool,
     hint: str = "",
 ) -> None:
-    """Compute, write per-position results where asked, and print the summary."""
+    """Compute, write per-position results where asked, and print the summary; of several heads, one after another."""
+    heads = _heads(dump, out)
+    summaries: list[Any] = []
+    warnings: list[str] = []
+    for name in heads or [dump]:
+        found = computed(name, settings, out, limit, shard, engine, batch, force, quiet, hint)
+        if found is None:
+            return
+        summaries.append(told.summarise(found[0]))
+        warnings += [line for line in found[1] if line not in warnings]
+    if heads:
+        _print_heads(summaries, told, format, warnings)
+    else:
+        print_summary(summaries[0], told, format, warnings)
+
+
+def _heads(dump: str, out: str | None) -> list[str]:
+    """The names of a draft's heads, one dump each, where it has several and none was chosen."""
+    from mdsd_bounds.dumps.formats.several_heads import heads_of
+    from mdsd_bounds.dumps.how_to_read import named, parted
+
+    plain, how = parted(dump)
+    count = 1 if how.head is not None else heads_of(plain)
+    if count == 1:
+        return []
+    if out is not None:
+        raise typer.BadParameter(f"{dump}: the draft has {count} heads, and --out holds one; give --head")
+    return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(count)]
+
+
+def _print_heads(summaries: list[Any], told: Summary, format: Format, warnings: Sequence[str]) -> None:
+    """The summaries of all heads: as text one below the other, otherwise as one table with a column ``head``."""
     from pandas import concat
 
-    from mdsd_bounds.cli.notes import opened
-    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.pipeline.tables import render
+
+    if format is Format.table:
+        for head, summary in enumerate(summaries):
+            print(f"{chr(10) if head else ''}head {head}, which looks {head} tokens further")
+            print_summary(summary, told, format, warnings)
+        return
+    conclusion = " ".join(f"Head {head}: {told.conclude(summary)}" for head, summary in enumerate(summaries))
+    for head, summary in enumerate(summaries):
+        summary.insert(0, "head", head)
+    columns = None if told.columns is None else ["head", *told.columns]
+    print(render(concat(summaries, ignore_index=True), format.value, columns, warnings, conclusion))
+
+
+def print_summary(summary: Any, told: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
+    """The summary on stdout, its conclusion first (in JSON a field of every row; CSV holds rows alone)."""
+    from mdsd_bounds.pipeline.tables import fitted, render
+
+    columns, conclusion = told.columns, told.conclude(summary)
+    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
+        # Which cells come from samples, and how far off they may be; 0 is exact.
+        columns = [*columns, "mc_stderr"]
+    if format is Format.table:
+        shown = list(summary.columns) if columns is None else columns
+        print(f"{conclusion}\n\n{fitted(summary, shown, told.droppable)}")
+    else:
+        print(render(summary, format.value, columns, warnings, conclusion))
+
+
+def computed(
+    dump: str,
+    settings: Settings,
+    out: str | None,
+    limit: int | None,
+    shard: str,
+    engine: str,
+    batch: int,
+    force: bool,
+    quiet: bool,
+    hint: str = "",
+) -> tuple[Any, list[str]] | None:
+    """The per-position table and the warnings about its dump; None where other shards are still missing."""
+    from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.pipeline.run import is_finished, run
+    from mdsd_bounds.pipeline.tables import underflow_notes
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
@@ -50,62 +135,25 @@ def run_and_print(
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
     source, warnings = opened(dump, limit)
-    heads = _other_heads(dump, source, out)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
-    summaries: list[Any] = []
-    for name in heads or [dump]:
-        if heads:
-            print(f"head {len(summaries)} of {len(heads)}", file=sys.stderr)
-            source = open_dump(name)
-        # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-        with progress_bar(name, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
-            table = run(
-                source,
-                settings,
-                out=out,
-                shard=(index, number),
-                limit=limit,
-                progress=progress,
-                engine=engine,
-                batch_rows=batch,
-                force=force,
-            )
-        if table is None:
-            print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
-            return
-        _say(table)
-        summaries.append(summarise(table))
-    summary = summaries[0]
-    if heads:
-        for head, one in enumerate(summaries):
-            one.insert(0, "head", head)
-        summary = concat(summaries, ignore_index=True)
-        columns = ["head", *columns] if columns is not None else None
-    if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
-        # Which cells come from samples, and how far off they may be; 0 is exact.
-        columns = [*columns, "mc_stderr"]
-    print(render(summary, format.value, columns, warnings))
-
-
-def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
-    """The names of a draft's heads, one dump each, where it has several and none was chosen."""
-    from mdsd_bounds.dumps.how_to_read import named, parted
-
-    plain, how = parted(dump)
-    if source.facts.heads == 1 or how.head is not None:
-        return []
-    if out is not None:
-        raise typer.BadParameter(f"{dump}: the draft has {source.facts.heads} heads, and --out holds one; give --head")
-    return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(source.facts.heads)]
-
-
-def _say(table: Any) -> None:
-    """Notes on a table of per-position results."""
-    from mdsd_bounds.cli.notes import say_beyond
-    from mdsd_bounds.pipeline.tables import underflow_notes
-
+    # stdout is data: what Ray says about workers that died goes to stderr like all notes.
+    with progress_bar(dump, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+        table = run(
+            source,
+            settings,
+            out=out,
+            shard=(index, number),
+            limit=limit,
+            progress=progress,
+            engine=engine,
+            batch_rows=batch,
+            force=force,
+        )
+    if table is None:
+        print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
+        return None
     say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
@@ -115,3 +163,4 @@ def _say(table: Any) -> None:
         )
     for line in underflow_notes(table):
         print(f"note: {line}", file=sys.stderr)
+    return table, warnings

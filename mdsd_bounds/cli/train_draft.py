@@ -62,6 +62,9 @@ def train_draft(
     start: Annotated[str | None, typer.Option("--start", help="A head whose weights are the starting weights.")] = None,
     window: Annotated[int, typer.Option("--window", min=16, help="Tokens of a window of text.")] = 256,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Windows of a step.")] = 1,
+    stretch: Annotated[
+        int | None, typer.Option("--stretch", min=16, help="Tokens of a window that a step reads (default: all).")
+    ] = None,
     columns: Annotated[int, typer.Option("--columns", min=2, help="Tokens that the loss looks at.")] = 8192,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak.")] = 1e-3,
     own_share: Annotated[
@@ -86,7 +89,9 @@ def train_draft(
 
     hush()
     name, function = _loss(loss, drafts, sampler)
-    recipe = Recipe(depths, variant.value, name, steps, minutes, window, batch, columns, learning_rate, own_share, seed)
+    recipe = Recipe(
+        depths, variant.value, name, steps, minutes, window, batch, columns, learning_rate, own_share, seed, stretch
+    )
     places = Places(Path(out), Path(cache or Path(out) / "states"), None if start is None else Path(start))
 
     def report(line: str) -> None:
@@ -104,7 +109,7 @@ def _loss(loss: LossName, drafts: int, sampler: TrainSampler) -> tuple[str, Loss
 
     if loss is not LossName.alpha:
         return loss.value, LOSSES[loss.value]
-    from mdsd_bounds.bounds.gradient import acceptance_loss
+    from mdsd_bounds.bounds import acceptance_loss
 
     return f"alpha {drafts} {sampler.value}", acceptance_loss(drafts, sampler.value)
 

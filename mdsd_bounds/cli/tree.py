@@ -32,7 +32,7 @@ def tree(
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
     ] = "2,2,1",
     rule: Annotated[
-        str, typer.Option("--rule", help="recursive, traversal, block (chains), or any verifier, at every node.")
+        str, typer.Option("--rule", help="recursive, traversal, sweep, block (chains), or any verifier, at every node.")
     ] = "recursive",
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens to emit after each prompt.")] = 32,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
@@ -42,6 +42,12 @@ def tree(
     device: Annotated[str, typer.Option("--device", help="A torch device.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
     out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, one line a target call.")] = None,
+    bound: Annotated[
+        bool,
+        typer.Option(
+            "--bound", help="Certified bound at every step (chain, rsd_c); three levels and more cost further calls."
+        ),
+    ] = False,
     format: Style = Format.table,
     force: Force = False,
     quiet: Quiet = False,
@@ -64,7 +70,21 @@ def tree(
         warp: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         name = f"{builder} {shape}, {rule}"
         lines = _run(
-            target, draft, prompts, builder, shape, rule, new_tokens, warp, limit, dtype, device, seed, out, quiet
+            target,
+            draft,
+            prompts,
+            builder,
+            shape,
+            rule,
+            new_tokens,
+            warp,
+            limit,
+            dtype,
+            device,
+            seed,
+            out,
+            bound,
+            quiet,
         )
     found = summarise_log(lines)
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
@@ -87,6 +107,7 @@ def _run(
     device: str,
     seed: int,
     out: str,
+    bound: bool,
     quiet: bool,
 ) -> list[dict[str, Any]]:
     import json
@@ -96,13 +117,15 @@ def _run(
     from mdsd_bounds._backend.whole_files import whole_file
     from mdsd_bounds.models.loading import hush, load_model
     from mdsd_bounds.models.prompts import read_prompts
+    from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
     from mdsd_bounds.trees.log import record
-    from mdsd_bounds.trees.named import named_tree
+    from mdsd_bounds.trees.named import fixed_branching, named_tree
     from mdsd_bounds.trees.real import TreeReader
 
     hush()
     named_tree(builder, shape)
+    branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
     drafting = _draft(draft, first, dtype, device)
@@ -117,8 +140,11 @@ def _run(
             reader = TreeReader(first.model, ids, width=width, states=drafting.head is not None, **warp)
             readers = reader, drafting.reader(reader, ids, width=width, **warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
+            twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
                 lines.append(record(step, number, doc, rule))
+                if branching is not None:
+                    lines[-1].update(step_bounds(step, *readers, branching, twins, stop))
                 stream.write(json.dumps(lines[-1]) + "\n")
             if not quiet:
                 done = sum(len(line["tokens"]) for line in lines)

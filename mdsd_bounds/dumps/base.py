@@ -87,6 +87,8 @@ class LogitBatch:
     bound of the stored logarithms (:mod:`mdsd_bounds.bounds.truncated.distributions` turns them into distributions).
 
     ``target_width`` and ``draft_width`` are the columns that each side has itself; the others hold exact zeros.
+
+    ``past`` ``[P]`` int64 are the tokens of the first row's document in the rows before it, where they were asked for.
     """
 
     target_logits: Tensor
@@ -99,6 +101,7 @@ class LogitBatch:
     draft_cut: Tensor | None = None
     target_width: int | None = None
     draft_width: int | None = None
+    past: Tensor | None = None
 
 
 #: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.

@@ -235,7 +235,7 @@ def _token_lag(held: list[_Run], model: int) -> int:
             token = run.token[place]
             gain = _score(run, model, token, row)[0] - _score(run, model, token, place)[0]
             gains.append(gain[fits & (token >= 0)])
-        gain = torch.cat(gains)
+        gain = torch.cat(gains or [torch.empty(0)])
         if _clear(gain, _NATS) and float(gain.mean()) > best:
             best, found = float(gain.mean()), lag
     return found
@@ -243,18 +243,22 @@ def _token_lag(held: list[_Run], model: int) -> int:
 
 def _draft_shift(held: list[_Run]) -> list[str]:
     """The draft's rows against the target's neighbours: they share more mass some rows off than side by side?"""
+    gains: dict[int, list[Tensor]] = {lag: [] for lag in _LAGS}
+    beside: dict[int, list[Tensor]] = {lag: [] for lag in _LAGS}
+    for run in held:
+        p, q = run.logp[0].exp(), run.logp[1].exp()
+        own = torch.minimum(p, q).sum(-1)
+        for lag in _LAGS:
+            ours, theirs, fits = _moved(run, lag)
+            if bool(fits.any()):
+                both = ((own[ours] + own[theirs]) / 2)[fits]
+                gains[lag].append(torch.minimum(p[ours], q[theirs]).sum(-1)[fits] - both)
+                beside[lag].append(both)
     best, warnings = 0.0, []
     for lag in _LAGS:
-        gains, beside = [], []
-        for run in held:
-            ours, theirs, fits = _moved(run, lag)
-            p, q = run.logp[0].exp(), run.logp[1].exp()
-            own = torch.minimum(p, q).sum(-1)
-            moved = torch.minimum(p[ours], q[theirs]).sum(-1)[fits]
-            both = ((own[ours] + own[theirs]) / 2)[fits]
-            gains.append(moved - both)
-            beside.append(both)
-        gain, base = torch.cat(gains), torch.cat(beside)
+        if not gains[lag]:
+            continue
+        gain, base = torch.cat(gains[lag]), torch.cat(beside[lag])
         if _clear(gain, max(_MASS, 0.25 * float(base.mean()))) and float(gain.mean()) > best:
             best = float(gain.mean())
             warnings = [
@@ -266,7 +270,7 @@ def _draft_shift(held: list[_Run]) -> list[str]:
 
 
 def _clear(gain: Tensor, least: float) -> bool:
-    if len(gain) < 3:  # the mean of no row would be NaN
+    if len(gain) < 3:
         return False
     error = float(gain.std()) / math.sqrt(len(gain))
     return float(gain.mean()) > least and float(gain.mean()) > _ERRORS * error

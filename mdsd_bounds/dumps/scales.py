@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 
-#: Columns whose signs are looked at before a whole row is.
-_FEW = 64
+#: Columns that are looked at, all over the vocabulary, before a whole row is.
+_FEW = 128
 #: Rows at least so wide are judged one by one, and not all together.
 _WIDE = 32
 _LOGITS = "; if they are logits after all, subtract a constant from every row"
@@ -24,7 +24,7 @@ _LOGITS = "; if they are logits after all, subtract a constant from every row"
 def refuse_other_scales(path: str, role: str, first: int, rows: Tensor) -> None:
     """Raise an error where full rows ``[B, V]`` are clearly no natural logarithms; exact zeros (-inf) do not count.
 
-    O(B) for rows that are logits: the first columns decide.
+    O(B) for rows that are logits: some columns all over the vocabulary decide.
 
     Raises
     ------
@@ -33,25 +33,33 @@ def refuse_other_scales(path: str, role: str, first: int, rows: Tensor) -> None:
     """
     if not rows.numel():
         return
-    few = rows[:, :_FEW]
+    few = rows[:, :: -(-rows.shape[-1] // _FEW)].to(torch.float64)
     where = f"{path} {role}_logits"
-    positive = ((few >= 0) | (few == -float("inf"))).all(-1)
-    if bool(positive.any() if rows.shape[-1] >= _WIDE else positive.all()):
-        _refuse_positive(where, first, rows, positive.nonzero()[:, 0])
-    if bool((few[:1] <= 0).all()):
+    known = few > -float("inf")
+    # Parts of what sums to a hundred at most, or whose exponentials do to one, sum to no more.
+    sums = few.masked_fill(~known, 0.0).sum(-1)
+    negated = torch.where(known, (-few).exp(), 0.0).sum(-1)
+    suspect = ((few >= 0) | ~known).all(-1) & ((sums < 101.0) | (negated < 1.01))
+    if bool(suspect.any() if rows.shape[-1] >= _WIDE else suspect.all()):
+        _refuse_positive(where, first, rows, suspect.nonzero()[:, 0])
+    if bool((few[:1] <= 0).all()) and float((few[0] * math.log(10.0)).exp().sum()) < 1.01:
         _refuse_bases(where, rows)
 
 
 def _refuse_positive(where: str, first: int, rows: Tensor, place: Tensor) -> None:
     """Probabilities, percentages and negated log-probabilities: no entry of the rows at ``place`` is negative."""
+    # In their own dtype first: of many rows few are left.
+    least = torch.where(rows[place] == -float("inf"), 0, rows[place]).amin(-1)
+    place = place[least >= 0]
+    if not len(place):
+        return
     held = rows[place].to(torch.float64)
     known = held > -float("inf")
     count = known.sum(-1)
-    positive = ((held >= 0) | ~known).all(-1) & (count > 0)
     sums = held.masked_fill(~known, 0.0).sum(-1)
     # Two tokens of some toy may sum to one by chance, thousands do not.
     rounding = 4e-3 if rows.dtype.itemsize < 4 else 1e-5
-    ones = positive & ((sums - 1.0).abs() < torch.where(count < 8, rounding, 1e-2))
+    ones = (count > 0) & ((sums - 1.0).abs() < torch.where(count < 8, rounding, 1e-2))
     every = len(held) == len(rows)
     if bool((ones & (count >= _WIDE)).any()) or (every and bool(ones.all())):
         row = first + int(place[ones][0])
@@ -59,7 +67,7 @@ def _refuse_positive(where: str, first: int, rows: Tensor, place: Tensor) -> Non
         raise InputError(
             f"{where}: {many} non-negative and sums to one: probabilities; save their logarithms instead{_LOGITS}"
         )
-    if not every or not bool(positive.all()):
+    if not every or not bool((count > 0).all()):
         return
     if bool(((sums - 100.0).abs() < 0.5).all()) and (len(held) > 2 or bool((count >= _WIDE).all())):
         raise InputError(
@@ -75,12 +83,14 @@ def _refuse_positive(where: str, first: int, rows: Tensor, place: Tensor) -> Non
 
 def _refuse_bases(where: str, rows: Tensor) -> None:
     """Logarithms of probabilities to base 2 or 10: of the first row, and then of all."""
+    bases: list[int] = []
     for part in (rows[:1], rows):
         held = part.to(torch.float64)
-        natural = torch.logsumexp(held, -1).abs() < 1e-3
-        bases = [base for base in (2, 10) if bool((torch.logsumexp(held * math.log(base), -1).abs() < 1e-3).all())]
         # A row of one token is its own logarithm to every base.
-        if bool(natural.all()) or not bases:
+        if bool((torch.logsumexp(held, -1).abs() < 1e-3).all()):
+            return
+        bases = [base for base in (2, 10) if bool((torch.logsumexp(held * math.log(base), -1).abs() < 1e-3).all())]
+        if not bases:
             return
     raise InputError(
         f"{where}: every row holds logarithms of probabilities to base {bases[0]}; multiply by ln {bases[0]} = "

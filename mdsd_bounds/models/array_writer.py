@@ -70,6 +70,11 @@ class ArrayWriter:
         files = [self.path / "rows.safetensors"] if self.complete else self._parts()
         self.rows = sum(rows_of(file) for file in files)
 
+    @property
+    def parts(self) -> int:
+        """Parts on disk; none where the folder is complete."""
+        return len(self._parts())
+
     def append(self, arrays: Mapping[str, Tensor]) -> None:
         """Add rows; every array has the same first axis, and every call the same names."""
         data = save({name: value.contiguous() for name, value in arrays.items()})

@@ -19,9 +19,12 @@ from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import probs_and_defect
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.pipeline.block_rows import adjusted_batch, warped_rows
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
+from mdsd_bounds.sampling import UNCHANGED, SamplingOptions
 from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
 from mdsd_bounds.verifiers.registry import rule_key
 
@@ -41,8 +44,8 @@ class Settings:
         Verifiers to set against the bound, as :func:`matching_verifiers` gives them; empty for bounds alone.
     draft_temperature : float or None
         Temperature of the draft where it differs from the target's.
-    top_k, top_p :
-        Warps of both models, as a serving stack applies them.
+    target, draft : SamplingOptions
+        Cuts, biases and penalties of either model, as its server applies them.
     samples, seed : int
         Monte Carlo samples of verifiers without a closed form, and their seed.
     options : dict
@@ -59,15 +62,34 @@ class Settings:
     temperatures: tuple[float, ...] = (1.0,)
     verifiers: tuple[str | Verifier, ...] = ()
     draft_temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    target: SamplingOptions = UNCHANGED
+    draft: SamplingOptions = UNCHANGED
     samples: int = 1000
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
     tvs: tuple[float, ...] = ()
 
-    def key(self, dump: Any) -> str:
+    @property
+    def needs_text(self) -> bool:
+        """Whether the tokens before a position matter."""
+        return self.target.needs_text or self.draft.needs_text
+
+    def check(self, dump: Dump) -> None:
+        """Refuse what cannot be computed on a dump, before any of its rows is read.
+
+        Raises
+        ------
+        InputError
+            If a repetition penalty is asked for on log-probabilities.
+        """
+        if "logprobs" in dump.facts.kind and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
+            raise InputError(
+                f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "
+                "whole logits, or use presence and frequency penalties"
+            )
+
+    def key(self, dump: Dump) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
 
         Where the dump lies, and what its files are called, does not matter.
@@ -79,7 +101,7 @@ class Settings:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
+def evaluate_block(batch: LogitBatch, settings: Settings, name: str = "dump") -> pd.DataFrame:
     """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.pipeline.tables.COLUMNS`.
 
     :data:`~mdsd_bounds.pipeline.tables.UNDERFLOW` flags the rows of which the target or the draft has a probability
@@ -98,9 +120,10 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     cut = batch.target_cut is not None or batch.draft_cut is not None
     frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
+    batch = adjusted_batch(batch, settings, name)
     stages = len(settings.temperatures) * len(settings.samplers)
     for t, temperature in enumerate(settings.temperatures):
-        (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)
+        (target, target_warp), (draft, draft_warp) = warped_rows(batch, settings, temperature, name)
         floor = (underflows(target, **target_warp) | underflows(draft, **draft_warp)).cpu().numpy()
         for s, bound in enumerate(bounds(batch, settings, temperature, name)):
             before = len(frames)
@@ -115,7 +138,7 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     return table
 
 
-def _answers(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+def _answers(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
     """What is asked of one sampler at one temperature."""
     if settings.verifiers:
         # A table must not depend on how many cores a machine or a worker has.
@@ -138,8 +161,8 @@ def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
         )
 
 
-def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+def _full_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     (target, target_defect), (draft, draft_defect) = probs_and_defect(p, **p_warp), probs_and_defect(q, **q_warp)
     defects = target_defect, draft_defect
     for sampler, options in _asked(settings):
@@ -147,10 +170,10 @@ def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) 
         yield solve(problem, settings.method)
 
 
-def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+def _cut_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
     if settings.method != "auto":
         raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     target, draft = (
         truncated_distribution(p, batch.target_cut, **p_warp),
         truncated_distribution(q, batch.draft_cut, **q_warp),
@@ -164,17 +187,6 @@ def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -
 
 def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
-
-
-def _warped(
-    batch: Any, settings: Settings, temperature: float, name: str
-) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
-    """Target and draft rows, each with the warps that make a distribution of them."""
-    warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
-    second = temperature if settings.draft_temperature is None else settings.draft_temperature
-    target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
-    draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
-    return (batch.target_logits, target), (batch.draft_logits, draft)
 
 
 def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, name: str) -> None:
@@ -248,7 +260,7 @@ def _fitting(rule: Verifier, samplers: Sequence[str], drafts: Sequence[int]) -> 
     return rule
 
 
-def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.DataFrame:
+def _frame(bound: Bound, batch: LogitBatch, temperature: float, verifier: str) -> pd.DataFrame:
     counts = bound.problem.n_drafts
     rows = np.asarray(batch.row)
     # Rows of a dump that names no documents stand for themselves.
@@ -282,7 +294,7 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
     return frame
 
 
-def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
+def _beyond(batch: LogitBatch, role: str, probs: Tensor) -> np.ndarray | None:
     """Mass ``[B]`` of a model on columns that the other one lacks; None where their heads are of one width."""
     width = getattr(batch, "draft_width" if role == "target" else "target_width", None)
     if width is None or width >= probs.shape[-1] or probs.ndim != 2:
@@ -291,7 +303,7 @@ def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
     return beyond
 
 
-def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
     frames = []
     problem = bound.problem
     for i, given in enumerate(settings.verifiers):

@@ -85,6 +85,7 @@ def run(
     if rows == 0:
         raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
     get_engine(engine)
+    settings.check(dump)
     job = Job(dump, settings, rows, batch_rows, max_parts)
     mine = list(range(shard[0], len(job.parts), shard[1]))
     if out is None:

@@ -16,15 +16,18 @@ import pandas as pd
 from mdsd_bounds.plots.acceptance_against_bound import acceptance_against_bound
 from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
 from mdsd_bounds.plots.acceptance_by_position import acceptance_by_position
+from mdsd_bounds.plots.audit_evidence import audit_evidence
 from mdsd_bounds.plots.equilibrium import equilibrium
 from mdsd_bounds.plots.estimates import select
 from mdsd_bounds.plots.gap_by_drafts import gap_by_drafts
 from mdsd_bounds.plots.gap_by_temperature import gap_by_temperature
 from mdsd_bounds.plots.layout import FACETS, SIZES, Look
+from mdsd_bounds.plots.lossy_frontier import lossy_frontier
 from mdsd_bounds.plots.majorant import majorant_figure
 from mdsd_bounds.plots.priority_orders import priority_orders_figure
 from mdsd_bounds.plots.sampler_wins import sampler_wins
 from mdsd_bounds.plots.saving import kind_of, save_figure
+from mdsd_bounds.plots.speed_by_nodes import speed_by_nodes
 from mdsd_bounds.plots.style import style_of
 from mdsd_bounds.plots.subset_curve import subset_curve
 from mdsd_bounds.plots.tree_depths import tree_depths
@@ -40,9 +43,11 @@ __all__ = [
     "acceptance_by_position",
     "equilibrium",
     "figure_files",
+    "lossy_frontier",
     "save_figure",
     "save_figures",
     "select",
+    "speed_by_nodes",
     "style_of",
     "subset_curve",
 ]
@@ -57,10 +62,14 @@ FIGURES: dict[str, Callable[..., Any]] = {
 }
 #: Figures of other data, by name; what each takes is in its docstring.
 FURTHER_FIGURES: dict[str, Callable[..., Any]] = {
+    "speed_by_nodes": speed_by_nodes,
+    "acceptance_by_position": acceptance_by_position,
+    "lossy_frontier": lossy_frontier,
     "subset_curve": subset_curve,
     "majorant": majorant_figure,
     "priority_orders": priority_orders_figure,
     "equilibrium": equilibrium,
+    "audit_evidence": audit_evidence,
     "tree_depths": tree_depths,
     "tree_protocols": tree_protocols,
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
+from mdsd_bounds.plots.style import DASHES, MARKERS, axes, legend, style_of, title
 from mdsd_bounds.problem import InputError
 
 if TYPE_CHECKING:
@@ -46,20 +46,20 @@ def acceptance_by_position(summary: AcceptanceSummary, beside: Sequence[BesideBo
             summary.position[chosen] + 0.06 * (2 * place - 1),
             value,
             yerr=np.maximum([value - low, high - value], 0.0),
-            color=COLOURS[place],
+            color=("#000000", "#777777")[place],
             marker=MARKERS[place],
             linestyle=DASHES[place],
             capsize=2,
             elinewidth=0.8,
             label=label,
         )
-    for place, one in enumerate(beside, 2):
-        hue = COLOURS[place % len(COLOURS)]
-        ax.axhspan(one.bound_low, one.bound_high, color=hue, alpha=0.15, linewidth=0)
-        ax.axhline(one.bound, color=hue, linestyle=DASHES[place % len(DASHES)], linewidth=1.2)
-        ax.plot(
-            [], [], color=hue, linestyle=DASHES[place % len(DASHES)], label=f"bound: {one.sampler.replace('_', ' ')}"
-        )
+    for one in beside:
+        # The name may go on with its setting: "with_replacement, n = 4".
+        style = style_of(one.sampler.split(",")[0], "sampler")
+        line = {"color": style.colour, "linestyle": style.dash}
+        ax.axhspan(one.bound_low, one.bound_high, color=style.colour, alpha=0.15, linewidth=0)
+        ax.axhline(one.bound, linewidth=1.2, **line)
+        ax.plot([], [], label=f"bound: {title(one.sampler)}", **line)
     positions = sorted({int(place) for place in summary.position if place})
     if len(positions) <= 20:
         ax.set_xticks(positions)
@@ -68,5 +68,5 @@ def acceptance_by_position(summary: AcceptanceSummary, beside: Sequence[BesideBo
     ax.set_ylabel("acceptance rate")
     steps = summary.denominator[summary.row("position", 1)]
     ax.set_title(f"{summary.counts.engine}: {steps:,.0f} verification steps")
-    legend(ax, fontsize=8, loc="best", title="bars: 95%", title_fontsize=7)
+    legend(ax, fontsize=8, title="Bars: 95% interval", title_fontsize=7)
     return ax

@@ -31,7 +31,8 @@ def interval_lines(
     """
     places = sorted({float(value) for one in series for value in one.rows[column]})
     along = np.log2(places) if log else np.asarray(places)
-    room = 0.5 * min((b - a for a, b in pairwise(along)), default=1.0)
+    # Half of what lies between two places at most, and less where few series need it.
+    room = min(0.5, 0.08 * len(series)) * min((b - a for a, b in pairwise(along)), default=1.0)
     stand = []
     for i, one in enumerate(series):
         rows = one.rows.sort_values(column)

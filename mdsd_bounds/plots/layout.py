@@ -88,7 +88,7 @@ class Frame:
     """What a figure is: its name, what a panel draws, and what stands around the panels.
 
     ``panel(ax, series, scale)`` draws.  ``axis`` is the column along x; ``by`` is the column that tells series apart
-    (the empty verifier is the bound); ``facets`` are those that make sense.
+    (the empty verifier is the bound, called ``bound``); ``facets`` are those that make sense.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Frame:
     axis: str = ""
     facets: tuple[str, ...] = FACETS
     note: str = ""
+    bound: str = "bound (any lossless rule)"
     sharex: bool = True
 
 
@@ -214,13 +215,13 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
     facets = [look.facet] if look.facet is not None else []
     fixed = []
     for column, least in (("temperature", True), ("drafts", False)):
-        if column == frame.axis or column in facets:
+        if column == frame.axis or column in facets or column not in table:
             continue
         values = sorted(table[column].unique())
         chosen = values[0] if least else values[-1]
         table = table[table[column] == chosen]
         fixed.append(_value(column, chosen, look))
-    if compared and "sampler" not in facets:
+    if compared and "sampler" in table and "sampler" not in facets:
         if table["sampler"].nunique() > 1:
             facets.insert(0, "sampler")
         else:
@@ -229,16 +230,18 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
         column: list(dict.fromkeys(table[column])) if column == "sampler" else sorted(table[column].unique())
         for column in facets
     }
+    # Of two facets the columns are the one with more values that still fit side by side.
+    across = SIZES[look.size].across
+    order = sorted(kept, key=lambda column: len(kept[column]) if len(kept[column]) <= across else 0)
     panels = []
-    for cell in itertools.product(*kept.values()):
-        part = table
-        for column, value in zip(kept, cell, strict=True):
+    for cell in itertools.product(*(kept[column] for column in order)):
+        part, where = table, dict(zip(order, cell, strict=True))
+        for column, value in where.items():
             part = part[part[column] == value]
         if len(part):
-            named = (_value(column, value, look) for column, value in zip(kept, cell, strict=True))
-            panels.append((", ".join(named), part))
-    whole = len(kept) == 2 and len(panels) == len(kept[facets[0]]) * len(kept[facets[1]])
-    return panels, ", ".join(fixed), len(kept[facets[1]]) if whole else 0
+            panels.append((", ".join(_value(column, where[column], look) for column in facets), part))
+    whole = len(kept) == 2 and len(panels) == len(kept[order[0]]) * len(kept[order[1]])
+    return panels, ", ".join(fixed), len(kept[order[1]]) if whole else 0
 
 
 def _value(column: str, value: Any, look: Look) -> str:
@@ -266,7 +269,7 @@ def _series(frame: Frame, rows: pd.DataFrame, look: Look, table: pd.DataFrame) -
         ]
     styles = styles_of((name for name in table["verifier"] if name), "verifier")
     found = [
-        Series("", "bound (any lossless rule)", BOUND, part) if name == "" else
+        Series("", frame.bound, BOUND, part) if name == "" else
         Series(str(name), look.name(name), styles[str(name)], part)
         for name, part in rows.groupby("verifier", sort=False)
     ]  # fmt: skip

@@ -30,6 +30,15 @@ Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
+
+    node: int
+    probability: float
+    probs: Tensor | None
+
+
+@dataclass(frozen=True)
 class Tree:
     """Drafted tokens as a tree of N nodes, root included, with the distributions they were drawn from.
 
@@ -55,6 +64,9 @@ class Tree:
     adaptive : bool
         Whether how many drafts stand below a node depends on those drafts themselves (stochastic beam search); then
         only rules that take them one by one are lossless (:data:`mdsd_bounds.trees.verify.ONE_BY_ONE`).
+    groups : tuple of tuple of int
+        ``[N]``, or empty where all drafts of a node have subtrees of one shape: how many successive drafts do.  Of the
+        *planned* shape: a rule that looked at the subtrees as drawn would not be lossless.
     """
 
     parents: tuple[int, ...]
@@ -68,6 +80,7 @@ class Tree:
     stop: frozenset[int] = frozenset()
     calls: int = 0
     adaptive: bool = False
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def size(self) -> int:

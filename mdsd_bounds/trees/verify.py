@@ -5,7 +5,8 @@ probability, having accepted the path to v, and then emits one more token from a
 conditional distribution, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
-against the sampler's own conditional distributions), ``block`` (one path) and ``traversal`` (leaf to root).
+against the sampler's own conditional distributions), ``block`` (one path), ``traversal`` (leaf to root) and ``sweep``
+(layer by layer, :mod:`mdsd_bounds.trees.sweep`).
 """
 
 from __future__ import annotations
@@ -19,18 +20,11 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
+from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.sweep import sweep_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
-
-    node: int
-    probability: float
-    probs: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -332,4 +326,9 @@ def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
 
 
 #: Rules beside the registered verifiers.
-RULES: dict[str, Rule] = {"recursive": recursive_stops, "block": block_stops, "traversal": traversal_stops}
+RULES: dict[str, Rule] = {
+    "recursive": recursive_stops,
+    "block": block_stops,
+    "traversal": traversal_stops,
+    "sweep": sweep_stops,
+}

@@ -220,12 +220,12 @@ class Verifier:
         rows = max(1, CHUNK_ENTRIES // p.shape[-1])
         for first in range(0, samples, rows):
             part = drafts[first : first + rows]
-            wide = p.expand(len(part), -1), q.expand(len(part), *q.shape)
+            wide_p, wide_q = p.expand(len(part), -1), q.expand(len(part), *q.shape)
             with stage(first // rows, -(-samples // rows)):
                 if self.output_distribution is None:
-                    hits.append(self.step(*wide, part, generator, sampler=sampler, **options)[1].to(p.dtype))
+                    hits.append(self.step(wide_p, wide_q, part, generator, sampler=sampler, **options)[1].to(p.dtype))
                 else:
-                    hits.append(drafted_mass(self.probs(*wide, part, sampler=sampler, **options), part))
+                    hits.append(drafted_mass(self.probs(wide_p, wide_q, part, sampler=sampler, **options), part))
         return torch.cat(hits)
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,17 +24,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 
-from mdsd_bounds.bounds.gradient import acceptance_loss
+from mdsd_bounds.bounds import acceptance_loss
 from mdsd_bounds.models.chimera import LOSSES, Loss, Places, Recipe, train_draft
 from mdsd_bounds.models.loading import LoadedModel, hush, load_model
 
 TARGET = "smollm2-135m"
 TEXT = "humaneval,stdlib"
 #: Steps of the ablations, of what goes on from one of them, and of the long run.
-STEPS, MORE, LONG = 240, 60, 450
+STEPS, MORE, LONG = 160, 40, 240
 COLUMNS = 4096
-#: Peak of the learning rate.
-RATE = 2e-3
+#: Peak of the learning rate, and tokens that a step reads.
+RATE, STRETCH = 5e-4, 128
 VARIANTS = ("full", "context", "trigram", "medusa")
 #: Losses that go on from the full head of the same seed.
 GOING_ON = ("ce", "tv", "alpha 2 with", "alpha 4 with", "alpha 4 without")
@@ -50,13 +51,13 @@ class Run:
 
 def runs() -> dict[str, Run]:
     """Every head of the study by name."""
-    found = {"long": Run(Recipe(depths=3, steps=LONG, columns=COLUMNS, learning_rate=RATE))}
+    base = Recipe(depths=1, steps=STEPS, columns=COLUMNS, learning_rate=RATE, stretch=STRETCH)
+    found = {"long": Run(replace(base, depths=3, steps=LONG))}
     for seed in SEEDS:
         for variant in VARIANTS:
-            recipe = Recipe(depths=1, variant=variant, steps=STEPS, columns=COLUMNS, seed=seed, learning_rate=RATE)
-            found[f"{variant}-{seed}"] = Run(recipe)
+            found[f"{variant}-{seed}"] = Run(replace(base, variant=variant, seed=seed))
         # The losses are compared where they are to serve: on the target's own text.
-        more = Recipe(depths=1, steps=MORE, columns=COLUMNS, seed=seed, learning_rate=RATE / 2, own_share=1.0)
+        more = replace(base, steps=MORE, seed=seed, learning_rate=RATE / 2, own_share=1.0)
         for loss in GOING_ON:
             found[f"{loss.replace(' ', '')}-{seed}"] = Run(replace(more, loss=loss), f"full-{seed}")
     return found
@@ -74,6 +75,8 @@ def train(arguments: argparse.Namespace, target: LoadedModel) -> None:
     for name in arguments.names or list(every):
         run = every[name]
         start = None if run.start is None else arguments.out / run.start
+        while arguments.wait and start is not None and not (start / "head.json").exists():
+            time.sleep(5.0)
         places = Places(arguments.out / name, arguments.cache or arguments.out / "states", start)
 
         def report(line: str, name: str = name) -> None:
@@ -92,6 +95,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="the target's states (default: OUT/states)")
     parser.add_argument("--results", type=Path, default=Path("docs/results/chimera"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wait", action="store_true", help="wait for heads that another process trains")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     hush()

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import whole_file, write_whole
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.distributions import to_probs
-from mdsd_bounds.models.chimera import HeadDraft, continue_text, head_draft, read_documents, states_of, target_side
+from mdsd_bounds.models.chimera import HeadDraft, continue_text, head_draft, read_documents, target_side
 from mdsd_bounds.models.chimera.text import held_out, windows
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.loading import LoadedModel
@@ -31,13 +32,17 @@ from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import expected_emitted, stops
 
 #: Tokens that the target writes after each prompt, and the prompts continued together.
-NEW, TOGETHER = 64, 8
+NEW, TOGETHER = 32, 8
+#: Of every text each second position is measured: neighbours say nearly the same.
+STRIDE = 2
 SEED = 0
 COUNTS, SAMPLERS = (1, 2, 4), ("with_replacement", "without_replacement")
 #: Trees: builder and shape.
 TREES = (("chain", "4"), ("rsd_c", "2,2,1"), ("rsd_s", "3x3"), ("dynamic", "10x3x3"))
+#: Texts below which trees are grown.
+PLACES = 16
 #: Windows of the training text that the n-gram draft counts in.
-COUNTED = 200
+COUNTED = 100
 OTHERS = ("early-exit:25", "early-exit:20", "prompt-lookup", "n-gram")
 
 
@@ -65,47 +70,61 @@ class LookupReader:
 
 
 def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]) -> None:
-    """Measure the drafts named (all that are there, where none is), then trees and costs of the main ones."""
+    """Measure the drafts named, or all: acceptance, and of the main ones trees and costs."""
     out: Path = arguments.out / "measured"
     out.mkdir(parents=True, exist_ok=True)
     texts = own_texts(target, out)
     before = training_tokens(target)
-    finished = [name for name in heads if (arguments.out / name / "head.json").exists()]
-    for name in arguments.names or [*OTHERS, *finished]:
+    side = target_side(target)
+    targets = [to_probs(side.logits(text.states[text.start - 1 :: STRIDE])) for text in texts]
+    for name in arguments.names or [*OTHERS, *heads]:
+        while name in heads and arguments.wait and not (arguments.out / name / "head.json").exists():
+            time.sleep(5.0)
+        if name in heads and not (arguments.out / name / "head.json").exists():
+            print(f"{name}: not trained yet", file=sys.stderr, flush=True)
+            continue
+        begun = time.monotonic()
         if not (out / f"{name}.npz").exists():
-            begun = time.monotonic()
-            arrays = acceptances(texts, target, reading(name, target, arguments.out, before))
+            arrays = acceptances(texts, targets, reading(name, target, arguments.out, before))
             with whole_file(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
                 np.savez(stream, **arrays)
             means = arrays["accepted"].mean(0).round(4).tolist()
             print(f"{name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    main = [name for name in heads if name in ("long", "full-0", "context-0", "trigram-0", "medusa-0")]
-    for name in [*OTHERS, *(name for name in main if name in finished)]:
-        if (not arguments.names or name in arguments.names) and not (out / f"{name}-trees.json").exists():
-            begun = time.monotonic()
+        if name in (*OTHERS, "long") and not (out / f"{name}-trees.json").exists():
             found = trees(texts, target, name, arguments.out, before)
             write_whole(out / f"{name}-trees.json", json.dumps(found).encode())
             print(f"{name}: trees, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    if "long" in finished and not (out / "costs.json").exists():
-        held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
-        write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
+        if name == "long" and not (out / "costs.json").exists():
+            held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
+            write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
 
 
 def own_texts(target: LoadedModel, out: Path) -> list[Text]:
-    """The target's continuations of the held-out prompts, drawn once and kept."""
-    file = out / "texts.json"
+    """The target's continuations of the held-out prompts with its states, drawn once and kept."""
+    file = out / "texts.safetensors"
     if not file.exists():
         (documents,) = read_documents("humaneval")
         prompts = [list(target.tokenizer(d.text[: d.prompt])["input_ids"]) for d in held_out(documents)]
-        found = []
+        arrays: dict[str, Tensor] = {}
         for first in range(0, len(prompts), TOGETHER):
             part = prompts[first : first + TOGETHER]
-            found += continue_text(target.model, part, NEW, SEED + first)
-            print(f"{len(found)} of {len(prompts)} prompts continued", file=sys.stderr, flush=True)
-        lines = [{"ids": ids, "start": len(prompt)} for ids, prompt in zip(found, prompts, strict=True)]
-        write_whole(file, json.dumps(lines).encode())
-    lines = json.loads(file.read_text())
-    return [Text(line["ids"], line["start"], states_of(target.model, line["ids"][:-1])) for line in lines]
+            seen: list[Tensor] = []
+            hook = target.model.get_decoder().register_forward_hook(
+                lambda _, __, output, seen=seen: seen.append(output[0].detach().float().clone())
+            )
+            found = continue_text(target.model, part, NEW, SEED + first)
+            hook.remove()
+            for k, (ids, prompt) in enumerate(zip(found, part, strict=True)):
+                # Prompts are padded on the left; every later pass reads one token.
+                states = [seen[0][k, -len(prompt) :], *(more[k] for more in seen[1:])]
+                name = f"{first + k:03d}"
+                arrays |= {f"{name}.ids": torch.tensor(ids), f"{name}.start": torch.tensor(len(prompt))}
+                arrays[f"{name}.states"] = torch.cat(states).contiguous()
+            print(f"{first + len(part)} of {len(prompts)} prompts continued", file=sys.stderr, flush=True)
+        write_whole(file, save(arrays))
+    held = load(file.read_bytes())
+    numbers = sorted({name.partition(".")[0] for name in held})
+    return [Text(held[f"{n}.ids"].tolist(), int(held[f"{n}.start"]), held[f"{n}.states"]) for n in numbers]
 
 
 def training_tokens(target: LoadedModel) -> list[int]:
@@ -121,29 +140,27 @@ def reading(name: str, target: LoadedModel, out: Path, before: list[int]) -> Cal
     """``text -> logits [R, V]`` of the draft at each depth it distinguishes."""
     if name == "n-gram":
         lookup = make_draft("prompt-lookup", target, "float32", "cpu")
-        return lambda text: [lookup.read([[*before, *text.ids]], [len(before) + text.start])]
+        return lambda text: [lookup.read([[*before, *text.ids]], [len(before) + text.start])[::STRIDE]]
     if name in OTHERS:
         draft = make_draft(name, target, "float32", "cpu")
-        return lambda text: [draft.read([text.ids], [text.start])]
+        return lambda text: [draft.read([text.ids], [text.start])[::STRIDE]]
     head = head_draft(str(out / name), target)
 
     def read(text: Text) -> list[Tensor]:
         with torch.no_grad():
             embedded = head.side.embed(torch.tensor([text.ids[:-1]]))
-            entering = head.network(embedded, text.states[None])[:, 0, text.start - 1 :]
+            entering = head.network(embedded, text.states[None])[:, 0, text.start - 1 :: STRIDE]
             return list(head.side.logits(entering))
 
     return read
 
 
 def acceptances(
-    texts: Sequence[Text], target: LoadedModel, read: Callable[[Text], list[Tensor]]
+    texts: Sequence[Text], targets: Sequence[Tensor], read: Callable[[Text], list[Tensor]]
 ) -> dict[str, np.ndarray]:
     """Of every position: ``1 - TV`` by depth, and ``alpha*_n`` of the first depth for both samplers."""
-    side = target_side(target)
     parts: dict[str, list[np.ndarray]] = {"doc": [], "accepted": [], **{sampler: [] for sampler in SAMPLERS}}
-    for doc, text in enumerate(texts):
-        p = to_probs(side.logits(text.states[text.start - 1 :]))
+    for doc, (text, p) in enumerate(zip(texts, targets, strict=True)):
         rows = [to_probs(logits) for logits in read(text)]
         parts["doc"].append(np.full(len(p), doc))
         parts["accepted"].append(torch.stack([torch.minimum(p, q).sum(-1) for q in rows], 1).numpy())
@@ -159,8 +176,8 @@ def trees(texts: Sequence[Text], target: LoadedModel, name: str, out: Path, befo
     """Tokens expected of one target call, given each tree, at one place of every text."""
     lines = []
     head = None if name in OTHERS else head_draft(str(out / name), target)
-    for doc, text in enumerate(texts):
-        place = int(torch.randint(8, NEW - 8, (1,), generator=torch.Generator().manual_seed(doc)))
+    for doc, text in enumerate(texts[:PLACES]):
+        place = int(torch.randint(4, NEW - 4, (1,), generator=torch.Generator().manual_seed(doc)))
         prefix = text.ids[: text.start + place]
         reader = TreeReader(target.model, prefix, states=head is not None)
         draft: Any

@@ -87,6 +87,7 @@ class Chimera(nn.Module):
         self.shape = shape
         size = shape.hidden
         self.has_trigram, self.has_layer, self.has_states = VARIANTS[shape.variant]
+        self.has_text = shape.variant != "medusa"
         self.register_buffer("gain", gain.float())
         if self.has_trigram:
             self.mix = nn.Linear(3 * size, 3 * size)
@@ -95,27 +96,27 @@ class Chimera(nn.Module):
             self.layer = ContextLayer(size, shape.attention_heads)
         if self.has_states:
             self.from_state = nn.Parameter(torch.empty(shape.depths, size, size))
-        if shape.variant != "medusa":
+        if self.has_text:
             self.from_text = nn.Parameter(torch.empty(shape.depths, size, size))
         else:
             self.block = nn.Parameter(torch.zeros(shape.depths, size, size))
         self._begin()
 
     def _begin(self) -> None:
-        """Starting weights: what is residual begins at zero; the first guess is the target's own head at ``h_j``."""
+        """What is residual begins at zero; :mod:`.start` fills in the matrices before the head."""
         size = self.shape.hidden
         eye = torch.eye(size)
         if self.has_trigram:
             nn.init.zeros_(self.mix.weight)
             nn.init.zeros_(self.mix.bias)
-            nn.init.normal_(self.reduce.weight, std=0.3 * (3 * size) ** -0.5)
+            nn.init.normal_(self.reduce.weight, std=0.05 * (3 * size) ** -0.5)
             with torch.no_grad():
                 self.reduce.weight[:, 2 * size :] += eye
         for i in range(self.shape.depths):
             if self.has_states:
                 with torch.no_grad():
                     self.from_state[i] = eye
-            if self.shape.variant != "medusa":
+            if self.has_text:
                 nn.init.normal_(self.from_text[i], std=0.002 if self.has_states else size**-0.5)
 
     def trigrams(self, embedded: Tensor) -> Tensor:
@@ -139,9 +140,9 @@ class Chimera(nn.Module):
         if self.has_states:
             normed = rms(state / self.gain)
             total = total + normed @ self.from_state[i].T
-            if self.shape.variant == "medusa":
+            if not self.has_text:
                 total = total + silu(normed @ self.block[i].T)
-        if self.shape.variant != "medusa":
+        if self.has_text:
             total = total + rms(text) @ self.from_text[i].T
         return self.gain * rms(total)
 

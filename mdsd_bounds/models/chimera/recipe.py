@@ -33,6 +33,9 @@ class Recipe:
         Tokens of a window of text.
     batch : int
         Windows of a step.
+    stretch : int or None
+        Consecutive tokens of each window that a step reads, drawn at random; the target's states carry what came
+        before.  None: all of them.
     columns : int
         Tokens of the vocabulary that the loss looks at (the most probable ones on the text); all of them where the
         vocabulary is no larger.  Evaluation and drafting use every token.
@@ -55,13 +58,14 @@ class Recipe:
     learning_rate: float = 1e-3
     own_share: float = 1 / 3
     seed: int = 0
+    stretch: int | None = None
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise InputError("give either a number of steps or minutes")
         whole = {"steps": self.steps, "window": self.window, "batch": self.batch, "columns": self.columns}
-        for name, value in whole.items():
-            least = 16 if name == "window" else 2 if name == "columns" else 1
+        for name, value in {**whole, "stretch": self.stretch}.items():
+            least = 16 if name in ("window", "stretch") else 2 if name == "columns" else 1
             if value is not None and value < least:
                 raise InputError(f"{name} {value}: give an integer of at least {least}")
         if self.minutes is not None and not 0 < self.minutes < math.inf:

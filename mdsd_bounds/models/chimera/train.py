@@ -21,6 +21,7 @@ from mdsd_bounds.models.chimera.held_out import held_out_acceptance
 from mdsd_bounds.models.chimera.losses import Loss
 from mdsd_bounds.models.chimera.network import Chimera, Shape
 from mdsd_bounds.models.chimera.recipe import DECAY, Recipe, rate_at, text_steps, windows_needed
+from mdsd_bounds.models.chimera.start import least_squares
 from mdsd_bounds.models.chimera.states import Report, Sample, StateStore
 from mdsd_bounds.models.chimera.target import TargetSide, target_side
 from mdsd_bounds.models.chimera.text import digest, read_documents
@@ -119,6 +120,8 @@ def train_draft(
     if checkpoint.exists():
         _restore(run, checkpoint)
         report(f"{places.out}: goes on after step {run.step} of {steps}")
+    elif places.start is None:
+        least_squares(run.network, side, store, counts)
     _steps_of(run, store, recipe, steps, checkpoint, report)
     held = store.prepare("held", HELD, report) if store.has_held_out else 0
     quality = held_out_acceptance(run.network, side, store, held)
@@ -198,7 +201,7 @@ def _steps_of(run: Run, store: StateStore, recipe: Recipe, steps: int, checkpoin
     begun = saved = said = time.monotonic()
     first, total, tokens = run.step, 0.0, 0
     while run.step < steps:
-        sample = store.sample(*chosen(recipe, run.step, steps, run.counts))
+        sample = part_of(store.sample(*chosen(recipe, run.step, steps, run.counts)), recipe, run.step)
         loss = one_step(run, side, sample, rate_at(recipe, run.step, steps))
         if not math.isfinite(loss):
             raise InputError(
@@ -234,6 +237,26 @@ def chosen(recipe: Recipe, step: int, steps: int, counts: dict[str, int]) -> tup
         order = torch.randperm(counts[kind], generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + turn))
         numbers.append(int(order[at]))
     return kind, numbers
+
+
+def part_of(sample: Sample, recipe: Recipe, step: int) -> Sample:
+    """The stretch of each window that a step reads: a function of its number too."""
+    length = recipe.stretch
+    if length is None or length >= sample.tokens.shape[1]:
+        return sample
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    parts = []
+    for row in range(len(sample.tokens)):
+        places = sample.counts[row].nonzero()[:, 0]
+        low = min(int(places[0]), sample.tokens.shape[1] - length)
+        high = max(low, int(places[-1]) + 1 - length)
+        first = int(torch.randint(low, high + 1, (1,), generator=generator))
+        parts.append(slice(first, first + length))
+    tokens, states, counts = (
+        torch.stack([value[row, part] for row, part in enumerate(parts)])
+        for value in (sample.tokens, sample.states, sample.counts)
+    )
+    return Sample(tokens, states, counts)
 
 
 def one_step(run: Run, side: TargetSide, sample: Sample, rate: float) -> float:
@@ -283,7 +306,7 @@ def _measured(run: Run, store: StateStore, recipe: Recipe, report: Report) -> in
     store.prepare("text", 1, report)
     run.counts = {"text": 1}
     run.columns = columns_of(store, run.counts, run.side, recipe.columns)
-    side, sample = run.side.restricted(run.columns), store.sample("text", [0] * recipe.batch)
+    side, sample = run.side.restricted(run.columns), part_of(store.sample("text", [0] * recipe.batch), recipe, 0)
     spent = []
     for _ in range(4):
         begun = time.monotonic()

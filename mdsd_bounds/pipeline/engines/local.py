@@ -61,7 +61,7 @@ def _read_ahead(
     """Every group of blocks with its rows, the next one read by a thread while the caller computes."""
 
     def fetch(group: list[tuple[int, int]]) -> LogitBatch:
-        return read(job.dump, group[0][0], group[-1][1])
+        return read(job.dump, group[0][0], group[-1][1], text=job.settings.needs_text)
 
     with ThreadPoolExecutor(1) as reader:
         ahead: Any = reader.submit(fetch, groups[0]) if groups else None

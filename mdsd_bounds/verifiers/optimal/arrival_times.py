@@ -24,6 +24,8 @@ from functools import cache
 import numpy as np
 from scipy.special import gammainccinv
 
+from mdsd_bounds._backend.lanes import LANES
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -79,8 +81,13 @@ def spare_mass(q: np.ndarray, n: int) -> np.ndarray:
 
 
 def arrival_times(spare: np.ndarray, n: int, accuracy: Accuracy = FINE) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes t and weights ``[T]``, from :func:`spare_mass`; T is 55 to 113 on truncated rows at n = 4 to 8."""
+    """Nodes t and weights ``[T]``, from :func:`spare_mass`; T is 56 to 120 on truncated rows at n = 4 to 8.
+
+    T is a multiple of eight (:mod:`mdsd_bounds._backend.lanes`): the last nodes may lie beyond the right end.
+    """
     left, right = _ends(n, accuracy.cut)
     step, mass = log_step(n, accuracy.step), np.log(spare)
-    t = np.exp(np.arange((left - mass).max(), right - mass[n - 1] + step, step))
+    first = (left - mass).max()
+    count = int((right - mass[n - 1] + step - first) / step) + 1
+    t = np.exp(first + step * np.arange(-(-count // LANES) * LANES))
     return t, t * step

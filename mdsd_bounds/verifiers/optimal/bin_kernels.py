@@ -9,30 +9,49 @@ from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER
 
 
 @njit(**FAST)
-def newton(x, y, mass, t, n, cut):  # type: ignore[no-untyped-def]
-    """Degrees ``[B]`` and rows of P and L from the power sums ``[M, B, T]`` of g and q g."""
+def newton(x, y, mass, t, draws, cut):  # type: ignore[no-untyped-def]
+    """Degrees ``[B]`` and rows of P and L from the power sums ``[M, B, T]`` of g and q g.
+
+    ``draws`` is n and the mass off the n - 1 heaviest tokens of the row.  While fewer than n tokens off the bin have
+    arrived, others of them arrive at the rate of that mass less the bin's at least.  So the last power that is kept has
+    a probability of at most ``cut``: so many of the bin, and no more than complete n off it, have arrived.
+    """
+    n, spare = draws
     bins, nodes = x.shape[1:]
     degree = np.zeros(bins, np.int64)
-    arrived, closing = np.empty((4 * bins + n + 1, nodes)), np.empty((4 * bins + n + 1, nodes))
-    p, last, used = np.zeros((n + 1, nodes)), np.zeros((n + 1, nodes)), 0
+    arrived, closing = np.empty((4 * bins + n, nodes)), np.empty((4 * bins + n, nodes))
+    p, last, few, used = np.zeros((n, nodes)), np.zeros((n, nodes)), np.empty((n, nodes)), 0
     for i in range(bins):
-        if used + n + 1 > len(arrived):
+        if used + n > len(arrived):
             arrived, closing = doubled_room(arrived, used), doubled_room(closing, used)
         for j in range(nodes):
             p[0, j] = np.exp(-mass[i] * t[j])
-        for m in range(n + 1):
+        few_arrivals(max(spare - mass[i], 0.0), t, few)
+        for m in range(n):
             if m > 0:
                 power_to_elementary(x, i, m, p)
             last_arrival(y, i, m, p, last)
             arrived[used + m], closing[used + m] = p[m], last[m]
             size = 0.0
             for j in range(nodes):
-                size = max(size, t[j] * last[m, j])
+                size = max(size, t[j] * last[m, j] * few[n - 1 - m, j])
             degree[i] = m
             if m > 0 and size < cut:
                 break
         used += degree[i] + 1
     return degree, arrived[:used], closing[:used]
+
+
+@njit(**INNER)
+def few_arrivals(rate, t, few):  # type: ignore[no-untyped-def]
+    """``few[m]``: probability that a Poisson count of mean ``rate t`` is at most m."""
+    for j in range(len(t)):
+        mean = rate * t[j]
+        term = total = np.exp(-mean)
+        for m in range(len(few)):
+            few[m, j] = total
+            term *= mean / (m + 1)
+            total += term
 
 
 @njit(**INNER)

@@ -70,8 +70,12 @@ class Bins:
     closing: np.ndarray
 
 
-def bin_polynomials(moments: np.ndarray, scale: float, t: np.ndarray, n: int, cut: float) -> Bins:
-    """Polynomials of the bins with ``moments`` ``[B, MOMENTS]`` of ``q scale``; terms below ``cut`` are left out."""
+def bin_polynomials(moments: np.ndarray, scale: float, t: np.ndarray, draws: tuple[int, float], cut: float) -> Bins:
+    """Polynomials of the bins with ``moments`` ``[B, MOMENTS]`` of ``q scale``; terms below ``cut`` are left out.
+
+    ``draws`` is n and the mass off the n - 1 heaviest tokens of the row.
+    """
+    n = draws[0]
     kept, stirling = min(n, MOMENTS), arrivals()
     powers = (t / scale) ** np.arange(MOMENTS + 1)[:, None] / np.array(
         [float(math.factorial(k)) for k in range(MOMENTS + 1)]
@@ -85,7 +89,7 @@ def bin_polynomials(moments: np.ndarray, scale: float, t: np.ndarray, n: int, cu
         if m:
             some = np.flatnonzero(moments[:, m - 1] * last**m > (cut if m > 1 else 0.0))
             x[m, some] = moments[some, m - 1 :] @ (stirling[m:, m, None] * powers[m:])
-    degree, arrived, closing = newton(x, y, moments[:, 0] / scale, t, n, cut)
+    degree, arrived, closing = newton(x, y, moments[:, 0] / scale, t, draws, cut)
     return Bins(powers, scale, degree, arrived, closing)
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, start_sweep, sweep_window
+from mdsd_bounds._backend import lanes
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, fade_above, pass_item, start_sweep, sweep_window
 
 
 class PickSums(NamedTuple):
@@ -34,13 +35,15 @@ class PickSums(NamedTuple):
 @njit(**FAST)
 def pick_sums(items, tree):  # type: ignore[no-untyped-def]
     """Sum the distributions of all orders of the tree, at the nodes of ``items``; what runs, whatever made the tree."""
-    size, n = len(tree.place), items.draws
-    whole, own = start_sweep(items), start_sweep(items)
+    size, rows = len(tree.place), items.arrived.shape
+    # ``whole`` knows the sets below each component, ``own`` is the order of one node.
+    whole, own = start_sweep(items, 1), start_sweep(items, len(tree.place))
     for i in range(size):
         whole.order[tree.place[i]] = i
     sweep_window(items, whole, 0, size)
     reached, ends = np.ones(len(tree.coin)), np.full(len(tree.coin), size)
-    found = PickSums(np.zeros(size), np.zeros(items.arrived.shape), np.zeros(items.arrived.shape), np.zeros((size, 3)))
+    found = PickSums(np.zeros(size), lanes.rows(*rows), lanes.rows(*rows), np.zeros((size, 3)))
+    found.a[:], found.b[:] = 0.0, 0.0
     for node in range(len(tree.coin)):
         start, end, cut = tree.start[node], ends[node], tree.cut[node]
         if cut >= 0:
@@ -53,34 +56,44 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
         if tree.coin[node] > 0.0:
             for position in range(start, end):
                 own.order[start + tree.rank[tree.offset[node] + position - start]] = whole.order[position]
-            own.pairs[start] = whole.pairs[start]
-            if n > 2:
-                own.a[start], own.b[start], own.fade[end] = whole.a[start], whole.b[start], whole.fade[end]
-            sweep_window(items, own, start, end)
-            add_order(items, own, start, end, reached[node] * tree.coin[node], found)
+            if items.draws == 2:
+                own.pairs[start] = whole.pairs[start]
+                add_pairs(items, own, start, end, reached[node] * tree.coin[node], found)
+            else:
+                own.a[0], own.b[0], own.fade[end] = whole.a[start], whole.b[start], whole.fade[end]
+                add_order(items, own, start, end, reached[node] * tree.coin[node], found)
     return found
 
 
 @njit(**INNER)
-def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
-    """Add one order, which runs with probability ``chance``, to the sums."""
-    n, fixed = items.draws, items.fixed.sum()
+def add_pairs(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
+    """Add one order, which runs with probability ``chance``, to the sums: two draws."""
+    fixed = items.fixed.sum()
+    sweep_window(items, state, start, end)
     for j in range(start, end):
         i = state.order[j]
         found.r[i] += chance * state.v[i]
-        if n == 2:
-            # Below a fixed token nothing is picked.
-            if state.pairs[j, 3] == fixed:
-                found.pairs[i, 0] += chance * state.pairs[j, 0]
-                found.pairs[i, 1] += chance * state.pairs[j, 1]
-                found.pairs[i, 2] += chance
-        elif items.within[i] > 0.0:
-            fade = state.fade[j + 1]
-            for m in range(min(items.first[i + 1] - items.first[i], n)):
-                row = items.first[i] + m
-                add_product(found.a[row], chance, fade, state.a[j, n - 1 - m])
+        # Below a fixed token nothing is picked.
+        if state.pairs[j, 3] == fixed:
+            found.pairs[i, 0] += chance * state.pairs[j, 0]
+            found.pairs[i, 1] += chance * state.pairs[j, 1]
+            found.pairs[i, 2] += chance
+
+
+@njit(**INNER)
+def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
+    """:func:`add_pairs` for more draws; the sets below are kept for one position at a time, in the first slot."""
+    n, below = items.draws, (state.a[0], state.b[0])
+    fade_above(items, state, start, end)
+    for j in range(start, end):
+        i = state.order[j]
+        if items.within[i] > 0.0:
+            fade, first = state.fade[j + 1], items.first[i]
+            for m in range(min(items.first[i + 1] - first, n)):
+                add_product(found.a[first + m], chance, fade, state.a[0, n - 1 - m])
                 if m > 0:
-                    add_product(found.b[row], chance, fade, state.b[j, n - 1 - m])
+                    add_product(found.b[first + m], chance, fade, state.b[0, n - 1 - m])
+        found.r[i] += chance * pass_item(items, i, state.fade[j + 1], below, True)
 
 
 @njit(**INNER)

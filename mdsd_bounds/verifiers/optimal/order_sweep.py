@@ -20,7 +20,7 @@ arrives after m others of it.  The last draft arrives at t, and nothing above i 
 All terms are positive.  Tokens that are always drafted (*fixed*) leave A and B as they are; nothing below one is ever
 picked, and the highest of them is picked if all random drafts lie below it: ``v = integral fade B[n-1]``.
 
-A and B are kept for every position and the fade above it, so that after a change of the order inside a window only
+The fade is kept for every position, A and B for every eighth, so that after a change of the order inside a window only
 the window is swept: outside it the sets of items below each item are the same.
 """
 
@@ -31,11 +31,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from mdsd_bounds._backend import lanes
 from mdsd_bounds._backend.numba_options import STEP, SUMS
 
 #: Options of what Python calls, and of the steps that only compiled code calls; sums may be reordered.
 FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": SUMS}
 INNER: dict[str, Any] = STEP | {"fastmath": SUMS}
+#: Positions from one set that is kept to the next: writing all of them takes longer than passing some items again.
+SPACING = 8
 #: Exponents beyond which ``exp(-x)`` is taken as 0, far above the subnormal numbers and far below rounding.
 FAINT_EXPONENT = 345.0
 
@@ -56,7 +59,7 @@ class Items(NamedTuple):
     first : ndarray
         ``[k + 1]`` int64: the polynomials of item i are the rows ``first[i]`` to ``first[i + 1]``.
     arrived, closing : ndarray
-        ``[rows, T]``: coefficients of ``A_i`` and ``B_i``; the last one of ``B_i`` is not used.
+        ``[rows, T]``: coefficients of ``A_i`` and ``B_i``; T is a multiple of :data:`.lanes.LANES`.
     weight : ndarray
         ``[T]``: weights of the quadrature.
     """
@@ -84,8 +87,11 @@ class Sweep(NamedTuple):
         ``[k]``: distribution of the pick, by item.
     pairs : ndarray
         ``[k + 1, 4]``, two draws: X, Y, the probability of pairs below, and the number of fixed tokens below.
+    spacing : int
+        Positions from one slot of ``a`` and ``b`` to the next.
     a, b : ndarray
-        ``[k + 1, degrees, T]``: polynomials of the items below.
+        ``[slots, n, T]``: polynomials of the items below every ``spacing``-th position, up to degree n - 1; the last
+        slot is what a sweep works on.
     fade : ndarray
         ``[k + 1, T]``: weights times the probability that nothing at or above has arrived.
     """
@@ -93,25 +99,25 @@ class Sweep(NamedTuple):
     order: np.ndarray
     v: np.ndarray
     pairs: np.ndarray
+    spacing: int
     a: np.ndarray
     b: np.ndarray
     fade: np.ndarray
 
 
 @njit(**INNER)
-def start_sweep(items):  # type: ignore[no-untyped-def]
+def start_sweep(items, spacing):  # type: ignore[no-untyped-def]
     """Room for the sweeps of ``items``, with the empty sets below the first position and above the last."""
-    size, nodes, draws = items.mass.shape[0], items.weight.shape[0], items.draws
-    if draws == 2:
-        rows, last_rows, size_kept, nodes = 1, 1, 0, 1
-    else:
-        rows, last_rows, size_kept = draws, draws if items.fixed.any() else draws - 1, size
-    a, b = np.zeros((size_kept + 1, rows, nodes)), np.zeros((size_kept + 1, last_rows, nodes))
-    fade = np.zeros((size_kept + 1, nodes))
-    if draws > 2:
+    size, nodes, n = items.mass.shape[0], items.weight.shape[0], items.draws
+    slots, above = (size // spacing + 2, size + 1) if n > 2 else (1, 1)
+    a = lanes.rows(slots * n, nodes).reshape((slots, n, nodes))
+    b = lanes.rows(slots * n, nodes).reshape((slots, n, nodes))
+    fade = lanes.rows(above, nodes)
+    if n > 2:
+        a[0], b[0] = 0.0, 0.0
         a[0, 0] = 1.0
         fade[size] = items.weight
-    return Sweep(np.arange(size), np.zeros(size), np.zeros((size + 1, 4)), a, b, fade)
+    return Sweep(np.arange(size), np.zeros(size), np.zeros((size + 1, 4)), spacing, a, b, fade)
 
 
 @njit(**INNER)
@@ -120,6 +126,22 @@ def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
     if items.draws == 2:
         sweep_pairs(items, state, begin, end)
         return
+    fade_above(items, state, begin, end)
+    first = begin // state.spacing
+    now = state.a[-1], state.b[-1]
+    now[0][:], now[1][:] = state.a[first], state.b[first]
+    for j in range(first * state.spacing, end):
+        if j > begin and j % state.spacing == 0:
+            state.a[j // state.spacing], state.b[j // state.spacing] = now
+        # The set below ``end`` is what it was.
+        picked = pass_item(items, state.order[j], state.fade[j + 1], now, j + 1 < end)
+        if j >= begin:
+            state.v[state.order[j]] = picked
+
+
+@njit(**INNER)
+def fade_above(items, state, begin, end):  # type: ignore[no-untyped-def]
+    """Bring ``fade`` up to date inside a window."""
     for j in range(end - 1, begin, -1):
         i = state.order[j]
         if items.fixed[i]:
@@ -128,21 +150,33 @@ def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
             absent, above, here = items.arrived[items.first[i]], state.fade[j + 1], state.fade[j]
             for t in range(here.shape[0]):
                 here[t] = above[t] * absent[t]
-    for j in range(begin, end):
-        i = state.order[j]
-        if items.fixed[i]:
-            state.v[i] = dot(state.fade[j + 1], state.b[j, items.draws - 1])
-            state.a[j + 1] = state.a[j]
-            state.b[j + 1] = state.b[j]
-        elif items.first[i + 1] - items.first[i] == 2:
-            row, n = items.first[i], items.draws
-            gone, here, last = items.arrived[row], items.arrived[row + 1], items.closing[row]
-            state.v[i] = token_picked(state.fade[j + 1], here, last, state.a[j, n - 1], state.b[j, n - 2])
-            if j + 1 < end:
-                add_token((state.a[j], state.b[j]), (state.a[j + 1], state.b[j + 1]), gone, here, last)
-        else:
-            state.v[i] = bin_picked(items, state, j)
-            add_bin(items, state, j)
+
+
+@njit(**INNER)
+def pass_item(items, i, fade, below, whole):  # type: ignore[no-untyped-def]
+    """v of item i, given A and B of the items ``below``; where ``whole``, these become those of the set with it too."""
+    n, (a, b) = items.draws, below
+    if items.fixed[i]:
+        return dot(fade, b[n - 1])
+    here, last = items.arrived[items.first[i] : items.first[i + 1]], items.closing[items.first[i] : items.first[i + 1]]
+    degree, picked = here.shape[0] - 1, lanes.zeros()
+    for t in range(0, here.shape[1], lanes.LANES):
+        # From the highest power down: it needs the lower ones as they were.
+        for m in range(n - 1, -1 if whole else n - 2, -1):
+            one, x = lanes.load(here, 0, t), lanes.load(a, m, t)
+            arrived, closing, closed = lanes.multiply(one, x), lanes.multiply(lanes.load(last, 0, t), x), lanes.zeros()
+            for k in range(1, min(degree, m) + 1):
+                x, p = lanes.load(a, m - k, t), lanes.load(here, k, t)
+                arrived = lanes.multiply_add(p, x, arrived)
+                closing = lanes.multiply_add(lanes.load(last, k, t), x, closing)
+                closed = lanes.multiply_add(p, lanes.load(b, m - k, t), closed)
+            gained = lanes.add(closing, closed)
+            if m == n - 1:
+                picked = lanes.multiply_add(lanes.load(fade.reshape((1, len(fade))), 0, t), gained, picked)
+            if whole:
+                lanes.store(b, m, t, lanes.multiply_add(one, lanes.load(b, m, t), gained))
+                lanes.store(a, m, t, arrived)
+    return lanes.total(picked)
 
 
 @njit(**INNER)
@@ -176,79 +210,11 @@ def dot(x, y):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**INNER)
-def token_picked(fade, here, last, a, b):  # type: ignore[no-untyped-def]
-    """v of a token, from the polynomial rows ``u`` and ``q e`` and the coefficients that complete them."""
-    total = 0.0
-    for t in range(fade.shape[0]):
-        total += fade[t] * (here[t] * b[t] + last[t] * a[t])
-    return total
-
-
-@njit(**INNER)
-def add_token(below, next_, gone, here, last):  # type: ignore[no-untyped-def]
-    """A and B of a set with one more token; ``below`` and ``next_`` are pairs of A and B at one position."""
-    a, b = below
-    a_next, b_next = next_
-    for t in range(gone.shape[0]):
-        a_next[0, t] = a[0, t] * gone[t]
-        b_next[0, t] = b[0, t] * gone[t] + a[0, t] * last[t]
-    for m in range(1, b.shape[0]):
-        for t in range(gone.shape[0]):
-            x = a[m, t]
-            a_next[m, t] = x * gone[t] + a[m - 1, t] * here[t]
-            b_next[m, t] = b[m, t] * gone[t] + b[m - 1, t] * here[t] + x * last[t]
-    for m in range(b.shape[0], a.shape[0]):
-        for t in range(gone.shape[0]):
-            a_next[m, t] = a[m, t] * gone[t] + a[m - 1, t] * here[t]
-
-
-@njit(**INNER)
-def bin_picked(items, state, j):  # type: ignore[no-untyped-def]
-    """v of the bin at position j."""
-    i, n, fade = state.order[j], items.draws, state.fade[j + 1]
-    total = 0.0
-    for m in range(items.first[i + 1] - items.first[i]):
-        row = items.first[i] + m
-        here, last = items.arrived[row], items.closing[row]
-        if m < n:
-            a = state.a[j, n - 1 - m]
-            for t in range(fade.shape[0]):
-                total += fade[t] * last[t] * a[t]
-        if 0 < m < n:
-            b = state.b[j, n - 1 - m]
-            for t in range(fade.shape[0]):
-                total += fade[t] * here[t] * b[t]
-    return total
-
-
-@njit(**INNER)
-def add_bin(items, state, j):  # type: ignore[no-untyped-def]
-    """A and B of the set with the bin at position j."""
-    i, nodes = state.order[j], items.weight.shape[0]
-    degree = items.first[i + 1] - items.first[i] - 1
-    for m in range(state.a.shape[1]):
-        a_next, gone = state.a[j + 1, m], items.arrived[items.first[i]]
-        for t in range(nodes):
-            a_next[t] = state.a[j, m, t] * gone[t]
-        for k in range(1, min(degree, m) + 1):
-            here, a = items.arrived[items.first[i] + k], state.a[j, m - k]
-            for t in range(nodes):
-                a_next[t] += a[t] * here[t]
-    for m in range(state.b.shape[1]):
-        b_next = state.b[j + 1, m]
-        b_next[:] = 0.0
-        for k in range(min(degree, m) + 1):
-            row = items.first[i] + k
-            here, last, a, b = items.arrived[row], items.closing[row], state.a[j, m - k], state.b[j, m - k]
-            for t in range(nodes):
-                b_next[t] += b[t] * here[t] + a[t] * last[t]
-
-
 @njit(**FAST)
 def token_polynomials(q, t):  # type: ignore[no-untyped-def]
     """``arrived`` and ``closing`` ``[2 k, T]`` of tokens with rates ``q`` ``[k]``; fixed tokens have ``q = 0``."""
-    arrived, closing = np.zeros((2 * len(q), len(t))), np.zeros((2 * len(q), len(t)))
+    arrived, closing = lanes.rows(2 * len(q), len(t)), lanes.rows(2 * len(q), len(t))
+    closing[1::2] = 0.0
     for i in range(len(q)):
         for j in range(len(t)):
             x = q[i] * t[j]
@@ -262,6 +228,6 @@ def token_polynomials(q, t):  # type: ignore[no-untyped-def]
 @njit(**FAST)
 def given_order(items):  # type: ignore[no-untyped-def]
     """v ``[k]`` of the strict order in which the items are numbered."""
-    state = start_sweep(items)
+    state = start_sweep(items, SPACING)
     sweep_window(items, state, 0, len(state.order))
     return state.v

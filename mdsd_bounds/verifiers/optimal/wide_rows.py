@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mdsd_bounds._backend import lanes
 from mdsd_bounds.problem import rounding_unit
 from mdsd_bounds.verifiers.optimal.arrival_times import (
     COARSE,
@@ -212,11 +213,13 @@ def items_of(row: Row, grouped: Grouped, accuracy: Accuracy) -> tuple[Items, Bin
         divisor, one = np.where(fixed, ALWAYS, mass), np.zeros((1, 1))
         return Items(2, mass, odds, within, fixed, divisor, np.arange(0, 2 * size + 1, 2), one, one, one[0]), None
     t, weight = arrival_times(row.spare, row.draws, accuracy)
-    bins = bin_polynomials(grouped.sums[~single], grouped.scale, t, row.draws, accuracy.cut / 10)
+    bins = bin_polynomials(
+        grouped.sums[~single], grouped.scale, t, (row.draws, float(row.spare[-1])), accuracy.cut / 10
+    )
     rows = np.full(size, 2)
     rows[~single] = bins.degree + 1
     first = np.concatenate([[0], np.cumsum(rows)])
-    arrived, closing = np.empty((first[-1], len(t))), np.empty((first[-1], len(t)))
+    arrived, closing = lanes.rows(first[-1], len(t)), lanes.rows(first[-1], len(t))
     of_bin = np.repeat(~single, rows)
     arrived[of_bin], closing[of_bin] = bins.arrived, bins.closing
     arrived[~of_bin], closing[~of_bin] = token_polynomials(np.where(fixed[single], 0.0, mass[single]), t)
