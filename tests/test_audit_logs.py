@@ -369,7 +369,7 @@ def test_damaged_lines(line: Any, message: str, tmp_path: Path, capsys: Any, mon
         (["audit"], "give a LOG, or --verifier NAME, or --controls"),
         (["audit", EXAMPLE, "--controls"], "give a LOG, or"),
         (["audit", "nothing.jsonl"], "nothing.jsonl: no such file"),
-        (["audit", __file__], "neither JSONL"),
+        (["audit", __file__], "neither JSON"),
         (["audit", EXAMPLE, "--alpha", "2"], "--alpha 2.0"),
         (["audit", EXAMPLE, "--tolerance", "-1"], "--tolerance -1.0"),
         (["audit", EXAMPLE, "--figure", "no/such/folder/x.png"], "could not be written"),

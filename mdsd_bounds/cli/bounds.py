@@ -69,7 +69,7 @@ def bounds(
         options={"m": m},
         tvs=tvs_in(tv),
     )
-    dump = named(dump, head=head, tokenizer=tokenizer)
     say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
     told = Summary(summarise, bounds_in_words, droppable=("stderr",))
     run_and_print(dump, settings, told, format, out, limit, shard, engine, batch, force, quiet)

@@ -101,8 +101,8 @@ def compare(
             "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
-    dump = named(dump, head=head, tokenizer=tokenizer)
     say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
     if other is not None:
         _paired(dump, other, settings, format, limit, quiet)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import struct
@@ -21,6 +20,7 @@ from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.dumps.checks import CUTS
+from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
@@ -157,16 +157,6 @@ def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None]
     return Dump(replace(dump.facts, rows=rows), read_rows)
 
 
-def _save_torch(arrays: dict[str, Tensor], path: Path) -> None:
-    try:
-        torch.save(arrays, path)
-    except RuntimeError as error:
-        # Its writer says "unexpected pos" of a full disk, and nothing of what the disk said.
-        if "inline_container" not in str(error):
-            raise
-        raise OSError(errno.EIO, "the disk is full, or failed", str(path)) from error
-
-
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
     with whole_file(path, "free space and convert again") as temporary:
         write(temporary)
@@ -221,7 +211,7 @@ def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
         with path.open("wb") as stream:
             np.savez(stream, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
     elif kind == ".pt":
-        _save_torch(arrays, path)
+        save_torch(arrays, path)
     else:
         from safetensors.torch import save
 
@@ -251,7 +241,7 @@ def _full(path: Path, dump: Dump, kind: str) -> None:
     dtypes = {role: next(_rows(dump, role)).dtype for role in _ROLES}
     if kind == ".pt":
         rows = {f"{role}_logits": torch.cat(list(_rows(dump, role))) for role in _ROLES}
-        _save_torch(rows | columns, path)
+        save_torch(rows | columns, path)
     elif kind == ".npz":
         _npz(path, dump, shape, dtypes, columns)
     else:

@@ -63,7 +63,7 @@ def described(path: Path) -> str:
     if path.suffix in (".txt", ".md", ".log", ".csv", ".tsv") and b"\0" not in head:
         return (
             "it is text that no reader knows; metrics pages and server logs are for mdsd acceptance, prompts for mdsd "
-            "log, and for bounds a server has to give log-probabilities (docs/howto/my_answers.md)"
+            "log, and for bounds a server has to give log-probabilities (docs/howto/my_server_answers.md)"
         )
     return "wrong magic bytes or an incomplete file"
 
@@ -81,5 +81,5 @@ def _json(path: Path) -> str:
         fields = f"a JSON array of {'lists' if isinstance(first, list) else type(first).__name__}"
     return (
         f"{fields}, which no reader knows; for bounds ask the server for the log-probabilities of the k most probable "
-        "tokens with their ids, of one text by both models (docs/howto/my_answers.md)"
+        "tokens with their ids, of one text by both models (docs/howto/my_server_answers.md)"
     )

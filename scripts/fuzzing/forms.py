@@ -463,5 +463,6 @@ FORMS: dict[str, Form] = {
     "counts in answers": Form(count_files.answers, "{}/x.jsonl", count_files.read_counts),
     "counts by position, JSON": Form(count_files.arrays_of_json, "{}/x.json", count_files.read_counts),
     "counts by position .npz": Form(count_files.positions, "{}/x.npz", count_files.read_counts),
+    "logit bias": Form(count_files.bias, "{}/x.json", count_files.read_bias),
     "accepted tokens .npy": Form(count_files.steps, "{}/x.npy", count_files.read_counts),
 }

@@ -8,6 +8,7 @@ calls nothing else.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -58,6 +59,22 @@ def open_torch(path: Path) -> dict[str, Array]:
         places = _Places(path, archive, f"{root}data/", held)
         found = {str(name): _entry(places, str(name), value) for name, value in content.items()}
     return {name: array for name, array in found.items() if array is not None}
+
+
+def save_torch(arrays: dict[str, Tensor], path: Path) -> None:
+    """Write a file of ``torch.save``.
+
+    Raises
+    ------
+    OSError
+        If the disk is full; torch's own writer says "unexpected pos", and nothing of what the disk said.
+    """
+    try:
+        torch.save(arrays, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.EIO, "the disk is full, or failed", str(path)) from error
 
 
 def _describe(data: bytes) -> tuple[Any, dict[int, tuple[str, torch.UntypedStorage]]]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.dumps.containers.files import opening
 from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_store
 from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
 from mdsd_bounds.dumps.how_to_read import chosen
@@ -52,17 +51,6 @@ def has_heads(paths: list[Path]) -> bool:
         and draft[:-2] == target[:-1]
         and 1 <= draft[-2] <= _MOST
     )
-
-
-def heads_of(dump: str) -> int:
-    """How many heads the draft of a dump on this machine has, by the shapes of its arrays; 1 where it is not known."""
-    paths = [Path(dump)] if Path(dump).exists() else [Path(part) for part in dump.split(",")]
-    try:
-        with opening():
-            pair = _pair(paths) if has_heads(paths) else None
-    except (InputError, OSError, ValueError):
-        return 1  # opening it says what is wrong
-    return 1 if pair is None else pair[1].shape[-2]
 
 
 def open_heads(paths: list[Path], label: str) -> Dump:
