@@ -211,7 +211,8 @@ def _arrays(
     if (largest := max(target.largest, draft.largest)) >= width:
         raise InputError(f"{where}: names token {largest}, but --vocabulary is {width}; give the models' own number")
     # Rows become dense for the gate that every reader passes: no wider than the models are.
-    dump = pair_sides(*(replace(side, width=side.width or width) for side in (target, draft)), where)
+    first, second = (replace(side, width=side.width or width) for side in (target, draft))
+    dump = pair_sides(first, second, where)
     limits = [limit for limit in (len(dump), settings.new_tokens, left) if limit is not None]
     pieces: dict[str, list[Tensor]] = {}
     for batch in dump.batches(_ROWS, 0, min(limits)):
