@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 
 import pytest
 import torch
 from toy_models import emitted_distribution, sequence_distribution, toy, worst_difference
 
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees import marginal as marginal_module
 from mdsd_bounds.trees.base import sampling
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.bounds import joint_optimum
@@ -93,3 +95,7 @@ def test_bad_input_is_refused():
         MarginalDraft(torch.zeros((0, 3), dtype=torch.float64))
     with pytest.raises(InputError, match="needs a MarginalDraft"):
         product_tree(toy(5), draw, (2, 2))
+
+
+def test_examples():
+    assert doctest.testmod(marginal_module).failed == 0
