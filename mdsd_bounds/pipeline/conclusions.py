@@ -23,11 +23,13 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
     part, where = _at_most_drafts(summary)
     best = part.iloc[int(part["mean"].to_numpy().argmax())]
     loose = best["certified_high"] - best["certified_low"]
-    certified = f", certified to {best['certified_low']:.4f} to {best['certified_high']:.4f}" if loose > 1e-4 else ""
+    # Between the two the rows leave the answer open, and only the upper end is a bound.
+    most = best["certified_high"] if loose > 1e-4 else best["mean"]
+    certified = f"; the best accepts {best['certified_low']:.4f} at least" if loose > 1e-4 else ""
     what = "no verifier" if best.get("tv", 0) > 0 else "no lossless verifier"
     within = f" within a total variation of {best['tv']:g}" if best.get("tv", 0) > 0 else ""
     return (
-        f"{where} {what}{within} accepts more than {best['mean']:.4f} of the positions, for drafts of {best['sampler']}"
+        f"{where} {what}{within} accepts more than {most:.4f} of the positions, for drafts of {best['sampler']}"
         f"{certified} ({_interval(best, 'ci', 1.0)}{int(best['positions'])} positions)."
     )
 
