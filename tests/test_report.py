@@ -189,6 +189,14 @@ def test_an_optimal_rule_leaves_nothing(tables: tuple[Any, Any, Any]) -> None:
         assert "The best other rule" in page
 
 
+def test_the_bound_of_truncated_rows_is_the_upper_end(tables: tuple[Any, Any, Any]) -> None:
+    _, bounds, _ = tables
+    loose = bounds.assign(certified_low=bounds["value"] - 0.1, certified_high=bounds["value"] + 0.1)
+    whole, cut = answer(bounds, None, 1.0), answer(loose, None, 1.0)
+    assert cut.bound == pytest.approx(whole.bound + 0.1)
+    assert cut.acceptance == pytest.approx(whole.acceptance)
+
+
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
