@@ -18,6 +18,7 @@ from mdsd_bounds.cli.options import Format, Style
 FORMATS = {
     "native": "a folder of safetensors shards with a manifest, written by mdsd log and mdsd convert",
     "step-log": "JSONL or parquet, one line a position: distributions, drafts and the token that came out",
+    "heads": "a draft of several heads, logits [N, K, V] beside the target's [N, V]",
     "arrays": "a folder or archive of named arrays with facts beside them",
     "npz": "target_logits and draft_logits [N, V] in one .npz",
     "npy": "target_logits.npy and draft_logits.npy in a folder",
