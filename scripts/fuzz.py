@@ -37,7 +37,7 @@ sys.path.insert(0, str(HERE.parent))
 LIMIT_SECONDS, WALL_SECONDS = 10.0, 300.0
 JUMP = 1 << 30
 #: Inputs of a form before the next form has its turn.
-ROUND = 1000
+ROUND = 100
 #: Address space of a worker; more is refused by the system, as on a full machine.
 ADDRESS_SPACE = 24 << 30
 BAD = ("foreign", "vague", "crash", "hang", "jump")
