@@ -48,8 +48,6 @@ def speculate(out: Path) -> None:
     steps.round(5).to_csv(out / "one_step.csv", index=False)
     tables.speculation_table(VIDEOS, 50, tell=tell).round(5).to_csv(out / "speculation.csv", index=False)
     tables.same_distribution(TRIAL, 50, tell=tell).round(6).to_csv(out / "same_distribution.csv", index=False)
-    more = tables.speculation_table(VIDEOS, 200, ("windows-8",), tell=tell)
-    more.round(5).to_csv(out / "speculation_200.csv", index=False)
 
 
 def digits(out: Path) -> None:
