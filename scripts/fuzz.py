@@ -76,7 +76,9 @@ def watch(tasks: list[Task]) -> Iterator[dict[str, Any]]:
     left = collections.deque(tasks)
     while left:
         with TemporaryDirectory(prefix="mdsd-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-            command = [sys.executable, str(HERE), "--work", json.dumps(list(left)), f"{folder}/input"]
+            # In a file: thousands of tasks are longer than an argument may be.
+            Path(folder, "tasks.json").write_text(json.dumps(list(left)))
+            command = [sys.executable, str(HERE), "--work", f"{folder}/tasks.json", f"{folder}/input"]
             worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             try:
                 yield from _answers(worker, left)
@@ -303,6 +305,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(json.loads(sys.argv[2]), sys.argv[3])
+        work(json.loads(Path(sys.argv[2]).read_text()), sys.argv[3])
     else:
         raise SystemExit(main())
