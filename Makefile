@@ -2,7 +2,7 @@
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
 #   make docs   the documentation site in out/site; every warning is an error
-#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); an hour or two
+#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); half an hour, resumable
 #   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 PYTHON ?= python3
@@ -53,7 +53,8 @@ docs: $(VENV)/.docs
 	@echo "the site is in out/site/index.html"
 
 fuzz: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --out docs/hardening.md
+	mkdir -p out
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --state out/fuzz.json --out docs/hardening.md
 
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json

@@ -22,10 +22,13 @@ _HOME = {
     "draft_mass": "mdsd_bounds.bounds.certificate",
     "subset_bound": "mdsd_bounds.bounds.certificate",
     "READERS": "mdsd_bounds.dumps",
+    "load_example": "mdsd_bounds.dumps.example",
     "open_dump": "mdsd_bounds.dumps",
     "SAMPLERS": "mdsd_bounds.samplers",
+    "register_sampler": "mdsd_bounds.samplers",
     "to_probs": "mdsd_bounds.distributions",
     "VERIFIERS": "mdsd_bounds.verifiers",
+    "register_verifier": "mdsd_bounds.verifiers",
     "acceptance_rate": "mdsd_bounds.verifiers",
 }
 

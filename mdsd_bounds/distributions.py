@@ -1,8 +1,8 @@
-"""Logits or probabilities in, float64 distributions out: temperature, top-k, top-p; what is doubtful is an error."""
+"""Logits or probabilities in, float64 distributions out: temperature, min-p, top-k, top-p; what is doubtful raises."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffer
 from mdsd_bounds._backend.threads import in_threads
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import ArrayLike, InputError
 
 #: How far a row of given probabilities may be from summing to one, by the dtype it was given in.  Rows inside the
 #: tolerance are normalised in float64 and every interval is widened by the defect; rows outside are refused.
@@ -30,7 +30,7 @@ _WIDE = 8192
 _SLICE = 500_000
 
 
-def as_tensor(x: Any, name: str) -> Tensor:
+def as_tensor(x: ArrayLike, name: str) -> Tensor:
     """A floating torch tensor from a numpy array, a torch tensor or a sequence; shares memory where possible.
 
     Raises
@@ -51,7 +51,7 @@ def as_tensor(x: Any, name: str) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
-def as_rows(x: Any, name: str) -> tuple[Tensor, bool]:
+def as_rows(x: ArrayLike, name: str) -> tuple[Tensor, bool]:
     """``[V]`` or ``[B, V]`` as ``[B, V]``; the flag says whether it was a single row.
 
     Raises
@@ -133,20 +133,22 @@ def _compiled_sums(probs: Tensor) -> tuple[Tensor, bool]:
 
 
 def to_probs(
-    logits: Any,
+    logits: ArrayLike,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     name: str = "logits",
     first_row: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Softmax in float64 after the warps a serving stack applies, in its order: temperature, top-k, top-p.
+    """Softmax in float64 after the warps a serving stack applies, in vLLM's order: temperature, min-p, top-k, top-p.
 
-    ``probs_i = exp(l_i / T) / sum_j exp(l_j / T)``, cut to the ``top_k`` largest logits (ties with the k-th are kept,
-    as in Hugging Face transformers and vLLM), then to the smallest set of most probable tokens whose mass reaches
-    ``top_p`` (the token that crosses ``top_p`` is kept).
+    ``probs_i = exp(l_i / T) / sum_j exp(l_j / T)``, cut to the tokens with at least ``min_p`` times the probability of
+    the most probable one and to the ``top_k`` largest logits (ties with the k-th are kept, as in Hugging Face
+    transformers and vLLM), then to the smallest set of most probable tokens whose mass reaches ``top_p`` (the token
+    that crosses ``top_p`` is kept).
 
     Parameters
     ----------
@@ -155,8 +157,8 @@ def to_probs(
         logits too.
     temperature : float
         At least 0; 0 is greedy decoding, a one-hot distribution on the largest logit (the lowest index among ties).
-    top_k, top_p : optional
-        ``top_k >= 1``; ``0 < top_p <= 1``.
+    top_k, top_p, min_p : optional
+        ``top_k >= 1``; ``0 < top_p <= 1``; ``0 <= min_p <= 1``.
     name, first_row :
         Used in error messages only: what the rows are, and the number of the first one.
     out : Tensor, optional
@@ -180,7 +182,7 @@ def to_probs(
         On NaN, ``+inf`` or rows that are all ``-inf``; on parameters out of range.
     """
     x, single = as_rows(logits, name)
-    probs, _ = _warped_distribution(x, temperature, top_k, top_p, name, first_row, out)
+    probs, _ = _warped_distribution(x, Warp(temperature, top_k, top_p, min_p), name, first_row, out)
     return probs[0] if single else probs
 
 
@@ -190,6 +192,7 @@ def probs_and_defect(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     name: str = "logits",
     first_row: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -203,38 +206,59 @@ def probs_and_defect(
         ``[B]`` float64, ``|1 - sum|``.
     """
     x, _ = as_rows(logits, name)
-    probs, mass = _warped_distribution(x, temperature, top_k, top_p, name, first_row, None)
+    probs, mass = _warped_distribution(x, Warp(temperature, top_k, top_p, min_p), name, first_row, None)
     return validate_probs(probs, name) if mass is None else (probs, (1.0 - mass).abs())
 
 
+@dataclass(frozen=True)
+class Warp:
+    """How logits of one model become a distribution.
+
+    Raises
+    ------
+    InputError
+        On values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0 or self.temperature == float("inf"):
+            raise InputError(f"temperature={self.temperature!r}: give a finite number of at least 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k={self.top_k!r}: give an integer of at least 1, or leave it out")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p={self.top_p!r}: give a number in (0, 1], or leave it out")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p={self.min_p!r}: give a number in [0, 1], or leave it out")
+
+    def after_softmax(self, probs: Tensor) -> Tensor:
+        """The cuts that need probabilities, renormalised; ``probs`` itself where there is none."""
+        if self.min_p:
+            probs = _at_least(probs, self.min_p)
+        return _nucleus(probs, self.top_p) if self.top_p is not None and self.top_p < 1 else probs
+
+
 def _warped_distribution(
-    x: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    name: str,
-    first_row: int,
-    out: Tensor | None,
+    x: Tensor, warp: Warp, name: str, first_row: int, out: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The distribution, and the sums of its rows where they are known and the distribution needs no further check."""
-    if not temperature >= 0 or temperature == float("inf"):
-        raise InputError(f"temperature={temperature!r}: give a finite number of at least 0")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k={top_k!r}: give an integer of at least 1, or leave it out")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"top_p={top_p!r}: give a number in (0, 1], or leave it out")
     if out is not None and (out.shape != x.shape or out.dtype != torch.float64 or out.device != x.device):
         raise InputError(
             f"out: {tuple(out.shape)} {out.dtype} on {out.device}; give {tuple(x.shape)} float64 on {x.device}"
         )
-    plain = temperature > 0 and (top_k is None or top_k >= x.shape[-1])
-    compiled = _compiled_distribution(x, temperature, out) if plain else None
+    plain = warp.temperature > 0 and (warp.top_k is None or warp.top_k >= x.shape[-1])
+    compiled = _compiled_distribution(x, warp.temperature, out) if plain else None
     if compiled is None:
-        return _distribution_by_torch(x, temperature, top_k, top_p, name, first_row, out), None
+        return _distribution_by_torch(x, warp, name, first_row, out), None
     probs, mass = compiled
-    if top_p is None or top_p == 1:
+    cut = warp.after_softmax(probs)
+    if cut is probs:
         return probs, mass
-    return (_nucleus(probs, top_p) if out is None else out.copy_(_nucleus(probs, top_p))), None
+    return (cut if out is None else out.copy_(cut)), None
 
 
 def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -263,29 +287,20 @@ def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) ->
     return (probs, torch.from_numpy(mass)) if sound.all() else None
 
 
-def _distribution_by_torch(
-    x: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    name: str,
-    first_row: int,
-    out: Tensor | None,
-) -> Tensor:
+def _distribution_by_torch(x: Tensor, warp: Warp, name: str, first_row: int, out: Tensor | None) -> Tensor:
     # A few rows at a time: their working copies then stay in the processor's cache and in memory already mapped.
     rows = max(1, _SLICE // x.shape[-1]) if x.device.type == "cpu" else x.shape[0]
     if x.shape[0] <= rows and out is None:
-        return _to_probs(x, temperature, top_k, top_p, name, first_row)
+        return _to_probs(x, warp, name, first_row)
     probs = torch.empty(x.shape, dtype=torch.float64, device=x.device) if out is None else out
     for first in range(0, x.shape[0], rows):
         part = slice(first, first + rows)
-        probs[part] = _to_probs(x[part], temperature, top_k, top_p, name, first_row + first)
+        probs[part] = _to_probs(x[part], warp, name, first_row + first)
     return probs
 
 
-def _to_probs(
-    given: Tensor, temperature: float, top_k: int | None, top_p: float | None, name: str, first_row: int
-) -> Tensor:
+def _to_probs(given: Tensor, warp: Warp, name: str, first_row: int) -> Tensor:
+    temperature, top_k = warp.temperature, warp.top_k
     x = given.to(torch.float64)
     peak = peak_of(x, name, first_row)
     if temperature == 0:
@@ -297,8 +312,7 @@ def _to_probs(
     if top_k is not None and top_k < x.shape[-1]:
         kth = x.topk(top_k, -1).values[:, -1:]
         x = x.masked_fill(x < kth, -float("inf"))
-    probs = torch.softmax(x, -1)
-    return _nucleus(probs, top_p) if top_p is not None and top_p < 1 else probs
+    return warp.after_softmax(torch.softmax(x, -1))
 
 
 def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
@@ -320,6 +334,11 @@ def peak_of(x: Tensor, name: str, first_row: int = 0) -> Tensor:
     )
     _refuse(peak == -float("inf"), name, "every logit is -inf", "at least one token must be allowed", first_row)
     return peak
+
+
+def _at_least(probs: Tensor, min_p: float) -> Tensor:
+    kept = torch.where(probs >= min_p * probs.amax(-1, keepdim=True), probs, torch.zeros_like(probs))
+    return kept / kept.sum(-1, keepdim=True)
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:

@@ -10,12 +10,11 @@ import json
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS
+from mdsd_bounds.plots import FIGURES, Look, save_figure, select
+
+matplotlib.use("Agg")
 
 SAMPLERS = ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"]
 #: Khisti et al., arXiv 2410.18234, table 3 (XSum, K = 2, 4, 8 drafts): acceptance.
@@ -121,78 +120,20 @@ def khisti_table(tables: dict[str, pd.DataFrame], temperature: float) -> str:
 
 
 def figure_gaps(lines: pd.DataFrame, temperature: float, path: Path) -> None:
-    """Gap to the bound against n, one panel per way of drawing drafts."""
+    """Paired gap to the bound against n, one panel per way of drawing drafts."""
     part = lines[
-        (lines["temperature"] == temperature) & lines["sampler"].isin(["with_replacement", "without_replacement"])
+        (lines["temperature"] == temperature)
+        & lines["sampler"].isin(["with_replacement", "without_replacement"])
+        & (lines["verifier"] != "nss")
     ]
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    for ax, sampler in zip(axes, ("with_replacement", "without_replacement"), strict=True):
-        groups = part[(part["sampler"] == sampler) & (part["verifier"] != "nss")].groupby("verifier", sort=False)
-        for i, (verifier, group) in enumerate(groups):
-            group = group.sort_values("drafts")
-            gap = 100 * group["gap"]
-            ax.errorbar(
-                group["drafts"],
-                gap,
-                yerr=[
-                    (gap - 100 * group["gap_ci_low"]).clip(lower=0),
-                    (100 * group["gap_ci_high"] - gap).clip(lower=0),
-                ],
-                color=COLOURS[i],
-                marker=MARKERS[i],
-                linestyle=DASHES[i % 4],
-                linewidth=1.3,
-                capsize=2,
-                label=verifier.replace("_", " "),
-            )
-        ax.set_xscale("log", base=2)
-        ax.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-        ax.minorticks_off()
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.set_title(f"drafts {sampler.replace('_', ' ')}, T = {temperature:g}")
-        ax.set_xlabel("number of drafts n")
-        ax.legend(fontsize=8, loc="upper right", ncols=2)
-        ax.set_ylim(top=5.8)
-    axes[0].set_ylabel("gap to the bound, points")
-    fig.savefig(path, dpi=140)
-    plt.close(fig)
+    save_figure(FIGURES["gap_by_drafts"](part).figure, path, tight=False)
 
 
 def figure_samplers(tables: dict[str, pd.DataFrame], path: Path) -> None:
     """Bound of each sampler against n, one panel per temperature."""
-    bounds = tables["bounds"]
-    temperatures = sorted(bounds["temperature"].unique())
-    fig, axes = plt.subplots(
-        1, len(temperatures), figsize=(3.2 * len(temperatures), 3.6), layout="constrained", sharey=True
-    )
-    for ax, temperature in zip(axes, temperatures, strict=True):
-        for i, sampler in enumerate(SAMPLERS):
-            line = bounds[(bounds["temperature"] == temperature) & (bounds["sampler"] == sampler)].sort_values("drafts")
-            if line.empty:
-                continue
-            ax.errorbar(
-                line["drafts"],
-                line["mean"],
-                yerr=1.96 * line["stderr"],
-                color=COLOURS[i],
-                marker=MARKERS[i],
-                linestyle=DASHES[i % 4],
-                linewidth=1.3,
-                capsize=2,
-                label=sampler.replace("_", " "),
-            )
-        ax.set_xscale("log", base=2)
-        ax.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-        ax.minorticks_off()
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.set_title(f"T = {temperature:g}")
-        ax.set_xlabel("number of drafts n")
-    axes[0].set_ylabel("optimal acceptance")
-    axes[-1].legend(fontsize=8, loc="lower right")
-    fig.savefig(path, dpi=140)
-    plt.close(fig)
+    bounds = select(tables["bounds"], [name for name in SAMPLERS if name in set(tables["bounds"]["sampler"])])
+    look = Look(facet="temperature")
+    save_figure(FIGURES["acceptance_by_drafts"](bounds, look=look).figure, path, tight=False)
 
 
 def best_samplers(tables: dict[str, pd.DataFrame], stage: str) -> tuple[int, int, list[str]]:

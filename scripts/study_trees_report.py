@@ -305,7 +305,7 @@ def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
             place.grid(alpha=0.25, linewidth=0.6)
             place.spines[["top", "right"]].set_visible(False)
             tree_protocols(best, protocol, value, place)
-        places[1].legend().remove()
+        places[0].get_legend().remove()
         figure.suptitle(f"Qwen2.5-Coder 1.5B drafted by 0.5B, HumanEval, temperature 1: fixed {protocol}")
         figure.savefig(results / f"fixed_{protocol}.png", dpi=150)
         plt.close(figure)

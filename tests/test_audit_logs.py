@@ -14,8 +14,11 @@ import torch
 
 from mdsd_bounds import VERIFIERS, optimal_acceptance, to_probs
 from mdsd_bounds.audit import CONTROLS, LogReport, audit_log, read_positions
+from mdsd_bounds.audit.bound_test import bound_test
 from mdsd_bounds.audit.definitions import acceptance_figures, purchases
+from mdsd_bounds.audit.draft_check import draft_check
 from mdsd_bounds.audit.logs import distribution_of, rounding
+from mdsd_bounds.audit.martingale import wager
 from mdsd_bounds.audit.self_check import drawn_rows
 from mdsd_bounds.cli import main
 from mdsd_bounds.problem import InputError
@@ -253,9 +256,12 @@ def test_definitions_by_hand(tmp_path: Path) -> None:
 
 
 def test_exit_codes_and_json(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    code, text, _ = call("audit", EXAMPLE, capsys=capsys, monkeypatch=monkeypatch)
+    code, short, _ = call("audit", EXAMPLE, capsys=capsys, monkeypatch=monkeypatch)
+    code, text, _ = call("audit", EXAMPLE, "--verbose", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0
-    assert text.startswith("verdict: not refuted")
+    assert short.startswith("verdict: not refuted")
+    assert text.startswith("\n".join(short.splitlines()[:-2]))
+    assert "block efficiency" not in short
     assert "block efficiency" in text
     bad = written(tmp_path / "bad.jsonl", entries(CONTROLS["last_draft_accepted"], "with_replacement", 2, 300))
     figure = tmp_path / "evidence.png"
@@ -311,7 +317,8 @@ def test_a_rule_on_rows_of_a_dump(tmp_path: Path, capsys: Any, monkeypatch: Any)
         capsys=capsys, monkeypatch=monkeypatch,
     )  # fmt: skip
     assert code == 0
-    assert "rows of the dump: not refuted: 150 positions" in text
+    assert "rows of the dump" in text
+    assert "not refuted: 150 positions" in text
 
 
 GOOD: Entry = {"p": [0.5, 0.5], "q": [0.5, 0.5], "token": 0, "drafts": [1], "sampler": "with_replacement"}
@@ -362,7 +369,7 @@ def test_damaged_lines(line: Any, message: str, tmp_path: Path, capsys: Any, mon
         (["audit"], "give a LOG, or --verifier NAME, or --controls"),
         (["audit", EXAMPLE, "--controls"], "give a LOG, or"),
         (["audit", "nothing.jsonl"], "nothing.jsonl: no such file"),
-        (["audit", __file__], "neither JSONL"),
+        (["audit", __file__], "neither JSON"),
         (["audit", EXAMPLE, "--alpha", "2"], "--alpha 2.0"),
         (["audit", EXAMPLE, "--tolerance", "-1"], "--tolerance -1.0"),
         (["audit", EXAMPLE, "--figure", "no/such/folder/x.png"], "could not be written"),
@@ -396,3 +403,35 @@ def test_a_log_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MDSD_MEMORY_GB", "0.0001")
     with pytest.raises(InputError, match=r"a log of 60 positions would need .* GB"):
         audit_log(EXAMPLE)
+
+
+def test_capital_does_not_depend_on_what_comes_later(tmp_path: Path) -> None:
+    """Shares are fixed beforehand: a log that goes on with more drafts has had the same capital until then."""
+    rule = VERIFIERS["rrs"]
+    first, later = (entries(rule, "with_replacement", n, 15, seed=n) for n in (1, 3))
+    later = [line | {"position": 15 + i, "step": 15 + i} for i, line in enumerate(later)]
+    for line in first:
+        del line["q"]
+    first[3:9] = entries(rule, "with_replacement", 1, 15, seed=1)[3:9]
+    short, long = (read_positions(written(tmp_path / f"{len(log)}.jsonl", log)) for log in (first, first + later))
+    for one in (bound_test, lambda positions, level: draft_check(positions)):
+        before, after = one(short, 0.01), one(long, 0.01)
+        wagers = [getattr(found, "wager", found) for found in (before, after)]
+        count = len(wagers[0].running)
+        assert 0 < count < len(wagers[1].running)
+        assert np.allclose(wagers[0].running, wagers[1].running[:count], rtol=0, atol=1e-12)
+    # Fresh drafts steer the bets on faults: the same ones in both.
+    leans = long.leans
+    assert not leans[0].any()
+    assert leans[20:].any()
+    held = [wager(x.p_mass, x.cell, x.tolerance, leans[: len(x)]) for x in (short, long)]
+    assert np.allclose(held[0].running, held[1].running[:15], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("drafts", [[-1], [-1, 2], [2, -1, 1]])
+def test_empty_slots_come_last(drafts: list[int], tmp_path: Path) -> None:
+    line = entries(VERIFIERS["rrs"], "with_replacement", 1, 1)[0]
+    with pytest.raises(InputError, match=r"an empty slot \(-1\) before the first or another draft"):
+        read_positions(written(tmp_path / "x.jsonl", [line | {"drafts": drafts}]))
+    if max(drafts) >= 0:
+        read_positions(written(tmp_path / "x.jsonl", [line | {"drafts": sorted(drafts, reverse=True)}]))

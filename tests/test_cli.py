@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,24 +66,50 @@ def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path
 def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     code, text, _ = call("bounds", dump, "--drafts", "2", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0
-    assert text.splitlines()[0].split() == [
-        "sampler",
-        "drafts",
-        "temperature",
-        "positions",
-        "mean",
-        "certified_low",
-        "certified_high",
-        "stderr",
-        "ci_low",
-        "ci_high",
-    ]
+    first, blank, *table = text.splitlines()
+    assert re.fullmatch(
+        r"With 2 drafts at temperature 1 no lossless verifier accepts more than 0\.\d{4} of the positions, "
+        r"for drafts of \w+ \(95% interval 0\.\d{4} to 0\.\d{4}, \d+ positions\)\.",
+        first,
+    )
+    assert blank == ""
+    assert max(map(len, table)) <= 100
+    assert table[0].split() == ["certified_", "certified_"]
+    assert table[1].split()[:5] == ["sampler", "drafts", "temperature", "positions", "mean"]
+    ask = ("bounds", dump, "--drafts", "2", "--format")
+    code, text, _ = call(*ask, "markdown", capsys=capsys, monkeypatch=monkeypatch)
+    assert text.splitlines()[0] == first
+    assert text.splitlines()[2].startswith("|sampler")
+    code, text, _ = call(*ask, "html", capsys=capsys, monkeypatch=monkeypatch)
+    assert text.startswith("<p>With 2 drafts")
+    assert text.count("<tr") == 4
+    code, text, _ = call(*ask, "json", capsys=capsys, monkeypatch=monkeypatch)
+    assert {row["conclusion"] for row in json.loads(text)} == {first}
+    assert list(json.loads(text)[0]) == [
+        "sampler", "drafts", "temperature", "positions", "mean", "certified_low", "certified_high", "stderr", "ci_low",
+        "ci_high", "conclusion",
+    ]  # fmt: skip
     code, text, _ = call("bounds", dump, "--drafts", "2", "--format", "csv", capsys=capsys, monkeypatch=monkeypatch)
     assert len(text.splitlines()) == 4
     code, text, _ = call("inspect", dump, "--format", "json", capsys=capsys, monkeypatch=monkeypatch)
     assert json.loads(text)["positions"] == ROWS
     code, text, _ = call("inspect", dump, capsys=capsys, monkeypatch=monkeypatch)
     assert "vocabulary" in text
+
+
+@pytest.mark.parametrize("command", ["bounds", "compare", "advise", "draft-temperature"])
+def test_warnings_stand_in_the_json_too(command: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rows = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
+    more = ["--draft-cost", "0.1"] if command == "advise" else ["--drafts", "2"]
+    more += ["--folds", "2"] if command == "draft-temperature" else []
+    for name, draft in (("good", rows + 0.1), ("late", np.roll(rows, 2, 0))):
+        path = str(tmp_path / f"{name}.npz")
+        np.savez(path, target_logits=rows, draft_logits=draft, doc=np.arange(12) // 6)
+        code, text, said = call(command, path, "--format", "json", *more, capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0, said
+        assert ("two rows later" in said) == (name == "late")
+        for row in json.loads(text):
+            assert "two rows later" in row["warnings"][0] if name == "late" else "warnings" not in row
 
 
 def test_interrupted_and_sharded_runs_give_the_same_bytes(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -190,8 +217,8 @@ def test_a_comparison_says_which_cells_come_from_samples(dump: str, capsys, monk
     ask = ("compare", dump, "--sampler", "without_replacement", "--samples", "20", "--limit", "6")
     _, sampled, _ = call(*ask, "--verifier", "nss", "--drafts", "4", capsys=capsys, monkeypatch=monkeypatch)
     _, exact, _ = call(*ask, "--verifier", "nss", "--drafts", "1", capsys=capsys, monkeypatch=monkeypatch)
-    assert "mc_stderr" in sampled
-    assert "mc_stderr" not in exact
+    assert sampled.splitlines()[3].split()[-1] == "stderr"
+    assert "stderr" not in exact
 
 
 def test_progress_in_a_log_file_is_a_line_now_and_then(capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -261,7 +261,7 @@ def test_missing_and_unknown(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_positions(form: str, tmp_path: Path) -> None:
     peaks = []
     for count in (40, 400):
-        pair = {name: np.zeros((count, 20_000), dtype=np.float16) for name in ("target_logits", "draft_logits")}
+        pair = {name: np.ones((count, 20_000), dtype=np.float16) for name in ("target_logits", "draft_logits")}
         folder = tmp_path / str(count)
         folder.mkdir()
         if form == "native":

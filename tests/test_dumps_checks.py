@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -118,11 +120,24 @@ def _pt(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | No
     return str(folder / "x.pt")
 
 
+def _parquet(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
+    columns = {name: value.tolist() for name, value in _arrays(p, q, token).items()}
+    pq.write_table(pa.table(columns), folder / "x.parquet", row_group_size=5)
+    return str(folder / "x.parquet")
+
+
 def _hidden(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
     """Named arrays: the rows are hidden states, the heads identities."""
     arrays = {"target_hidden_states": p, "draft_hidden_states": q}
     arrays |= {"target_lm_head": torch.eye(p.shape[1]), "draft_lm_head": torch.eye(q.shape[1])}
     save_file(arrays | ({} if token is None else {"token": token}), folder / "x.safetensors")
+    return str(folder / "x.safetensors")
+
+
+def _heads(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
+    """The draft's rows are those of the first of two heads."""
+    held = _arrays(p, torch.stack([q, torch.zeros_like(q)], 1), token)
+    save_file(held, folder / "x.safetensors")
     return str(folder / "x.safetensors")
 
 
@@ -152,8 +167,10 @@ WRITERS: dict[str, Write] = {
     "npy": _npy,
     "safetensors": _safetensors,
     "pt": _pt,
+    "parquet": _parquet,
     "arrays": _hidden,
     "joined": _joined,
+    "heads": _heads,
     "step-log": _step_log,
 }
 #: Formats without a stated width cannot have two.
@@ -262,7 +279,7 @@ def _top_distillkit(folder: Path, ids: list[list[int]], logp: list[list[float]])
 
 TOP_K: dict[str, Callable[[Path, list[list[int]], list[list[float]]], str]] = {
     "arrays": _top_arrays,
-    "vllm": _top_vllm,
+    "top-logprobs": _top_vllm,
     "distillkit": _top_distillkit,
 }
 GOOD = [[1, 2, 3], [4, 5, 6]]

@@ -155,3 +155,23 @@ def test_what_a_format_leaves_out_is_said(ending: str, lost: str, tmp_path: Path
     dst = f"{tmp_path / 't'}{ending},{tmp_path / 'd'}{ending}" if ending else tmp_path / "whole"
     convert(source(tmp_path), dst, report=said.append)
     assert said == ([f"{dst}: {ending} cannot hold {lost}; left out"] if lost else [])
+
+
+@pytest.mark.parametrize(
+    "name", ["dump", "x.npz", "x.pt", "x.safetensors", "t.npy,d.npy", "t.kld,d.kld", "t.json,d.json"]
+)
+def test_a_file_that_cannot_grow_is_one_line(name: str, tmp_path: Path) -> None:
+    """A quota or a full disk, by the system's own limit on the size of files."""
+    import resource
+
+    src, out = source(tmp_path), place(tmp_path, name)
+    before = sorted(file.name for file in tmp_path.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(InputError, match="could not be written") as caught:
+            convert(src, out, top_k=12 if "json" in name else None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert ".mdsd-" not in str(caught.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before

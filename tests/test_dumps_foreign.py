@@ -209,8 +209,8 @@ def test_vllm(form: str, tmp_path: Path) -> None:
 def test_vllm_damage(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for text, message in [
-        ('{"prompt_logprobs": [null, {"5": {"logprob": -0.1}}, null]}', "position 2 is empty"),
-        ('{"prompt_logprobs": [null]}', "no prompt log-probabilities"),
+        ('{"prompt_logprobs": [null, {"5": {"logprob": -0.1}}, null]}', "position 2: it is empty"),
+        ('{"prompt_logprobs": [null]}', "no log-probabilities"),
         ('{"prompt_logprobs": [null, {"five": {"logprob": -0.1}}]}', "line 1: 'five' is no integer"),
         ('{"prompt_logprobs": [null, {"5": {"logprob": -0.1}}]}\n{"prompt_', "line 2: no JSON"),
     ]:

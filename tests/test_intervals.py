@@ -20,7 +20,7 @@ from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import interval_bounds, solve_cut
 from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import single_model as sides
-from mdsd_bounds.dumps.convert import top_k_rows
+from mdsd_bounds.dumps.top_k_rows import top_k_rows
 
 SAMPLERS = [
     ("with_replacement", {}),

@@ -104,9 +104,9 @@ def test_audit() -> None:
 def test_a_plain_function_is_offered_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sticky_rule.py").write_text("def step(p, q, drafts, generator):\n    return drafts[:, 0]\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    rule, _ = load_rule("sticky_rule:step")
+    rule = load_rule("sticky_rule:step")
     assert "sticky" in rule.samplers
-    assert audit_rule(rule, ("sticky",), (2,), steps=400, enumerate_distribution=False).lossy
+    assert audit_rule(rule, ("sticky",), (2,), steps=400).lossy
 
 
 def logged(path: Path, count: int) -> str:

@@ -35,6 +35,7 @@ def test_all_notebooks_are_known() -> None:
         "00_quickstart",
         "10_the_dual_by_hand",
         "20_verifiers_against_the_bound",
+        "25_own_verifier",
         "30_several_drafts_of_a_diffusion_step",
     ]
 

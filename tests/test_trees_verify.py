@@ -73,6 +73,8 @@ def rules_for(sampler, builder):
         if builder != "rsd_s" or name in ONE_BY_ONE
     ]
     names.append("recursive")
+    if builder != "rsd_s":
+        names.append("sweep")
     if builder == "chain":
         names.append("block")
     if sampler != "with_replacement":

@@ -15,8 +15,10 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+#: Floats of eight bits: read as float32, which holds each of their values, for nothing computes with them.
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 #: What logits may be, under torch's names.
-LOGITS = ("float16", "bfloat16", "float32", "float64")
+LOGITS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
 def torch_name(dtype: torch.dtype) -> str:

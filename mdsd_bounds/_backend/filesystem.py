@@ -6,6 +6,7 @@ from typing import Any
 
 import fsspec
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.problem import InputError
 
 
@@ -19,8 +20,10 @@ def split(path: str) -> tuple[Any, str]:
     """
     try:
         fs, inside = fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        # Every file system has errors of its own, for a protocol, a package or credentials that are not there.
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: {printable(what)}") from error
     return fs, inside
 
 

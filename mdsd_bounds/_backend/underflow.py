@@ -28,14 +28,21 @@ def log_range(logits: Tensor) -> Tensor:
 
 
 def underflows(
-    logits: Tensor, temperature: float, *, top_k: int | None = None, top_p: float | None = None, **_: Any
+    logits: Tensor,
+    temperature: float,
+    *,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    **_: Any,
 ) -> Tensor:
     """Whether some kept token of each row ``[B]`` has a probability that is subnormal or underflows to zero.
 
     Counted against the largest probability, so that a row within a factor V of the edge may not be.  A nucleus keeps
     no such tokens, and greedy decoding means its zeros.  O(V) a row.
     """
-    if temperature == 0 or (top_p is not None and top_p < 1):
+    # A minimum of 1e-300 of the largest probability keeps no subnormal one either.
+    if temperature == 0 or (top_p is not None and top_p < 1) or (min_p is not None and min_p > 1e-300):
         return torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     found = log_range(logits) / temperature < LOG_NORMAL
     rows = found.nonzero()[:, 0]

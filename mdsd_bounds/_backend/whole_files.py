@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,8 @@ def whole_file(
     FileNotFoundError
         If the folder is gone.
     InputError
-        If the disk is full, or the folder cannot be written, or the name is not allowed; nothing half-written stays.
+        If the disk is full, or the folder cannot be written, or the name is not allowed or that of a device; nothing
+        half-written stays.
 
     Examples
     --------
@@ -58,6 +60,7 @@ def whole_file(
     ['a.txt']
     """
     final = Path(path)
+    refuse_special(final)
     temporary = Path(final.parent if folder is None else folder) / f".mdsd-{uuid.uuid4().hex}.tmp"
     try:
         yield temporary
@@ -76,6 +79,20 @@ def whole_file(
             temporary.unlink()
 
 
+def refuse_special(path: Path) -> None:
+    """Raise an error where a name is that of a device, pipe or socket: renaming a file there would take its place.
+
+    Raises
+    ------
+    InputError
+        Also where a link leads to one.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: is a device or a pipe, and would be replaced; name a file, or leave --out out")
+
+
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """As :func:`whole_file`, for a folder that is not there, or empty; its files are flushed by who writes them.
@@ -90,6 +107,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         os.replace(temporary, path)
+    except InputError as error:
+        # Of a file inside, under a name that is gone when it is read.
+        raise InputError(str(error).replace(str(temporary), str(path))) from error
     except OSError as error:
         raise InputError(f"{path}: could not be written ({error.strerror or error}); write elsewhere") from None
     finally:

@@ -70,16 +70,17 @@ def assemble(
         _check_sampler(name, path)
     require_memory(len(lines) * BYTES, f"{path}: a log of {len(lines)} positions", "audit it in parts")
     table = _Table(len(lines))
-    # One number of drafts for all bets: that of a position might depend on its drafts.
-    most = max(len(line.drafts) for line in lines)
+    # Bets on faults are for the most drafts that came before: a position's own number might depend on its drafts.
+    counts = np.array([len(line.drafts) for line in lines], dtype=np.int64)
+    before = np.concatenate([[0], np.maximum.accumulate(counts)[:-1]])
     generator = torch.Generator().manual_seed(0)
     for batch in _batches(units):
         _fill(table, lines, names, batch, path, options or {}, tolerance)
-        _fill_leans(table, names, batch, most, generator)
+        _fill_leans(table, names, batch, before, generator)
     return Positions(
         **table.columns,
         token=np.array([line.token for line in lines], dtype=np.int64),
-        drafts=np.array([len(line.drafts) for line in lines], dtype=np.int64),
+        drafts=counts,
         rank=np.array([_rank(line) for line in lines], dtype=np.int64),
         sampler=names,
         doc=np.array([line.doc for line in lines], dtype=np.int64),
@@ -176,14 +177,15 @@ def _fill(
 
 
 def _fill_leans(
-    table: _Table, names: tuple[str, ...], batch: list[Unit], most: int, generator: torch.Generator
+    table: _Table, names: tuple[str, ...], batch: list[Unit], counts: Ints, generator: torch.Generator
 ) -> None:
-    """Scores of the known faults, for rows that are fully known."""
-    wanted: dict[tuple[str, int], list[Unit]] = {}
+    """Scores of the known faults, for rows that are fully known; ``counts[i]`` drafts are supposed at line i."""
+    wanted: dict[tuple[str, int, int], list[Unit]] = {}
     for unit in batch:
         if unit.q is not None and unit.p.tokens is None and unit.q.tokens is None:
-            wanted.setdefault((names[unit.lines[0]], len(unit.p.probs)), []).append(unit)
-    for (name, _), units in wanted.items():
+            first = unit.lines[0]
+            wanted.setdefault((names[first], len(unit.p.probs), int(counts[first])), []).append(unit)
+    for (name, _, most), units in wanted.items():
         p = torch.from_numpy(np.stack([unit.p.probs for unit in units]))
         q = torch.from_numpy(np.stack([unit.q.probs for unit in units if unit.q is not None]))
         scores = fault_scores(p, q, name, most, generator)

@@ -62,28 +62,25 @@ class BoundTest:
 def bound_test(positions: Positions, level: float) -> BoundTest | None:
     """Bet that acceptances come more often than alpha* allows; None where alpha* is known nowhere.
 
-    Half of the capital is on the whole of the drafts, half on their first k < n.
+    Half of the capital is on the whole of the drafts, half on their first k < n, k = 1 to 4 in equal shares, whether
+    the log has so many drafts or not.
     """
     known = np.flatnonzero(np.isfinite(positions.bound) & (positions.drafts > 0))
     if len(known) == 0:
         return None
     held = positions.part(known)
     most = most_allowed(held.bound, held.drafts, held.tolerance)
-    families = [(_bets("acceptance", held.accepted, most, np.ones(len(held), dtype=bool)))]
     prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
-    firsts = []
+    firsts: Bets = []
     for i, k in enumerate(LADDER):
-        inner = prefixed & (held.drafts > k)
-        if bool(inner.any()):
-            hits = (held.rank >= 0) & (held.rank < k)
-            firsts += _bets(
-                f"acceptance of the first {k}",
-                hits,
-                most_allowed(held.ladder[:, i], held.drafts, held.tolerance),
-                inner,
-            )
-    if firsts:
-        families.append(firsts)
+        # Every k has its share, also in a log without so many drafts: shares that changed while a log grows would be
+        # no wager, since a system that adapts its number of drafts to what it output decides when they change.
+        inner = prefixed & (held.drafts > k) & np.isfinite(held.ladder[:, i])
+        hits = (held.rank >= 0) & (held.rank < k)
+        firsts += _bets(
+            f"acceptance of the first {k}", hits, most_allowed(held.ladder[:, i], held.drafts, held.tolerance), inner
+        )
+    families = [_bets("acceptance", held.accepted, most, np.ones(len(held), dtype=bool)), firsts]
     mean = float(held.accepted.mean())
     width = radius(len(known), level)
     return BoundTest(join(families), known, mean, max(mean - width, 0.0), min(mean + width, 1.0), float(most.mean()))

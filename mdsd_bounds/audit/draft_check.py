@@ -25,8 +25,8 @@ def draft_check(positions: Positions) -> Wager | None:
     first = wager(probs, tested.draft_cell, tested.tolerance)
     pairs = np.isfinite(tested.equal_chance)
     if not bool(pairs.any()):
-        # One draft a line: nothing can be equal.
-        return join([[("first draft: " + first.leader, first.steps)]])
+        # One draft a line: nothing can be equal.  The half that was set aside for it stays as it is.
+        return join([[("first draft: " + first.leader, first.steps)], [("first draft: none", np.zeros(len(tested)))]])
     seen, due = np.where(pairs, tested.equal, 0.0), np.where(pairs, tested.equal_chance, 0.0)
     slack = np.where(pairs, 2 * tested.tolerance, 0.0)
     bets = [

@@ -34,10 +34,10 @@ def leans(p: Tensor, q: Tensor, sampler: str, n: int, generator: torch.Generator
     draws = min(DRAWS, max(FEW, ENTRIES // p.shape[-1]))
     for _ in range(draws):
         drafts = get_sampler(sampler).sample(q, n, generator)
-        right = _RIGHT[sampler].output_distribution(p, q, drafts, sampler=sampler)
+        right = _RIGHT[sampler].probs(p, q, drafts, sampler=sampler)
         for f, rule in enumerate(CONTROLS.values()):
             if sampler in rule.samplers:
-                found[f] += (rule.output_distribution(p, q, drafts, sampler=sampler) - right) / draws
+                found[f] += (rule.probs(p, q, drafts, sampler=sampler) - right) / draws
     return found
 
 

@@ -1,4 +1,4 @@
-"""Read the log of a running system: JSONL or parquet, one position a line.
+"""Read the log of a running system: JSONL (or a JSON array, or either compressed) or parquet, one position a line.
 
     {"doc": 0, "position": 5, "step": 2, "p": [0.5, 0.3, 0.2], "q": [0.2, 0.3, 0.5], "drafts": [2, 0], "token": 0,
      "accepted": true, "sampler": "with_replacement"}
@@ -26,11 +26,11 @@ import numpy as np
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import Floats, Ints
-from mdsd_bounds.dumps.boundary import reading, reason
+from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
-from mdsd_bounds.dumps.containers.text import BOM, integer, parse
-from mdsd_bounds.dumps.containers.text import lines as text_lines
+from mdsd_bounds.dumps.containers.records import is_json, records
+from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.problem import InputError
 
 #: How far the probabilities of a line may be from summing to one; the difference widens the tolerance.
@@ -82,12 +82,13 @@ def read_log(path: str) -> list[Line]:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{path}: no such file; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
+        what = "is no regular file" if file.exists() else "no such file"
+        raise InputError(f"{path}: {what}; give a log in JSONL or parquet, or --verifier NAME to audit a rule")
     head = beginning(file, 64)
     lines: list[Line] = []
     seen: dict[tuple[int, int], int] = {}
     with reading(path, "log of positions", _REMEDY) as place:
-        for label, number, entry in _parquet(file) if head.startswith(MAGIC) else _jsonl(file, head):
+        for label, number, entry in _parquet(file) if head.startswith(MAGIC) else _json(file):
             place.at = f"{label} {number}"
             for line in _step(entry, number) if "positions" in entry else [_line(entry, number)]:
                 key = (line.doc, line.position)
@@ -107,17 +108,13 @@ def read_log(path: str) -> list[Line]:
 Entries = Iterator[tuple[str, int, dict[str, Any]]]
 
 
-def _jsonl(file: Path, head: bytes) -> Entries:
-    if not head.removeprefix(BOM).lstrip().startswith(b"{"):
-        raise InputError(f"{file}: neither JSONL (a first line that starts with '{{') nor parquet; {_REMEDY}")
-    for number, text in text_lines(file):
-        try:
-            entry = parse(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file} line {number}: no JSON ({reason(error)}); write one object a line") from error
-        if not isinstance(entry, dict):
-            raise InputError(f"{file} line {number}: {type(entry).__name__}, not an object; {_REMEDY}")
-        yield "line", number, entry
+def _json(file: Path) -> Entries:
+    if not is_json(file):
+        raise InputError(f"{file}: neither JSON (an object a line, or an array) nor parquet; {_REMEDY}")
+    for record in records(file):
+        if not isinstance(record.value, dict):
+            raise InputError(f"{file} {record.at}: {type(record.value).__name__}, not an object; {_REMEDY}")
+        yield "item" if record.array >= 0 else "line", record.number, record.value
 
 
 def _parquet(file: Path) -> Entries:
@@ -151,13 +148,25 @@ def _line(entry: dict[str, Any], number: int) -> Line:
         position=_whole(entry.get("position", -1), "position", -1),
         step=_whole(entry.get("step", -1), "step", -1),
         token=_whole(entry["token"], "token"),
-        drafts=tuple(_whole(x, "drafts", -1) for x in entry.get("drafts", ())),
+        drafts=_drafts(entry.get("drafts", ())),
         flag=int(flag),
         sampler=str(entry.get("sampler", "")),
         row=_whole(entry["row"], "row") if "row" in entry else None,
         p=None if "row" in entry else _distribution(entry["p"], entry.get("p_tail"), "p"),
         q=None if "row" in entry or "q" not in entry else _distribution(entry["q"], entry.get("q_tail"), "q"),
     )
+
+
+def _drafts(given: Any) -> tuple[int, ...]:
+    """Drafts in order; samplers run out of tokens, so that empty slots (-1) come last, and never first."""
+    drafts = tuple(_whole(x, "drafts", -1) for x in given)
+    held = len([x for x in drafts if x >= 0])
+    if any(x < 0 for x in drafts[: max(held, 1)]):
+        raise ValueError(
+            f"drafts is {list(drafts)}, with an empty slot (-1) before the first or another draft; give the drafts in "
+            "order, and [] where none were verified"
+        )
+    return drafts
 
 
 def _step(entry: dict[str, Any], number: int) -> list[Line]:

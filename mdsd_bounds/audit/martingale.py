@@ -12,8 +12,8 @@ one.
 **Theorem** (Ville's inequality).  ``Pr(E_t >= 1/alpha for some t) <= alpha``.  So the verdict may be read at any time,
 as often as one likes, and the log may end for any reason that looks at the past alone: the false-alarm rate stays
 alpha.  A weighted average of such capitals is one too, which is how many alternatives are tried at once: each
-costs only the logarithm of its weight.  (Ville 1939; Ramdas et al., "Game-theoretic statistics and safe anytime-valid
-inference", arXiv 2210.01948.)
+costs only the logarithm of its weight; which there are, and their weights, are fixed beforehand.  (Ville 1939; Ramdas
+et al., "Game-theoretic statistics and safe anytime-valid inference", arXiv 2210.01948.)
 
 **Bets.**  *Fixed*: ``g = 1 + lambda s(cell)`` for the scores of :data:`mdsd_bounds.audit.cells.SCORES` and a grid of
 lambda of both signs ("drafted tokens come too often": residual skipped, a draft accepted unseen).  *Learned*: g is the
@@ -109,9 +109,8 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float3
         event_bets("impossible tokens", probs[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
     ]
     if leans is not None:
-        for f, name in enumerate(CONTROLS):
-            if bool(leans[:, f].any()):
-                families.append(fault_bets(name, leans[:, f], probs, cell, tolerance))
+        # All of them, also those that this log is never about: shares must not depend on what comes later.
+        families += [fault_bets(name, leans[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
     return join(families)
 
 

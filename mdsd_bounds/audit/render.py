@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from mdsd_bounds._backend.printable import printable
+from mdsd_bounds._backend.text_table import text_table
+from mdsd_bounds.audit.bound_gap import in_words
 from mdsd_bounds.audit.power import POWER
 from mdsd_bounds.audit.report import LogReport
 from mdsd_bounds.audit.rule import EXACT, RuleReport
 from mdsd_bounds.audit.self_check import Checked
 
 Table = Sequence[Sequence[str]]
+_MORE = "(every test, its power, and the acceptance in every definition: --verbose)"
 
 
 def log_data(report: LogReport) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def rule_data(report: RuleReport) -> dict[str, Any]:
             "lossy": report.lossy,
             "enumeration": [{**asdict(row), "lossless": row.lossless} for row in report.enumerated],
             "steps": [{"log": name, **log_data(part)} for name, part in report.steps],
+            "bound": [asdict(gap) for gap in report.gaps],
         }
     )
 
@@ -102,8 +106,8 @@ def rule_verdict(report: RuleReport) -> str:
     return f"lossless on every enumerated row (largest defect {worst.defect:.2g} <= {EXACT:g}); its steps agree"
 
 
-def log_text(report: LogReport) -> str:
-    """A log's report for reading."""
+def log_text(report: LogReport, verbose: bool = True) -> str:
+    """A log's report for reading; the verdict, its tests and its evidence alone where it is not ``verbose``."""
     parts = [f"verdict: {verdict(report)}", *_loss(report), "", "tests", _tests(report)]
     if report.lossy and report.witnesses:
         rows = [
@@ -115,6 +119,8 @@ def log_text(report: LogReport) -> str:
         ]  # fmt: skip
         head = ["line", "doc", "token", "p", "q", "draft", "capital", "of"]
         parts += ["", "positions that weigh most against the rule", _aligned([head, *rows])]
+    if not verbose:
+        return "\n".join([*parts, "", _MORE])
     parts += ["", f"power: smallest mean TV(output, p) seen with probability {POWER:g}", _power(report)]
     rows = [[figure.name, _number(figure.value, 5), figure.definition] for figure in report.figures]
     parts += ["", "acceptance, as it is variously defined", _aligned(rows)]
@@ -129,9 +135,19 @@ def log_text(report: LogReport) -> str:
     return "\n".join(parts)
 
 
-def rule_text(report: RuleReport) -> str:
-    """A rule's report for reading."""
+def rule_text(report: RuleReport, verbose: bool = True) -> str:
+    """A rule's report for reading; without the tests on its steps where it is not ``verbose``."""
     parts = [f"verdict: {printable(report.name)}: {rule_verdict(report)}"]
+    if report.gaps:
+        head = ["sampler", "n", "rows", "acceptance", "bound", "gap", "95% interval of the gap", "Monte Carlo error"]
+        rows = [
+            [
+                x.sampler, str(x.drafts), str(x.positions), f"{x.acceptance:.5f}", f"{x.bound:.5f}", f"{x.gap:.5f}",
+                "-" if x.ci_low != x.ci_low else f"{x.ci_low:.5f} to {x.ci_high:.5f}", f"{x.mc_stderr:.5f}",
+            ]
+            for x in report.gaps
+        ]  # fmt: skip
+        parts += [f"bound: {in_words(report.gaps)}", "", "acceptance on the rows of the dump", _aligned([head, *rows])]
     if report.enumerated:
         head = [
             "sampler",
@@ -163,6 +179,9 @@ def rule_text(report: RuleReport) -> str:
                     ]
                 )
             )
+    if not verbose:
+        shown = [[f"  {name}", verdict(part)] for name, part in report.steps]
+        return "\n".join([*parts, "", "steps", _aligned(shown), "", _MORE])
     for name, part in report.steps:
         parts += ["", f"steps on {name}: {verdict(part)}", *_loss(part), _tests(part)]
         parts.append("detectable TV: " + _power_line(part))
@@ -246,10 +265,7 @@ def _number(x: float | None, digits: int) -> str:
 
 
 def _aligned(rows: Table) -> str:
-    columns = max(len(row) for row in rows)
-    full = [[*map(printable, row), *[""] * (columns - len(row))] for row in rows]
-    widths = [max(len(row[i]) for row in full) for i in range(columns)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in full)
+    return text_table([], rows)
 
 
 def _document(x: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import watching
+from mdsd_bounds.audit.bound_gap import BoundGap, bound_gap
 from mdsd_bounds.audit.logs import from_arrays
 from mdsd_bounds.audit.positions import LADDER, Positions, bounds_of
 from mdsd_bounds.audit.report import LogReport, judge
@@ -63,11 +65,14 @@ class Counted:
 
 @dataclass(frozen=True)
 class RuleReport:
-    """Audit of a rule: the enumerations (empty for a rule that gives steps only), and its steps judged as logs."""
+    """Audit of a rule: the enumerations (empty for a rule that gives steps only), its steps judged as logs, and its
+    distance from the bound on real rows (empty where none were given).
+    """
 
     name: str
     enumerated: tuple[Counted, ...]
     steps: tuple[tuple[str, LogReport], ...]
+    gaps: tuple[BoundGap, ...] = ()
 
     @property
     def lossy(self) -> bool:
@@ -153,9 +158,10 @@ class named:  # noqa: N801 (a context manager, used like a function)
             return
         if isinstance(error, InputError):
             raise InputError(f"{error} ({self.where})") from None
-        raise InputError(
-            f"verifier {self.rule.name!r} raised {type(error).__name__}: {error} ({self.where}); mend the rule"
-        ) from error
+        what = f"raised {type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = f"called sys.exit({error.code!r})"
+        raise InputError(f"verifier {self.rule.name!r} {what} ({self.where}); fix the rule") from error
 
 
 def run_steps(
@@ -205,12 +211,11 @@ def audit_rule(
     samplers: tuple[str, ...],
     drafts: tuple[int, ...],
     *,
-    rows: tuple[Tensor, Tensor] | None = None,
+    rows: tuple[Tensor, ...] | None = None,
     steps: int = 200,
     alpha: float = 0.01,
     seed: int = 0,
-    enumerate_distribution: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, int], None] | None = None,
     m: int = 1,
 ) -> RuleReport:
     """Enumerate a rule and judge its steps.
@@ -218,17 +223,16 @@ def audit_rule(
     Parameters
     ----------
     rule : Verifier
-        Registered here, by another package, or made by :func:`mdsd_bounds.audit.loading.load_rule`.
+        A rule as :func:`mdsd_bounds.verifiers.get_verifier` or :func:`mdsd_bounds.audit.load_rule` gives it.
     samplers, drafts : tuple
         Every pair of them is audited.
     rows : tuple of Tensor, optional
-        p and q ``[B, V]``: real rows at full vocabulary to run steps on.
+        p and q ``[B, V]``, and where known the document ``[B]`` of each row: real rows at full vocabulary to run steps
+        on, and to measure the distance from the bound.
     steps : int
         Steps on each small row; a quarter as many on each of ``rows``.
     alpha : float
         False-alarm rate of the steps' verdict, shared equally by all logs.
-    enumerate_distribution : bool
-        False for a rule that gives steps only.
     progress : callable, optional
         Called with the number of pairs done and their total.
     m : int
@@ -246,13 +250,14 @@ def audit_rule(
         require_pair(rule, sampler, (n,))
     generator = torch.Generator().manual_seed(seed)
     counted: list[Counted] = []
+    gaps: list[BoundGap] = []
     logs: list[tuple[str, LogReport]] = []
     share = alpha / (len(pairs) * (1 if rows is None else 2))
+    if progress is not None:
+        progress(0, len(pairs))
     for done, (sampler, n) in enumerate(pairs):
-        if progress is not None:
-            progress(done, len(pairs))
         options = get_sampler(sampler).own_options({"m": m})
-        if enumerate_distribution:
+        if rule.output_distribution is not None:
             counted.append(enumerate_rule(rule, sampler, n, **options))
         # Rows of one width: the padding has p = q = 0, which changes nothing for a sound rule.
         size = max(len(p) for _, p, _ in audit_rows())
@@ -261,9 +266,20 @@ def audit_rule(
         small = run_steps(rule, first, second, sampler, n, steps, generator, **options)
         logs.append((f"{sampler}, n={n}, small rows", judge(small, share)))
         if rows is not None:
-            p, q = rows
+            p, q = rows[:2]
             apart = get_sampler(sampler).takes == "drafters"
             wide = torch.stack([q.roll(k, -1) for k in range(n)], 1) if apart else q
             real = run_steps(rule, p, wide, sampler, n, max(1, steps // 4), generator, **options)
             logs.append((f"{sampler}, n={n}, rows of the dump", judge(real, share)))
-    return RuleReport(rule.name, tuple(counted), tuple(logs))
+            documents = rows[2] if len(rows) > 2 else torch.arange(len(p))
+            with watching(_inside(progress, done, len(pairs))):
+                found = bound_gap(rule, p, wide, sampler, n, documents=documents, samples=steps, **options)
+            gaps.append(found)
+        if progress is not None:
+            progress(done + 1, len(pairs))
+    return RuleReport(rule.name, tuple(counted), tuple(logs), tuple(gaps))
+
+
+def _inside(progress: Callable[[float, int], None] | None, done: int, total: int) -> Callable[[float], None] | None:
+    """Progress within pair ``done``: what takes longest there is its last half."""
+    return None if progress is None else lambda share: progress(done + 0.5 + 0.5 * share, total)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_probs
-from mdsd_bounds.problem import Bound, InputError, Problem, checked_tv, draft_counts, squeeze
+from mdsd_bounds.problem import ArrayLike, Bound, Counts, InputError, Option, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
+
+if TYPE_CHECKING:
+    from mdsd_bounds.bounds.gradient import acceptance_loss, differentiable_acceptance
 
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
@@ -25,18 +28,33 @@ METHODS: dict[str, tuple[str, str]] = {
     "product": ("mdsd_bounds.bounds.search.independent_drafts", "solve_product"),
 }
 
-__all__ = ["METHODS", "make_problem", "optimal_acceptance", "solve", "within"]
+__all__ = [
+    "METHODS",
+    "acceptance_loss",
+    "differentiable_acceptance",
+    "make_problem",
+    "optimal_acceptance",
+    "solve",
+    "within",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The gradient stands on the search, which is defined below.
+    if name in ("acceptance_loss", "differentiable_acceptance"):
+        return getattr(importlib.import_module("mdsd_bounds.bounds.gradient"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def optimal_acceptance(
-    p: Any,
-    q: Any,
-    n_drafts: Any,
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
     *,
     method: str = "auto",
     tv: float = 0.0,
-    **options: Any,
+    **options: Option,
 ) -> Bound:
     """Best acceptance rate that any multi-draft verifier can reach, with a certified interval.
 
@@ -90,7 +108,7 @@ def optimal_acceptance(
     [0.75, 0.85, 1.0]
     """
     tv = checked_tv(tv)
-    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, **options)
+    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, defects=None, **options)
     bound = within(solve(problem, method), tv)
     if not (single_n or single_row):
         return bound
@@ -132,7 +150,13 @@ def within(bound: Bound, tv: float) -> Bound:
 
 
 def make_problem(
-    p: Any, q: Any, n_drafts: Any, sampler: str, *, defects: tuple[Tensor, Tensor] | None = None, **options: Any
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
+    sampler: str,
+    *,
+    defects: tuple[Tensor, Tensor] | None = None,
+    **options: Option,
 ) -> tuple[Problem, bool, bool]:
     """Check p, q and ``n_drafts`` and put them in a :class:`Problem`; the flags say which axes were single.
 

@@ -7,14 +7,13 @@ total mass.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.oracles.draft_sets import draft_sets
 from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
-from mdsd_bounds.problem import Bound, Problem
+from mdsd_bounds.problem import Bound, Option, Problem
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask, leftover
 
@@ -54,7 +53,7 @@ def subset_bound(bound: Bound) -> Tensor:
     return (certificate + bound.tv).clamp(max=1.0) if bound.tv > 0 else certificate
 
 
-def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping[str, Any] | None = None) -> Tensor:
+def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping[str, Option] | None = None) -> Tensor:
     """``Q(H) = Pr(every one of n drafts lies in H)``, ``[B]``, for any subset H and any registered sampler.
 
     Parameters

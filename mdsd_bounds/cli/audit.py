@@ -29,7 +29,7 @@ def audit(
         str | None, typer.Argument(metavar="[LOG]", help="Log of a running system, JSONL or parquet.")
     ] = None,
     verifier: Annotated[
-        str | None, typer.Option("--verifier", help="Audit a rule: a registered name, or module:NAME.")
+        str | None, typer.Option("--verifier", help="Audit a rule: a name, module:NAME or path/to/file.py:NAME.")
     ] = None,
     controls: Annotated[bool, typer.Option("--controls", help="Self-check: known faults must be flagged.")] = False,
     sampler: Annotated[
@@ -58,6 +58,7 @@ def audit(
     ] = False,
     format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
     figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="All details of the report.")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> int:
@@ -82,9 +83,9 @@ def audit(
     if controls:
         return _controls(alpha, seed, format, figure)
     if log is not None:
-        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure)
+        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure, verbose)
     assert verifier is not None
-    return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet)
+    return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet, verbose)
 
 
 def _show(text: str, data: dict[str, Any], format: AuditFormat) -> None:
@@ -116,6 +117,7 @@ def _log(
     blockwise: bool,
     format: AuditFormat,
     figure: str | None,
+    verbose: bool,
 ) -> int:
     from pathlib import Path
 
@@ -125,7 +127,7 @@ def _log(
     report = audit_log(
         log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, blockwise=blockwise, **warp, m=m
     )
-    _show(log_text(report), log_data(report), format)
+    _show(log_text(report, verbose), log_data(report), format)
     if figure is not None:
         _draw(figure, {Path(log).name: (report, report.lossy)})
     return LOSSY if report.lossy else GOOD
@@ -144,12 +146,13 @@ def _rule(
     seed: int,
     format: AuditFormat,
     quiet: bool,
+    verbose: bool,
 ) -> int:
     from mdsd_bounds.audit import audit_rule, load_rule
     from mdsd_bounds.audit.render import rule_data, rule_text
     from mdsd_bounds.samplers import get_sampler
 
-    rule, has_distribution = load_rule(spec)
+    rule = load_rule(spec)
     samplers = (
         tuple(x for x in rule.samplers if get_sampler(x).takes != "table") if sampler is None else names_in(sampler)
     )
@@ -164,11 +167,10 @@ def _rule(
             steps=steps,
             alpha=alpha,
             seed=seed,
-            enumerate_distribution=has_distribution,
             progress=progress,
             m=m,
         )
-    _show(rule_text(report), rule_data(report), format)
+    _show(rule_text(report, verbose), rule_data(report), format)
     return LOSSY if report.lossy else GOOD
 
 
@@ -178,13 +180,13 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
     return (1, 2, 3) if rule.drafts_needed is None else (rule.drafts_needed,)
 
 
-def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The first rows of a dump as distributions."""
+def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The first rows of a dump as distributions, and their documents where it names them."""
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.problem import InputError
 
-    held = opened(dump, limit)
+    held, _ = opened(dump, limit)
     batch = next(iter(held.batches(min(limit, len(held)))))
     if batch.target_cut is not None or batch.draft_cut is not None:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")
@@ -192,7 +194,7 @@ def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
     cuts = {"top_k": warp["top_k"], "top_p": warp["top_p"]}
     p = to_probs(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
     q = to_probs(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
-    return p, q
+    return (p, q) if batch.doc is None else (p, q, batch.doc)
 
 
 def _draw(path: str, reports: dict[str, Any]) -> None:

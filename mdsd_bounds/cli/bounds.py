@@ -10,6 +10,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -17,27 +18,29 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
-    TopK,
-    TopP,
+    Tokenizer,
     Within,
     names_in,
     numbers_in,
     tvs_in,
 )
 from mdsd_bounds.cli.outputs import Force
-from mdsd_bounds.cli.table import run_and_print
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
+from mdsd_bounds.cli.table import Summary, run_and_print
 
 
+@with_sampling
 def bounds(
     dump: Dump,
     sampler: Samplers = "with_replacement,without_replacement,greedy",
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     m: Fixed = 1,
     tv: Within = None,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -51,17 +54,22 @@ def bounds(
 
     With --tv, that of the best rule whose output may be so far from the target at every position.
     """
+    from mdsd_bounds.dumps.how_to_read import named
+    from mdsd_bounds.pipeline.conclusions import bounds_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings
-    from mdsd_bounds.pipeline.tables import render, summarise
+    from mdsd_bounds.pipeline.tables import summarise
 
     settings = Settings(
         samplers=names_in(sampler),
         drafts=numbers_in(drafts, "--drafts", int),
         temperatures=numbers_in(temperature, "--temperature", float),
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         options={"m": m},
         tvs=tvs_in(tv),
     )
-    run_and_print(dump, settings, summarise, render, None, format, out, limit, shard, engine, batch, force, quiet)
+    say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
+    told = Summary(summarise, bounds_in_words, droppable=("stderr",))
+    run_and_print(dump, settings, told, format, out, limit, shard, engine, batch, force, quiet)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdsd_bounds.cli.options import (
+    VERIFIERS_HELP,
     Batch,
     Drafts,
     DraftTemperature,
@@ -15,6 +17,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -22,28 +25,41 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
-    TopK,
-    TopP,
+    Tokenizer,
     names_in,
     numbers_in,
+    sampling_hint,
+    verifiers_in,
 )
 from mdsd_bounds.cli.outputs import Force
-from mdsd_bounds.cli.table import run_and_print
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
+from mdsd_bounds.cli.table import Summary, computed, print_summary, run_and_print
+
+if TYPE_CHECKING:
+    from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@with_sampling
 def compare(
     dump: Dump,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="With --paired: a second dump or table, second minus first.")
+    ] = None,
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
-    verifier: Annotated[str, typer.Option("--verifier", help="Verifiers, comma-separated, or 'all'.")] = "all",
+    verifier: Annotated[str, typer.Option("--verifier", help=VERIFIERS_HELP)] = "all",
     drafts: Drafts = "1,2,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     m: Fixed = 1,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 500,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the Monte Carlo samples.")] = 0,
+    pairs: Annotated[
+        bool, typer.Option("--paired", help="Two dumps (two drafts) or two tables, on the same positions.")
+    ] = False,
     lossy: Annotated[bool, typer.Option("--lossy", help="With 'all': the lossy verifiers instead, flagged.")] = False,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -54,22 +70,25 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
+    from mdsd_bounds.dumps.how_to_read import named
+    from mdsd_bounds.pipeline.conclusions import comparison_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
-    from mdsd_bounds.pipeline.tables import COMPARED, COMPARED_LOSSY, render, summarise_comparison
+    from mdsd_bounds.pipeline.tables import COMPARED, COMPARED_LOSSY
     from mdsd_bounds.verifiers import get_verifier
 
+    if pairs != (other is not None):
+        raise typer.BadParameter("--paired goes with two dumps or two tables: mdsd compare A B --paired")
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)
-    names = None if verifier == "all" else names_in(verifier)
-    verifiers = matching_verifiers(names, samplers, counts, lossy=lossy)
+    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy)
     settings = Settings(
         samplers=samplers,
         drafts=counts,
         temperatures=numbers_in(temperature, "--temperature", float),
         verifiers=verifiers,
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         samples=samples,
         seed=seed,
         options={"m": m},
@@ -82,6 +101,63 @@ def compare(
             "the lossless optimum, bound_at_tv the optimum at the verifier's own tv",
             file=sys.stderr,
         )
+    say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
+    if other is not None:
+        _paired(dump, other, settings, format, limit, quiet)
+        return
+    told = Summary(best_first, comparison_in_words, shown, ("share",))
     run_and_print(
-        dump, settings, summarise_comparison, render, shown, format, out, limit, shard, engine, batch, force, quiet
+        dump,
+        settings,
+        told,
+        format,
+        out,
+        limit,
+        shard,
+        engine,
+        batch,
+        force,
+        quiet,
+        hint=sampling_hint(samples),
     )
+
+
+def best_first(table: Any) -> Any:
+    """The summary of a comparison: by temperature and number of drafts, and within these what accepts most first."""
+    from mdsd_bounds.pipeline.tables import summarise_comparison
+
+    summary = summarise_comparison(table)
+    return summary.sort_values(
+        ["temperature", "drafts", "acceptance"], ascending=[True, True, False], kind="stable", ignore_index=True
+    )
+
+
+def _paired(first: str, second: str, settings: Settings, format: Format, limit: int | None, quiet: bool) -> None:
+    """Print the differences between two dumps or two tables, second minus first."""
+    from mdsd_bounds.pipeline.conclusions import paired_in_words
+    from mdsd_bounds.pipeline.paired import paired
+    from mdsd_bounds.pipeline.tables import read_table
+
+    tables, warnings = [], []
+    for path in (first, second):
+        if path.endswith(".parquet") and Path(path).is_file() and _is_table(path):
+            tables.append(read_table(path))
+            continue
+        found = computed(path, settings, None, limit, "0/1", "local", 64, False, quiet, sampling_hint(settings.samples))
+        assert found is not None
+        tables.append(found[0])
+        warnings += found[1]
+    names = Path(first).name or first, Path(second).name or second
+    if names[0] == names[1]:
+        names = first, second
+    told = Summary(None, lambda summary: paired_in_words(summary, *names), None, ("positions",))  # type: ignore[arg-type]
+    print(f"note: first is {first}, second is {second}", file=sys.stderr)
+    print_summary(paired(tables[0], tables[1], names), told, format, warnings)
+
+
+def _is_table(path: str) -> bool:
+    """Whether a parquet file is a table of results rather than a dump in parquet."""
+    import pyarrow.parquet as pq
+
+    return "sampler" in pq.read_schema(path).names

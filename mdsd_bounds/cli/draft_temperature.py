@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -28,8 +27,9 @@ def draft_temperature(
     from mdsd_bounds.diagnostics import choose_draft_temperature
     from mdsd_bounds.pipeline.tables import render
 
+    source, warnings = opened(dump, limit)
     found = choose_draft_temperature(
-        opened(dump, limit),
+        source,
         drafts,
         sampler,
         temperature=temperature,
@@ -41,9 +41,10 @@ def draft_temperature(
     table = found.table.assign(
         draft_temperature=found.table["ratio"] * temperature, advised=found.table["ratio"] == found.ratio
     )
-    print(render(table, format.value, ["ratio", "draft_temperature", "mean", "gain", "stderr", "advised"]))
-    print(
-        f"advice: ratio {found.ratio:g}; gain on documents not used for the choice {found.gain:.5f} +- "
-        f"{found.stderr:.5f} (one standard error; the folds chose {', '.join(f'{r:g}' for r in found.chosen)})",
-        file=sys.stderr,
+    conclusion = (
+        f"Draft at {found.ratio:g} times the target's temperature; gain on documents not used for the choice "
+        f"{found.gain:.5f} +- {found.stderr:.5f} (one standard error; the folds chose "
+        f"{', '.join(f'{r:g}' for r in found.chosen)})."
     )
+    shown = ["ratio", "draft_temperature", "mean", "gain", "stderr", "advised"]
+    print(render(table, format.value, shown, warnings, conclusion))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.cli.exits import need, resumable
+
+if TYPE_CHECKING:
+    from mdsd_bounds.models.server_capture import ServerSettings
 
 
 class Mode(StrEnum):
@@ -34,43 +41,90 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="Hugging Face name, local folder or GGUF file; of a server the name it serves."),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", help="The same; or chimera:FOLDER, early-exit:K, skip-layers:4-9, prompt-lookup."),
+]
+TargetUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--target-url",
+        help="Ask a server for prompt log-probabilities instead of running the target (http://localhost:8000).",
+    ),
+]
+Vocabulary = Annotated[
+    int | None, typer.Option("--vocabulary", help="Servers: tokens of the models, which they do not say.")
+]
+ModeOf = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="sampled: the target continues the prompts (models); teacher-forced: they are the text (servers).",
+    ),
+]
+NewTokens = Annotated[int | None, typer.Option("--new-tokens", help="Positions of each prompt; 32, of servers all.")]
+Kept = Annotated[
+    int | None, typer.Option("--top-k", help="Tokens kept with --store top-k (64), or asked of a server (20).")
+]
+TokenMap = Annotated[
+    str | None,
+    typer.Option("--token-map", help="For different vocabularies: 'intersection', or a file with d2t or target_ids."),
+]
+MostTokens = Annotated[int, typer.Option("--max-prompt-tokens", help="Longer prompts are refused, never cut.")]
+
+
 def log(
-    target: Annotated[str, typer.Option("--target", help="Hugging Face name, local folder or GGUF file.")],
-    draft: Annotated[
-        str,
-        typer.Option("--draft", help="The same; or early-exit:K, skip-layers:4-9, prompt-lookup[:ORDER[:STRENGTH]]."),
-    ],
     prompts: Annotated[str, typer.Option("--prompts", help="Text (one a line), .jsonl or 'humaneval'.")],
     out: Annotated[str, typer.Option("--out", help="Folder of the dump; the same command continues it.")],
-    mode: Annotated[
-        Mode,
-        typer.Option("--mode", help="sampled: the target continues the prompts; teacher-forced: they are the text."),
-    ] = Mode.sampled,
+    target: Target = None,
+    draft: Draft = None,
+    target_url: TargetUrl = None,
+    draft_url: Annotated[str | None, typer.Option("--draft-url", help="The same for the draft.")] = None,
+    vocabulary: Vocabulary = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Servers: seconds for one answer.")] = 120.0,
+    mode: ModeOf = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the text's sampling; 0 is greedy.")] = 1.0,
     max_positions: Annotated[int | None, typer.Option("--max-positions", help="Stop after so many positions.")] = None,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Positions of each prompt.")] = 32,
+    new_tokens: NewTokens = None,
     store: Annotated[Stored, typer.Option("--store", help="What is kept of each position.")] = Stored.logits,
-    top_k: Annotated[int, typer.Option("--top-k", help="Tokens kept with --store top-k.")] = 64,
-    token_map: Annotated[
-        str | None,
-        typer.Option(
-            "--token-map", help="For different vocabularies: 'intersection', or a file with d2t or target_ids."
-        ),
-    ] = None,
+    top_k: Kept = None,
+    token_map: TokenMap = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampled text.")] = 0,
     dtype: Annotated[Precision, typer.Option("--dtype", help="Of the computation.")] = Precision.float32,
     store_dtype: Annotated[Precision, typer.Option("--store-dtype", help="Of stored logits.")] = Precision.float16,
     device: Annotated[str, typer.Option("--device", help="A torch device, for example cpu or cuda:0.")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts run together; the unit of resuming.")] = 16,
-    max_prompt_tokens: Annotated[
-        int, typer.Option("--max-prompt-tokens", help="Longer prompts are refused, never cut.")
-    ] = 2048,
+    max_prompt_tokens: MostTokens = 2048,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Run a model pair over prompts and store the distributions of both at every position; prints the dump's folder."""
-    import os
-    import sys
+    """Run a model pair over prompts and store the distributions of both at every position; prints the dump's folder.
 
+    mdsd log --target-url http://localhost:8000 --draft-url http://localhost:8001 --prompts texts.txt --out pair
+    """
+
+    def report(line: str) -> None:
+        if not quiet:
+            print(printable(line), file=sys.stderr, flush=True)
+
+    if target_url is not None:
+        if mode is Mode.sampled or store is not Stored.logits or token_map is not None:
+            raise typer.BadParameter("--target-url goes with neither --mode sampled, nor --store, nor --token-map")
+        from mdsd_bounds.models.server_capture import ServerSettings
+
+        asked = ServerSettings(20 if top_k is None else top_k, vocabulary, new_tokens, max_positions)
+        with resumable(f"finished prompts are in {out}"):
+            print(
+                _of_servers(
+                    (target_url, target), (draft_url, draft), prompts, out, asked, timeout, dtype, device, report
+                )
+            )
+        return
+    if draft_url is not None or target is None or draft is None:
+        raise typer.BadParameter("give --target and --draft, or --target-url and --draft-url (or --draft)")
     # Read when tqdm is first imported: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
     need("transformers", purpose="running models")
@@ -79,21 +133,16 @@ def log(
 
     hush()
     settings = CaptureSettings(
-        new_tokens=new_tokens,
+        new_tokens=32 if new_tokens is None else new_tokens,
         temperature=temperature,
-        mode=mode.value.replace("-", "_"),
+        mode=(mode or Mode.sampled).value.replace("-", "_"),
         seed=seed,
         batch_size=batch_size,
         store_dtype=store_dtype.value,
         max_prompt_tokens=max_prompt_tokens,
         store=store.value,
-        top_k=top_k,
+        top_k=64 if top_k is None else top_k,
     )
-
-    def report(line: str) -> None:
-        if not quiet:
-            print(printable(line), file=sys.stderr, flush=True)
-
     with resumable(f"finished batches are in {out}"):
         path = log_pair(
             target,
@@ -108,3 +157,31 @@ def log(
             report=report,
         )
     print(path)
+
+
+def _of_servers(
+    target: tuple[str, str | None],
+    draft: tuple[str | None, str | None],
+    prompts: str,
+    out: str,
+    settings: ServerSettings,
+    timeout: float,
+    dtype: Precision,
+    device: str,
+    report: Callable[[str], None],
+) -> Path:
+    """Log from the target's server and the draft's, or a draft that runs here."""
+    from mdsd_bounds.models.server_capture import log_servers
+    from mdsd_bounds.models.servers import Server
+
+    first = Server(target[0], target[1] or "", timeout)
+    if draft[0] is not None:
+        return log_servers(first, Server(draft[0], draft[1] or "", timeout), prompts, out, settings, report)
+    if draft[1] is None:
+        raise typer.BadParameter("give the draft: --draft-url, or --draft with a model to run here")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    need("transformers", purpose="running the draft")
+    from mdsd_bounds.models.loading import hush, load_model
+
+    hush()
+    return log_servers(first, load_model(draft[1], dtype.value, device), prompts, out, settings, report)

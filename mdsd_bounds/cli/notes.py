@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 
-def opened(path: str, limit: int | None = None) -> Any:
-    """The opened dump; facts and warnings of :mod:`mdsd_bounds.dumps.evidence` are printed."""
+def opened(path: str, limit: int | None = None) -> tuple[Any, list[str]]:
+    """The opened dump; facts and warnings of :mod:`mdsd_bounds.dumps.evidence` are printed, the warnings returned."""
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.dumps.evidence import evidence
     from mdsd_bounds.dumps.inspect import width_line
@@ -20,7 +20,7 @@ def opened(path: str, limit: int | None = None) -> Any:
         print(f"note: {width_line(dump.facts)}", file=sys.stderr)
     for warning in found.warnings:
         print(f"WARNING: {path}: {warning}", file=sys.stderr)
-    return dump
+    return dump, found.warnings
 
 
 def say_beyond(table: Any) -> None:

@@ -17,8 +17,10 @@ from mdsd_bounds.cli.terminal import raw_stderr
 
 #: Between two lines of progress in a log file.
 SECONDS_OF_SILENCE = 20.0
+#: Work that takes longer than this from now on is told how it could be shorter.
+SECONDS_BEFORE_A_HINT = 60.0
 #: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
-QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy"
+QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy,optimal"
 ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
@@ -26,6 +28,8 @@ class Format(StrEnum):
     """Output formats of tables."""
 
     table = "table"
+    markdown = "markdown"
+    html = "html"
     csv = "csv"
     json = "json"
 
@@ -37,14 +41,20 @@ Temperatures = Annotated[str, typer.Option("--temperature", help="Temperatures, 
 DraftTemperature = Annotated[
     float | None, typer.Option("--draft-temperature", help="Temperature of the draft where it differs.")
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable tokens of both models.")]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the smallest set of tokens with this mass.")]
 Fixed = Annotated[int, typer.Option("--m", help="Fixed tokens of top_m_plus.")]
 Within = Annotated[
     str | None,
     typer.Option(
         "--tv", help="Total variations from the target that the output may have, comma-separated (0,0.01,0.05)."
     ),
+]
+Head = Annotated[
+    int | None,
+    typer.Option("--head", min=0, help="Of a draft with several heads [N, K, V], the one that is meant (from 0)."),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="tokenizer.json (or its folder) of answers that name tokens by their text."),
 ]
 Style = Annotated[Format, typer.Option("--format", help="How to print the summary.")]
 Out = Annotated[str | None, typer.Option("--out", help="Per-position results (parquet); resumes where it stopped.")]
@@ -59,6 +69,15 @@ Batch = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
+#: Of every option that names verifiers.
+VERIFIERS_HELP = "Verifiers, comma-separated: names, 'all', or your own as module:NAME or path/to/file.py:NAME."
+
+
+def sampling_hint(samples: int) -> str:
+    """How a comparison could take less time."""
+    return f"rules without a closed form are sampled: fewer --samples (now {samples}) or --limit make it shorter"
+
+
 def names_in(text: str) -> tuple[str, ...]:
     """Names separated by commas, in order, each once; ``all`` is every sampler."""
     given = [name.strip() for name in text.split(",") if name.strip()]
@@ -70,12 +89,20 @@ def names_in(text: str) -> tuple[str, ...]:
 
 def fitting(text: str, samplers: tuple[str, ...]) -> tuple[str, ...]:
     """The verifiers named; of the default ones only those that fit a sampler asked for."""
-    names = names_in(text)
+    names = verifiers_in(text)
     if text != QUICK_VERIFIERS:
         return names
     from mdsd_bounds.verifiers import get_verifier
 
     return tuple(name for name in names if get_verifier(name).takes(samplers))
+
+
+def verifiers_in(text: str) -> tuple[str, ...]:
+    """Verifiers separated by commas, in order, each once: names, ``all``, or where a rule of one's own is found."""
+    given = [name.strip() for name in text.split(",") if name.strip()]
+    if not given:
+        raise typer.BadParameter(f"{text!r}: give at least one name, or several separated by commas")
+    return tuple(dict.fromkeys(given))
 
 
 def numbers_in(text: str, option: str, kind: type) -> tuple[Any, ...]:
@@ -107,14 +134,17 @@ def shard_in(text: str, out: str | None) -> tuple[int, int]:
 
 
 @contextmanager
-def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Progress with time left on stderr: a bar, or a line now and then where that is no terminal; None if unwanted."""
+def progress_bar(label: str, quiet: bool, hint: str = "") -> Iterator[Callable[[float, int], None] | None]:
+    """Progress with time left on stderr: a bar, or a line now and then where that is no terminal; None if unwanted.
+
+    ``hint`` says how the work could be made shorter; it is printed once, where more than a minute is left.
+    """
     if quiet:
         yield None
         return
     name = printable(Path(label).name or label)
     if not sys.stderr.isatty():
-        yield _lines_of_progress(name)
+        yield _lines_of_progress(name, hint)
         return
     from rich.console import Console
     from rich.progress import (
@@ -130,14 +160,23 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]
     with Progress(*columns, TimeRemainingColumn(), console=Console(file=raw_stderr()), transient=True) as bar:
         # A name is no markup.
         task = bar.add_task(name.replace("[", r"\["), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        hints = [hint] if hint else []
+
+        def report(done: float, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            left = bar.tasks[0].time_remaining
+            if hints and left is not None and left > SECONDS_BEFORE_A_HINT:
+                bar.console.print(f"note: {hints.pop()}", markup=False, highlight=False)
+
+        yield report
 
 
-def _lines_of_progress(name: str) -> Callable[[int, int], None]:
+def _lines_of_progress(name: str, hint: str) -> Callable[[float, int], None]:
     begun = said = time.monotonic()
-    first: int | None = None
+    first: float | None = None
+    hints = [hint] if hint else []
 
-    def report(done: int, total: int) -> None:
+    def report(done: float, total: int) -> None:
         nonlocal said, first
         now = time.monotonic()
         first = done if first is None else first
@@ -145,6 +184,9 @@ def _lines_of_progress(name: str) -> Callable[[int, int], None]:
             return
         said = now
         left = (now - begun) / (done - first) * (total - done)
-        print(f"{name}: {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+        shown = f"{done:.0f}" if done == int(done) else f"{done:.1f}"
+        print(f"{name}: {shown} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+        if hints and left > SECONDS_BEFORE_A_HINT:
+            print(f"note: {hints.pop()}", file=sys.stderr, flush=True)
 
     return report

@@ -39,9 +39,10 @@ def check_out(
     Raises
     ------
     InputError
-        If it is an input or a part of one, a folder, in no folder, or a file of somebody else's.
+        If it is an input or a part of one, a folder, a device, in no folder, or a file of somebody else's.
     """
     from mdsd_bounds._backend.origin import is_ours
+    from mdsd_bounds._backend.whole_files import refuse_special
     from mdsd_bounds.problem import InputError
 
     if out is None or ("://" in out and not out.startswith("file://")):
@@ -55,6 +56,7 @@ def check_out(
         os.lstat(path)
     except FileNotFoundError:
         return
+    refuse_special(path)
     for source in _paths(inputs):
         if _is_or_holds(source, path):
             raise InputError(f"{option} {out}: is read by this command ({source}); write elsewhere")
@@ -67,11 +69,14 @@ def check_out(
 
 
 def _paths(inputs: Sequence[str | None]) -> list[Path]:
+    from mdsd_bounds.dumps.how_to_read import parted
+
     found = []
     for given in inputs:
         if given is not None:
-            whole = Path(given.removeprefix("file://"))
-            found += [whole] if whole.exists() else [Path(part) for part in given.split(",")]
+            name, how = parted(given.removeprefix("file://"))
+            found += [Path(name)] if Path(name).exists() else [Path(part) for part in name.split(",")]
+            found += [Path(how.tokenizer)] if how.tokenizer else []
     return [path for path in found if path.exists()]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import (
     QUICK_VERIFIERS,
+    VERIFIERS_HELP,
     Drafts,
     DraftTemperature,
     Dump,
@@ -17,62 +18,75 @@ from mdsd_bounds.cli.options import (
     Quiet,
     Samplers,
     Temperatures,
-    TopK,
-    TopP,
     fitting,
     names_in,
     numbers_in,
     progress_bar,
+    sampling_hint,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 
+@with_sampling
 def report(
     dump: Dump,
     out: Annotated[str, typer.Option("--out", help="HTML file; complete in itself.")],
     sampler: Samplers = "with_replacement,without_replacement,greedy,top_k",
     verifier: Annotated[
-        str, typer.Option("--verifier", help="Verifiers, comma-separated, 'all', or 'none' for bounds alone.")
+        str, typer.Option("--verifier", help=f"{VERIFIERS_HELP} 'none' for bounds alone.")
     ] = QUICK_VERIFIERS,
-    drafts: Drafts = "1,2,4,8",
+    drafts: Drafts = "1,2,3,4,8",
     temperature: Temperatures = "1.0",
     draft_temperature: DraftTemperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
+    sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
+    draft_cost: Annotated[
+        float | None, typer.Option("--draft-cost", help="One draft call, in target calls: the tree is chosen by speed.")
+    ] = None,
+    target_cost: Annotated[
+        str | None, typer.Option("--target-cost", help="Cost by nodes read, as in mdsd advise; needs --draft-cost.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="A tokenizer.json: tokens are shown as text.")
+    ] = None,
+    positions: Annotated[int, typer.Option("--positions", min=0, help="Positions that the page opens up.")] = 12,
     limit: Limit = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """One HTML page about a dump: bounds, verifiers against them, figures."""
+    """One HTML page about a dump: what to use, what is left, figures, tables, positions."""
     import dataclasses
 
     need("matplotlib", purpose="mdsd report")
-    check_out(out, [dump], force)
+    check_out(out, [dump, tokenizer], force)
     from mdsd_bounds import __version__
     from mdsd_bounds._backend.whole_files import write_whole
     from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.dumps import inspect_dump
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.run import run
-    from mdsd_bounds.report import html_report, run_of
+    from mdsd_bounds.report import answer, explore, html_report, read_tokenizer, run_of
 
+    costs = _costs(draft_cost, target_cost)
+    name = None if tokenizer is None else read_tokenizer(tokenizer)
     settings = Settings(
         samplers=names_in(sampler),
         drafts=numbers_in(drafts, "--drafts", int),
         temperatures=numbers_in(temperature, "--temperature", float),
         draft_temperature=draft_temperature,
-        top_k=top_k,
-        top_p=top_p,
+        target=sampling.target,
+        draft=sampling.draft,
         samples=samples,
     )
-    chosen: tuple[str, ...] = ()
+    chosen: tuple[Any, ...] = ()
     if verifier != "none":
-        names = None if verifier == "all" else fitting(verifier, settings.samplers)
-        chosen = matching_verifiers(names, settings.samplers, settings.drafts)
-    source, comparison = opened(dump, limit), None
+        chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)
+    say_sampling(sampling)
+    (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
-    mark = f"{compared.key(source)}-{limit}-{__version__}"
+    asked = _digest(draft_cost, target_cost, tokenizer, positions)
+    mark = f"{compared.key(source)}-{limit}-{asked}-{__version__}"
     if not force and run_of(out) == mark:
         print(f"note: {out} is this report already; --force makes it again", file=sys.stderr)
         print(out)
@@ -82,7 +96,25 @@ def report(
     assert table is not None
     say_beyond(table)
     if chosen:
-        with progress_bar(f"{dump} (verifiers)", quiet) as progress:
+        with progress_bar(f"{dump} (verifiers)", quiet, sampling_hint(samples)) as progress:
             comparison = run(source, compared, limit=limit, progress=progress)
-    write_whole(out, html_report(table, comparison, inspect_dump(dump), __version__, mark).encode())
+    answers = [answer(table, comparison, at, costs) for at in settings.temperatures]
+    shown = table if comparison is None else comparison
+    explored = explore(source, shown, answers[0], compared, positions) if positions else []
+    page = html_report(table, comparison, answers, inspect_dump(dump), __version__, mark, explored, name)
+    write_whole(out, page.encode())
     print(out)
+
+
+def _costs(draft: float | None, target: str | None) -> Any:
+    """Costs where any is given."""
+    from mdsd_bounds.trees.advise import costs_from
+
+    return None if draft is None and target is None else costs_from(draft, target)
+
+
+def _digest(*asked: Any) -> str:
+    """What else the page depends on; a short name, as any of it may be long."""
+    import hashlib
+
+    return hashlib.sha256(repr(asked).encode()).hexdigest()[:8]

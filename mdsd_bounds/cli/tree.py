@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ def tree(
     log: Annotated[str | None, typer.Argument(metavar="[LOG]", help="Summarise this log; nothing is run.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Target: a hub name, a folder or a GGUF file.")] = None,
     draft: Annotated[
-        str | None, typer.Option("--draft", help="Draft: a model, early-exit:K or skip-layers:4-9 of the target.")
+        str | None, typer.Option("--draft", help="Draft: a model, chimera:FOLDER, early-exit:K or skip-layers:4-9.")
     ] = None,
     prompts: Annotated[
         str | None, typer.Option("--prompts", help="Text (one a line), .jsonl, or humaneval; a prompt is a document.")
@@ -31,7 +32,7 @@ def tree(
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
     ] = "2,2,1",
     rule: Annotated[
-        str, typer.Option("--rule", help="recursive, traversal, block (chains), or any verifier, at every node.")
+        str, typer.Option("--rule", help="recursive, traversal, sweep, block (chains), or any verifier, at every node.")
     ] = "recursive",
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens to emit after each prompt.")] = 32,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
@@ -41,6 +42,12 @@ def tree(
     device: Annotated[str, typer.Option("--device", help="A torch device.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
     out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, one line a target call.")] = None,
+    bound: Annotated[
+        bool,
+        typer.Option(
+            "--bound", help="Certified bound at every step (chain, rsd_c); three levels and more cost further calls."
+        ),
+    ] = False,
     format: Style = Format.table,
     force: Force = False,
     quiet: Quiet = False,
@@ -63,7 +70,21 @@ def tree(
         warp: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         name = f"{builder} {shape}, {rule}"
         lines = _run(
-            target, draft, prompts, builder, shape, rule, new_tokens, warp, limit, dtype, device, seed, out, quiet
+            target,
+            draft,
+            prompts,
+            builder,
+            shape,
+            rule,
+            new_tokens,
+            warp,
+            limit,
+            dtype,
+            device,
+            seed,
+            out,
+            bound,
+            quiet,
         )
     found = summarise_log(lines)
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
@@ -86,6 +107,7 @@ def _run(
     device: str,
     seed: int,
     out: str,
+    bound: bool,
     quiet: bool,
 ) -> list[dict[str, Any]]:
     import json
@@ -95,30 +117,34 @@ def _run(
     from mdsd_bounds._backend.whole_files import whole_file
     from mdsd_bounds.models.loading import hush, load_model
     from mdsd_bounds.models.prompts import read_prompts
+    from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
     from mdsd_bounds.trees.log import record
-    from mdsd_bounds.trees.named import named_tree
+    from mdsd_bounds.trees.named import fixed_branching, named_tree
     from mdsd_bounds.trees.real import TreeReader
 
     hush()
     named_tree(builder, shape)
+    branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
-    second, skip = _draft(draft, first, dtype, device)
+    drafting = _draft(draft, first, dtype, device)
     stop = _stop_tokens(first)
     build = named_tree(builder, shape, stop)
-    width = min(first.model.config.get_text_config().vocab_size, second.config.get_text_config().vocab_size)
+    model = drafting.model
+    width = min(first.model.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size)
     lines: list[dict[str, Any]] = []
     with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
-            readers = (
-                TreeReader(first.model, ids, width=width, **warp),
-                TreeReader(second, ids, skip=skip, width=width, **warp),
-            )
+            reader = TreeReader(first.model, ids, width=width, states=drafting.head is not None, **warp)
+            readers = reader, drafting.reader(reader, ids, width=width, **warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
+            twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
                 lines.append(record(step, number, doc, rule))
+                if branching is not None:
+                    lines[-1].update(step_bounds(step, *readers, branching, twins, stop))
                 stream.write(json.dumps(lines[-1]) + "\n")
             if not quiet:
                 done = sum(len(line["tokens"]) for line in lines)
@@ -126,26 +152,45 @@ def _run(
     return lines
 
 
-def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> tuple[Any, tuple[int, ...]]:
-    """The draft's model and the layers it leaves out."""
+@dataclass(frozen=True)
+class _Draft:
+    """What drafts: a model, the layers it leaves out, or a head on the target's states."""
+
+    model: Any
+    skip: tuple[int, ...] = ()
+    head: Any = None
+
+    def reader(self, target: Any, ids: list[int], **options: Any) -> Any:
+        from mdsd_bounds.trees.chimera import HeadReader
+        from mdsd_bounds.trees.real import TreeReader
+
+        if self.head is not None:
+            return HeadReader(target, self.head, ids, **options)
+        return TreeReader(self.model, ids, skip=self.skip, **options)
+
+
+def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> _Draft:
+    from mdsd_bounds.models.chimera import head_draft
     from mdsd_bounds.models.loading import load_model
     from mdsd_bounds.models.self_draft import decoder_layers, parse_layers
     from mdsd_bounds.models.vocabulary import same_vocabulary
     from mdsd_bounds.problem import InputError
 
     kind, _, value = source.partition(":")
+    if kind == "chimera":
+        return _Draft(target.model, head=head_draft(value, target))
     depth = len(decoder_layers(target.model)) if kind in ("early-exit", "skip-layers") else 0
     if kind == "skip-layers":
-        return target.model, parse_layers(value, depth)
+        return _Draft(target.model, parse_layers(value, depth))
     if kind == "early-exit":
         if not value.isdigit() or not 1 <= int(value) < depth:
             raise InputError(f"{source}: give the number of layers to keep, 1 to {depth - 1}")
-        return target.model, tuple(range(int(value), depth))
+        return _Draft(target.model, tuple(range(int(value), depth)))
     draft = load_model(source, dtype, device)
     difference = same_vocabulary(target.tokenizer, draft.tokenizer)
     if difference is not None:
         raise InputError(f"{source}: its tokenizer differs from the target's ({difference}); trees need one vocabulary")
-    return draft.model, ()
+    return _Draft(draft.model)
 
 
 def _stop_tokens(target: LoadedModel) -> frozenset[int]:

@@ -18,7 +18,7 @@ import pandas as pd
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import document_means
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 
 #: Draft temperature over target temperature.
 RATIOS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5)
@@ -63,7 +63,7 @@ def choose_draft_temperature(
     folds: int = 5,
     seed: int = 0,
     limit: int | None = None,
-    options: dict[str, Any] | None = None,
+    options: dict[str, Option] | None = None,
 ) -> DraftTemperature:
     """The draft temperature for a pair of models, cross-fitted over documents.
 

@@ -33,12 +33,16 @@ from mdsd_bounds.dumps.formats.named_arrays import (
     refuse_unfinished,
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.formats.several_heads import has_heads, open_heads
 from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
-from mdsd_bounds.dumps.formats.vllm import is_vllm, open_vllm
+from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
+from mdsd_bounds.dumps.formats.top_logprobs.tokenizer import resolver, tokenizer_file
 from mdsd_bounds.dumps.hidden_states import is_head
+from mdsd_bounds.dumps.how_to_read import HowToRead, chosen, named, parted, reading_so
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.token_map import MAPS
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = [
@@ -68,6 +72,10 @@ def _open_npy(paths: list[Path], label: str) -> Dump:
     # A map beside the draft's rows has a file of its own, as every array has.
     mapped = mapped_side(open_named(draft), {name: open_store(draft.parent / f"{name}.npy")["logits"] for name in maps})
     return pair_sides(open_named(target), mapped, label)
+
+
+def _open_parquet(paths: list[Path], label: str) -> Dump:
+    return open_pair_file(paths[0], "parquet")
 
 
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
@@ -114,8 +122,8 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
         lambda path: beginning(path).startswith(MAGIC),
         lambda path, role: open_llama_cpp(path),
     ),
-    "vllm": (is_vllm, lambda path, role: open_vllm(path)),
     "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
+    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path, resolver())),
     "arrays": (_is_named, open_named),
 }
 
@@ -142,6 +150,7 @@ def _open_named_pair(path: Path, label: str) -> Dump:
 READERS: dict[str, tuple[Recognise, Open]] = {
     "native": (_is_native, lambda paths, label: open_native(paths[0])),
     "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
+    "heads": (has_heads, open_heads),
     "arrays": (_is_named_pair, lambda paths, label: _open_named_pair(paths[0], label)),
     "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label: open_pair_file(paths[0], "npz")),
     "npy": (
@@ -158,6 +167,7 @@ READERS: dict[str, tuple[Recognise, Open]] = {
         lambda paths, label: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
     "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label: open_pair_file(paths[0], "pt")),
+    "parquet": (lambda paths: _all_of(paths, "parquet", 1) and has_pair(paths[0]), _open_parquet),
     "joined": (
         lambda paths: (
             len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(_side_format(path) for path in files)
@@ -185,9 +195,7 @@ def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
     with opening(), reading(file, "one-model file"):
         name = _side_format(file)
         if not name:
-            raise InputError(
-                f"{file}: not recognised as any of {', '.join(SIDES)}; wrong magic bytes or an incomplete file"
-            )
+            raise InputError(f"{file}: not recognised as any of {', '.join(SIDES)}; {described(file)}")
     with opening(), reading(file, name):
         side = SIDES[name][1](file, role)
 
@@ -217,7 +225,8 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     ----------
     path : str
         A file or folder in any format of :data:`READERS`, or two files joined by a comma, target first:
-        ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).
+        ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).  How it is to be
+        read may follow (:mod:`mdsd_bounds.dumps.how_to_read`): ``"pair.npz#head=2"``.
 
     Returns
     -------
@@ -229,18 +238,26 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     InputError
         If the path does not exist, the format is unknown, or the content is damaged.
     """
-    label = os.fspath(path)
+    label, how = parted(os.fspath(path))
+    with reading_so(how):
+        return _open_label(label, how)
+
+
+def _open_label(label: str, how: HowToRead) -> Dump:
     if label.startswith("file://"):
         label = split(label)[1]
     elif "://" in label:
         return open_remote(label, open_dump)
     with reading(label, "path", "give the name of a file or folder"):
         paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
-    return _open(paths, label)
+    name = label if how == HowToRead() else named(label, head=how.head, tokenizer=how.tokenizer)
+    dump = _open(paths, label)
+    return replace(dump, facts=replace(dump.facts, path=name))
 
 
 def _open(paths: list[Path], label: str) -> Dump:
     """The dump at these paths; what a library raises while it is recognised, opened or read becomes one line."""
+    how = chosen()
     with opening():
         with reading(label, "dump"):
             form = _format(paths, label)
@@ -252,7 +269,14 @@ def _open(paths: list[Path], label: str) -> Dump:
             place.at = f"rows {start} to {stop - 1}"
             return dump.read_rows(start, stop)
 
-    return replace(dump, read_rows=read_rows, content=cache(lambda: fingerprint(paths)), paths=tuple(paths))
+    return replace(dump, read_rows=read_rows, content=cache(lambda: _content(paths, how)), paths=tuple(paths))
+
+
+def _content(paths: list[Path], how: HowToRead) -> str:
+    """Digest of the content of files, and of how they are read: another head has other rows."""
+    files = paths if not how.tokenizer else [*paths, tokenizer_file(how.tokenizer)]
+    digest = fingerprint(files)
+    return digest if how.head is None else f"{digest} head {how.head}"
 
 
 def _format(paths: list[Path], label: str) -> str:
@@ -274,7 +298,9 @@ def _format(paths: list[Path], label: str) -> str:
             "mdsd convert TARGET DRAFT OUT"
         )
     known = ", ".join(sorted({*READERS, *SIDES}))
-    raise InputError(f"{label}: not recognised as any of {known}; wrong magic bytes or an incomplete file")
+    unknown = next((part for part in paths if not _side_format(part)), paths[0])
+    what = described(unknown) if len(paths) == 1 else f"{unknown}: {described(unknown)}"
+    raise InputError(f"{label}: not recognised as any of {known}; {what}")
 
 
 def inspect_dump(path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdsd_bounds.dumps.scales import refuse_other_scales, refuse_unwritten
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.problem import InputError, rounding_unit
 
@@ -61,17 +62,19 @@ def admit(
     Raises
     ------
     InputError
-        If a recorded token is not in the vocabulary, rows are probabilities instead of logits, or what a truncated
-        row leaves open cannot be true.
+        If a recorded token is not in the vocabulary, full rows are on another scale or were never written, or what a
+        truncated row leaves open cannot be true.
     """
     if "token" in columns:
         _check_tokens(path, first, columns["token"], max(target.shape[1], draft.shape[1]))
     for role, rows in (("target", target), ("draft", draft)):
         cut = columns.get(f"{role}_cut")
         if cut is None:
-            _refuse_probabilities(path, role, rows)
+            refuse_other_scales(path, role, first, rows)
         else:
             _check_cut(path, role, first, rows, cut)
+    if not any(name in columns for name in CUTS):
+        refuse_unwritten(path, first, target, draft)
     target, draft, _ = align_widths(target, draft, path)
     return target, draft, columns
 
@@ -86,20 +89,6 @@ def _check_tokens(path: str, first: int, token: Tensor, width: int) -> None:
             f"token {int(token[row])} is recorded, but the vocabulary has {width} tokens; the text was made "
             "with another tokenizer: log it with the models' own"
         ),
-    )
-
-
-def _refuse_probabilities(path: str, role: str, rows: Tensor) -> None:
-    """Rows of many entries in [0, 1] that all sum to one are no logits."""
-    if rows.shape[-1] < 8:
-        return
-    # One row in most cases: the others are looked at where it is suspect.
-    for part in (rows[:1], rows):
-        sums = part.to(torch.float64).sum(-1)
-        if not bool(((part >= 0).all(-1) & ((sums - 1.0).abs() < 1e-2)).all()):
-            return
-    raise InputError(
-        f"{path} {role}_logits: every row is non-negative and sums to one: probabilities; save their logarithms instead"
     )
 
 

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
-from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.dumps.checks import CUTS
+from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
-from mdsd_bounds.problem import InputError, rounding_unit
+from mdsd_bounds.dumps.how_to_read import parted
+from mdsd_bounds.dumps.top_k_rows import to_float32, top_k_rows
+from mdsd_bounds.problem import InputError
 
 _BLOCK = 32
 _ROLES = ("target", "draft")
@@ -137,7 +139,7 @@ def convert(
 
 
 def _is_source(path: Path, sources: tuple[Name, ...]) -> bool:
-    parts = [Path(part) for source in sources for part in os.fspath(source).split(",")]
+    parts = [Path(part) for source in sources for part in parted(os.fspath(source))[0].split(",")]
     return any(part.exists() and path.samefile(part) for part in parts)
 
 
@@ -177,7 +179,7 @@ def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
             for role in _ROLES:
                 logits, cut = _role(batch, role)
                 if cut is not None:
-                    logits, cut = _to_float32(logits, cut)
+                    logits, cut = to_float32(logits, cut)
                     columns[f"{role}_cut"] = cut
                 rows.append(logits)
             dtype = torch.promote_types(rows[0].dtype, rows[1].dtype)
@@ -187,49 +189,6 @@ def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
 
 def _role(batch: LogitBatch, role: str) -> tuple[Tensor, Tensor | None]:
     return getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut")
-
-
-def _to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
-    """Truncated rows in float32; what that rounds off is added to the error bound, and to the cap."""
-    largest = torch.where(torch.isfinite(logprobs), logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
-    rounding = rounding_unit(torch.float32) * (largest + 1.0)
-    cut = cut.clone()
-    cut[:, 2] += rounding
-    cut[:, 3] += rounding
-    return logprobs.to(torch.float32), cut
-
-
-#: What is said of dropped mass that underflows: not nothing.
-LEAST = 1e-300
-
-
-def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k most probable tokens of full or truncated rows ``[B, V]``: ids ``[B, k]``, log-probabilities float64, cut.
-
-    Empty slots (rows with fewer known tokens) have id -1.  What is dropped joins the missing mass.  The logarithms of
-    full rows are kept in float64: then equal logits stay equal and the order among tokens stays certain, on which the
-    samplers with fixed tokens depend.
-    """
-    if cut is None:
-        peak_of(logits, "logits")
-        # Not the logarithm of the distribution, which is zero for tokens that a high temperature brings back.
-        logprobs = torch.log_softmax(logits.to(torch.float64), -1)
-        cut = torch.zeros((logits.shape[0], 4), dtype=torch.float64)
-        cut[:, 2] = -float("inf")
-    else:
-        logprobs, cut = logits.to(torch.float64), cut.clone()
-    k = min(k, logprobs.shape[1])
-    value, ids = logprobs.topk(min(k + 1, logprobs.shape[1]), -1)
-    # No dropped token is more probable than the first of them.
-    first = value[:, k] if value.shape[1] > k else torch.full_like(value[:, 0], -float("inf"))
-    value, ids = value[:, :k], ids[:, :k]
-    dropped = (logprobs.exp().scatter(-1, ids, 0.0)).sum(-1)
-    slack = cut[:, 3].clone()
-    held = torch.isfinite(value)
-    cut[:, 0] += dropped * (-slack).exp()
-    cut[:, 1] += torch.where(torch.isfinite(first), (dropped * slack.exp()).clamp(min=LEAST), 0.0)
-    cut[:, 2] = torch.maximum(cut[:, 2], first + slack)
-    return torch.where(held, ids, torch.full_like(ids, -1)), value, cut
 
 
 def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
@@ -252,7 +211,7 @@ def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
         with path.open("wb") as stream:
             np.savez(stream, **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
     elif kind == ".pt":
-        torch.save(arrays, path)
+        save_torch(arrays, path)
     else:
         from safetensors.torch import save
 
@@ -282,7 +241,7 @@ def _full(path: Path, dump: Dump, kind: str) -> None:
     dtypes = {role: next(_rows(dump, role)).dtype for role in _ROLES}
     if kind == ".pt":
         rows = {f"{role}_logits": torch.cat(list(_rows(dump, role))) for role in _ROLES}
-        torch.save(rows | columns, path)
+        save_torch(rows | columns, path)
     elif kind == ".npz":
         _npz(path, dump, shape, dtypes, columns)
     else:

@@ -18,8 +18,10 @@ from mdsd_bounds.dumps.base import Dump, LogitBatch
 
 #: Rows of a run of neighbours, and runs.
 _RUN, _RUNS = 8, 8
-#: A row whose most probable token leaves less than this is one-hot.
-_ONE_HOT = 1e-12
+#: A row whose most probable token leaves less than this is one-hot: servers that speculate round, to -1e-8 or so.
+_ONE_HOT = 1e-6
+#: How many rows apart the two models, or rows and tokens, may have come to be: the order in which they are looked for.
+_LAGS = (1, -1, 2, -2, 3, -3)
 #: How much better the neighbour must fit: nats for a token, shared mass for two rows; and in standard errors.
 _NATS, _MASS, _ERRORS = 1.0, 0.05, 3.0
 _ROLES = ("target", "draft")
@@ -56,7 +58,7 @@ def evidence(dump: Dump, limit: int | None = None) -> Evidence:
     held = [_run(batch) for batch in _batches(dump, rows)]
     seen = sum(len(run.joined) for run in held)
     lines: dict[str, str] = {}
-    warnings = _one_hot(held, seen, rows)
+    warnings = _one_hot(held, seen, rows) + _same_everywhere(held, seen, rows) + _base_two(held)
     if any(run.token is not None for run in held):
         line, more = _recorded(dump, held, seen, rows)
         lines["log p of the recorded tokens"] = line
@@ -119,6 +121,40 @@ def _one_hot(held: list[_Run], seen: int, rows: int) -> list[str]:
     return warnings
 
 
+def _same_everywhere(held: list[_Run], seen: int, rows: int) -> list[str]:
+    """Rows that say nothing, and rows that are all the same one."""
+    warnings = []
+    for model, role in enumerate(_ROLES):
+        rows_of = [run.logp[model] for run in held]
+        flat = sum(int((logp.amax(-1) == logp.amin(-1)).sum()) for logp in rows_of if logp.shape[1] > 1)
+        if flat and (role == "target" or flat > seen / 2):
+            warnings.append(
+                f"the {role} gives every token the same probability in {flat} of {_of(seen, rows)}: no language model "
+                "does, but memory that was never filled; log again, or leave such rows out"
+            )
+        elif seen > 3 and all(bool((logp == rows_of[0][:1]).all()) for logp in rows_of):
+            warnings.append(
+                f"the {role}'s row is the same in all of {_of(seen, rows)}: one answer stored again and again; log the "
+                "row of every position"
+            )
+    return warnings
+
+
+def _base_two(held: list[_Run]) -> list[str]:
+    """Top-k rows to base 2: read as natural logarithms they leave mass missing that is not."""
+    warnings = []
+    for model, role in enumerate(_ROLES):
+        kept = [run.logp[model] for run in held if bool((run.missing[model] > 0).any())]
+        sums = torch.cat([(logp * math.log(2.0)).exp().sum(-1) for logp in kept] or [torch.empty(0)])
+        # Natural logarithms of a flat row would sum to far more than one, of a sharp one to less than 0.9.
+        if len(sums) > 3 and bool((sums < 1 + 1e-4).all()) and float(sums.mean()) > 0.9:
+            warnings.append(
+                f"the {role}'s stored logarithms look like those to base 2, to which every row makes at most one "
+                f"(mean {float(sums.mean()):.3f}); multiply them by ln 2 = 0.693147, natural logarithms are wanted"
+            )
+    return warnings
+
+
 def _of(seen: int, rows: int) -> str:
     return f"{rows} rows" if seen == rows else f"{seen} rows looked at (of {rows})"
 
@@ -147,11 +183,11 @@ def _recorded(dump: Dump, held: list[_Run], seen: int, rows: int) -> tuple[str, 
         # Tokens that a mapped or truncated draft cannot give are no sign of anything.
         whole = bool((kept >= 1.0).all())
         judged = score[there] if whole and role == "draft" and found else score
-        shift = _token_shift(held, model)
-        if shift:
+        lag = _token_lag(held, model)
+        if lag:
             warnings.append(
-                f"the {role}'s rows fit the token recorded one row {shift}: rows and tokens are one position apart; "
-                f"shift the {role}'s rows by one, or the tokens if both models are off"
+                f"the {role}'s rows fit the token recorded {_apart(lag)}: rows and tokens are {_places(lag)} apart; "
+                f"shift the {role}'s rows by {abs(lag)}, or the tokens if both models are off"
             )
         elif float(judged.mean()) < uniform:
             warnings.append(
@@ -168,43 +204,69 @@ def _recorded(dump: Dump, held: list[_Run], seen: int, rows: int) -> tuple[str, 
     return line + (f" ({'; '.join(notes)})" if notes else ""), warnings
 
 
-def _token_shift(held: list[_Run], model: int) -> str:
-    """Where the token of the row ``later`` or ``earlier`` fits a row clearly better than its own, that word."""
-    for word, row, place in (("later", slice(None, -1), slice(1, None)), ("earlier", slice(1, None), slice(None, -1))):
+def _apart(lag: int) -> str:
+    number = ("one row", "two rows", "three rows")[abs(lag) - 1]
+    return f"{number} {'later' if lag > 0 else 'earlier'}"
+
+
+def _places(lag: int) -> str:
+    return ("one position", "two positions", "three positions")[abs(lag) - 1]
+
+
+def _moved(run: _Run, lag: int) -> tuple[slice, slice, Tensor]:
+    """Rows, the rows ``lag`` later beside them, and where both are of one text without a gap."""
+    size, steps = len(run.joined), abs(lag)
+    near, far = slice(0, max(size - steps, 0)), slice(min(steps, size), size)
+    # The breaks up to a row: between two rows of one text there is none.
+    breaks = (~run.joined).cumsum(0)
+    fits = breaks[near] == breaks[far]
+    return (near, far, fits) if lag > 0 else (far, near, fits)
+
+
+def _token_lag(held: list[_Run], model: int) -> int:
+    """How many rows later the token is recorded that fits a row clearly better than its own; 0 where it is its own."""
+    best, found = 0.0, 0
+    for lag in _LAGS:
         gains = []
         for run in held:
-            if run.token is None or len(run.token) < 2:
+            if run.token is None:
                 continue
+            row, place, fits = _moved(run, lag)
             token = run.token[place]
             gain = _score(run, model, token, row)[0] - _score(run, model, token, place)[0]
-            gains.append(gain[run.joined[1:] & (token >= 0)])
-        if gains and _clear(torch.cat(gains), _NATS):
-            return word
-    return ""
+            gains.append(gain[fits & (token >= 0)])
+        gain = torch.cat(gains or [torch.empty(0)])
+        if _clear(gain, _NATS) and float(gain.mean()) > best:
+            best, found = float(gain.mean()), lag
+    return found
 
 
 def _draft_shift(held: list[_Run]) -> list[str]:
-    """The draft's rows against the target's neighbours: they share more mass one row off than side by side?"""
-    for word, ours, theirs in (
-        ("later", slice(None, -1), slice(1, None)),
-        ("earlier", slice(1, None), slice(None, -1)),
-    ):
-        gains, beside = [], []
-        for run in held:
-            p, q = run.logp[0].exp(), run.logp[1].exp()
-            own = torch.minimum(p, q).sum(-1)
-            moved = torch.minimum(p[ours], q[theirs]).sum(-1)[run.joined[1:]]
-            both = ((own[1:] + own[:-1]) / 2)[run.joined[1:]]
-            gains.append(moved - both)
-            beside.append(both)
-        gain, base = torch.cat(gains), torch.cat(beside)
-        if len(gain) and _clear(gain, max(_MASS, 0.25 * float(base.mean()))):
-            return [
-                f"the draft's rows fit the target's better one row {word} ({float((base + gain).mean()):.3f} of the "
-                f"mass shared, against {float(base.mean()):.3f}): one model's rows are shifted by one; log both over "
-                "the same positions"
+    """The draft's rows against the target's neighbours: they share more mass some rows off than side by side?"""
+    gains: dict[int, list[Tensor]] = {lag: [] for lag in _LAGS}
+    beside: dict[int, list[Tensor]] = {lag: [] for lag in _LAGS}
+    for run in held:
+        p, q = run.logp[0].exp(), run.logp[1].exp()
+        own = torch.minimum(p, q).sum(-1)
+        for lag in _LAGS:
+            ours, theirs, fits = _moved(run, lag)
+            if bool(fits.any()):
+                both = ((own[ours] + own[theirs]) / 2)[fits]
+                gains[lag].append(torch.minimum(p[ours], q[theirs]).sum(-1)[fits] - both)
+                beside[lag].append(both)
+    best, warnings = 0.0, []
+    for lag in _LAGS:
+        if not gains[lag]:
+            continue
+        gain, base = torch.cat(gains[lag]), torch.cat(beside[lag])
+        if _clear(gain, max(_MASS, 0.25 * float(base.mean()))) and float(gain.mean()) > best:
+            best = float(gain.mean())
+            warnings = [
+                f"the draft's rows fit the target's better {_apart(lag)} ({float((base + gain).mean()):.3f} of the "
+                f"mass shared, against {float(base.mean()):.3f}): one model's rows are shifted by {abs(lag)}; log both "
+                "over the same positions"
             ]
-    return []
+    return warnings
 
 
 def _clear(gain: Tensor, least: float) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.boundary import reason
 from mdsd_bounds.dumps.fingerprint import fingerprint
 from mdsd_bounds.dumps.formats.native import MANIFEST, open_native
 from mdsd_bounds.problem import InputError
@@ -45,8 +46,8 @@ def open_remote(url: str, open_local: Callable[[str], Dump]) -> Dump:
     InputError
         If nothing is there, it cannot be fetched, or it is no dump.
     """
-    fs, path = split(url)
     with _fetching(url):
+        fs, path = split(url)
         if not fs.exists(path):
             raise InputError(f"{url}: no such file or folder; give a dump (see mdsd inspect --help)")
         if fs.exists(f"{path}/{MANIFEST}"):
@@ -131,6 +132,8 @@ class _Folder:
 def _fetching(url: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{url}: could not be fetched ({reason}); finished parts are intact") from None
+    except InputError:
+        raise
+    except Exception as error:
+        # Every file system has errors of its own: credentials, protocols, missing packages.
+        raise InputError(f"{url}: could not be fetched ({reason(error)}); finished parts are intact") from error

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, whole_file, write_whole
+from mdsd_bounds.dumps.containers.files import Array
+from mdsd_bounds.dumps.containers.safetensors import open_safetensors
 from mdsd_bounds.problem import InputError
 
 INTACT = "finished parts are intact: make room and run again"
@@ -69,6 +70,11 @@ class ArrayWriter:
         files = [self.path / "rows.safetensors"] if self.complete else self._parts()
         self.rows = sum(rows_of(file) for file in files)
 
+    @property
+    def parts(self) -> int:
+        """Parts on disk; none where the folder is complete."""
+        return len(self._parts())
+
     def append(self, arrays: Mapping[str, Tensor]) -> None:
         """Add rows; every array has the same first axis, and every call the same names."""
         data = save({name: value.contiguous() for name, value in arrays.items()})
@@ -105,11 +111,18 @@ class ArrayWriter:
 
 def rows_of(file: Path) -> int:
     """Rows of a file of named arrays."""
+    for array in _arrays(file).values():
+        if array.shape:
+            return array.shape[0]
+    raise InputError(f"{file}: holds no array with rows; delete it and run again")
+
+
+def _arrays(file: Path) -> dict[str, Array]:
+    # Read through a descriptor: a mapped file that is cut meanwhile ends the process.
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return int(tensors.get_slice(next(iter(tensors.keys()))).get_shape()[0])
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated or corrupt ({error}); delete it and run again") from None
+        return open_safetensors(file)
+    except InputError as error:
+        raise InputError(f"{error}; or delete it and run again") from error
 
 
 def _join(parts: list[Path], stream: BinaryIO) -> None:
@@ -117,9 +130,8 @@ def _join(parts: list[Path], stream: BinaryIO) -> None:
     rows = sum(rows_of(part) for part in parts)
     header: dict[str, Any] = {}
     end = 0
-    with safe_open(parts[0], framework="pt") as tensors:
-        # The format wants the widest elements first, so that every array is aligned.
-        first = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    # The format wants the widest elements first, so that every array is aligned.
+    first = {name: array.whole() for name, array in _arrays(parts[0]).items()}
     names = sorted(first, key=lambda name: (-first[name].element_size(), name))
     for name in names:
         shape = [rows, *first[name].shape[1:]]
@@ -131,6 +143,5 @@ def _join(parts: list[Path], stream: BinaryIO) -> None:
     stream.write(len(text).to_bytes(8, "little") + text)
     for name in names:
         for part in parts:
-            with safe_open(part, framework="pt") as tensors:
-                piece = tensors.get_tensor(name).contiguous()
+            piece = _arrays(part)[name].whole()
             stream.write(piece.view(torch.uint8).numpy().tobytes())

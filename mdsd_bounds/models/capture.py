@@ -97,7 +97,7 @@ def log_pair(
         As :func:`mdsd_bounds.models.loading.load_model` takes it, or what it gave.
     draft : str
         As :func:`mdsd_bounds.models.drafts.make_draft`: a model, or ``early-exit:K``, ``skip-layers:4-9``,
-        ``prompt-lookup`` for a draft made from the target alone.
+        ``prompt-lookup`` or ``chimera:FOLDER`` for a draft made from the target alone.
     prompts : sequence of str, or str or Path
         One document each, numbered by place in the sequence; or a file as
         :func:`mdsd_bounds.models.prompts.read_prompts`.

@@ -1,4 +1,4 @@
-"""What can stand on the draft side: another model, fewer layers of the target, or the text itself."""
+"""What can stand on the draft side: another model, a trained head, fewer layers of the target, or the text itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.models.chimera import head_draft
 from mdsd_bounds.models.forward import Read, read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model
 from mdsd_bounds.models.self_draft import (
@@ -59,7 +60,8 @@ def make_draft(source: str, target: LoadedModel, dtype: str, device: str, token_
     ----------
     source : str
         ``early-exit:K`` (the target's first K layers), ``skip-layers:4-9,12`` (the target without these, from 0),
-        ``prompt-lookup``, ``prompt-lookup:N`` or ``prompt-lookup:N:S`` (n-gram order N, default 3; smoothing S,
+        ``chimera:FOLDER`` or ``chimera:FOLDER:DEPTH`` (a head made by ``mdsd train-draft``, at its first or another
+        depth), ``prompt-lookup``, ``prompt-lookup:N`` or ``prompt-lookup:N:S`` (n-gram order N, default 3; smoothing S,
         default 1), or a model as :func:`mdsd_bounds.models.loading.load_model` takes it.
     target : LoadedModel
         The target.
@@ -80,6 +82,7 @@ def make_draft(source: str, target: LoadedModel, dtype: str, device: str, token_
         "early-exit": _early_exit,
         "skip-layers": _skip_layers,
         "prompt-lookup": _prompt_lookup,
+        "chimera": _chimera,
     }
     if kind in makers:
         if token_map is not None:
@@ -114,6 +117,11 @@ def _skip_layers(rest: str, target: LoadedModel) -> Draft:
 def _some_layers(target: LoadedModel, skipped: Sequence[int], source: str) -> Draft:
     read = partial(read_with_layers_skipped, target.model, skipped)
     return Draft(read, {"source": source}, read_hidden=partial(read, hidden=True), head_of=target.model)
+
+
+def _chimera(rest: str, target: LoadedModel) -> Draft:
+    head = head_draft(rest, target)
+    return Draft(head.read, head.identity, read_hidden=head.read_hidden, head_of=target.model)
 
 
 def lookup_identity(rest: str) -> dict[str, Any]:

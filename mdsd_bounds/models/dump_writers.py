@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mdsd_bounds.dumps.convert import top_k_rows
 from mdsd_bounds.dumps.formats.native import DumpWriter
+from mdsd_bounds.dumps.top_k_rows import top_k_rows
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.models.array_writer import ArrayWriter
 from mdsd_bounds.models.drafts import Draft, head_width

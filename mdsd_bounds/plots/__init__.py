@@ -1,4 +1,9 @@
-"""Figures of per-position tables.  One figure per file, ``(table, ax=None) -> ax``, and one line in :data:`FIGURES`."""
+"""Figures.  One figure per file, and one line here: in :data:`FIGURES` those of per-position tables, which
+``mdsd plot`` draws, and in :data:`FURTHER_FIGURES` those of other data.
+
+Figures of tables are ``(table, ax=None, look=None) -> ax``; sizes, facets and legends are the work of
+:mod:`mdsd_bounds.plots.layout`, colours and markers of :mod:`mdsd_bounds.plots.style`.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +15,75 @@ import pandas as pd
 
 from mdsd_bounds.plots.acceptance_against_bound import acceptance_against_bound
 from mdsd_bounds.plots.acceptance_by_drafts import acceptance_by_drafts
+from mdsd_bounds.plots.acceptance_by_position import acceptance_by_position
+from mdsd_bounds.plots.audit_evidence import audit_evidence
 from mdsd_bounds.plots.equilibrium import equilibrium
+from mdsd_bounds.plots.estimates import select
+from mdsd_bounds.plots.gap_by_drafts import gap_by_drafts
 from mdsd_bounds.plots.gap_by_temperature import gap_by_temperature
+from mdsd_bounds.plots.layout import FACETS, SIZES, Look
+from mdsd_bounds.plots.lossy_frontier import lossy_frontier
+from mdsd_bounds.plots.majorant import majorant_figure
+from mdsd_bounds.plots.priority_orders import priority_orders_figure
 from mdsd_bounds.plots.sampler_wins import sampler_wins
 from mdsd_bounds.plots.saving import kind_of, save_figure
+from mdsd_bounds.plots.speed_by_nodes import speed_by_nodes
+from mdsd_bounds.plots.style import style_of
 from mdsd_bounds.plots.subset_curve import subset_curve
+from mdsd_bounds.plots.tree_depths import tree_depths
+from mdsd_bounds.plots.tree_protocols import tree_protocols
 from mdsd_bounds.problem import InputError
 
-__all__ = ["FIGURES", "equilibrium", "figure_files", "save_figures", "subset_curve"]
+__all__ = [
+    "FACETS",
+    "FIGURES",
+    "FURTHER_FIGURES",
+    "SIZES",
+    "Look",
+    "acceptance_by_position",
+    "equilibrium",
+    "figure_files",
+    "lossy_frontier",
+    "save_figure",
+    "save_figures",
+    "select",
+    "speed_by_nodes",
+    "style_of",
+    "subset_curve",
+]
 
 #: Figures of a per-position table, by name.
 FIGURES: dict[str, Callable[..., Any]] = {
     "acceptance_by_drafts": acceptance_by_drafts,
+    "gap_by_drafts": gap_by_drafts,
     "gap_by_temperature": gap_by_temperature,
     "acceptance_against_bound": acceptance_against_bound,
     "sampler_wins": sampler_wins,
 }
-#: Those that need a table of mdsd compare.
-NEED_VERIFIERS = ("gap_by_temperature", "acceptance_against_bound")
+#: Figures of other data, by name; what each takes is in its docstring.
+FURTHER_FIGURES: dict[str, Callable[..., Any]] = {
+    "speed_by_nodes": speed_by_nodes,
+    "acceptance_by_position": acceptance_by_position,
+    "lossy_frontier": lossy_frontier,
+    "subset_curve": subset_curve,
+    "majorant": majorant_figure,
+    "priority_orders": priority_orders_figure,
+    "equilibrium": equilibrium,
+    "audit_evidence": audit_evidence,
+    "tree_depths": tree_depths,
+    "tree_protocols": tree_protocols,
+}
+#: Figures of a table that need more than one value of something: (column, where it counts).
+_NEED_VERIFIERS = ("gap_by_drafts", "gap_by_temperature", "acceptance_against_bound")
+
+
+def _suits(name: str, table: pd.DataFrame) -> bool:
+    """Whether ``all`` draws a figure: the table holds what it shows, and more than one place along x."""
+    if name in _NEED_VERIFIERS and not (table["verifier"] != "").any():
+        return False
+    if name == "gap_by_temperature":
+        return bool(table["temperature"].nunique() > 1)
+    return name != "sampler_wins" or bool(table["sampler"].nunique() > 1)
 
 
 def figure_files(table: pd.DataFrame, out: str, figure: str = "all") -> dict[str, Path]:
@@ -40,8 +96,7 @@ def figure_files(table: pd.DataFrame, out: str, figure: str = "all") -> dict[str
     """
     if figure != "all" and figure not in FIGURES:
         raise InputError(f"--figure {figure}: choose all or one of {', '.join(FIGURES)}")
-    compared = bool((table["verifier"] != "").any())
-    chosen = [name for name in FIGURES if compared or name not in NEED_VERIFIERS] if figure == "all" else [figure]
+    chosen = [name for name in FIGURES if _suits(name, table)] if figure == "all" else [figure]
     kind_of(out)
     path = Path(out)
     if len(chosen) == 1:
@@ -49,18 +104,37 @@ def figure_files(table: pd.DataFrame, out: str, figure: str = "all") -> dict[str
     return {name: path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}") for name in chosen}
 
 
-def save_figures(table: pd.DataFrame, out: str, figure: str = "all") -> list[str]:
+def save_figures(table: pd.DataFrame, out: str, figure: str = "all", look: Look | None = None) -> list[str]:
     """Draw the named figure (or all) and save it; returns the files written.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A per-position table.
+    out : str
+        PNG, PDF or SVG file; several figures get its name as prefix.
+    figure : str
+        A name in :data:`FIGURES`, or ``"all"``: those that the table allows.  A facet that one of them cannot have is
+        left out there.
+    look : Look, optional
+        Size, facet and names.
 
     Raises
     ------
     InputError
-        If the figure is unknown or the file cannot be written.
+        If the figure is unknown, cannot have the facet, or the file cannot be written.
     """
     import matplotlib
 
     matplotlib.use("Agg")
+    look = look or Look()
     files = figure_files(table, out, figure)
     for name, file in files.items():
-        save_figure(FIGURES[name](table).figure, file)
+        try:
+            drawn = FIGURES[name](table, look=look)
+        except InputError:
+            if figure != "all" or look.facet is None:
+                raise
+            drawn = FIGURES[name](table, look=Look(look.size, None, look.typed))
+        save_figure(drawn.figure, file, dpi=150 if look.size == "screen" else 300, tight=False)
     return [str(file) for file in files.values()]

@@ -6,34 +6,48 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import axes, legend, need_verifiers, styles, title
+from mdsd_bounds.plots.layout import Frame, Look, Series, compose
+from mdsd_bounds.plots.style import need_verifiers
 
 
-def acceptance_against_bound(table: pd.DataFrame, ax: Any = None) -> Any:
-    """Every position as a point: acceptance of each verifier against its bound; the diagonal is optimal."""
+def acceptance_against_bound(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+    """Every position as a point: acceptance of each verifier against its bound; the diagonal is optimal.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A per-position comparison.  The largest number of drafts and the lowest temperature are drawn, unless they are
+        the facet.
+    ax : matplotlib Axes, optional
+        Drawn on a new figure if not given.
+    look : Look, optional
+        Size, facet and names.
+
+    Raises
+    ------
+    InputError
+        If the table holds no verifier.
+    """
     need_verifiers(table, "acceptance_against_bound")
-    ax = axes(ax)
-    n, temperature = max(table["drafts"]), min(table["temperature"])
-    part = table[(table["drafts"] == n) & (table["temperature"] == temperature)]
-    groups = list(part.groupby(["sampler", "verifier"], sort=False))
-    for ((sampler, verifier), rows), (colour, marker, _) in zip(
-        groups, styles(pair for pair, _ in groups), strict=True
-    ):
-        ax.scatter(
-            rows["value"],
-            rows["acceptance"],
-            s=16,
-            alpha=0.6,
-            color=colour,
-            marker=marker,
-            linewidths=0,
-            label=f"{title(sampler)}: {title(verifier)}",
-        )
+    known = table[(table["verifier"] != "") & table["acceptance"].notna()]
+    frame = Frame(
+        "acceptance_against_bound", _panel, "Each position against its bound",
+        "bound (optimal acceptance of the sampler)", "acceptance rate",
+        note="One point a position; on the diagonal nothing is left to gain.",
+    )  # fmt: skip
+    return compose(frame, known, ax, look)
+
+
+def _panel(ax: Any, series: list[Series], scale: float) -> None:
+    lowest = 1.0
+    for one in series:
+        style = one.style.line(4.0 * scale)
+        ax.plot(
+            one.rows["value"], one.rows["acceptance"], linestyle="none", color=style["color"], marker=style["marker"],
+            markersize=style["markersize"], markerfacecolor=style["markerfacecolor"], markeredgewidth=0.6 * scale,
+            alpha=0.6, label=one.label,
+        )  # fmt: skip
+        lowest = min(lowest, float(one.rows["acceptance"].min()), float(one.rows["value"].min()))
     # From a little below the lowest point: on good pairs most of [0, 1] would be empty.
-    low = max(0.0, 1.1 * float(min(part["acceptance"].min(), part["value"].min())) - 0.1)
-    ax.plot([low, 1], [low, 1], color="#999999", linewidth=0.8)
-    ax.set_xlabel("bound (optimal acceptance of the sampler)")
-    ax.set_ylabel("acceptance")
-    ax.set_title(f"Each position against its bound, n = {n}, temperature {temperature:g}")
-    legend(ax, fontsize=7, loc="upper left")
-    return ax
+    low = max(0.0, 1.1 * lowest - 0.1)
+    ax.plot([low, 1], [low, 1], color="#999999", linewidth=0.8 * scale, zorder=1)

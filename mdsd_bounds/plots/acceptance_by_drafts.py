@@ -6,107 +6,57 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.pipeline.tables import bootstrap_interval
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
+from mdsd_bounds.plots.estimates import acceptances
+from mdsd_bounds.plots.interval_lines import interval_lines
+from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
+
+#: With more lines than this in a panel, bars stand on the bound alone: the levels share most of their uncertainty.
+MOST_BARS = 5
 
 
-def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None) -> Any:
-    """Optimal acceptance rate (and verifiers, where compared) against the number of drafts, with 95% intervals.
+def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+    """Optimal acceptance rate, and acceptance of verifiers where compared, against the number of drafts.
 
-    Bars are what the sample of documents leaves open.  Where rows are cut (top-k, floored), the mean of their certified
-    intervals is a shaded band.
+    Bars are 95% intervals over documents (sampling uncertainty).  Where rows are truncated, the mean of their certified
+    intervals is a shaded band.  With verifiers each sampler has a panel of its own,
+    and with more than :data:`MOST_BARS` lines in it bars stand on the bound alone.
 
     Parameters
     ----------
     table : DataFrame
-        A per-position table.  With several temperatures the lowest is drawn.
+        A per-position table or a summary.  Of several temperatures the lowest is drawn, unless they are the facet.
     ax : matplotlib Axes, optional
         Drawn on a new figure if not given.
+    look : Look, optional
+        Size, facet (sampler or temperature) and names.
 
     Returns
     -------
     matplotlib Axes
+        The first panel; ``.figure`` is the figure.
     """
-    ax = axes(ax)
-    temperature = table["temperature"].min()
-    table = table[table["temperature"] == temperature]
-    counts = sorted(table["drafts"].unique())
-    lines = _distinct_lines(table)
-    shaded = False
-    for i, (label, part, column, colour, style) in enumerate(lines):
-        shift = 2 ** (0.14 * (i - (len(lines) - 1) / 2) / max(len(lines) - 1, 1))
-        _line(ax, part, column, label, colour, style, counts, shift)
-        shaded = (column == "value" and _band(ax, part, colour, counts, shift)) or shaded
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(counts, [str(n) for n in counts])
-    ax.minorticks_off()
-    ax.set_xlabel("number of drafts n")
-    ax.set_ylabel("acceptance rate")
-    what = "Acceptance and its bound" if (table["verifier"] != "").any() else "Optimal acceptance"
-    ax.set_title(f"{what}, temperature {temperature:g}, {table['row'].nunique()} positions")
-    note = "bars: 95% over documents\nshaded: certified interval of truncated rows" if shaded else None
-    legend(ax, fontsize=8, loc="lower right", title=note, title_fontsize=7)
-    return ax
+    found = acceptances(table)
+    compared = bool((found["verifier"] != "").any())
+    banded = bool(((found["certified_high"] - found["certified_low"]) > 1e-3).any())
+    crowded = found["verifier"].nunique() > MOST_BARS
+    whose = " of the bound; see gap_by_drafts for the verifiers" if crowded else ""
+    note = f"Bars: {INTERVALS}{whose}." + ("  Shaded: certified interval of truncated rows." if banded else "")
+    heading = "Acceptance and its bound" if compared else "Optimal acceptance of any lossless verifier"
+    if crowded:
+        found.loc[found["verifier"] != "", ["low", "high"]] = float("nan")
+    frame = Frame(
+        "acceptance_by_drafts", _panel, heading, "number of drafts n", "acceptance rate", axis="drafts",
+        facets=("sampler", "temperature"), note=note,
+    )  # fmt: skip
+    return compose(frame, found, ax, look)
 
 
-def _distinct_lines(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str, int, int]]:
-    """(label, rows, column, colour, style) of each curve; curves that coincide everywhere share one line and label."""
-    lines: list[tuple[str, pd.DataFrame, str, int, int]] = []
-    seen: list[pd.Series] = []
-    for colour, (sampler, part) in enumerate(table.groupby("sampler", sort=False)):
-        # Each position stands once in the bound, however many verifiers were compared.
-        bound = part.drop_duplicates(["drafts", "row"]).sort_values(["drafts", "row"])
-        values = bound["value"].reset_index(drop=True)
-        twin = next((i for i, other in enumerate(seen) if (other - values).abs().max() < 1e-9), None)
-        seen.append(values)
-        if twin is not None and not (part["verifier"] != "").any():
-            label, rows, column, hue, dash = lines[twin]
-            lines[twin] = (f"{label} = {title(sampler)}", rows, column, hue, dash)
+def _panel(ax: Any, series: list[Series], scale: float) -> None:
+    for one, place in zip(series, interval_lines(ax, series, "drafts", scale, log=True), strict=True):
+        rows = one.rows.sort_values("drafts")
+        if one.rows["verifier"].ne("").any() or (rows["certified_high"] - rows["certified_low"]).max() < 1e-3:
             continue
-        several = (table["verifier"] != "").any()
-        lines.append((title(sampler) + (": bound" if several else ""), bound, "value", colour, 0))
-        for style, (verifier, rows) in enumerate(part[part["verifier"] != ""].groupby("verifier", sort=False), 1):
-            lines.append((f"{title(sampler)}: {title(verifier)}", rows, "acceptance", colour, style))
-    return lines
-
-
-def _band(ax: Any, part: pd.DataFrame, colour: int, counts: list[int], shift: float) -> bool:
-    """Shade the mean certified interval where it is wide enough to be seen; says whether it was."""
-    means = part.groupby("drafts")[["certified_low", "certified_high"]].mean().reindex(counts).dropna()
-    if (means["certified_high"] - means["certified_low"]).max() < 1e-3:
-        return False
-    hue = COLOURS[colour % len(COLOURS)]
-    places = [n * shift for n in means.index]
-    ax.fill_between(places, means["certified_low"], means["certified_high"], color=hue, alpha=0.16, linewidth=0)
-    for edge in ("certified_low", "certified_high"):
-        ax.plot(places, means[edge], color=hue, linewidth=0.6, alpha=0.7)
-    return True
-
-
-def _line(
-    ax: Any, part: pd.DataFrame, column: str, label: str, colour: int, style: int, counts: list[int], shift: float
-) -> None:
-    places, centre, below, above = [], [], [], []
-    for n in counts:
-        rows = part[part["drafts"] == n]
-        if rows.empty:
-            continue
-        low, high = bootstrap_interval(rows[[column]].to_numpy(), rows["doc"].to_numpy())
-        mean = float(rows[column].mean())
-        places.append(n * shift)
-        centre.append(mean)
-        below.append(max(mean - low[0], 0.0))
-        above.append(max(high[0] - mean, 0.0))
-    ax.errorbar(
-        places,
-        centre,
-        yerr=[below, above],
-        color=COLOURS[colour % len(COLOURS)],
-        marker=MARKERS[(colour + style) % len(MARKERS)],
-        linestyle=DASHES[style % len(DASHES)],
-        markersize=5,
-        linewidth=1.6 if style == 0 else 1.0,
-        elinewidth=0.7,
-        capsize=2,
-        label=label,
-    )
+        ends = rows["certified_low"].to_numpy(), rows["certified_high"].to_numpy()
+        ax.fill_between(place, *ends, color=one.style.colour, alpha=0.16, linewidth=0)
+        for end in ends:
+            ax.plot(place, end, color=one.style.colour, linewidth=0.6 * scale, alpha=0.7)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdsd_bounds.plots.saving import save_figure
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, title
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
 
 if TYPE_CHECKING:
     from mdsd_bounds.audit.report import LogReport
@@ -70,7 +70,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
     ax.set_xlabel("positions logged")
     ax.set_ylabel("log10 of the capital")
     ax.set_title(f"Evidence that the output distribution is not p (false-alarm rate {first.alpha:g})")
-    ax.legend(fontsize=7, loc="upper left")
+    legend(ax, fontsize=7)
     return ax
 
 

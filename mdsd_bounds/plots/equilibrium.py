@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
 from mdsd_bounds.problem import InputError
 
 
@@ -50,5 +50,5 @@ def equilibrium(shares: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_xlabel("rank of the token under q")
     ax.set_ylabel("share of positions with the token in H*")
     ax.set_title("Equilibrium diagnostic: a level curve is what the best sampler has")
-    ax.legend(fontsize=8, loc="lower left", ncols=len(temperatures))
+    legend(ax, fontsize=8, title="Bars: one standard\nerror over documents", title_fontsize=7)
     return ax

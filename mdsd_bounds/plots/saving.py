@@ -11,8 +11,8 @@ from mdsd_bounds.problem import InputError
 
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": MARKER},
-    "pdf": {"Creator": MARKER},
-    "svg": {"Creator": [MARKER]},
+    "pdf": {"Creator": MARKER, "CreationDate": None},
+    "svg": {"Creator": [MARKER], "Date": None},
     "ps": {"Creator": MARKER},
     "eps": {"Creator": MARKER},
 }
@@ -34,8 +34,23 @@ def kind_of(path: str | Path) -> str:
     return kind
 
 
-def save_figure(figure: Any, path: str | Path, dpi: int = 150) -> None:
+#: Fonts stay fonts in PDF files, and the same figure is the same bytes.
+_SETTINGS: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": MARKER}
+
+
+def save_figure(figure: Any, path: str | Path, dpi: int = 150, tight: bool = True) -> None:
     """Write a matplotlib figure and close it.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+        What is written.
+    path : str
+        PNG, PDF, SVG or whatever else matplotlib writes, by its ending.
+    dpi : int
+        Of pixel formats.
+    tight : bool
+        Cut to what is drawn; otherwise the size stays as it is, to the point.
 
     Raises
     ------
@@ -46,7 +61,8 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 150) -> None:
 
     try:
         kind = kind_of(path)
-        with whole_file(path) as temporary:
-            figure.savefig(temporary, dpi=dpi, bbox_inches="tight", format=kind, metadata=_METADATA.get(kind))
+        cut = "tight" if tight else None
+        with whole_file(path) as temporary, plt.rc_context(_SETTINGS):
+            figure.savefig(temporary, dpi=dpi, bbox_inches=cut, format=kind, metadata=_METADATA.get(kind))
     finally:
         plt.close(figure)

@@ -33,18 +33,12 @@ def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_repl
     best = int(curve.argmin())
     ax.step(held, curve, where="post", color=COLOURS[0], linewidth=1.4)
     ax.plot(held[best], curve[best], marker="o", color=COLOURS[3])
-    ax.annotate(
-        f"H* holds {best} tokens\nalpha* = {1 + curve[best]:.4f}",
-        (held[best], curve[best]),
-        xytext=(0.05, 0.08),
-        textcoords="axes fraction",
-        va="bottom",
-        fontsize=9,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        arrowprops={"arrowstyle": "-", "color": COLOURS[7], "linewidth": 0.8},
-    )
     ax.axhline(0, color="#999999", linewidth=0.8)
     ax.set_xlabel("draft mass q(H) of the prefix H")
     ax.set_ylabel("P(H) - Q(H)")
-    ax.set_title(f"{title(sampler)}, n = {problem.n_drafts[0]}")
+    # In the title, where it covers no part of the curve.
+    ax.set_title(
+        f"{title(sampler)}, n = {problem.n_drafts[0]}: H* holds {best:,} tokens, alpha* = {1 + curve[best]:.4f}",
+        fontsize=10,
+    )
     return ax

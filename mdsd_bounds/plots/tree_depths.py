@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes
+from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
 
 
 def tree_depths(table: pd.DataFrame, ax: Any = None) -> Any:
@@ -41,5 +41,5 @@ def tree_depths(table: pd.DataFrame, ax: Any = None) -> Any:
     ax.set_ylim(0, 1)
     ax.set_xlabel("depth")
     ax.set_ylabel("probability of accepting so many drafts")
-    ax.legend(fontsize=8)
+    legend(ax, fontsize=8)
     return ax

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes
+from mdsd_bounds.plots.layout import INTERVALS
+from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
 
 AXES = {"length": "draft length (levels)", "budget": "target budget (nodes per call)"}
 VALUES = {"block_efficiency": "tokens per target call", "mbsu": "memory-bound speed-up", "speed": "tokens per second"}
@@ -52,5 +54,5 @@ def tree_protocols(table: pd.DataFrame, protocol: str, value: str = "block_effic
     ax.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     ax.set_xlabel(AXES[protocol])
     ax.set_ylabel(VALUES[value])
-    ax.legend(fontsize=8)
+    legend(ax, fontsize=8, title=textwrap.fill(f"Bars: {INTERVALS}", 22), title_fontsize=7)
     return ax

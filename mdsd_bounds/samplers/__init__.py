@@ -1,9 +1,9 @@
 """Draft samplers: how the n drafts of a position are drawn from q.  One file and one line here for each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import (
     greedy,
     independent,
@@ -25,7 +25,10 @@ SAMPLERS: dict[str, Sampler] = {
     "joint": joint.SAMPLER,
 }
 
-__all__ = ["NO_DRAFT", "SAMPLERS", "Sampler", "get_sampler", "sampler_options"]
+__all__ = ["NO_DRAFT", "SAMPLERS", "Sampler", "get_sampler", "register_sampler", "sampler_options"]
+
+#: Those that ship with this package.
+_SHIPPED = dict(SAMPLERS)
 
 
 def get_sampler(name: str) -> Sampler:
@@ -41,7 +44,33 @@ def get_sampler(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def sampler_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def register_sampler(sampler: Sampler) -> Sampler:
+    """Add a draft sampler under its name for the life of this process; returns it.
+
+    Raises
+    ------
+    InputError
+        If another sampler has that name.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.samplers import SAMPLERS, Sampler, register_sampler
+    >>> sampler = register_sampler(Sampler("always_from_q", lambda q, drawn, k, n: q, replacement=True))
+    >>> SAMPLERS.pop("always_from_q") is sampler
+    True
+    """
+    if SAMPLERS.get(sampler.name, sampler) != sampler:
+        raise InputError(f"a sampler {sampler.name!r} is registered already; give yours another name")
+    SAMPLERS[sampler.name] = sampler
+    return sampler
+
+
+def registered_here(names: Sequence[str]) -> tuple[Sampler, ...]:
+    """Those of the samplers named that this process registered, which another process does not have."""
+    return tuple(SAMPLERS[name] for name in names if name in SAMPLERS and name not in _SHIPPED)
+
+
+def sampler_options(name: str, options: Mapping[str, Option]) -> dict[str, Any]:
     """Those of the ``options`` given for several samplers that the sampler ``name`` takes.
 
     Raises

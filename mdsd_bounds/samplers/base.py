@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 
 #: A draft slot that holds no token: the support of q ran out before n distinct drafts were found.
 NO_DRAFT = -1
@@ -93,7 +93,7 @@ class Sampler:
     method: str | None = None
 
     def splits(
-        self, n_drafts: Iterable[int], options: Mapping[str, Any], what: str, remedy: str = "use method='auto'"
+        self, n_drafts: Iterable[int], options: Mapping[str, Option], what: str, remedy: str = "use method='auto'"
     ) -> list[tuple[int, int]]:
         """``(fixed, random)`` for each number of drafts.
 
@@ -106,19 +106,19 @@ class Sampler:
             raise InputError(f"{what}: the sampler {self.name!r} has no prefix order; {remedy}")
         return [self.split(n, **options) for n in n_drafts]
 
-    def own_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def own_options(self, options: Mapping[str, Option]) -> dict[str, Any]:
         """Those of the ``options`` that this sampler takes."""
         return {name: value for name, value in options.items() if name in self.options}
 
-    def is_random(self, n: int, **options: Any) -> bool:
+    def is_random(self, n: int, **options: Option) -> bool:
         """Whether it is a member of the family without a fixed token among n drafts."""
         return self.split is not None and self.split(n, **options)[0] == 0
 
-    def starts_from_q(self, n: int, **options: Any) -> bool:
+    def starts_from_q(self, n: int, **options: Option) -> bool:
         """Whether the first of n drafts is distributed as q."""
         return n > 0 and (self.first_from_q or self.is_random(n, **options))
 
-    def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+    def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Option) -> Tensor:
         """Draw drafts ``[B, n]`` int64 in draw order; empty slots hold :data:`NO_DRAFT`.  Cost O(B n V)."""
         if self.sample_rows is not None:
             return self.sample_rows(q, n, generator, **options)
@@ -130,7 +130,7 @@ class Sampler:
             drawn = mark(drawn, drafts[:, k])
         return drafts
 
-    def log_prob(self, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+    def log_prob(self, q: Tensor, drafts: Tensor, **options: Option) -> Tensor:
         """Log-probability ``[B]`` of ordered drafts ``[B, n]``: ``sum_k log probs_k(x_k | x_1..x_{k-1})``.
 
         ``-inf`` where the drafts cannot occur; an empty slot has probability 1 exactly when nothing was left to draw.
@@ -223,7 +223,7 @@ def fixed_plus_random(
     Its options are the parameters of ``split`` after the first.
     """
 
-    def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **options: Any) -> Tensor:
+    def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **options: Option) -> Tensor:
         fixed, _ = split(n, **options)
         if k < fixed:
             token = top_tokens(q, k + 1)[:, k]
@@ -231,7 +231,7 @@ def fixed_plus_random(
         removed = fixed_mask(q, fixed) if replacement else drawn | fixed_mask(q, fixed)
         return remainder(q, removed)
 
-    def sample_rows(q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+    def sample_rows(q: Tensor, n: int, generator: torch.Generator | None = None, **options: Option) -> Tensor:
         fixed, random = split(n, **options)
         head = top_tokens(q, fixed)
         rest = leftover(q, fixed_mask(q, fixed))

@@ -5,18 +5,16 @@ There is no prefix order for different drafters: :mod:`mdsd_bounds.bounds.search
 interval.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers.base import Sampler
 from mdsd_bounds.samplers.one_position import draw_many
 from mdsd_bounds.samplers.with_replacement import SAMPLER as WITH_REPLACEMENT
 
 
-def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Any) -> Tensor:
+def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Option) -> Tensor:
     """Distribution of draft k: the k-th drafter's, whatever was drawn before."""
     if q.ndim == 2:
         return q
@@ -27,13 +25,13 @@ def conditional(q: Tensor, drawn: Tensor, k: int, n: int, **_: Any) -> Tensor:
     return q[:, k]
 
 
-def subset_mass(q: Tensor, subset: Tensor, n: int, **_: Any) -> Tensor:
+def subset_mass(q: Tensor, subset: Tensor, n: int, **_: Option) -> Tensor:
     """``Q(H) = prod_k q_k(H)`` ``[B]``."""
     each = q[:, None].expand(-1, n, -1) if q.ndim == 2 else q[:, :n]
     return (each * subset[:, None]).sum(-1).prod(-1)
 
 
-def sample_position(q: Tensor, n: int, samples: int, generator: torch.Generator | None, **_: Any) -> Tensor:
+def sample_position(q: Tensor, n: int, samples: int, generator: torch.Generator | None, **_: Option) -> Tensor:
     """``[samples, n]`` drafts at one position, q ``[V]`` or ``[n, V]``."""
     each = q if q.ndim == 2 else q.expand(n, -1)
     return torch.stack([draw_many(probs, samples, generator) for probs in each[:n]], -1)

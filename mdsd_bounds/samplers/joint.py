@@ -4,12 +4,10 @@
 For small V only: enumeration, LP or max-flow.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import ArrayLike, InputError, Option
 from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, draw
 
 
@@ -22,7 +20,7 @@ def _prefix_matches(table: Tensor, drawn: Tensor, k: int) -> Tensor:
     return (begun[None] == drawn[:, None]).all(-1)
 
 
-def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: Any, **_: Any) -> Tensor:
+def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: ArrayLike, **_: Option) -> Tensor:
     """Distribution of draft k given the set of the first k drafts, from the table.  O(B T V)."""
     table = torch.as_tensor(table, dtype=torch.int64)
     weight = q * _prefix_matches(table, drawn, k)
@@ -36,17 +34,17 @@ def conditional(q: Tensor, drawn: Tensor, k: int, n: int, *, table: Any, **_: An
 class _Joint(Sampler):
     """Whole tuples are drawn and scored at once; their order need not be Markov in the drafted set."""
 
-    def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+    def sample(self, q: Tensor, n: int, generator: torch.Generator | None = None, **options: Option) -> Tensor:
         row = draw(q, generator)
         return _table(options, n)[row]
 
-    def log_prob(self, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+    def log_prob(self, q: Tensor, drafts: Tensor, **options: Option) -> Tensor:
         table = _table(options, drafts.shape[1])
         match = (table[None] == drafts[:, None]).all(-1)
         return (q * match).sum(-1).log()
 
 
-def _table(options: dict[str, Any], n: int) -> Tensor:
+def _table(options: dict[str, Option], n: int) -> Tensor:
     given = options.get("table")
     if given is None:
         raise InputError("joint: the option table=[T, n] (the draft tuples) is missing")
@@ -58,19 +56,19 @@ def _table(options: dict[str, Any], n: int) -> Tensor:
     return table
 
 
-def tuples(q: Tensor, *, table: Any, **_: Any) -> tuple[Tensor, Tensor]:
+def tuples(q: Tensor, *, table: ArrayLike, **_: Option) -> tuple[Tensor, Tensor]:
     """The table as it was given, and the probability of each of its rows."""
     return torch.as_tensor(table, dtype=torch.int64, device=q.device), q
 
 
-def subset_mass(q: Tensor, subset: Tensor, n: int, *, table: Any, **_: Any) -> Tensor:
+def subset_mass(q: Tensor, subset: Tensor, n: int, *, table: ArrayLike, **_: Option) -> Tensor:
     """Mass ``[B]`` of the rows of the table that lie in the subset."""
     table = torch.as_tensor(table, dtype=torch.int64)
     inside: Tensor = (subset[:, table.clamp(min=0)] | (table == NO_DRAFT)).all(-1)
     return (q * inside).sum(-1)
 
 
-def check(q: Tensor, n_drafts: tuple[int, ...], tokens: int, *, table: Any = None, **_: Any) -> None:
+def check(q: Tensor, n_drafts: tuple[int, ...], tokens: int, *, table: ArrayLike | None = None, **_: Option) -> None:
     """Compare the table with q ``[B, T]``, the numbers of drafts and the vocabulary.
 
     Raises

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import NO_DRAFT, RAISE, Sampler, fixed_mask, leftover, top_tokens
 
 #: Tokens of largest q that are held one by one, at least one more than the drafts.
@@ -18,7 +18,7 @@ _REDRAWS = 50
 
 
 def sample_position(
-    rule: Sampler, q: Tensor, n: int, samples: int, generator: torch.Generator | None, **options: Any
+    rule: Sampler, q: Tensor, n: int, samples: int, generator: torch.Generator | None, **options: Option
 ) -> Tensor:
     """``[samples, n]`` drafts of one position, each row on its own; q without its batch axis.
 

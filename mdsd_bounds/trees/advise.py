@@ -50,7 +50,8 @@ BY_RANK = ("rrs_without_replacement", BEST)
 class Costs:
     """Cost of one call by the number of tokens read, interpolated between what was given and constant outside it.
 
-    ``unit`` names what a cost of one is: a second where costs were measured, else a target call over one token.
+    ``unit`` names what a cost of one is: a second where costs were measured, else the time of a target forward pass
+    over one token.
     """
 
     target: tuple[tuple[int, float], ...]
@@ -136,7 +137,7 @@ def costs_from(draft: float | None, target: str | None) -> Costs:
         If a cost is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost is known.
     """
     by_width: Mapping[str, Any] | None = None
-    unit, source = "target call", ""
+    unit, source = "time of one target forward pass", ""
     if target is None:
         pairs: Mapping[str, Any] = {"1": 1.0}
     elif Path(target).suffix == ".json":
@@ -173,7 +174,7 @@ def profiles(
     """
     counts = sorted(table["drafts"].unique())
     if counts != list(range(1, len(counts) + 1)):
-        raise InputError(f"numbers of drafts {counts}: advice needs 1, 2, ... without gaps")
+        raise InputError(f"numbers of drafts {', '.join(map(str, counts))}: advice needs 1, 2, ... without gaps")
     rows = table[["row", "doc"]].drop_duplicates("row").sort_values("row")
     found = []
     for sampler, part in table.groupby("sampler", sort=False):
@@ -230,7 +231,8 @@ def advise(
     """The best tree of every sampler and verifier, fastest first, and what stands above and below the winner.
 
     Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens per
-    unit of cost) with its interval, and ``behind_ci_low``, ``behind_ci_high``: by how much the winner is faster.
+    unit of cost) with its interval, and ``behind`` with its interval: by how many percent of the winner's speed it is
+    slower.
     Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
 
     Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
@@ -278,7 +280,7 @@ def in_words(advice: pd.DataFrame) -> str:
         sure = "certain" if second["behind_ci_low"] > 0 else "not certain"
         text += (
             f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
-            f"({100 * second['behind'] / best['speed']:.1f}% behind, {sure} at 95%)"
+            f"({second['behind']:.1f}% behind, {sure} at 95%)"
         )
     alone = float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0])
     if alone >= best["speed"]:
@@ -352,7 +354,8 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
         low, high = np.quantile(values[1:], [0.025, 0.975])
         return float(low), float(high)
 
-    (low, high), (slow, fast), (least, most) = interval(tokens), interval(speed), interval(winner - speed)
+    behind = 100.0 * (1.0 - speed / winner)
+    (low, high), (slow, fast), (least, most) = interval(tokens), interval(speed), interval(behind)
     return {
         "kind": kind,
         "sampler": choice.profile.sampler,
@@ -366,7 +369,7 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
         "speed": float(speed[0]),
         "speed_ci_low": slow,
         "speed_ci_high": fast,
-        "behind": float(winner[0] - speed[0]),
+        "behind": float(behind[0]),
         "behind_ci_low": least,
         "behind_ci_high": most,
     }

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.trees.base import Distributions, Source, Tree
+from mdsd_bounds.trees.base import Distributions, Path, Source, Tree
 from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import RULES, Stop, Verified, settle, stops, verify
 from mdsd_bounds.verifiers import Verifier, get_verifier
+
+
+class Reader(Protocol):
+    """What drafts below the end of a growing text."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the text."""
+
+    def distributions(self, paths: Sequence[Path], /) -> Tensor:
+        """``[B, V]`` distributions of the token after each path."""
+
+    def advance(self, tokens: Sequence[int], /) -> None:
+        """Make tokens part of the text."""
+
 
 #: ``(draft distributions, source of randomness) -> tree``.
 Build = Callable[[Distributions, Source], Tree]
@@ -63,7 +79,7 @@ def take_step(
     drafted = time.perf_counter()
     distributions = target(tree.paths)
     read = time.perf_counter()
-    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
     if isinstance(verifier, Verifier) and verifier.output_distribution is None:
         ways, verified = None, verify(tree, distributions, verifier, generator)
     else:
@@ -74,7 +90,7 @@ def take_step(
 
 def decode(
     target: TreeReader,
-    draft: TreeReader,
+    draft: Reader,
     build: Build,
     rule: str | Verifier,
     new_tokens: int,
@@ -87,8 +103,11 @@ def decode(
 
     Parameters
     ----------
-    target, draft : TreeReader
-        Over the same text; both move on with what is emitted.
+    target : TreeReader
+        The target's reader.
+    draft : Reader
+        Over the same text: another :class:`mdsd_bounds.trees.real.TreeReader`, or the
+        :class:`mdsd_bounds.trees.chimera.HeadReader` of a draft head.  Both move on with what is emitted.
     build : callable
         Builds the tree of a step; it should know the same stop tokens.
     rule : str or Verifier

@@ -10,6 +10,7 @@ Beside the fields of :mod:`mdsd_bounds.dumps.formats.step_log` (``step``, ``doc`
     path      the accepted nodes      tokens   what was emitted: the accepted drafts and one more
     expected  accepted tokens expected given the tree      emitted   tokens expected, accepted and one more
     sampler, rule, draft_calls, seconds (drafting, target, verification)
+    bounds, full_information   with ``--bound``: estimates of the certified bound, one for each of its eight choices
 
 ``reach`` and ``expected`` are Rao-Blackwellised: means over the verification's own coins, exact given the tree.
 """
@@ -27,12 +28,13 @@ import pandas as pd
 from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.text import integer, parse
-from mdsd_bounds.dumps.containers.text import lines as text_lines
+from mdsd_bounds.dumps.containers.records import records
+from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import top_tokens
 from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.bound_log import check_bounds, summarise_bounds
 from mdsd_bounds.trees.decode import Step
 from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach
 
@@ -82,9 +84,9 @@ def read_log(path: str | File) -> list[dict[str, Any]]:
     """
     lines = []
     with reading(path, "step of a tree log", "log it again") as place:
-        for number, line in text_lines(File(path)):
-            place.at = f"line {number}"
-            lines.append(_checked(parse(line)))
+        for record in records(File(path)):
+            place.at = record.at
+            lines.append(_checked(record.value))
     if not lines:
         raise InputError(f"{path}: the log is empty; decode some text first")
     return lines
@@ -93,6 +95,7 @@ def read_log(path: str | File) -> list[dict[str, Any]]:
 def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Block efficiency and accepted tokens per target call, realised and expected, with 95% document intervals.
 
+    Where the log has bounds, also ``bound``, ``full_information`` and ``share``, the accepted tokens over the bound.
     ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
     node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
     a node.  Both add the probabilities ``reach`` where known, else what happened.
@@ -105,6 +108,7 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         columns["accepted_expected"] = np.array([line["expected"] for line in lines])
     values = np.stack(list(columns.values()), 1)
     low, high = bootstrap_interval(values, documents)
+    bounds = summarise_bounds(lines, columns.get("accepted_expected", columns["accepted"]))
     return {
         "calls": len(lines),
         "documents": len(set(documents.tolist())),
@@ -115,6 +119,7 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
             name: {"mean": float(column.mean()), "ci_low": float(below), "ci_high": float(above)}
             for (name, column), below, above in zip(columns.items(), low, high, strict=True)
         },
+        **bounds,
         "by_depth": _shares(lines, by_child=False),
         "by_child": _shares(lines, by_child=True),
         "seconds": [float(part) for part in np.mean([line["seconds"] for line in lines], axis=0)],
@@ -143,6 +148,10 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "tokens_per_second": found["tokens"] / max(sum(found["seconds"]) * found["calls"], 1e-12),
             }
         )
+        for name_of in ("bound", "share"):
+            if name_of in found:
+                columns = {"mean": name_of, "ci_low": f"{name_of}_low", "ci_high": f"{name_of}_high"}
+                rows[-1].update({column: found[name_of][key] for key, column in columns.items()})
     return pd.DataFrame(rows)
 
 
@@ -214,6 +223,7 @@ def _checked(line: Any) -> dict[str, Any]:
         raise ValueError("lengths disagree")
     if any(not 0 <= parent <= place for place, parent in enumerate(line["parents"])):
         raise ValueError("a parent comes after its child")
+    check_bounds(line)
     return dict(line)
 
 

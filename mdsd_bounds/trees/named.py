@@ -40,6 +40,25 @@ def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> 
         raise InputError(f"shape {shape!r} of builder {builder!r}: give {SHAPES[builder]}{reason}") from None
 
 
+def fixed_branching(builder: str, shape: str) -> tuple[int, ...]:
+    """The branching vector of a chain or an RSD-C tree, for bounds that need one.
+
+    Raises
+    ------
+    InputError
+        For other builders, and for three and more drafts a node.
+    """
+    if builder not in ("chain", "rsd_c"):
+        raise InputError(f"builder {builder!r}: the certified bound is here for chain and rsd_c; leave out --bound")
+    named_tree(builder, shape)
+    vector = (1,) * int(shape) if builder == "chain" else tuple(int(part) for part in shape.split(","))
+    if max(vector) > 2:
+        raise InputError(
+            f"shape {shape!r}: the certified bound is here for one or two drafts a node; leave out --bound"
+        )
+    return vector
+
+
 def _chain(shape: str, stop: frozenset[int]) -> Build:
     (length,) = _sizes(shape, 1)
     return lambda distributions, source: chain(distributions, sampling(source), length, stop)

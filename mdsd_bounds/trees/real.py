@@ -12,13 +12,14 @@ import copy
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.models.forward import decoder_states
 from mdsd_bounds.models.self_draft import skipping
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Path
@@ -37,6 +38,8 @@ class TreeReader:
         Decoder layers left out: the model drafts for itself (:mod:`mdsd_bounds.models.self_draft`).
     width : int or None
         Columns kept of the head; None keeps all.
+    states : bool
+        Keep what enters the head after each token of the text, for a draft head that reads it.
     **warp
         ``temperature``, ``top_k``, ``top_p`` of :func:`mdsd_bounds.distributions.to_probs`.
 
@@ -52,7 +55,14 @@ class TreeReader:
     """
 
     def __init__(
-        self, model: Any, text: Sequence[int], *, skip: Sequence[int] = (), width: int | None = None, **warp: Any
+        self,
+        model: Any,
+        text: Sequence[int],
+        *,
+        skip: Sequence[int] = (),
+        width: int | None = None,
+        states: bool = False,
+        **warp: Any,
     ) -> None:
         if not len(text):
             raise InputError("the text is empty; give at least one token")
@@ -64,6 +74,16 @@ class TreeReader:
         self._column: dict[Path, int] = {}  # where a path's last token stands in the cache
         self._logits: dict[Path, Tensor] = {}
         self._distributions: dict[Path, Tensor] = {}
+        self.keeps_states = states
+        self._states: list[Tensor] = []  # of the tokens held, in pieces
+        self._node_states: dict[Path, Tensor] = {}
+
+    @property
+    def states(self) -> Tensor:
+        """What enters the head after each token of the text read so far, ``[T, H]`` float32; kept on demand alone."""
+        if len(self._states) > 1:
+            self._states = [torch.cat(self._states)]
+        return self._states[0] if self._states else torch.zeros(0, self._model.get_output_embeddings().weight.shape[1])
 
     @property
     def length(self) -> int:
@@ -102,15 +122,29 @@ class TreeReader:
         places = list(range(self._held, self.length)) + [self.length + len(path) - 1 for path in nodes]
         kept = len(nodes) + (waiting > 0)
         begun = time.perf_counter()
-        with skipping(self._model, self._skip) if self._skip else nullcontext():
+        with ExitStack() as around:
+            if self._skip:
+                around.enter_context(skipping(self._model, self._skip))
+            seen = around.enter_context(decoder_states(self._model)) if self.keeps_states else []
             logits = _forward(self._model, ids, mask, places, self._cache, kept)
         self.calls.append((len(ids), time.perf_counter() - begun))
+        if seen:
+            self._states.append(seen[0][:waiting])
+            self._node_states.update(zip(nodes, seen[0][waiting:], strict=True))
         if waiting:
             self._logits[()] = logits[0]
             self._held, self._waiting = self.length, []
         for i, path in enumerate(nodes):
             self._logits[path] = logits[i + (waiting > 0)]
         self._column = columns
+
+    def read_text(self) -> None:
+        """Read the text but for its last token, as a decoder has when it begins to draft; nothing where it was."""
+        if len(self._waiting) > 1:
+            last = self._waiting.pop()
+            self.read([()])
+            self._logits, self._distributions = {}, {}
+            self._waiting = [last]
 
     def advance(self, tokens: Sequence[int]) -> None:
         """Make ``tokens`` part of the text: cached ones stay, all other branches are forgotten."""
@@ -126,6 +160,9 @@ class TreeReader:
         whole = len(path) == len(tokens) and path in self._logits
         self._logits = {(): self._logits[path]} if whole else {}
         self._distributions, self._column = {}, {}
+        if self.keeps_states and path:
+            self._states.append(torch.stack([self._node_states[path[:k]] for k in range(1, len(path) + 1)]))
+        self._node_states = {}
         self._held = len(keep)
         self._waiting = self._waiting + list(tokens[len(path) :])
 
@@ -134,6 +171,7 @@ class TreeReader:
         twin = copy.copy(self)
         twin._cache = copy.deepcopy(self._cache)
         twin._waiting, twin.calls = list(self._waiting), []
+        twin._states, twin._node_states = list(self._states), dict(self._node_states)
         twin._column, twin._logits, twin._distributions = (
             dict(self._column),
             dict(self._logits),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import groupby
 
 from torch import Tensor
 
@@ -98,4 +100,10 @@ def shaped(distributions: Distributions, draw: Draw, shape: Shape, stop: Sequenc
             chosen.append(drafts)
         return chosen
 
-    return grow(distributions, depth_of(shape), lambda path: len(place[path]), pick, "without_replacement", stop=stop)
+    tree = grow(distributions, depth_of(shape), lambda path: len(place[path]), pick, "without_replacement", stop=stop)
+    return replace(tree, groups=tuple(_runs(place[path]) for path in tree.paths))
+
+
+def _runs(shape: Shape) -> tuple[int, ...]:
+    """How many successive children of a shape have equal subtrees."""
+    return tuple(len(list(run)) for _, run in groupby(shape))

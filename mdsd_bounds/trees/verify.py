@@ -5,7 +5,8 @@ probability, having accepted the path to v, and then emits one more token from a
 conditional distribution, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
-against the sampler's own conditional distributions), ``block`` (one path) and ``traversal`` (leaf to root).
+against the sampler's own conditional distributions), ``block`` (one path), ``traversal`` (leaf to root) and ``sweep``
+(layer by layer, :mod:`mdsd_bounds.trees.sweep`).
 """
 
 from __future__ import annotations
@@ -19,18 +20,11 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
-from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.base import Stop as Stop
+from mdsd_bounds.trees.base import Tree, require_own_drafts
+from mdsd_bounds.trees.sweep import sweep_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
-
-    node: int
-    probability: float
-    probs: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,7 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
         )
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    verifier = get_verifier(rule) if isinstance(rule, str) else rule
-    return node_stops(tree, target, verifier)
+    return node_stops(tree, target, get_verifier(rule))
 
 
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
@@ -221,8 +214,10 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     Raises
     ------
     InputError
-        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one.
+        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one;
+        or if all nodes of a level share their drafts.
     """
+    require_own_drafts(tree, "traversal")
     sampler = get_sampler(tree.sampler)
     if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.takes == "table":
         raise InputError(f"rule 'traversal' needs sequential draft distributions; sampler {tree.sampler!r} has none")
@@ -272,7 +267,7 @@ def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
 
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
     """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
-    verifier = get_verifier(rule) if isinstance(rule, str) and rule not in RULES else rule
+    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
     if isinstance(verifier, Verifier) and verifier.output_distribution is None:
         return _step_down(tree, target, verifier, generator)
     return settle(tree, stops(tree, target, rule), generator)
@@ -333,4 +328,9 @@ def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
 
 
 #: Rules beside the registered verifiers.
-RULES: dict[str, Rule] = {"recursive": recursive_stops, "block": block_stops, "traversal": traversal_stops}
+RULES: dict[str, Rule] = {
+    "recursive": recursive_stops,
+    "block": block_stops,
+    "traversal": traversal_stops,
+    "sweep": sweep_stops,
+}

@@ -6,8 +6,9 @@ One published scheme per file in :mod:`.schemes`, the optimal rule in :mod:`.opt
 
 from mdsd_bounds.verifiers.base import Verifier, require_pair
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
+from mdsd_bounds.verifiers.own_rules import from_function
 from mdsd_bounds.verifiers.rate import acceptance_rate
-from mdsd_bounds.verifiers.registry import GROUP, VERIFIERS, get_verifier, load_third_party
+from mdsd_bounds.verifiers.registry import GROUP, VERIFIERS, get_verifier, load_third_party, register_verifier
 from mdsd_bounds.verifiers.total_variation import output_distance
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "Verifier",
     "acceptance_rate",
     "enumerate_verifier",
+    "from_function",
     "get_verifier",
     "load_third_party",
     "output_distance",
+    "register_verifier",
     "require_pair",
 ]

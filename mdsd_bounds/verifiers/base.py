@@ -10,14 +10,16 @@ token sampled from a residual that happens to have been drafted saves its target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds._backend.progress import stage
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 
@@ -39,9 +41,10 @@ class Verifier:
         Whether the output distribution is p, whatever p and q are.
     samplers : tuple of str
         Draft samplers the rule is made for; :func:`require_pair` refuses the others by name.
-    output_distribution : callable
+    output_distribution : callable or None
         ``(p [B, V], q, drafts [B, n], *, sampler, **options) -> [B, V]``: distribution of the output token given the
         drafts. q is ``[B, V]`` (``[B, n, V]`` for the sampler ``independent``); empty slots hold -1 and are ignored.
+        None for a rule that gives steps only: it has a ``fast_step`` and is judged by what it outputs.
     fast_step : callable or None
         ``(p, q, drafts, generator, *, sampler, **options) -> token [B]``, equal in distribution to a draw from
         ``output_distribution``.
@@ -58,34 +61,42 @@ class Verifier:
         Names of the rule's own options; all others belong to the sampler.
     drafts_needed : int or None
         The one number of drafts the rule is made for, None for any.
+    origin : str or None
+        ``module:NAME`` or ``/path/to/file.py:NAME`` of a rule that was loaded from there, so that other processes can
+        load it as well.
     """
 
     name: str
     paper: str
     lossless: bool
     samplers: tuple[str, ...]
-    output_distribution: Callable[..., Tensor]
+    output_distribution: Callable[..., Tensor] | None
     fast_step: Callable[..., Tensor] | None = None
     exact_rate: Callable[..., Tensor] | None = None
     estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
     distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
     drafts_needed: int | None = None
+    origin: str | None = field(default=None, compare=False)
 
     def takes(self, samplers: Sequence[str]) -> bool:
         """Whether the rule is made for drafts of any of these samplers."""
         return bool(set(self.samplers) & set(samplers))
 
-    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Any) -> Tensor:
+    def probs(self, p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str | None = None, **options: Option) -> Tensor:
         """Checked distribution ``[B, V]`` of the output token given the drafts.
 
         Raises
         ------
         InputError
-            If the rule returns another shape, a non-finite or negative probability, or a row that does not sum to one;
-            the verifier and the row are named.
+            If the rule gives steps only, or returns another shape, a non-finite or negative probability, or a row that
+            does not sum to one; the verifier and the row are named.
         """
-        probs = self.output_distribution(p, q, drafts, sampler=sampler or self.samplers[0], **options)
+        sampler = sampler or self.samplers[0]
+        if self.output_distribution is None:
+            raise InputError(f"verifier {self.name!r} gives steps only; it has no distribution to enumerate")
+        with self._blamed(sampler, drafts):
+            probs = self.output_distribution(p, q, drafts, sampler=sampler, **options)
         if not isinstance(probs, Tensor) or probs.shape != p.shape:
             found = tuple(probs.shape) if isinstance(probs, Tensor) else type(probs).__name__
             raise InputError(
@@ -109,7 +120,7 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str | None = None,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Verify one position of every row.
 
@@ -138,7 +149,8 @@ class Verifier:
         """
         sampler = sampler or self.samplers[0]
         if self.fast_step is not None:
-            token = self.fast_step(p, q, drafts, generator, sampler=sampler, **options)
+            with self._blamed(sampler, drafts):
+                token = self.fast_step(p, q, drafts, generator, sampler=sampler, **options)
         else:
             token = draw(self.probs(p, q, drafts, sampler=sampler, **options), generator)
         if not isinstance(token, Tensor) or token.shape != drafts.shape[:1]:
@@ -153,7 +165,7 @@ class Verifier:
             )
         return token, (drafts == token[:, None]).any(-1)
 
-    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+    def exact(self, p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
         """Exact acceptance ``[N, B]``; NaN where there is neither a closed form nor a feasible enumeration."""
         if self.exact_rate is None:
             return p.new_full((len(n_drafts), p.shape[0]), float("nan"))
@@ -168,22 +180,29 @@ class Verifier:
         generator: torch.Generator | None = None,
         *,
         sampler: str,
-        **options: Any,
+        **options: Option,
     ) -> tuple[Tensor, Tensor]:
         """Unbiased Monte Carlo acceptance and its standard error, both ``[N, B]``.
 
         Unless the rule brings its own estimate: draw the drafts, and average the probability that the output is among
-        them, given the drafts (Rao-Blackwell over the rule's own randomness).
+        them, given the drafts (Rao-Blackwell over the rule's own randomness).  For a rule that gives steps only, the
+        share of steps whose output is among the drafts.
         """
         if self.estimate_rate is not None:
             return self.estimate_rate(p, q, n_drafts, samples, generator, sampler=sampler, **options)
         value = p.new_zeros((len(n_drafts), p.shape[0]))
         stderr = torch.zeros_like(value)
+        rows = p.shape[0]
         for i, n in enumerate(n_drafts):
-            for b in range(p.shape[0]):
-                hits = self._conditional_rates(p[b], q[b], n, samples, generator, sampler, options)
+            for b in range(rows):
+                with stage(i * rows + b, len(n_drafts) * rows):
+                    hits = self._conditional_rates(p[b], q[b], n, samples, generator, sampler, options)
                 value[i, b] = hits.mean()
                 stderr[i, b] = hits.std() / samples**0.5
+                if self.output_distribution is None:
+                    # Zeros and ones alone: hits that all agree must not look exact (one more of each is counted).
+                    share = (float(hits.sum()) + 1.0) / (samples + 2.0)
+                    stderr[i, b] = (share * (1.0 - share) / samples) ** 0.5
         return value, stderr
 
     def _conditional_rates(
@@ -201,12 +220,30 @@ class Verifier:
         rows = max(1, CHUNK_ENTRIES // p.shape[-1])
         for first in range(0, samples, rows):
             part = drafts[first : first + rows]
-            probs = self.probs(p.expand(len(part), -1), q.expand(len(part), *q.shape), part, sampler=sampler, **options)
-            hits.append(drafted_mass(probs, part))
+            wide_p, wide_q = p.expand(len(part), -1), q.expand(len(part), *q.shape)
+            with stage(first // rows, -(-samples // rows)):
+                if self.output_distribution is None:
+                    hits.append(self.step(wide_p, wide_q, part, generator, sampler=sampler, **options)[1].to(p.dtype))
+                else:
+                    hits.append(drafted_mass(self.probs(wide_p, wide_q, part, sampler=sampler, **options), part))
         return torch.cat(hits)
 
+    @contextlib.contextmanager
+    def _blamed(self, sampler: str, drafts: Tensor) -> Iterator[None]:
+        """What a rule loaded from elsewhere raises names that rule: it is no defect of this package."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if self.origin is None or isinstance(error, InputError | MemoryError) or "memory" in str(error):
+                raise
+            empty = "; empty draft slots hold -1" if bool((drafts < 0).any()) else ""
+            raise InputError(
+                f"verifier {self.name!r} raised {type(error).__name__}: {error} (sampler {sampler}, "
+                f"n={drafts.shape[1]}{empty}); fix the rule"
+            ) from error
 
-def sampler_options(verifier: Verifier, options: dict[str, Any]) -> dict[str, Any]:
+
+def sampler_options(verifier: Verifier, options: dict[str, Option]) -> dict[str, Any]:
     """The options that belong to the sampler: those the verifier does not name as its own."""
     return {key: value for key, value in options.items() if key not in verifier.options}
 

@@ -8,13 +8,12 @@ tested against this.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.memory import require_memory
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, drafted_mass, require_pair, sampler_options
 
@@ -33,7 +32,7 @@ class Enumerated:
     acceptance: float
 
 
-def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) -> tuple[Tensor, Tensor]:
+def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Option) -> tuple[Tensor, Tensor]:
     """All ordered draft tuples ``[T, n]`` that can occur, with their probabilities ``[T]``.
 
     Parameters
@@ -76,7 +75,7 @@ def draft_tuples(q: Tensor, n: int, size: int, *, sampler: str, **options: Any) 
 
 
 def enumerate_verifier(
-    verifier: Verifier, p: Tensor, q: Tensor, n: int, *, sampler: str | None = None, **options: Any
+    verifier: Verifier, p: Tensor, q: Tensor, n: int, *, sampler: str | None = None, **options: Option
 ) -> Enumerated:
     """Exact output distribution and acceptance of ``verifier`` at one position, by summing over all draft tuples.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.one_position import (
     HEAVY,
@@ -20,7 +19,7 @@ __all__ = ["HEAVY", "draw_heavy_or_light", "draw_many", "draw_many_without", "ma
 
 
 def many_drafts(
-    q: Tensor, n: int, samples: int, generator: torch.Generator | None, *, sampler: str, **options: Any
+    q: Tensor, n: int, samples: int, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """``[samples, n]`` drafts of one position, each row on its own.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.problem import Acceptance, InputError, Problem, squeeze
-from mdsd_bounds.verifiers.base import require_pair, sampler_options
+from mdsd_bounds.problem import Acceptance, ArrayLike, Counts, InputError, Option, Problem, squeeze
+from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.monte_carlo import HEAVY
 
 #: How far a rate may be outside [0, 1] by rounding.
@@ -19,16 +21,16 @@ _BYTES = 48
 
 
 def acceptance_rate(
-    p: Any,
-    q: Any,
-    n_drafts: Any,
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
-    verifier: str = "rrs_without_replacement",
+    verifier: str | Verifier | Callable[..., Tensor] = "rrs_without_replacement",
     *,
     samples: int = 1000,
     seed: int = 0,
     generator: torch.Generator | None = None,
-    **options: Any,
+    **options: Option,
 ) -> Acceptance:
     """Probability that the verifier's output is one of the n drafts (whichever branch of the rule produced it).
 
@@ -38,8 +40,12 @@ def acceptance_rate(
         Target and draft probabilities as for :func:`mdsd_bounds.optimal_acceptance`: ``[V]`` or ``[B, V]``.
     n_drafts : int or sequence of int
         Numbers of drafts; a sequence is answered in one pass.
-    sampler, verifier : str
-        Names in :data:`mdsd_bounds.SAMPLERS` and :data:`mdsd_bounds.VERIFIERS`.
+    sampler : str
+        Name in :data:`mdsd_bounds.SAMPLERS`.
+    verifier : str, Verifier or callable
+        A name in :data:`mdsd_bounds.VERIFIERS`, ``module:NAME``, ``path/to/file.py:NAME``, a
+        :class:`~mdsd_bounds.verifiers.Verifier`, or a plain function
+        (:func:`mdsd_bounds.verifiers.from_function`).
     samples, seed : int
         Monte Carlo samples per position where no closed form exists, and the seed of their generator.
     generator : torch.Generator, optional
@@ -59,6 +65,15 @@ def acceptance_rate(
         On rows that are no distributions, shapes that do not match, unknown names or options, a pair of sampler and
         verifier that makes no sense, a third-party verifier that returns what is no distribution, or more samples than
         memory holds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds import acceptance_rate
+    >>> p, q = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
+    >>> rate = acceptance_rate(p, q, 2, "with_replacement", "rrs")
+    >>> round(float(rate.value), 4), rate.exact
+    (0.72, True)
     """
     from mdsd_bounds.verifiers import get_verifier
 
@@ -69,7 +84,7 @@ def acceptance_rate(
         raise InputError(f"samples={samples!r}: give an integer of at least 2")
     require_memory(
         float(samples) * (HEAVY + max(problem.n_drafts)) * _BYTES,
-        f"verifier {verifier!r}: samples={samples}",
+        f"verifier {rule.name!r}: samples={samples}",
         "take fewer",
     )
     value = rule.exact(problem.p, problem.q, problem.n_drafts, sampler=sampler, **options)
@@ -90,7 +105,7 @@ def acceptance_rate(
         squeeze(value, single_n, single_row),
         squeeze(stderr, single_n, single_row),
         not bool(unknown.any()),
-        verifier,
+        rule.name,
         rule.lossless,
         problem,
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import make_problem
-from mdsd_bounds.problem import Problem, squeeze
+from mdsd_bounds.problem import ArrayLike, Counts, Option, Problem, squeeze
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
 
@@ -17,7 +15,12 @@ ENUMERATED = 20_000
 
 
 def output_distance(
-    p: Any, q: Any, n_drafts: Any, sampler: str = "without_replacement", verifier: str = "tv_budget", **options: Any
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: Counts,
+    sampler: str = "without_replacement",
+    verifier: str | Verifier = "tv_budget",
+    **options: Option,
 ) -> Tensor:
     """``TV(output probs, p)`` of a verifier: 0 if it is lossless, exact or NaN if it is not.
 
@@ -45,7 +48,7 @@ def output_distance(
     return squeeze(_distances(rule, problem, options), single_n, single_row)
 
 
-def _distances(rule: Verifier, problem: Problem, options: dict[str, Any]) -> Tensor:
+def _distances(rule: Verifier, problem: Problem, options: dict[str, Option]) -> Tensor:
     shape = (len(problem.n_drafts), problem.p.shape[0])
     if rule.lossless:
         return problem.p.new_zeros(shape)

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from fuzzing import count_files
+from fuzzing.server_answers import ANSWERS, Answer, chat, llama_server, teacher_lists, vllm_completion
 from mdsd_bounds.dumps import DumpWriter, open_dump
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -181,38 +185,91 @@ def _capture(folder: Path) -> None:
     (folder / "facts.json").write_text(json.dumps({"target": "a", "draft": "b", "hidden_sizes": [3, 2]}))
 
 
-def _prompt_logprobs(seed: int) -> list[Any]:
-    listed: list[Any] = [None]
-    for row, token in zip(torch.log_softmax(_rows(ROWS, V, seed=seed).double(), -1), TOKENS[1:], strict=True):
-        order = row.argsort(descending=True).tolist()
-        names = [token, *[name for name in order[:3] if name != token]]
-        listed.append(
-            {str(i): {"logprob": float(row[i]), "rank": order.index(i) + 1, "decoded_token": "a"} for i in names}
-        )
-    return listed
-
-
-def _vllm(kind: str) -> Make:
+def _answered(answer: Answer, container: str = "json") -> Make:
     def make(folder: Path) -> None:
         for seed, name in enumerate(("t", "d")):
-            listed = _prompt_logprobs(seed)
-            if kind == "lines":
-                answer = {"prompt_token_ids": TOKENS, "prompt_logprobs": listed}
-                text = "".join(json.dumps(answer) + "\n" for _ in range(2))
-            elif kind == "server":
-                text = json.dumps({"id": "x", "choices": [{"text": "", "prompt_logprobs": listed}]}, indent=1)
-            else:
-                flat: dict[str, list[float]] = {"start_indices": [], "end_indices": [], "token_ids": [], "logprobs": []}
-                for position in listed:
-                    flat["start_indices"].append(len(flat["token_ids"]))
-                    for key, fact in (position or {}).items():
-                        flat["token_ids"].append(int(key))
-                        flat["logprobs"].append(fact["logprob"])
-                    flat["end_indices"].append(len(flat["token_ids"]))
-                text = json.dumps(flat)
-            (folder / f"{name}.{'jsonl' if kind == 'lines' else 'json'}").write_text(text)
+            rows = torch.log_softmax(_rows(ROWS, V, seed=seed).double(), -1)
+            value = answer(rows, TOKENS[1:], 3)
+            if container == "parquet":
+                pq.write_table(pa.Table.from_pylist([value, value]), folder / f"{name}.parquet")
+                continue
+            text = {
+                "json": json.dumps(value, indent=1),
+                "jsonl": f"{json.dumps(value)}\n" * 2,
+                "array.json": json.dumps([value, value]),
+            }[container]
+            (folder / f"{name}.{container.split('.')[-1]}").write_text(text)
 
     return make
+
+
+def _flat(rows: Tensor, tokens: list[int], k: int) -> Any:
+    flat: dict[str, list[float]] = {"start_indices": [], "end_indices": [], "token_ids": [], "logprobs": []}
+    for position in vllm_completion(rows, tokens, k)["choices"][0]["prompt_logprobs"]:
+        flat["start_indices"].append(len(flat["token_ids"]))
+        for key, fact in (position or {}).items():
+            flat["token_ids"].append(int(key))
+            flat["logprobs"].append(fact["logprob"])
+        flat["end_indices"].append(len(flat["token_ids"]))
+    return flat
+
+
+def _small_floats(kind: str) -> Make:
+    def make(folder: Path) -> None:
+        pair = {name: _rows(ROWS, V, seed=seed) for seed, name in enumerate(("target_logits", "draft_logits"))}
+        if kind == "safetensors":
+            held = {name: value.to(torch.float8_e5m2) for name, value in pair.items()}
+            (folder / "x.safetensors").write_bytes(save(held))
+            return
+        for name, value in zip("td", pair.values(), strict=True):
+            stored = value.to(torch.bfloat16).view(torch.int16).numpy()
+            np.save(folder / f"{name}.npy", stored)
+            data = (folder / f"{name}.npy").read_bytes()
+            (folder / f"{name}.npy").write_bytes(data.replace(b"'<i2', ", b"'|V2', ", 1))
+
+    return make
+
+
+def _heads(folder: Path) -> None:
+    held = {
+        "target_logits": _rows(ROWS, V),
+        "draft_logits": _rows(ROWS, 2, V, seed=1),
+        "doc": torch.tensor([0, 0, 1, 1]),
+    }
+    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in held.items()})
+
+
+def _texts_of_tokens(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    _answered(chat)(folder)
+    for name in ("t", "d"):
+        file = folder / f"{name}.json"
+        file.write_text(file.read_text().replace("token_id:", "t"))
+    Tokenizer(models.WordLevel({f"t{i}": i for i in range(V)}, unk_token="t0")).save(str(folder / "tokenizer.json"))
+
+
+def _unlike_chunks(folder: Path) -> None:
+    ids = torch.arange(16, dtype=torch.int32).reshape(2, 8) % V
+    write_llama_cpp(folder / "t.kld", _rows(2, 3, V), ids)
+    write_llama_cpp(folder / "d.kld", _rows(1, 3, V, seed=1), ids[:1])
+
+
+def _columns(folder: Path) -> None:
+    pq.write_table(pa.table({name: value.tolist() for name, value in _pair().items()}), folder / "x.parquet")
+
+
+def _packed_steps(folder: Path) -> None:
+    _steps(full=True)(folder)
+    (folder / "x.jsonl.gz").write_bytes(gzip.compress((folder / "x.jsonl").read_bytes()))
+    (folder / "x.jsonl").unlink()
+
+
+def _array_log(folder: Path) -> None:
+    _positions("cut")(folder)
+    lines = [json.loads(line) for line in (folder / "x.jsonl").read_text().splitlines()]
+    (folder / "x.json").write_text(json.dumps(lines))
+    (folder / "x.jsonl").unlink()
 
 
 def _texts(folder: Path) -> None:
@@ -222,9 +279,6 @@ def _texts(folder: Path) -> None:
 
 
 def _packed(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for seed, name in enumerate(("t", "d")):
         logprobs, ids = torch.log_softmax(_rows(ROWS, V, seed=seed), -1).topk(4)
         # Three bits an id, twelve in all, and four that pad them to bytes.
@@ -262,7 +316,7 @@ def _positions(kind: str) -> Make:
         line: dict[str, Any] = {"step": 0, "p": p, "q": q, "drafts": [1, 0], "token": 0, "accepted": True}
         if kind == "cut":
             line |= {"p": {"0": 0.5, "1": 0.25}, "p_tail": 0.25, "q": {"0": 0.25, "1": 0.5}}
-        lines = [{"doc": 0, "position": place, **line} for place in range(6)]
+        lines = [{"doc": 0, "position": place, **line} for place in range(3)]
         if kind != "parquet":
             (folder / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             return
@@ -282,7 +336,7 @@ def _trees(folder: Path) -> None:
         **{"reach": [0.5, 0.2, 0.25], "accepted": 1, "path": [1], "tokens": [4, 9], "expected": 0.95, "emitted": 1.95},
         **{"draft_calls": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
     }
-    lines = [dict(line, doc=doc, step=step) for doc in range(3) for step in range(2)]
+    lines = [dict(line, doc=doc, step=step) for doc in range(2) for step in range(2)]
     (folder / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
@@ -364,9 +418,19 @@ FORMS: dict[str, Form] = {
     ),
     "EAGLE-3 pair .npz": _dump(_stored("x.npz", lambda: _mapped() | {"draft_vocabulary": torch.tensor(V)}), "{}/x.npz"),
     "llama.cpp": _dump(_llama_cpp, "{}/t.kld,{}/d.kld"),
-    "vLLM, one answer a line": _dump(_vllm("lines"), "{}/t.jsonl,{}/d.jsonl"),
-    "vLLM, the server's answer": _dump(_vllm("server"), "{}/t.json,{}/d.json"),
-    "vLLM, flat": _dump(_vllm("flat"), "{}/t.json,{}/d.json"),
+    "vLLM, one answer a line": _dump(_answered(vllm_completion, "jsonl"), "{}/t.jsonl,{}/d.jsonl"),
+    "vLLM, flat": _dump(_answered(_flat), "{}/t.json,{}/d.json"),
+    **{f"answer: {name}": _dump(_answered(answer), "{}/t.json,{}/d.json") for name, answer in ANSWERS.items()},
+    "answers in an array": _dump(_answered(llama_server, "array.json"), "{}/t.json,{}/d.json"),
+    "teacher, parquet": _dump(_answered(teacher_lists, "parquet"), "{}/t.parquet,{}/d.parquet"),
+    "several heads .npz": _dump(_heads, "{}/x.npz#head=1"),
+    "chat, texts and tokenizer": _dump(_texts_of_tokens, "{}/t.json,{}/d.json#tokenizer={}"),
+    "llama.cpp, unlike chunks": _dump(_unlike_chunks, "{}/t.kld,{}/d.kld"),
+    "numbers of ml_dtypes .npy": _dump(_small_floats("npy"), "{}/t.npy,{}/d.npy"),
+    "float8 .safetensors": _dump(_small_floats("safetensors"), "{}/x.safetensors"),
+    "pair .parquet": _dump(_columns, "{}/x.parquet"),
+    "step log, compressed": _dump(_packed_steps, "{}/x.jsonl.gz"),
+    "audit log, array": Form(_array_log, "{}/x.json", _read_positions),
     "DistillKit": _dump(_texts, "{}/t.parquet,{}/d.parquet"),
     "DistillKit, compressed": _dump(_packed, "{}/t.parquet,{}/d.parquet"),
     "top-k .safetensors": _dump(_stored("x.safetensors", _top_k), "{}/x.safetensors,{}/x.safetensors"),
@@ -389,4 +453,16 @@ FORMS: dict[str, Form] = {
     "prompts": Form(_prompts("x.jsonl"), "{}/x.jsonl", _read_prompts),
     "prompts, compressed": Form(_prompts("x.jsonl.gz"), "{}/x.jsonl.gz", _read_prompts),
     "costs of calls": Form(_costs, "{}/x.json", _read_costs),
+    "metrics pages of vLLM": Form(count_files.pages, "{}/a.txt,{}/b.txt", count_files.read_counts),
+    "metrics page of SGLang": Form(count_files.sglang_page, "{}/x.txt", count_files.read_counts),
+    "log of vLLM": Form(count_files.vllm_log, "{}/x.log", count_files.read_counts),
+    "log of vLLM before V1": Form(count_files.old_vllm_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp": Form(count_files.llama_log, "{}/x.log", count_files.read_counts),
+    "log of llama.cpp, totals": Form(count_files.llama_totals, "{}/x.log", count_files.read_counts),
+    "log of SGLang": Form(count_files.sglang_log, "{}/x.log", count_files.read_counts),
+    "counts in answers": Form(count_files.answers, "{}/x.jsonl", count_files.read_counts),
+    "counts by position, JSON": Form(count_files.arrays_of_json, "{}/x.json", count_files.read_counts),
+    "counts by position .npz": Form(count_files.positions, "{}/x.npz", count_files.read_counts),
+    "logit bias": Form(count_files.bias, "{}/x.json", count_files.read_bias),
+    "accepted tokens .npy": Form(count_files.steps, "{}/x.npy", count_files.read_counts),
 }

@@ -65,7 +65,7 @@ def inputs(name: str, folder: Path, first: int, last: int) -> Iterator[Outcome]:
 
 
 def _read(name: str, number: int, form: Form, folder: Path) -> Outcome:
-    before, start, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), ""
+    before, start, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), ""
     try:
         form.read(form.path.replace("{}", str(folder)))
         kind = "read"
@@ -76,7 +76,7 @@ def _read(name: str, number: int, form: Form, folder: Path) -> Outcome:
     except Exception as error:
         kind, where = "foreign", f"{type(error).__name__} at {_place(error)}: {str(error)[:100]}"
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    return Outcome(name, number, kind, where, time.monotonic() - start, grown)
+    return Outcome(name, number, kind, where, time.process_time() - start, grown)
 
 
 def _place(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -356,6 +357,26 @@ def of_gzip(data: bytes, random_: random.Random) -> bytes:
     return gzip.compress(of_lines(gzip.decompress(data), random_), 1)
 
 
+def of_text(data: bytes, random_: random.Random) -> bytes:
+    """Numbers replaced, and words or lines removed, repeated or swapped."""
+    pieces = re.split(rb"([0-9][0-9.]*|\n)", data)
+    for _ in range(random_.choice([1, 1, 2, 4, 16])):
+        place = random_.randrange(len(pieces))
+        kind = random_.randrange(5)
+        if kind <= 2:
+            numbers = [at for at, piece in enumerate(pieces) if piece[:1].isdigit()] or [place]
+            new = random_.choice(
+                [*map(str, INTEGERS), "NaN", "1e999", "0.5", "9" * 400, "1.2.3", "", "\x1b[2J", "\u202e"]
+            )
+            pieces[random_.choice(numbers)] = new.encode()
+        elif kind == 3:
+            del pieces[place : place + random_.choice([1, 2, 8])]
+            pieces = pieces or [b""]
+        else:
+            pieces[place:place] = pieces[place : place + random_.choice([1, 2, 8])]
+    return b"".join(pieces)
+
+
 def _any(structure: Mutate) -> Mutate:
     def mutate(data: bytes, random_: random.Random) -> bytes:
         done = (structure if random_.random() < 0.65 else of_bytes)(data, random_)
@@ -375,4 +396,6 @@ BY_ENDING: dict[str, Mutate] = {
     ".parquet": _any(of_parquet),
     ".kld": _any(of_llama_cpp),
     ".gz": _any(of_gzip),
+    ".txt": _any(of_text),
+    ".log": _any(of_text),
 }

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -25,12 +22,14 @@ from torch import Tensor
 from mdsd_bounds import acceptance_rate, open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.cli.options import progress_bar
 from mdsd_bounds.pipeline.tables import bootstrap_interval
-from mdsd_bounds.plots.style import COLOURS, MARKERS
+from mdsd_bounds.plots import lossy_frontier, save_figure
 from mdsd_bounds.verifiers import output_distance
 from mdsd_bounds.verifiers.schemes.mentored_decoding import mentored_target
 from mdsd_bounds.verifiers.schemes.tv_budget import moved_target
 from mdsd_bounds.verifiers.speculative_sampling import residual
 from mdsd_bounds.verifiers.total_variation import total_variation
+
+matplotlib.use("Agg")
 
 ROOT = Path(__file__).parents[2]
 DUMP = ROOT / "data" / "qwen2.5-coder-humaneval"
@@ -124,6 +123,15 @@ RULES: dict[str, tuple[Rule, tuple[float, ...], tuple[int, ...], str]] = {
     "Cactus": (registered("cactus", lambda x: {"delta": x}), (0.001, 0.01, 0.03, 0.1, 0.25, 1.0), (1,), "delta"),
     "FLy's entropy gate, no window": (entropy_gate, (1.0, 0.8, 0.6, 0.4, 0.3, 0.1), (1,), "entropy, nats"),
 }  # fmt: skip
+
+#: Rules that the registry holds: their colours are those of every other figure.
+REGISTERED = {
+    "optimal within a budget (tv_budget)": "tv_budget",
+    "typical acceptance": "typical_acceptance",
+    "top-K membership": "top_k_membership",
+    "mentored decoding": "mentored_decoding",
+    "Cactus": "cactus",
+}
 
 #: What each rule of the page is, and where the definition comes from.
 DEFINITIONS = (
@@ -259,41 +267,7 @@ def measure(
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Acceptance against TV, a panel for each number of drafts."""
-    figure, panels = plt.subplots(1, len(COUNTS), figsize=(13.5, 4.6), sharey=True, layout="constrained")
-    names = list(RULES)
-    for ax, n in zip(panels, COUNTS, strict=True):
-        part = table[table["drafts"] == n]
-        alpha = float(part["alpha"].iloc[0])
-        right = 0.16
-        ax.fill_between([0, 1 - alpha, right], [alpha, 1, 1], 1.02, color="#000000", alpha=0.07, linewidth=0)
-        ax.plot(
-            [0, min(1 - alpha, right), right], [alpha, min(1.0, alpha + right), min(1.0, alpha + right)], "k-", lw=1.4
-        )
-        ax.plot([0], [alpha], "k*", markersize=11, zorder=5)
-        for i, name in enumerate(names):
-            curve = part[part["rule"] == name].sort_values("tv")
-            if len(curve):
-                colour, marker = COLOURS[i % 6], MARKERS[i % len(MARKERS)]
-                style = {"markerfacecolor": "none"} if i >= 6 else {}
-                ax.plot(curve["tv"], curve["acceptance"], color=colour, marker=marker, ms=5, lw=1, label=name, **style)
-        ax.set_xlim(-0.004, right)
-        ax.set_ylim(0.82, 1.006)
-        ax.set_xticks([0, 0.04, 0.08, 0.12, 0.16])
-        ax.set_title(f"n = {n}", fontsize=11)
-        ax.set_xlabel("mean total variation from the target")
-        ax.grid(alpha=0.25, linewidth=0.6)
-        ax.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("mean acceptance")
-    handles: dict[str, Any] = {}
-    for ax in panels:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        [handles[name] for name in names], names, loc="outside lower center", ncols=4, frameon=False, fontsize=8,
-        title="star: lossless optimum; line: alpha* + TV, above which no rule can lie", title_fontsize=8,
-    )  # fmt: skip
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(lossy_frontier(table, registered=REGISTERED).figure, path, tight=False)
 
 
 def findings(table: pd.DataFrame) -> str:

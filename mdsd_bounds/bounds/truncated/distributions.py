@@ -18,16 +18,19 @@ mass has room for.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.distributions import Warp, to_probs
 from mdsd_bounds.problem import InputError
 
 #: Columns of a dump's ``target_cut`` and ``draft_cut`` ``[B, 4]``.
 MISSING_LOW, MISSING_HIGH, CAP, SLACK = range(4)
+#: A logit that is lowered so far has the weight zero in float64.
+_BANNED = -1e4
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def truncated_distribution(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     name: str = "logprobs",
     first_row: int = 0,
 ) -> TruncatedDistribution:
@@ -82,7 +86,7 @@ def truncated_distribution(
     cut : Tensor or None
         ``[B, 4]`` float64: least and greatest missing mass, largest log-probability a missing token may have
         (``inf`` if unknown), and error bound of the stored logarithms.  None: the rows are full.
-    temperature, top_k, top_p, name, first_row :
+    temperature, top_k, top_p, min_p, name, first_row :
         As :func:`mdsd_bounds.to_probs`.
 
     Raises
@@ -92,9 +96,19 @@ def truncated_distribution(
     """
     if cut is None:
         return whole_distribution(
-            to_probs(logprobs, temperature=temperature, top_k=top_k, top_p=top_p, name=name, first_row=first_row)
+            to_probs(
+                logprobs,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                name=name,
+                first_row=first_row,
+            )
         )
-    # Checks temperature, NaN, +inf, empty rows and top_p's range; top_k must see the kept tokens only.
+    # Checks the range of top_p; the nucleus itself is found below.
+    Warp(temperature, top_k, top_p, min_p)
+    # Checks NaN, +inf and empty rows; top_k must see the kept tokens only.
     probs = to_probs(logprobs, temperature=temperature, top_k=top_k, name=name, first_row=first_row)
     x = logprobs.to(torch.float64)
     kept = x > -float("inf")
@@ -121,6 +135,11 @@ def truncated_distribution(
         high = torch.where(held < top_k, high, torch.minimum(high, ties.log() + cap * s))
         low = torch.full_like(low, -float("inf"))
         log_kept = torch.logsumexp(torch.where(probs > 0, x * s, torch.full_like(x, -float("inf"))), -1)
+    if min_p:
+        probs, low, high = _at_least(
+            probs, low, high, _Edge(x.amax(-1), cap, slack, exact), (min_p, s, name, first_row)
+        )
+        log_kept = torch.logsumexp(torch.where(probs > 0, x * s, torch.full_like(x, -float("inf"))), -1)
     missing_low, missing_high = torch.sigmoid(low - log_kept), torch.sigmoid(high - log_kept)
     cap_weight = torch.exp(cap * s - log_kept)
     slack = slack * s
@@ -128,6 +147,68 @@ def truncated_distribution(
         return _nucleus(probs, missing_low, missing_high, cap_weight, slack, top_p, name, first_row)
     all_kept = kept | (missing_high <= 0)[:, None]
     return TruncatedDistribution(probs, all_kept, missing_low, missing_high, cap_weight, slack)
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Largest kept logarithm, cap of the others, error bound of the logarithms, and rows with nothing missing."""
+
+    peak: Tensor
+    cap: Tensor
+    slack: Tensor
+    exact: Tensor
+
+
+def _at_least(
+    probs: Tensor, low: Tensor, high: Tensor, edge: _Edge, asked: tuple[float, float, str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kept tokens with at least ``min_p`` of the largest probability, and the logarithms of the rest's bounds.
+
+    Where no missing token reaches the edge nothing is missing any more; where one may, any part of them may be left.
+    """
+    min_p, s, name, first_row = asked
+    _refuse(
+        ~edge.exact & (edge.peak - edge.slack < edge.cap), name, first_row, f"the largest probability of min_p={min_p}"
+    )
+    ratio = probs / probs.amax(-1, keepdim=True)
+    unsure = torch.expm1(2 * edge.slack * s)[:, None]
+    at_edge = (ratio > 0) & (ratio * (1 + unsure) >= min_p) & (ratio * (1 - unsure) < min_p) & (unsure > 0)
+    _refuse(at_edge.any(-1), name, first_row, f"the edge of min_p={min_p}")
+    below = (edge.cap - edge.peak + 2 * edge.slack) * s < math.log(min_p) - 1e-12
+    nothing = torch.full_like(low, -float("inf"))
+    kept = torch.where(ratio >= min_p, probs, torch.zeros_like(probs))
+    return kept / kept.sum(-1, keepdim=True), nothing, torch.where(below, nothing, high)
+
+
+def shifted(logprobs: Tensor, cut: Tensor, shift: Tensor, name: str, first_row: int = 0) -> tuple[Tensor, Tensor]:
+    """Truncated rows after something was added to some logits: weights of kept tokens, and what is left open.
+
+    Kept tokens are known, and so are their new weights.  A missing token of which something is subtracted takes at most
+    ``cap (1 - exp(shift))`` of the least missing mass with it; one to which something is added could have any weight.
+
+    Parameters
+    ----------
+    logprobs, cut :
+        As :func:`truncated_distribution`.
+    shift : Tensor
+        ``[B, V]`` added to the logits.
+
+    Raises
+    ------
+    InputError
+        If something is added to a token that the row does not hold.
+    """
+    # A banned token's weight is known: zero.
+    shift = shift.clamp(min=_BANNED)
+    known = logprobs > -float("inf")
+    missing = (~known).any(-1) & (cut[:, MISSING_HIGH] > 0)
+    raised = missing & (~known & (shift > 0)).any(-1)
+    _refuse(raised, name, first_row, "a token whose logit is raised")
+    most = torch.minimum(cut[:, CAP].exp(), cut[:, MISSING_HIGH])
+    taken = torch.where(known, torch.zeros_like(shift), -torch.expm1(shift.clamp(max=0.0))).sum(-1) * most
+    left = cut.to(torch.float64).clone()
+    left[:, MISSING_LOW] = (left[:, MISSING_LOW] - taken).clamp(min=0.0)
+    return logprobs.to(torch.float64) + torch.where(known, shift, torch.zeros_like(shift)), left
 
 
 def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ from torch import Tensor
 
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
 from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution, whole_distribution
-from mdsd_bounds.problem import Bound, InputError, Problem, draft_counts
+from mdsd_bounds.problem import Bound, Counts, InputError, Option, Problem, draft_counts
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
 
@@ -71,9 +71,9 @@ def interval_bounds(
     q: Tensor,
     p_missing: Tensor,
     q_missing: Tensor,
-    n_drafts: Any,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Option] | None = None,
     solver: Solver = solve_prefix,
 ) -> tuple[Tensor, Tensor]:
     """Interval for alpha* from probabilities of which the small ones were left out.
@@ -125,9 +125,9 @@ def interval_bounds(
 
 def batch_bound(
     batch: Any,
-    n_drafts: Any,
+    n_drafts: Counts,
     sampler: str,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Option] | None = None,
     *,
     temperature: float = 1.0,
     draft_temperature: float | None = None,
@@ -169,9 +169,9 @@ def batch_bound(
 def solve_cut(
     p: TruncatedDistribution,
     q: TruncatedDistribution,
-    n_drafts: Any,
+    n_drafts: Counts,
     sampler: str = "without_replacement",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Option] | None = None,
     solver: Solver = solve_prefix,
 ) -> Bound:
     """Interval for alpha* from cut distributions; see the module's text for the proof.

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffer
+from mdsd_bounds._backend.dtypes import FLOAT8
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading, reason
 from mdsd_bounds.problem import InputError
@@ -171,23 +172,32 @@ class Array:
 def stored_array(
     source: Source, place: int, shape: tuple[int, ...], dtype: torch.dtype, *, forwards: bool = False
 ) -> Array:
-    """An array that lies row after row from ``place`` on; the caller has checked that it does."""
+    """An array that lies row after row from ``place`` on; the caller has checked that it does.
+
+    Floats of eight bits are read as float32.
+    """
+    kept = torch.uint8 if dtype in FLOAT8 else dtype
     last = shape[-1] if shape else 1
     count = math.prod(shape[:-1])
 
     def rows(a: int, b: int) -> Tensor:
         b = min(b, count)
-        held = buffer((max(b - a, 0), last), dtype)
+        held = buffer((max(b - a, 0), last), kept)
         source.read_into(bytes_of(held), place + a * last * dtype.itemsize)
-        return held
+        return computable(held, dtype)
 
     def whole() -> Tensor:
         _room(source, count * last * dtype.itemsize)
-        held = torch.empty(shape, dtype=dtype)
+        held = torch.empty(shape, dtype=kept)
         source.read_into(bytes_of(held), place)
-        return held
+        return computable(held, dtype)
 
     return Array(shape, str(dtype).removeprefix("torch."), rows, whole, forwards)
+
+
+def computable(stored: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values of a type that can be computed with: float32 of the bits of floats of eight."""
+    return stored.view(dtype).to(torch.float32) if dtype in FLOAT8 else stored
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

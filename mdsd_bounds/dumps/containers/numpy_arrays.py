@@ -1,9 +1,14 @@
-"""NumPy's arrays: a .npy file, or each member of a .npz archive."""
+"""NumPy's arrays: a .npy file, or each member of a .npz archive.
+
+NumPy knows no bfloat16 and no floats of eight bits.  What the package ml_dtypes (JAX) adds is stored under its name,
+which NumPy alone cannot read back, or as two bytes without a type (``V2``), which only bfloat16 becomes.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +27,14 @@ MAGIC = b"\x93NUMPY"
 _HEADER = 1 << 16
 _TYPES = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "b1": torch.bool, "u1": torch.uint8}
 _TYPES |= {"i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64}
+#: Types of ml_dtypes by name, and what NumPy makes of bfloat16.
+_ADDED = {
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+    "V2": torch.bfloat16,
+}
+_NAMED = re.compile(rb"('descr': *')([<>|=]?)(bfloat16|float8_[a-z0-9]+)'")
 #: Unsigned types are read as int64, which holds what is counted here.
 _WIDENED = {"u2", "u4", "u8"}
 
@@ -53,7 +66,8 @@ def open_npz(path: Path) -> dict[str, Array]:
 def _array(source: Source, where: str) -> Array:
     with reading(where, "NumPy array", "write plain floats with numpy.save"):
         # From memory: the header's length is checked against it, not allocated.
-        head = io.BytesIO(read_bytes(source, 0, min(source.size, _HEADER)))
+        text, added = _without_names(read_bytes(source, 0, min(source.size, _HEADER)))
+        head = io.BytesIO(text)
         version = npy.read_magic(head)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(head)
@@ -63,19 +77,40 @@ def _array(source: Source, where: str) -> Array:
             )
         if any(type(size) is not int or size < 0 for size in shape):
             raise ValueError(f"its header gives the shape {shape}")
-        place, code = head.tell(), f"{dtype.kind}{dtype.itemsize}"
+        place, code = head.tell(), added or f"{dtype.kind}{dtype.itemsize}"
         asked = math.prod(shape) * dtype.itemsize
         if place + asked != source.size:
             raise EOFError(f"{source.size} bytes, but its header asks for {place + asked}")
-        if dtype.subdtype is not None or (code not in _TYPES and code not in _WIDENED):
+        if dtype.subdtype is not None or dtype.names or not (code in _TYPES or code in _WIDENED or code in _ADDED):
             # Kept by name: a file may hold more than the arrays that are wanted.
-            return _unreadable(shape, str(dtype), f"{where}: is of dtype {dtype}; give float16, float32 or float64")
+            return _unreadable(shape, added or str(dtype), f"{where}: is of dtype {added or dtype}; {_hint(code)}")
     columns = fortran and len(shape) > 1 and sum(size > 1 for size in shape) > 1
     if columns and (len(shape) > 2 or isinstance(source, Inflated)):
         return _unreadable(shape, str(dtype), f"{where}: is stored column by column; save np.ascontiguousarray of it")
+    if code in _ADDED:
+        if columns:
+            return _unreadable(shape, code, f"{where}: is stored column by column; save np.ascontiguousarray of it")
+        return stored_array(source, place, shape, _ADDED[code], forwards=isinstance(source, Inflated))
     if dtype.isnative and code in _TYPES and not columns:
         return stored_array(source, place, shape, _TYPES[code], forwards=isinstance(source, Inflated))
     return _converted(source, place, shape, dtype, columns=columns)
+
+
+def _without_names(head: bytes) -> tuple[bytes, str]:
+    """A header that NumPy can read, of the same length; and the name of a type of ml_dtypes that it had."""
+    found = _NAMED.search(head)
+    if found is None or found.start() > 64:
+        return head, ""
+    name = found[3].decode()
+    plain = b"|V2'" if name == "bfloat16" else b"|V1'"
+    plain = found[1] + plain
+    return head[: found.start()] + plain.ljust(len(found[0])) + head[found.end() :], name
+
+
+def _hint(code: str) -> str:
+    if code == "V1":
+        return "one byte without a type, as NumPy keeps a float of eight bits; save it as float32, or in .safetensors"
+    return "give float16, float32 or float64, or bfloat16 and float8 as ml_dtypes or .safetensors write them"
 
 
 def _unreadable(shape: tuple[int, ...], dtype: str, message: str) -> Array:

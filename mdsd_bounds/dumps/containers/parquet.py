@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as arrow
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
+from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.files import open_file
+from mdsd_bounds.dumps.containers.files import Array, open_file
+from mdsd_bounds.problem import InputError
 
 MAGIC = b"PAR1"
 
@@ -40,3 +48,111 @@ def open_parquet(path: Path) -> pq.ParquetFile:
             # Encoded pages may hold a value that is repeated without end in a few bytes.
             require_memory(stated + 16 * rows * len(names), f"{path}: row group {group}", "write smaller row groups")
         return file
+
+
+#: Rows decoded at once.
+_BATCH = 64
+
+
+def open_columns(path: Path) -> dict[str, Array]:
+    """Columns of numbers ``[N]``, of lists of one length ``[N, V]``, or of lists of lists ``[N, K, V]``, as arrays.
+
+    They are read forwards: going back to earlier rows starts a column again.  Other columns are left out.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_parquet`.
+    """
+    file = open_parquet(path)
+    found = {}
+    with reading(path, "parquet file", "the file is truncated or corrupt, write it again") as place:
+        for field in file.schema_arrow:
+            place.at = f"column {field.name!r}"
+            if (column := _Column.of(path, file, field)) is not None:
+                found[field.name] = Array(column.shape, torch_name(column.dtype), column.rows, column.whole, True)
+    return found
+
+
+class _Column:
+    """A column of numbers or of lists, decoded in order."""
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
+        self._restart()
+
+    @classmethod
+    def of(cls, path: Path, file: pq.ParquetFile, field: Any) -> _Column | None:
+        """The column, its shape taken from its first row; None where it holds no numbers."""
+        kind, depth = field.type, 0
+        while arrow.types.is_list(kind) or arrow.types.is_large_list(kind) or arrow.types.is_fixed_size_list(kind):
+            kind, depth = kind.value_type, depth + 1
+        if depth > 2 or not (arrow.types.is_integer(kind) or arrow.types.is_floating(kind)):
+            return None
+        # Unsigned integers, whose range no type of torch has, become int64 where they fit.
+        dtype = kind.to_pandas_dtype() if not arrow.types.is_unsigned_integer(kind) else np.int64
+        rows = file.metadata.num_rows
+        first = next(file.iter_batches(batch_size=1, columns=[field.name]), None)
+        if first is None or not len(first):
+            return None
+        value, inner = first.column(0).to_pylist()[0], []
+        for _ in range(depth):
+            inner.append(len(value) if value is not None else 0)
+            value = value[0] if value else None
+        return cls(path, field.name, (rows, *inner), torch.from_numpy(np.empty(0, dtype)).dtype)
+
+    def _restart(self) -> None:
+        self._at, self._held = 0, torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        self._batches: Iterator[Any] = open_parquet(self.path).iter_batches(batch_size=_BATCH, columns=[self.name])
+
+    def _next(self) -> Tensor:
+        """The next rows, or none at the end."""
+        with reading(self.path, "parquet file", "the file is truncated or corrupt, write it again") as place:
+            place.at = f"column {self.name!r}"
+            batch = next(self._batches, None)
+            if batch is None:
+                raise EOFError(f"it ends before row {self.shape[0]}")
+            values, lengths = batch.column(0), self.shape[1:]
+            for length in lengths:
+                if values.null_count or not _all(values, length):
+                    raise InputError(
+                        f"{self.path}: {self.name} has rows of another length than {length} from row {self._at} on; "
+                        "write lists of one length (top-k lists of several lengths are read as a data set of records)"
+                    )
+                values = values.flatten()
+            if values.null_count:
+                raise ValueError("numbers are missing (null)")
+            held = values.to_numpy(zero_copy_only=False).astype(torch.empty(0, dtype=self.dtype).numpy().dtype)
+            return torch.from_numpy(held.copy()).reshape(len(batch), *lengths)
+
+    def rows(self, a: int, b: int) -> Tensor:
+        """Rows along all but the last axis, flattened."""
+        inner = math.prod(self.shape[1:-1])
+        first, last = (a // inner, -(-b // inner)) if inner else (0, 0)
+        last = min(last, self.shape[0])
+        if first < self._at:
+            self._restart()
+        pieces = [self._held]
+        count = self._at + len(self._held)
+        while count < last:
+            pieces.append(self._next())
+            count += len(pieces[-1])
+            if count <= first:
+                pieces = pieces[-1:]
+        held = torch.cat(pieces)
+        start = count - len(held)
+        found = held[first - start : last - start]
+        # The rows of a list of lists may begin in the middle of a row of the file.
+        self._at, self._held = first, held[first - start :]
+        flat = found.reshape(-1, self.shape[-1]) if len(self.shape) > 1 else found
+        return flat[a - first * inner :][: b - a] if len(self.shape) > 1 else flat[: b - a]
+
+    def whole(self) -> Tensor:
+        """All rows."""
+        if len(self.shape) == 1:
+            return self.rows(0, self.shape[0])
+        return self.rows(0, math.prod(self.shape[:-1])).reshape(self.shape)
+
+
+def _all(values: Any, length: int) -> bool:
+    return bool(np.all(np.asarray(values.value_lengths().to_numpy(zero_copy_only=False)) == length))

@@ -17,10 +17,10 @@ from mdsd_bounds.dumps.containers.files import Array, Source, open_file, read_by
 from mdsd_bounds.problem import InputError
 
 _TYPES = {name: dtype for dtype, name in NAMES.items()}
-_TYPES |= {name: getattr(torch, other) for name, other in (("I8", "int8"),)}
+_TYPES |= {"I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 #: Bytes of an element of the types that are known; those without a torch type here are listed, not read.
 _BYTES = {name: dtype.itemsize for name, dtype in _TYPES.items()}
-_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8}
+_BYTES |= {"F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8}
 #: Longest header, the format's own limit.
 _HEADER = 100_000_000
 

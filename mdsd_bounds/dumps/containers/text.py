@@ -1,4 +1,4 @@
-"""Text read as a stream, line by line, within limits."""
+"""Text read as a stream, line by line, within limits; compressed text is uncompressed on the way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds.dumps.containers.compressed import compression, open_text
 from mdsd_bounds.dumps.containers.files import open_file, read_bytes
 from mdsd_bounds.problem import InputError
 
@@ -18,7 +19,7 @@ LINE = 1 << 26
 #: Bytes of a description beside a dump: manifests, settings.
 SMALL = 1 << 26
 #: What parsed JSON takes, in bytes for each byte of text: a list of empty lists; numbers take 2 to 8.
-_PARSED = 24
+PARSED = 24
 _CHUNK = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
@@ -31,7 +32,7 @@ def lines(path: Path, longest: int = LINE) -> Iterator[tuple[int, str]]:
     InputError
         If a line is longer than ``longest`` bytes, holds NUL bytes (a binary or sparse file), or is no UTF-8.
     """
-    with open_file(path).stream() as stream:
+    with open_text(path) as stream:
         number = 0
         while line := _line(stream, path, number + 1, longest):
             number += 1
@@ -70,9 +71,24 @@ def whole_text(path: Path, longest: int = SMALL) -> str:
         If it is no UTF-8.
     """
     file = open_file(path)
+    if compression(path):
+        return _uncompressed(path, longest).decode("utf-8-sig")
     if file.size > longest:
         raise InputError(f"{path}: {file.size} bytes, at most {longest} are read; give the right file")
     return read_bytes(file, 0, file.size).decode("utf-8-sig")
+
+
+def _uncompressed(path: Path, longest: int) -> bytes:
+    text = bytearray()
+    with open_text(path) as stream:
+        while piece := stream.read(16 * _CHUNK):
+            text += piece
+            if b"\0" in piece:
+                raise InputError(f"{path}: holds NUL bytes; this is no text, or the file has holes")
+            if len(text) > longest:
+                raise InputError(f"{path}: more than {longest} bytes uncompressed; give the right file")
+            require_memory(4 * len(text), f"{path}: {len(text) / 1e6:.0f} MB uncompressed", "write one record a line")
+    return bytes(text)
 
 
 def parse(text: str) -> Any:
@@ -86,8 +102,8 @@ def parse(text: str) -> Any:
         If it may not fit into memory.
     """
     if len(text) > _CHUNK * 16:
-        require_memory(_PARSED * len(text), f"JSON of {len(text) / 1e6:.0f} MB", "write one record a line")
-    return json.loads(text, object_pairs_hook=_distinct)
+        require_memory(PARSED * len(text), f"JSON of {len(text) / 1e6:.0f} MB", "write one record a line")
+    return DECODER.decode(text)
 
 
 def integer(value: Any) -> int:
@@ -117,3 +133,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
     return found
+
+
+#: Refuses a name that an object holds twice.
+DECODER = json.JSONDecoder(object_pairs_hook=_distinct)

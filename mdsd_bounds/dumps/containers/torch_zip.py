@@ -8,6 +8,7 @@ calls nothing else.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, _weights_only_unpickler
 
 from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.files import Array, Source, bytes_of, read_bytes, stored_array
+from mdsd_bounds.dumps.containers.files import Array, Source, bytes_of, computable, read_bytes, stored_array
 from mdsd_bounds.dumps.containers.zip_members import Archive, Inflated, open_zip
 from mdsd_bounds.problem import InputError
 
@@ -58,6 +59,22 @@ def open_torch(path: Path) -> dict[str, Array]:
         places = _Places(path, archive, f"{root}data/", held)
         found = {str(name): _entry(places, str(name), value) for name, value in content.items()}
     return {name: array for name, array in found.items() if array is not None}
+
+
+def save_torch(arrays: dict[str, Tensor], path: Path) -> None:
+    """Write a file of ``torch.save``.
+
+    Raises
+    ------
+    OSError
+        If the disk is full; torch's own writer says "unexpected pos", and nothing of what the disk said.
+    """
+    try:
+        torch.save(arrays, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.EIO, "the disk is full, or failed", str(path)) from error
 
 
 def _describe(data: bytes) -> tuple[Any, dict[int, tuple[str, torch.UntypedStorage]]]:
@@ -161,7 +178,7 @@ def _view(source: Source, value: Tensor, where: str) -> Array:
                 first += index * step
             source.read_into(bytes_of(memory), first * dtype.itemsize)
             held[place] = memory.as_strided((shape[-1],), (stride[-1],))
-        return held
+        return computable(held, dtype)
 
     return Array(shape, torch_name(dtype), rows, lambda: rows(0, value.numel() // shape[-1]).reshape(shape))
 

@@ -1,4 +1,4 @@
-"""Named arrays in a file, read lazily: .safetensors, .npz, .pt, .npy.  Readers say what the arrays mean."""
+"""Named arrays in a file, read lazily: .safetensors, .npz, .pt, .npy, .parquet.  Readers say what the arrays mean."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 
 from mdsd_bounds.dumps.containers.files import Array, beginning, once
 from mdsd_bounds.dumps.containers.numpy_arrays import MAGIC, open_npy, open_npz
+from mdsd_bounds.dumps.containers.parquet import MAGIC as PARQUET
+from mdsd_bounds.dumps.containers.parquet import open_columns
 from mdsd_bounds.dumps.containers.safetensors import open_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import PICKLE, open_torch
 from mdsd_bounds.dumps.containers.zip_members import MAGIC as ZIP
 from mdsd_bounds.dumps.containers.zip_members import open_zip
+from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
 __all__ = ["Array", "array_form", "open_store"]
 
 
 def array_form(path: Path) -> str:
-    """``safetensors``, ``npy``, ``npz`` or ``pt``, by content; empty for anything else.
+    """``safetensors``, ``npy``, ``npz``, ``pt`` or ``parquet``, by content; empty for anything else.
 
     An archive whose directory is damaged goes by its ending, so that its reader names the damage.
     """
@@ -28,6 +31,8 @@ def _form(path: Path) -> str:
     head = beginning(path)
     if head.startswith(MAGIC):
         return "npy"
+    if head.startswith(PARQUET):
+        return "parquet"
     if head[8:9] == b"{":
         # Eight bytes of header length, then the JSON header.
         return "safetensors"
@@ -70,4 +75,6 @@ def _store(path: Path) -> dict[str, Array]:
         return open_npz(path)
     if form == "pt":
         return open_torch(path)
-    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy or .pt; wrong magic bytes")
+    if form == "parquet":
+        return open_columns(path)
+    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy, .pt or .parquet; {described(path)}")

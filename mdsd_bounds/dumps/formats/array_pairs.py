@@ -15,12 +15,12 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
+from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
 from mdsd_bounds.dumps.token_map import refuse_unnamed, unnamed_map
 from mdsd_bounds.problem import InputError
 
 PAIR = ("target_logits", "draft_logits")
-_COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
 
 
 def open_pair_file(path: Path, form: str) -> Dump:
@@ -36,7 +36,7 @@ def open_pair_file(path: Path, form: str) -> Dump:
     """
     store = open_store(path)
     _need(path, store)
-    columns = {name: store[name] for name in _COLUMNS if name in store}
+    columns = _columns(store)
     pair = store[PAIR[0]], store[PAIR[1]]
     _refuse_unnamed(path, store, pair)
     return _dump(path, form, pair, columns, size_on_disk(path))
@@ -44,11 +44,11 @@ def open_pair_file(path: Path, form: str) -> Dump:
 
 def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
     """Two ``.npy`` files, one per model (the form TensorRT-LLM's scripts write)."""
-    columns: dict[str, Array] = {}
-    for name in _COLUMNS:
+    columns: list[tuple[str, Array]] = []
+    for name in COLUMNS:
         file = target.parent / f"{name}.npy"
         if target.parent == draft.parent and file.exists():
-            columns[name] = open_store(file)["logits"]
+            columns.append((name, open_store(file)["logits"]))
     pair = open_store(target)["logits"], open_store(draft)["logits"]
     return _dump(Path(label), "npy", pair, columns, size_on_disk(target, draft))
 
@@ -58,22 +58,26 @@ def open_safetensors_pair(files: list[Path], label: str) -> Dump:
     if len(files) == 1:
         return open_pair_file(files[0], "safetensors")
     pair: list[Array] = []
-    columns: dict[str, Array] = {}
+    columns: list[tuple[str, Array]] = []
     for wanted, file in zip(PAIR, files, strict=True):
         store = open_store(file)
         inside = [wanted] if wanted in store else [name for name in store if "logits" in name]
         if len(inside) != 1:
             raise InputError(f"{file}: holds {', '.join(store)}; one matrix named {wanted} (or logits) is wanted")
         pair.append(store[inside[0]])
-        columns |= {name: store[name] for name in _COLUMNS if name in store}
+        columns += _columns(store)
     _refuse_unnamed(files[1], store, (pair[0], pair[1]))
     return _dump(Path(label), "safetensors", (pair[0], pair[1]), columns, size_on_disk(*files))
+
+
+def _columns(store: Mapping[str, Array]) -> list[tuple[str, Array]]:
+    return [(name, store[name]) for name in COLUMNS if name in store]
 
 
 def _refuse_unnamed(path: Path, store: Mapping[str, Array], pair: tuple[Array, Array]) -> None:
     """Refuse a file with the draft's rows that holds what may be their token map under an unknown name."""
     (rows, *_), (*_, target), (*_, draft) = pair[1].shape or (0,), pair[0].shape or (0,), pair[1].shape or (0,)
-    other = {name: array for name, array in store.items() if name not in _COLUMNS}
+    other = {name: array for name, array in store.items() if name not in COLUMNS}
     refuse_unnamed(str(path), unnamed_map(other, draft, rows), target, draft)
 
 
@@ -83,15 +87,16 @@ def _need(path: Path, names: Iterable[str]) -> None:
         raise InputError(f"{path}: lacks {' and '.join(missing)}; it holds {', '.join(names) or 'nothing'}")
 
 
-def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: Mapping[str, Array], size: int) -> Dump:
+def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: list[tuple[str, Array]], size: int) -> Dump:
     target, draft = pair
     for name, array in zip(PAIR, pair, strict=True):
         if array.dtype not in LOGITS:
+            array.rows(0, 1)  # what cannot be read at all says why
             raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
     check_pair(str(path), target.shape, draft.shape)
     rows = target.shape[0]
     held: dict[str, Tensor] = {}
-    for name, array in columns.items():
+    for name, array in columns:
         if array.shape != (rows,):  # before it is read
             raise InputError(f"{path}: {name} has shape {array.shape} {array.dtype}; give {rows} integers")
         if array.dtype.startswith(("float", "bfloat")) or not hasattr(torch, array.dtype):
@@ -99,7 +104,7 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: Mapping[str
                 f"{path}: {name} is {array.dtype}; give {rows} integers (numpy.unique(..., return_inverse=True) "
                 "makes numbers of names)"
             )
-        held |= check_columns(str(path), {_COLUMNS[name]: array.whole()}, rows)
+        held = with_columns(str(path), held, check_columns(str(path), {COLUMNS[name]: array.whole()}, rows), name)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         part = {name: column[start:stop] for name, column in held.items()}

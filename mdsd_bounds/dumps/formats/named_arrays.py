@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
+from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_store
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
@@ -40,14 +41,13 @@ from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
 
-_LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
+LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
 _IDS = ("ids", "top_ids", "token_ids", "indices")
 _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
-_COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
 #: Beside the arrays of a capture: models, settings, versions.
 FACTS = "facts.json"
 _TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
-_SHARED = {*_COLUMNS, *_TEXTS, "vocabulary", *HEAD}
+_SHARED = {*COLUMNS, *_TEXTS, "vocabulary", *HEAD}
 
 
 def open_named(path: Path, role: str = "") -> Side:
@@ -66,14 +66,14 @@ def open_named(path: Path, role: str = "") -> Side:
         If no form is recognised, or the arrays do not fit each other.
     """
     store = open_store(path)
-    mine = _arrays_of(store, role)
+    mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
     if "hidden_states" in mine:
         side = _hidden(path, mine, size)
     elif (ids := _first(mine, _IDS)) and (logprobs := _first(mine, _LOGPROBS)):
         side = _top_k(path, mine, ids, logprobs, size)
-    elif logits := _first(mine, _LOGITS):
+    elif logits := _first(mine, LOGITS):
         side = _full(path, mine, logits, size)
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
@@ -88,14 +88,16 @@ def open_named(path: Path, role: str = "") -> Side:
     )
 
 
-def _arrays_of(store: Mapping[str, Array], role: str) -> dict[str, Array]:
+def _arrays_of(path: Path, store: Mapping[str, Array], role: str) -> dict[str, Array]:
     """The arrays of one model without their prefix, and those of both that its rows need."""
     prefix = f"{role}_"
     own = {name.removeprefix(prefix): array for name, array in store.items() if role and name.startswith(prefix)}
-    if not any(name in own for name in (*_LOGITS, *_IDS, "hidden_states")):
+    if not any(name in own for name in (*LOGITS, *_IDS, "hidden_states")):
         return dict(store) | own
     # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
     shared = {name: array for name, array in store.items() if name in _SHARED}
+    if twice := [name for name in COLUMNS if name in own and name in shared]:
+        raise InputError(f"{path}: holds both {twice[0]} and {prefix}{twice[0]}; keep the one that is right")
     return shared | own | (maps_in(store) if role == "draft" else {})
 
 
@@ -178,13 +180,13 @@ def _first(arrays: Mapping[str, Array], names: tuple[str, ...]) -> str:
 
 
 def _columns(path: Path, arrays: Mapping[str, Array], rows: int) -> dict[str, Tensor]:
-    found = {}
-    for name, column in _COLUMNS.items():
+    found: dict[str, Tensor] = {}
+    for name, column in COLUMNS.items():
         if name in arrays:
             value = arrays[name].whole()
             if value.shape != (rows,) or value.is_floating_point():
                 raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give {rows} integers")
-            found[column] = value.to(torch.int64)
+            found = with_columns(str(path), found, {column: value.to(torch.int64)}, name)
     return found
 
 
@@ -196,12 +198,18 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
     if len(shape) not in (2, 3) or 0 in shape:
         raise InputError(f"{path}: {name} has shape {array.shape}; give [N, V] or [batch, steps, V] (one beam)")
     if not array.dtype.startswith(("float", "bfloat")):
+        array.rows(0, 1)  # what cannot be read at all says why
         raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
     texts, steps = _texts(path, arrays, name, shape)
     kept = torch.arange(texts * steps)
     columns: dict[str, Tensor] = {}
     shift = "next"
-    if "input_ids" in arrays:
+    if "sequences" in arrays and "input_ids" in arrays and not _is_prompt(path, arrays, texts):
+        raise InputError(
+            f"{path}: holds input_ids and sequences that do not begin with them, and does not say which of the two "
+            f"{name} belongs to; keep that one"
+        )
+    if "input_ids" in arrays and "sequences" not in arrays:
         ids = _ids_of(path, arrays, "input_ids", texts)
         if ids.shape[1] != steps:
             raise InputError(f"{path}: {name} has {steps} steps but input_ids {ids.shape[1]}; save those of one pass")
@@ -225,7 +233,11 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         columns = _places(kept, steps, 1)
     if not len(kept):
         raise InputError(f"{path}: no row has a token that follows it; save texts of two tokens or more")
-    columns |= _columns(path, arrays, len(kept))
+    said = _columns(path, arrays, len(kept))
+    if "token" in columns and "token" in said:
+        # Documents and places may be counted otherwise than here; the text is one.
+        with_columns(str(path), {"token": columns["token"]}, {"token": said["token"]}, "token")
+    columns |= said
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         return torch.cat([array.rows(a, b) for a, b in runs(kept[start:stop])]), None
@@ -249,6 +261,13 @@ def _texts(path: Path, arrays: Mapping[str, Array], name: str, shape: tuple[int,
     # A batch of texts saved flat: its ids say where each of them ends.
     ids = arrays["input_ids"].shape if "input_ids" in arrays else ()
     return (ids[0], ids[1]) if len(ids) == 2 and ids[0] * ids[1] == shape[0] else (1, shape[0])
+
+
+def _is_prompt(path: Path, arrays: Mapping[str, Array], texts: int) -> bool:
+    """Whether ``input_ids`` are what the sequences of ``generate`` begin with; then the rows follow them."""
+    prompt, whole = (_ids_of(path, arrays, name, texts) for name in ("input_ids", "sequences"))
+    size = prompt.shape[1]
+    return whole.shape[1] > size and bool((whole[:, :size] == prompt).all())
 
 
 def _ids_of(path: Path, arrays: Mapping[str, Array], name: str, texts: int) -> Tensor:

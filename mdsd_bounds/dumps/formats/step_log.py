@@ -1,6 +1,6 @@
-"""JSONL step logs of a speculative decoder: what was drafted, accepted, and how probable the tokens were.
+"""Step logs of a speculative decoder: what was drafted, accepted, and how probable the tokens were.
 
-One object a line, one line a step::
+One object a line or item of an array, one a step::
 
     {"step": 0, "drafts": [5, 9], "accepted": 1, "positions": [
         {"token": 5, "p": 0.62, "logprob": -0.48, "candidates": [[5, 0.55], [7, 0.2]],
@@ -26,8 +26,8 @@ from torch import Tensor
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
-from mdsd_bounds.dumps.containers.files import beginning
-from mdsd_bounds.dumps.containers.text import BOM, integer, lines, parse
+from mdsd_bounds.dumps.containers.records import first_record, records
+from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
 from mdsd_bounds.problem import InputError
 
@@ -39,9 +39,9 @@ _REMEDY = (
 
 
 def is_step_log(path: Path) -> bool:
-    """Whether the first line is an object with drafts and accepted."""
-    line = beginning(path, 1 << 20).split(b"\n", 1)[0]
-    return line.removeprefix(BOM).lstrip().startswith(b"{") and b'"drafts"' in line and b'"accepted"' in line
+    """Whether the first record is an object with drafts and accepted."""
+    first = first_record(path)
+    return isinstance(first, dict) and "drafts" in first and "accepted" in first
 
 
 def open_step_log(path: Path) -> Dump:
@@ -57,10 +57,9 @@ def open_step_log(path: Path) -> Dump:
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     steps = accepted = drafted = 0
     with reading(path, "step of a step log", _REMEDY) as place:
-        for number, line in lines(path):
-            place.at = f"line {number}"
-            step = parse(line)
-            given, kept = [integer(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
+        for record in records(path):
+            place.at, step = record.at, record.value
+            given, kept = [_token(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
             if not 0 <= kept <= len(given):
                 raise ValueError(f"{kept} of {len(given)} drafts accepted")
             steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffers_kept
@@ -83,8 +84,8 @@ def reads(job: Job, blocks: Sequence[tuple[int, int]]) -> list[list[tuple[int, i
     return groups
 
 
-def read(dump: Dump, start: int, stop: int) -> LogitBatch:
-    """Rows ``start`` to ``stop`` of a dump, copied into memory.
+def read(dump: Dump, start: int, stop: int, *, text: bool = False) -> LogitBatch:
+    """Rows ``start`` to ``stop`` of a dump, copied into memory; with ``text``, the tokens before them as well.
 
     Raises
     ------
@@ -96,6 +97,8 @@ def read(dump: Dump, start: int, stop: int) -> LogitBatch:
     try:
         with _memory_named(dump, start, stop):
             (batch,) = dump.batches(stop - start, start=start, stop=stop)
+            if text and batch.doc is not None and batch.token is not None:
+                batch = replace(batch, past=_past(dump, start, int(batch.doc[0])))
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{where} ({reason}); restore the dump and run again, finished parts are intact") from None
@@ -104,11 +107,27 @@ def read(dump: Dump, start: int, stop: int) -> LogitBatch:
     return batch
 
 
+def _past(dump: Dump, start: int, document: int) -> Tensor:
+    """Tokens of a document in the rows before ``start``: its rows are read once more, back to its beginning."""
+    parts: list[Tensor] = []
+    while start > 0:
+        first = max(start - BLOCK_ROWS, 0)
+        (batch,) = dump.batches(start - first, start=first, stop=start)
+        assert batch.doc is not None
+        assert batch.token is not None
+        others = (batch.doc != document).nonzero()
+        begun = int(others[-1]) + 1 if len(others) else 0
+        parts.append(batch.token[begun:])
+        start = first if begun == 0 else 0
+    return torch.cat(parts[::-1]) if parts else torch.empty(0, dtype=torch.int64)
+
+
 def _refuse_shrunk(dump: Dump, where: str) -> None:
     # Reading beyond the end of a mapped file kills the process, so that sizes are looked at first.  Folders check
     # their own files as they open them.
     label, size = dump.facts.path, dump.facts.bytes
-    paths = [Path(label)] if Path(label).exists() else [Path(name) for name in label.split(",")]
+    named = [Path(label)] if Path(label).exists() else [Path(name) for name in label.split(",")]
+    paths = list(dump.paths) or named
     if not size or "://" in label or any(path.is_dir() for path in paths):
         return
     try:
@@ -129,9 +148,19 @@ def pieces(batch: LogitBatch, group: Sequence[tuple[int, int]]) -> list[LogitBat
 
 
 def _select(batch: LogitBatch, rows: slice) -> LogitBatch:
-    held = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    held = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "past"}
     parts: dict[str, Any] = {name: value[rows] if isinstance(value, Tensor) else value for name, value in held.items()}
-    return LogitBatch(**parts)
+    return LogitBatch(**parts, past=_past_within(batch, rows.start))
+
+
+def _past_within(batch: LogitBatch, place: int) -> Tensor | None:
+    """The past of a row of a batch, from the batch's own."""
+    if batch.past is None or batch.doc is None or batch.token is None or place == 0:
+        return batch.past
+    others = (batch.doc[:place] != batch.doc[place]).nonzero()
+    if len(others):
+        return batch.token[int(others[-1]) + 1 : place]
+    return torch.cat([batch.past, batch.token[:place]])
 
 
 def compute(job: Job, batch: LogitBatch, device: str = "cpu") -> pd.DataFrame:
@@ -161,7 +190,7 @@ def compute_part(job: Job, part: Sequence[tuple[int, int]], device: str = "cpu")
         frames = [
             compute(job, block, device)
             for group in reads(job, part)
-            for block in pieces(read(job.dump, group[0][0], group[-1][1]), group)
+            for block in pieces(read(job.dump, group[0][0], group[-1][1], text=job.settings.needs_text), group)
         ]
     return as_table(frames)
 

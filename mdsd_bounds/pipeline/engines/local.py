@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mdsd_bounds._backend.buffers import buffers_kept
+from mdsd_bounds._backend.progress import stage
 from mdsd_bounds.dumps.base import LogitBatch
 from mdsd_bounds.pipeline.engines.job import Job, as_table, compute, pieces, read, reads
 from mdsd_bounds.pipeline.part_files import Store
@@ -25,6 +26,7 @@ def run_local(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[t
     plan = job.parts
     last = {plan[part][-1]: part for part in parts}
     frames: list[pd.DataFrame] = []
+    done, blocks = 0, sum(len(plan[part]) for part in parts)
     writing: Future[None] | None = None
     written = -1
     with (
@@ -34,7 +36,9 @@ def run_local(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[t
     ):
         for group, batch in batches:
             for block, rows in zip(group, pieces(batch, group), strict=True):
-                frames.append(compute(job, rows))
+                with stage(done, blocks):
+                    frames.append(compute(job, rows))
+                done += 1
                 if block not in last:
                     continue
                 part, table, frames = last[block], as_table(frames), []
@@ -57,7 +61,7 @@ def _read_ahead(
     """Every group of blocks with its rows, the next one read by a thread while the caller computes."""
 
     def fetch(group: list[tuple[int, int]]) -> LogitBatch:
-        return read(job.dump, group[0][0], group[-1][1])
+        return read(job.dump, group[0][0], group[-1][1], text=job.settings.needs_text)
 
     with ThreadPoolExecutor(1) as reader:
         ahead: Any = reader.submit(fetch, groups[0]) if groups else None

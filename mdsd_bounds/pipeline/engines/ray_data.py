@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.how_to_read import named, parted
 from mdsd_bounds.pipeline.engines.job import Job, compute_part
 from mdsd_bounds.pipeline.part_files import Store
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import SAMPLERS, Sampler, registered_here
+from mdsd_bounds.verifiers.registry import portable
 
 #: How often a part is begun; Ray itself would go on for ever with a part that kills every worker.
 TRIES = 4
@@ -37,13 +41,18 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A job as it travels to workers: everything but the opened dump."""
+    """A job as it travels to workers: everything but the opened dump.
+
+    ``folder`` is the caller's, from which its modules can be imported; ``samplers`` are those that it registered.
+    """
 
     path: str
     job: Job
     store: Store | None
     gpu: bool
     begin: Callable[[int], int]
+    folder: str = ""
+    samplers: tuple[Sampler, ...] = ()
 
 
 def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tuple[int, pa.Table | None]]:
@@ -62,8 +71,11 @@ def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tup
     with _cluster(ray):
         gpus = _gpus(ray)
         label = _absolute(job.dump.facts.path)
-        unread = replace(job, dump=Dump(job.dump.facts, _unread))
-        worker = make_worker(Task(label, unread, store, bool(gpus), _counter(ray)))
+        rules = tuple(portable(rule) for rule in job.settings.verifiers)
+        settings = replace(job.settings, verifiers=rules)
+        unread = replace(job, dump=Dump(job.dump.facts, _unread), settings=settings)
+        own = registered_here(settings.samplers)
+        worker = make_worker(Task(label, unread, store, bool(gpus), _counter(ray), os.getcwd(), own))
         # A GPU's worker stays, with the dump open; a core's worker is any free process.
         kind = {"fn_constructor_args": (worker,), "num_gpus": GPUS_PER_ACTOR, "concurrency": gpus} if gpus else {}
         try:
@@ -79,7 +91,7 @@ def run_ray(job: Job, parts: Sequence[int], store: Store | None) -> Iterator[tup
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{job.dump.facts.path}: the Ray cluster failed ({reason}); finished parts are intact: mend it and run "
+                f"{job.dump.facts.path}: the Ray cluster failed ({reason}); finished parts are intact: fix it and run "
                 "again"
             ) from None
 
@@ -101,6 +113,7 @@ def make_worker(task: Task) -> Callable[[Any], Answer]:
             if not opened:
                 from mdsd_bounds.dumps import open_dump
 
+                _prepare(task)
                 opened.append(replace(task.job, dump=open_dump(task.path)))
             table = compute_part(opened[0], task.job.parts[part], "cuda" if task.gpu and _sees_gpu() else "cpu")
             if task.store is None:
@@ -116,6 +129,14 @@ def make_worker(task: Task) -> Callable[[Any], Answer]:
         return {name: [value] for name, value in answer.items()}
 
     return work
+
+
+def _prepare(task: Task) -> None:
+    """What the caller's process has and a fresh one lacks: its folder to import from, and its own samplers."""
+    if task.folder and task.folder not in sys.path:
+        sys.path.append(task.folder)
+    for sampler in task.samplers:
+        SAMPLERS[sampler.name] = sampler
 
 
 def _counter(ray: Any) -> Callable[[int], int]:
@@ -162,8 +183,10 @@ def _absolute(label: str) -> str:
     """The path of a dump as workers in other folders find it."""
     if "://" in label:
         return label
-    whole = Path(label).exists()
-    return ",".join(os.path.abspath(path) for path in ([label] if whole else label.split(",")))
+    name, how = parted(label)
+    whole = Path(name).exists()
+    joined = ",".join(os.path.abspath(path) for path in ([name] if whole else name.split(",")))
+    return named(joined, head=how.head, tokenizer=os.path.abspath(how.tokenizer) if how.tokenizer else None)
 
 
 def _unread(start: int, stop: int) -> Any:

@@ -17,13 +17,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SelectionRule(Protocol):
@@ -90,6 +93,20 @@ class Prepared:
     def __repr__(self) -> str:
         made_for = f"{self.sampler}, n={self.n}, V={len(self.p)}"
         return f"Prepared({made_for}, acceptance={self.acceptance:.6f}, gap={self.gap:.1e})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with a line for each token of p or r: ``token``, ``p`` and ``r``, largest p first."""
+        import pandas as pd
+
+        token = torch.nonzero((self.p > 0) | (self.r > 0))[:, 0]
+        frame = pd.DataFrame({"token": token.numpy(), "p": self.p[token].numpy(), "r": self.r[token].numpy()})
+        return frame.sort_values("p", ascending=False, kind="stable", ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        lines = "<br>".join(html.escape(line) for line in self.summary().splitlines())
+        return f"<p>{lines}</p>{self.to_frame().head(10).to_html(border=0, index=False, float_format='{:.5f}'.format)}"
 
     def summary(self) -> str:
         """One line on the rule, and one on what it cost to prepare and costs to keep."""

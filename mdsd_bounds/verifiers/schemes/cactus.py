@@ -11,13 +11,11 @@ code (`cactus/cactus.py`).  Option ``delta`` (0.25); 0 is speculative sampling.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.speculative_sampling import add_at, at
 
@@ -38,7 +36,7 @@ def raised(p: Tensor, delta: float) -> Tensor:
 
 
 def output_distribution(
-    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, delta: float = DELTA, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, delta: float = DELTA, **options: Option
 ) -> Tensor:
     """Distribution of the output given the draft."""
     x = drafts[:, 0]
@@ -54,14 +52,14 @@ def output_distribution(
 
 
 def exact_rate(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, delta: float = DELTA, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, delta: float = DELTA, **options: Option
 ) -> Tensor:
     """``sum min(h, q)`` ``[1, B]``: a token drawn after a rejection is never the draft, whose mass was above h."""
     return torch.minimum(raised(p, delta), q).sum(-1).clamp(max=1.0)[None]
 
 
 def distance(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, delta: float = DELTA, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, delta: float = DELTA, **options: Option
 ) -> Tensor:
     """Exact total variation ``[1, B]``, all rejected drafts summed over in O(V log V).
 

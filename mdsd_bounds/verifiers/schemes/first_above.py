@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds import make_problem, solve
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, remainder, top_tokens
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution, drafted_mass
@@ -39,7 +40,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
 
     def bound_to(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def call(*arguments: Any, **given: Any) -> Any:
+        def call(*arguments: Any, **given: Option) -> Any:
             own = {key: given.pop(key) for key in options if key in given}
             return function(*arguments, least=functools.partial(threshold, **own), **given)
 
@@ -66,7 +67,7 @@ def output_distribution(
     *,
     sampler: str,
     least: Callable[..., Tensor],
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """Distribution of the output given the drafts."""
     above = least(p)[:, None]
@@ -86,7 +87,7 @@ def fast_step(
     *,
     sampler: str,
     least: Callable[..., Tensor],
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """The first typical draft, else a draw from p."""
     kept = (p.gather(-1, drafts.clamp(min=0)) > least(p)[:, None]) & (drafts >= 0)
@@ -104,7 +105,7 @@ def exact_rate(
     *,
     sampler: str,
     least: Callable[..., Tensor],
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """Closed form ``[N, B]`` for independent draws, and where at most one draw follows the fixed tokens; NaN otherwise.
 
@@ -144,7 +145,7 @@ def estimate_rate(
     *,
     sampler: str,
     least: Callable[..., Tensor],
-    **options: Any,
+    **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` without replacement: ``1 - E[w (1 - p(S))]``.
 
@@ -199,7 +200,7 @@ def distance(
     *,
     sampler: str,
     least: Callable[..., Tensor],
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """Exact total variation ``[N, B]`` between the output distribution and p.
 
@@ -233,7 +234,7 @@ def distance(
         u = torch.where(certain[:, None], first, remainder(q, ~typical | fixed_mask(q, fixed)))
         some = u.sum(-1) > 0
         # Rows where no draft can be typical ask for nothing.
-        problem, *_ = make_problem(torch.where(some[:, None], u, p), q, n, sampler, **options)
+        problem, *_ = make_problem(torch.where(some[:, None], u, p), q, n, sampler, defects=None, **options)
         met = torch.where(certain, torch.ones_like(p[:, 0]), solve(problem).value[0])
         values.append(torch.where(some, met * (u - p).clamp(min=0.0).sum(-1), torch.zeros_like(met)))
     return torch.stack(values)

@@ -7,11 +7,10 @@ output is drawn from norm((p - r)_+), which holds all of p on A; those are draft
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
@@ -26,13 +25,13 @@ def random_distribution(q: Tensor, drafts: Tensor) -> Tensor:
     return remainder(q, fixed)
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Speculative sampling of the last draft against r."""
     return speculative_distribution(p, random_distribution(q, drafts), drafts[:, -1])
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """Accept the last draft or sample the residual; only rows that reject look at all of V."""
     quick = compiled_step("greedy_steps", p, q, drafts, generator)
@@ -55,7 +54,7 @@ def fast_step(
     return token
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``P(A) + sum off A of min(p, r)`` ``[N, B]``."""
     values = []
     for n in n_drafts:

@@ -35,12 +35,12 @@ to 1e-12 + V u**.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
+from mdsd_bounds.problem import Option
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_for, compiled_step
 
@@ -100,7 +100,7 @@ class _Races:
         return stay, pieces.flip(-1).cumsum(-1).flip(-1)
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the drafts, by the integral above.  O(G n V) per row, G at least 190.
 
     Rows that are one row expanded share their curves.
@@ -144,7 +144,7 @@ def _distributions_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """Output tokens ``[B]``: clocks drawn given the drafts, then the target's race.  O(nV).
 
@@ -169,7 +169,7 @@ def given_clocks(q: Tensor, draft: Tensor, generator: torch.Generator | None) ->
     return torch.addcmul(rest, q, first)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """Acceptance ``[N, B]`` by the integral above, right to 1e-12 + V u.
 
     O(V log V + G V) per row, G about 80 for 4 drafts and 130 for 16.

@@ -14,7 +14,6 @@ lost; that chance is averaged over sampled drafts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds._backend.memory import require_memory
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import draw, whole_option
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
@@ -122,7 +122,7 @@ def _selected_distribution(q: Tensor, matches: list[Match]) -> Tensor:
 
 
 def output_distribution(
-    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, tokens: int | None = None, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, tokens: int | None = None, **options: Option
 ) -> Tensor:
     """Distribution of the output given the drafts: over the winner of the tournament, then over acceptance."""
     n, distributions = drafts.shape[1], []
@@ -146,7 +146,7 @@ def fast_step(
     *,
     sampler: str,
     tokens: int | None = None,
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """Play the tournament, then accept the winner or sample the residual."""
     uniform = torch.rand(drafts.shape, dtype=p.dtype, device=p.device, generator=generator)
@@ -184,7 +184,7 @@ def selected_acceptance(p: Tensor, q: Tensor, n: int, tokens: int | None = None)
     return torch.stack(rows)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``sum min(p, q)`` for one draft; NaN for more."""
     value = p.new_full((len(n_drafts), p.shape[0]), float("nan"))
     for i, n in enumerate(n_drafts):
@@ -202,7 +202,7 @@ def estimate_rate(
     *,
     sampler: str,
     tokens: int | None = None,
-    **options: Any,
+    **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]``: ``sum min(p, r)`` exactly, the drafts that lost by sampling them."""
     value, error = p.new_empty((len(n_drafts), p.shape[0])), p.new_empty((len(n_drafts), p.shape[0]))

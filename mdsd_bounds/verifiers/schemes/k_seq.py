@@ -9,11 +9,11 @@ theorem 2).
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.excess_function import above_draft, excess
@@ -92,7 +92,7 @@ def _residual(p: Tensor, q: Tensor, rho: Tensor, n: int) -> Tensor:
     return residual(p, kept * torch.where(some, times, torch.full_like(beta, float(n))))
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the drafts."""
     n = drafts.shape[1]
     rho = solve_rho(p, q, n)
@@ -105,7 +105,7 @@ def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, *
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """Solve for rho, try the drafts in turn, and form the residual only for rows that reject all of them."""
     quick = compiled_step("k_seq_steps", p, q, drafts, generator)
@@ -124,7 +124,7 @@ def fast_step(
     return token
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``1 - E(rho*)`` ``[N, B]``."""
     return (1.0 - solve_all(p, q, n_drafts)[1]).clamp(min=0.0)
 

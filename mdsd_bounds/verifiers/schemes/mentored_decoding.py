@@ -12,13 +12,11 @@ pi is q.  Option ``kl`` (0.1), in nats.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual
 from mdsd_bounds.verifiers.total_variation import total_variation
@@ -88,7 +86,7 @@ def _factors(ratio: np.ndarray, sums: list[np.ndarray], log_alpha: float) -> tup
 
 
 def output_distribution(
-    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, kl: float = KL, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, kl: float = KL, **options: Option
 ) -> Tensor:
     """Speculative sampling against pi."""
     target = mentored_target(p[:1], q[:1], kl).expand_as(p) if p.stride(0) == 0 else mentored_target(p, q, kl)
@@ -97,14 +95,14 @@ def output_distribution(
 
 
 def exact_rate(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, kl: float = KL, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, kl: float = KL, **options: Option
 ) -> Tensor:
     """``sum min(pi, q)`` ``[1, B]``."""
     return torch.minimum(mentored_target(p, q, kl), q).sum(-1).clamp(max=1.0)[None]
 
 
 def distance(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, kl: float = KL, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, kl: float = KL, **options: Option
 ) -> Tensor:
     """``TV(pi, p)`` ``[1, B]``."""
     return total_variation(mentored_target(p, q, kl), p)[None]

@@ -6,30 +6,29 @@ accepted if another draft happens to equal it: ``sum min(p, q) + sum (p-q)_+ (1 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.schemes.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative_sampling import speculative_distribution
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Speculative sampling of the first draft."""
     return speculative_distribution(p, draft_distribution(q, 0), drafts[:, 0])
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """Accept the first draft or sample the residual, which is computed only where it is needed."""
     return first_accepted(p, draft_distribution(q, 0), drafts[:, :1], generator)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``sum min(p, q_1) + sum (p-q_1)_+ (1 - prod_{k>1} (1-q_k))`` ``[N, B]``, O(V) per n."""
     first = draft_distribution(q, 0)
     kept, left = torch.minimum(p, first).sum(-1), (p - first).clamp(min=0.0)

@@ -6,11 +6,10 @@ Acceptance is ``E p(S) = sum_i p_i Pr(i is drafted)``; n independent draws give 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import SAMPLERS, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, leftover, remainder
 from mdsd_bounds.samplers.inclusion import inclusion_probabilities
@@ -23,7 +22,7 @@ from mdsd_bounds.verifiers.monte_carlo import many_drafts
 SMALL = 1e-6
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """The target's own distribution."""
     return p
 
@@ -35,7 +34,7 @@ def fast_step(
     generator: torch.Generator | None = None,
     *,
     sampler: str,
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """One draw from p, O(V): a cumulative sum and a search, or sums of blocks and a search in one of them."""
     quick = compiled_step("target_steps", p, p, drafts, generator)
@@ -44,7 +43,7 @@ def fast_step(
     return draw(p, generator)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``sum_i p_i Pr(i is drafted)`` ``[N, B]``, O(V) per n.
 
     Closed form when draws are independent, and when at most two draws follow the fixed tokens; NaN otherwise.
@@ -77,7 +76,7 @@ def estimate_rate(
     generator: torch.Generator | None,
     *,
     sampler: str,
-    **options: Any,
+    **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of the target's mass on sampled drafts.
 

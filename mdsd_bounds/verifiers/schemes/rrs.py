@@ -7,11 +7,10 @@ output is drawn from p_{n+1}.  Acceptance ``1 - E(tau_n)`` with ``tau_k = tau_{k
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import RAISE, draw
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.excess_function import excess, rejection_taus
@@ -19,7 +18,7 @@ from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the drafts, rejection by rejection.  O(nV)."""
     probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
@@ -89,7 +88,7 @@ def _scale(q: Tensor, drawn: Tensor, whole: float) -> Tensor:
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """One step by the excess function; different drafters go through the distribution."""
     if q.ndim == 3:
@@ -97,7 +96,7 @@ def fast_step(
     return first_accepted(p, q, drafts, generator)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``1 - E(tau_n)`` ``[N, B]`` for all n in one pass over the recursion.  O(V max n)."""
     if q.ndim == 3:
         return _different_drafters(p, q, n_drafts)

@@ -14,11 +14,10 @@ renormalised, with n - m drafts: the acceptance is ``P(A) + (1 - P(A)) alpha'``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, leftover, mark, remainder
 from mdsd_bounds.verifiers.base import Verifier
@@ -28,7 +27,7 @@ from mdsd_bounds.verifiers.schemes.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, residual
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the drafts, rejection by rejection.  O(nV)."""
     rule, n = get_sampler(sampler), drafts.shape[1]
     probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
@@ -45,7 +44,7 @@ def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, *
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """One step by the excess function, O(V) per rejection.
 
@@ -63,7 +62,7 @@ def fast_step(
     return draw(output_distribution(p, q, drafts, sampler=sampler, **options), generator)
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """Exact acceptance ``[N, B]`` where the paths can be enumerated, NaN elsewhere.  O(V^{n-1}) beyond n = 2."""
     return torch.stack([_rates(p, q, n, None, None, sampler, options)[0] for n in n_drafts])
 
@@ -76,7 +75,7 @@ def estimate_rate(
     generator: torch.Generator | None,
     *,
     sampler: str,
-    **options: Any,
+    **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of ``1 - E(tau_n)`` over sampled paths.
 
@@ -101,7 +100,7 @@ def _rates(
     samples: int | None,
     generator: torch.Generator | None,
     sampler: str,
-    options: dict[str, Any],
+    options: dict[str, Option],
 ) -> tuple[Tensor, Tensor]:
     """Acceptance and standard error ``[B]``; exact (or NaN) when ``samples`` is None."""
     split = get_sampler(sampler).split

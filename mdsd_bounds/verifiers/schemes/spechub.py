@@ -8,18 +8,17 @@ both orders together accept x with the probability above, so the order is not ne
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import mark
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.schemes import greedy
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the hub and its partner."""
     hub, partner = drafts[:, 0], drafts[:, 1]
     r = greedy.random_distribution(q, drafts)

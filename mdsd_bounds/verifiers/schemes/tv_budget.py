@@ -19,12 +19,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import checked_tv
+from mdsd_bounds.problem import Option, checked_tv
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare
 from mdsd_bounds.verifiers.total_variation import total_variation
@@ -48,7 +47,7 @@ def moved_target(p: Tensor, r: Tensor, budget: float) -> Tensor:
 
 
 def prepare_within(
-    p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", budget: float = BUDGET, **options: Any
+    p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", budget: float = BUDGET, **options: Option
 ) -> Prepared:
     """The optimal rule of one position within a total variation ``budget``, ready to step.
 
@@ -87,7 +86,7 @@ def prepare_within(
 
 
 def output_distribution(
-    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, budget: float = BUDGET, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, budget: float = BUDGET, **options: Option
 ) -> Tensor:
     """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
     probs = torch.empty_like(p)
@@ -105,7 +104,7 @@ def fast_step(
     *,
     sampler: str,
     budget: float = BUDGET,
-    **options: Any,
+    **options: Option,
 ) -> Tensor:
     """Prepare and step; equal neighbouring rows share one preparation."""
     token = torch.empty_like(drafts[:, 0])
@@ -116,7 +115,7 @@ def fast_step(
 
 
 def exact_rate(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Option
 ) -> Tensor:
     """``min(1, a + budget)`` ``[N, B]``, a the acceptance of the optimal rule."""
     rules = _every(p, q, n_drafts, sampler, budget, options)
@@ -124,7 +123,7 @@ def exact_rate(
 
 
 def distance(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Any
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, budget: float = BUDGET, **options: Option
 ) -> Tensor:
     """``min(budget, 1 - a)`` ``[N, B]``, a the acceptance of the optimal rule."""
     rules = _every(p, q, n_drafts, sampler, budget, options)
@@ -133,7 +132,7 @@ def distance(
 
 
 def _every(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], sampler: str, budget: float, options: dict[str, Any]
+    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], sampler: str, budget: float, options: dict[str, Option]
 ) -> Iterator[Prepared]:
     for n in n_drafts:
         for b in range(p.shape[0]):

@@ -1,0 +1,18 @@
+"""
+The gap against the temperature
+===============================
+
+At low temperatures one token holds most of the mass, and every rule comes close to its bound.  A facet gives each
+number of drafts a panel of its own.
+"""
+
+from mdsd_bounds import open_dump
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.plots import FIGURES, Look
+
+dump = open_dump("../../data/qwen2.5-coder-humaneval")
+settings = Settings(
+    samplers=("with_replacement",), drafts=(2, 4, 8), temperatures=(0.3, 0.6, 1.0), verifiers=("rrs", "k_seq", "nss")
+)
+FIGURES["gap_by_temperature"](run(dump, settings), look=Look(facet="drafts"))

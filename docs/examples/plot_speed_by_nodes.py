@@ -1,0 +1,21 @@
+"""
+How large a tree pays: speed against nodes
+==========================================
+
+The speed of the best tree of each size under given costs: one draft call costs 0.15 target calls, and the target's
+call grows with the nodes that it reads.  The ring is what ``mdsd advise`` recommends, with its interval shaded;
+``mdsd advise --figure`` draws the same.
+"""
+
+from mdsd_bounds import open_dump
+from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.plots import speed_by_nodes
+from mdsd_bounds.trees.advise import costs_from, profiles
+from mdsd_bounds.trees.speed_frontier import speed_by_nodes as best_of_each_size
+
+dump = open_dump("../../data/qwen2.5-coder-humaneval")
+samplers, verifiers = ("with_replacement", "greedy"), ("rrs", "k_seq", "greedy")
+found, documents = profiles(run(dump, Settings(samplers, (1, 2, 3, 4), verifiers=verifiers)))
+costs = costs_from(0.15, "1:1,8:1.05,16:1.15,32:1.5")
+speed_by_nodes(best_of_each_size(found, documents, costs, most_nodes=24))

@@ -1,0 +1,222 @@
+"""Counts in JSON: one answer of a server a request, benchmark results, and arrays of counts.
+
+===================  ===================================================================================================
+SGLang               ``meta_info``: ``spec_verify_ct`` with ``spec_accepted_tokens`` (``spec_accept_token_num``),
+                     ``spec_draft_tokens`` (``spec_draft_token_num``) and ``spec_accept_histogram``, or
+                     ``completion_tokens``
+llama.cpp            ``timings``: ``draft_n``, ``draft_n_accepted``
+vLLM benchmark       ``spec_decode_num_drafts``, ``spec_decode_draft_tokens``, ``spec_decode_accepted_tokens``,
+                     ``spec_decode_per_position_acceptance_rates`` of ``vllm bench serve --save-result``
+OpenAI               ``usage.completion_tokens_details``: ``accepted_prediction_tokens``, ``rejected_prediction_tokens``
+MLC                  ``draft_count`` and ``accept_count``, a number for each draft position
+lengths of steps     ``accept_lengths``: emitted tokens of every step, the bonus token included (Spec-Bench, EAGLE)
+===================  ===================================================================================================
+
+One JSON value or one a line, in lists and under any names; each object that holds one of these forms is a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdsd_bounds.counts.records import MOST_POSITIONS, Counts, Unit, count, counts
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.text import lines, parse, whole_text
+from mdsd_bounds.problem import InputError
+
+_REMEDY = "save the server's answers, one a line"
+#: Bytes of one JSON value.
+_LONGEST = 1 << 28
+#: Objects inside one another that are looked through.
+_DEEPEST = 40
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """A form of object: the names by which it is known, what its units are, and how one is read."""
+
+    engine: str
+    unit: str
+    needs: tuple[str, ...]
+    read: Callable[[dict[str, Any]], Unit | None]
+    note: str = ""
+
+
+def _first(held: dict[str, Any], *names: str) -> float | None:
+    for name in names:
+        if held.get(name) is not None:
+            return count(held[name], name)
+    return None
+
+
+def _sglang(held: dict[str, Any]) -> Unit | None:
+    drafts = _first(held, "spec_verify_ct")
+    if drafts is None:
+        return None
+    accepted = _first(held, "spec_accepted_tokens", "spec_accept_token_num", "spec_num_correct_drafts")
+    at: tuple[float, ...] = ()
+    histogram = held.get("spec_accept_histogram") or held.get("spec_acceptance_histogram")
+    if isinstance(histogram, list) and histogram:
+        at = _reached([count(number, "spec_accept_histogram") for number in histogram])
+    if accepted is None and not at:
+        emitted = _first(held, "completion_tokens")
+        accepted = None if emitted is None else max(emitted - drafts, 0.0)
+    drafted = _first(held, "spec_draft_tokens", "spec_draft_token_num")
+    return Unit(drafts, drafted, sum(at) if accepted is None and at else accepted, at)
+
+
+def _llama(held: dict[str, Any]) -> Unit | None:
+    return Unit(None, _first(held, "draft_n"), _first(held, "draft_n_accepted"))
+
+
+def _bench(held: dict[str, Any]) -> Unit | None:
+    drafts, drafted = _first(held, "spec_decode_num_drafts"), _first(held, "spec_decode_draft_tokens")
+    rates = held.get("spec_decode_per_position_acceptance_rates") or []
+    at = tuple(count(rate, "a rate") * (drafts or 0) for rate in rates)
+    whole = tuple(float(round(number)) if abs(number - round(number)) < 1e-3 else number for number in at)
+    return Unit(drafts, drafted, _first(held, "spec_decode_accepted_tokens"), whole)
+
+
+def _openai(held: dict[str, Any]) -> Unit | None:
+    accepted, rejected = (_first(held, f"{name}_prediction_tokens") for name in ("accepted", "rejected"))
+    return None if accepted is None or rejected is None else Unit(None, accepted + rejected, accepted)
+
+
+def _mlc(held: dict[str, Any]) -> Unit | None:
+    drafted, taken = (
+        tuple(count(number, name) for number in _list(held[name], name)) for name in ("draft_count", "accept_count")
+    )
+    if len(drafted) != len(taken):
+        raise ValueError(f"draft_count of {len(drafted)} positions but accept_count of {len(taken)}")
+    return Unit(drafted[0] if drafted else None, sum(drafted), sum(taken), taken, drafted)
+
+
+def _lengths(held: dict[str, Any]) -> Unit | None:
+    lengths = [count(number, "accept_lengths") for number in _list(held["accept_lengths"], "accept_lengths")]
+    if not all(length >= 1 and length.is_integer() for length in lengths):
+        raise ValueError("accept_lengths holds a step without a token; lengths count the bonus token")
+    return unit_of_lengths([int(length) - 1 for length in lengths])
+
+
+FORMS = (
+    AnswerForm("SGLang", "request", ("spec_verify_ct",), _sglang),
+    AnswerForm("llama.cpp", "request", ("draft_n", "draft_n_accepted"), _llama),
+    AnswerForm("vLLM", "benchmark", ("spec_decode_num_drafts", "spec_decode_accepted_tokens"), _bench),
+    AnswerForm("OpenAI-style server", "request", ("accepted_prediction_tokens", "rejected_prediction_tokens"), _openai),
+    AnswerForm("MLC", "total", ("draft_count", "accept_count"), _mlc),
+    AnswerForm(
+        "steps",
+        "request",
+        ("accept_lengths",),
+        _lengths,
+        note="accept_lengths are read with the bonus token in each; the draft tokens of a step are not in the file "
+        "(--draft-tokens gives accepted/drafted)",
+    ),
+)
+
+
+def read_answers(path: Path) -> Counts:
+    """The counts of a JSON file, each object a unit.
+
+    Raises
+    ------
+    InputError
+        If it is no JSON, holds none of the forms or several, or counts that contradict each other.
+    """
+    found: dict[int, list[Unit]] = {}
+    with reading(path, "JSON with counts", _REMEDY) as place:
+        for where, value in _values(path):
+            place.at = where
+            for rank, unit in _units(value, 0):
+                found.setdefault(rank, []).append(unit)
+        if not found:
+            raise InputError(
+                f"{path}: JSON without counts of speculative decoding; give answers with SGLang's "
+                "meta_info.spec_verify_ct, llama.cpp's timings.draft_n, lists accept_count and draft_count, or "
+                "accept_lengths"
+            )
+        if len(found) > 1:
+            names = ", ".join(FORMS[rank].engine for rank in sorted(found))
+            raise InputError(f"{path}: counts in several forms ({names}); give one form a file")
+        place.at = ""
+        rank, units = next(iter(found.items()))
+        form = FORMS[rank]
+        notes = [form.note] if form.note else []
+        if form.engine == "llama.cpp":
+            notes.append("timings hold no number of steps, so the lengths are not given (--draft-tokens gives it)")
+        result = counts(form.engine, form.unit, units, notes)
+    if len(result) == 0:
+        raise InputError(f"{path}: no answer drafted a token; ask while the engine speculates")
+    return result
+
+
+def unit_of_lengths(accepted: list[int]) -> Unit:
+    """Steps told one by one, each by its accepted draft tokens.
+
+    Raises
+    ------
+    ValueError
+        If one is longer than any draft.
+    """
+    most = max(accepted, default=0)
+    if most > MOST_POSITIONS:
+        raise ValueError(f"a step of {most} accepted tokens")
+    histogram = [0.0] * (most + 1)
+    for length in accepted:
+        histogram[length] += 1
+    return Unit(float(len(accepted)), None, float(sum(accepted)), _reached(histogram))
+
+
+def _reached(histogram: list[float]) -> tuple[float, ...]:
+    """Steps that accepted at least 1, 2, ... tokens, from the number of steps that accepted 0, 1, ..."""
+    if len(histogram) > MOST_POSITIONS:
+        raise ValueError(f"a histogram of {len(histogram)} lengths")
+    taken = [sum(histogram[length:]) for length in range(1, len(histogram))]
+    while taken and taken[-1] == 0:
+        taken.pop()
+    return tuple(taken)
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {type(value).__name__}, not a list")
+    return value
+
+
+def _units(value: Any, depth: int) -> Iterator[tuple[int, Unit]]:
+    """Every object that holds a form, itself or inside; what a unit is made of is not looked through again."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, list):
+        for part in value:
+            if isinstance(part, dict | list):
+                yield from _units(part, depth + 1)
+    elif isinstance(value, dict):
+        for rank, form in enumerate(FORMS):
+            if all(value.get(name) is not None for name in form.needs):
+                unit = form.read(value)
+                if unit is not None:
+                    yield rank, unit
+                    return
+        for part in value.values():
+            if isinstance(part, dict | list):
+                yield from _units(part, depth + 1)
+
+
+def _values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The JSON values of a file with their places: one a line, or a single one over several lines."""
+    first = True
+    for number, line in lines(path, _LONGEST):
+        try:
+            value = parse(line)
+        except ValueError:
+            if first:
+                break
+            raise
+        first = False
+        yield f"line {number}", value
+    if first:
+        yield "", parse(whole_text(path, _LONGEST))

@@ -1,0 +1,103 @@
+"""What a summary says, in one sentence: the first line of a table and a field of its JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+#: Beyond rounding: an acceptance so far above its bound belongs to no lossless rule.
+_ABOVE = 1e-6
+
+
+def bounds_in_words(summary: pd.DataFrame) -> str:
+    """The highest bound at the largest number of drafts, and what one draft reaches; a summary of bounds.
+
+    Examples
+    --------
+    >>> line = {"sampler": "greedy", "drafts": 2, "temperature": 1.0, "positions": 32, "mean": 0.91, "ci_low": 0.9,
+    ...         "ci_high": 0.93, "certified_low": 0.91, "certified_high": 0.91}
+    >>> bounds_in_words(pd.DataFrame([line]))
+    'With 2 drafts at temperature 1 no lossless verifier accepts more than 0.9100 of the positions, for drafts of greedy (95% interval 0.9000 to 0.9300, 32 positions).'
+    """  # noqa: E501 (a sentence)
+    part, where = _at_most_drafts(summary)
+    best = part.iloc[int(part["mean"].to_numpy().argmax())]
+    loose = best["certified_high"] - best["certified_low"]
+    # Between the two the rows leave the answer open, and only the upper end is a bound.
+    most = best["certified_high"] if loose > 1e-4 else best["mean"]
+    certified = f"; the best accepts {best['certified_low']:.4f} at least" if loose > 1e-4 else ""
+    what = "no verifier" if best.get("tv", 0) > 0 else "no lossless verifier"
+    within = f" within a total variation of {best['tv']:g}" if best.get("tv", 0) > 0 else ""
+    return (
+        f"{where} {what}{within} accepts more than {most:.4f} of the positions, for drafts of {best['sampler']}"
+        f"{certified} ({_interval(best, 'ci', 1.0)}{int(best['positions'])} positions)."
+    )
+
+
+def comparison_in_words(summary: pd.DataFrame) -> str:
+    """The verifier that accepts most at the largest number of drafts, with its gap; a summary of a comparison."""
+    part, where = _at_most_drafts(summary)
+    best = part.iloc[int(part["acceptance"].to_numpy().argmax())]
+    text = f"{where} {best['verifier']} on {best['sampler']} accepts most: {best['acceptance']:.4f} of the positions"
+    if "tv" in summary:
+        return (
+            f"{text} at a total variation of {best['tv']:.3g} from the target; "
+            f"the best at that distance is {best['bound_at_tv']:.4f} ({int(best['positions'])} positions)."
+        )
+    text += (
+        f", {_number(100 * best['gap'], 2)} percentage points below its bound "
+        f"({_interval(best, 'gap_ci', 100.0)}{int(best['positions'])} positions)"
+    )
+    others = part[part["verifier"] != best["verifier"]]
+    if len(others):
+        second = others.iloc[int(others["acceptance"].to_numpy().argmax())]
+        text += (
+            f"; next comes {second['verifier']} on {second['sampler']} with {second['acceptance']:.4f}, "
+            f"{_number(100 * second['gap'], 2)} below its bound"
+        )
+    text += "."
+    above = summary[(summary["gap_ci_high"] < -_ABOVE) | ((summary["gap"] < -_ABOVE) & (summary["mc_stderr"] == 0))]
+    if len(above):
+        names = ", ".join(dict.fromkeys(above["verifier"]))
+        text += f" NOT LOSSLESS: {names} accepts more than any lossless rule can (see mdsd audit --verifier)."
+    return text
+
+
+def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:
+    """The setting in which two runs differ most surely; a summary of :func:`mdsd_bounds.pipeline.paired.paired`."""
+    part, where = _at_most_drafts(summary)
+    best = part.iloc[int(part["difference"].abs().to_numpy().argmax())]
+    verifier = f", {best['verifier']}" if best["verifier"] else ""
+    sure = "" if best["ci_low"] > 0 or best["ci_high"] < 0 else ", which may be chance"
+    ahead = second if best["difference"] >= 0 else first
+    return (
+        f"{where} on the same {int(best['positions'])} positions {ahead} is ahead by "
+        f"{100 * abs(best['difference']):.2f} percentage points ({best['sampler']}{verifier}; "
+        f"{_interval(best, 'ci', 100.0)}second minus first){sure}."
+    )
+
+
+def _at_most_drafts(summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The lines at the first temperature and total variation and the largest number of drafts, and which these are."""
+    part = summary[summary["temperature"] == summary["temperature"].iloc[0]]
+    if "tv" in part and "mean" in part:
+        part = part[part["tv"] == part["tv"].iloc[0]]
+    drafts = int(part["drafts"].max())
+    word = "draft" if drafts == 1 else "drafts"
+    return (
+        part[part["drafts"] == drafts],
+        f"With {drafts} {word} at temperature {float(part['temperature'].iloc[0]):g}",
+    )
+
+
+def _interval(line: Any, name: str, scale: float) -> str:
+    low, high = line[f"{name}_low"], line[f"{name}_high"]
+    if low != low:
+        return "a single document, so no interval; "
+    digits = 4 if scale == 1.0 else 2
+    return f"95% interval {_number(scale * low, digits)} to {_number(scale * high, digits)}, "
+
+
+def _number(x: float, digits: int) -> str:
+    # Adding zero turns a rounded minus zero into zero.
+    return f"{round(x, digits) + 0.0:.{digits}f}"

@@ -1,0 +1,173 @@
+"""One step of the sweep: the drafts of several nodes are revealed, and each is given a part of the probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.sweep.arrivals import make_arrivals
+from mdsd_bounds.trees.sweep.bins import MOST_ITEMS, bin_tokens
+from mdsd_bounds.trees.sweep.prefixes import Layer
+from mdsd_bounds.trees.sweep.search import Components, pick_drafts, solve_layer
+from mdsd_bounds.trees.sweep.uniform_pick import marks
+
+#: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute).
+TOLERANCE, SLACK = 1e-10, 1e-12
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """The drafts that a step reveals below one node.
+
+    Attributes
+    ----------
+    token : ndarray
+        ``[k]`` int64: the tokens that can be drafted, ascending.
+    probs : ndarray
+        ``[k]``: their probabilities, all positive, which sum to one.
+    draws : int
+        Drafts; without replacement no more than k, and at most two where k exceeds
+        :data:`~mdsd_bounds.trees.sweep.bins.MOST_ITEMS`.
+    replacement : bool
+        Whether they are independent.
+    """
+
+    token: np.ndarray
+    probs: np.ndarray
+    draws: int
+    replacement: bool
+
+    @property
+    def pairs(self) -> bool:
+        """Whether these are two draws without replacement."""
+        return self.draws == 2 and not self.replacement
+
+    @property
+    def many(self) -> bool:
+        """Whether these are three or more draws without replacement."""
+        return self.draws > 2 and not self.replacement
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """A rule for one step: a pick among all drafts, accepted with ``min(1, t / r)``.
+
+    Attributes
+    ----------
+    draftings : tuple of Drafting
+        One for each of m nodes; the k_v tokens of all nodes stand one after the other below.
+    first : ndarray
+        ``[m + 1]``: the tokens of node v are ``first[v]`` to ``first[v + 1]``.
+    target, pick : ndarray
+        ``[sum k_v]``: what may be accepted, t, and the distribution of the pick, r.
+    item : ndarray
+        ``[sum k_v]``: the item of each token.
+    components : Components
+        The rule that runs.
+    bound : float
+        ``1 + min over B of t(B) - Q(B)``: more cannot be accepted by any rule.
+    """
+
+    draftings: tuple[Drafting, ...]
+    first: np.ndarray
+    target: np.ndarray
+    pick: np.ndarray
+    item: np.ndarray
+    components: Components
+    bound: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        """``[sum k_v]``: probability that each token is accepted, ``min(t, r)``."""
+        return np.asarray(np.minimum(self.target, self.pick))
+
+    @property
+    def gap(self) -> float:
+        """What the rule falls short of :attr:`bound`."""
+        return self.bound - float(self.mean.sum())
+
+    def accept(self, drafts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Probability that each draft is accepted, given all ``drafts`` below the m nodes; their sum is at most one."""
+        node = np.repeat(np.arange(len(drafts)), [len(below) for below in drafts])
+        place = np.concatenate(
+            [
+                first + np.searchsorted(drafting.token, np.asarray(below, np.int64))
+                for first, drafting, below in zip(self.first, self.draftings, drafts, strict=False)
+            ]
+        )
+        chance = pick_drafts(self.components, node, self.components.place[self.item[place]])
+        # Where r = 0 nothing is ever picked.
+        ratio = np.minimum(1.0, self.target[place] / np.where(self.pick[place] > 0, self.pick[place], 1.0))
+        return np.split(chance * ratio, np.cumsum([len(below) for below in drafts])[:-1])
+
+
+def prepare_layer(
+    draftings: Sequence[Drafting], targets: Sequence[np.ndarray], tolerance: float = TOLERANCE, slack: float = SLACK
+) -> LayerRule:
+    """The rule that accepts the most drafts of a step.
+
+    Parameters
+    ----------
+    draftings : sequence of Drafting
+        One for each of m nodes, independent of each other.
+    targets : sequence of ndarray
+        ``[k_v]`` each, ``t >= 0``: of no token may more be accepted; the sum of all is at most one.
+    tolerance, slack : float
+        Acceptance that may be left open in all leaves, and at one coin.
+
+    Returns
+    -------
+    LayerRule
+        Its ``mean`` sums to :attr:`LayerRule.bound` within the tolerance where every token is an item (up to
+        :data:`~mdsd_bounds.trees.sweep.bins.MOST_ITEMS` a node), a little less where tokens share bins.  Whatever the
+        search does, ``pick`` is the distribution of the rule that runs.
+
+    Raises
+    ------
+    InputError
+        If three or more drafts without replacement are to be revealed at a node with too many tokens.
+
+    Notes
+    -----
+    O(k log k) for each component, of which there are at most twice as many as items; O(k n T) with three and more draws
+    without replacement, T the 55 to 113 nodes of the quadrature.
+    """
+    parts = [bin_tokens(d.probs, t, d.pairs) for d, t in zip(draftings, targets, strict=True)]
+    if any(d.many and len(d.token) > MOST_ITEMS for d in draftings):
+        raise InputError(
+            f"three and more draws without replacement from more than {MOST_ITEMS} tokens cannot be revealed in one "
+            "step; reveal two at a time"
+        )
+    first_item = np.cumsum([0] + [len(part.mass) for part in parts])
+    mark, weight = marks(sum(d.draws for d in draftings))
+    layer = Layer(
+        first_item,
+        np.array([d.draws for d in draftings]),
+        np.array([d.pairs for d in draftings]),
+        np.array([d.many for d in draftings]),
+        np.array([at + x.hot if d.pairs else -1 for at, x, d in zip(first_item, parts, draftings, strict=False)]),
+        np.concatenate([part.mass for part in parts]),
+        np.concatenate([part.odds for part in parts]),
+        np.concatenate([part.squares for part in parts]),
+        np.concatenate([part.within for part in parts]),
+        mark,
+        weight,
+        make_arrivals([d.probs for d in draftings], [d.draws for d in draftings], [d.many for d in draftings]),
+    )
+    asked = np.concatenate([part.target for part in parts])
+    components, coefficient, bound = solve_layer(layer, asked, tolerance, slack)
+    item = np.concatenate([start + part.item for start, part in zip(first_item, parts, strict=False)])
+    q, odds = np.concatenate([d.probs for d in draftings]), np.concatenate([part.token_odds for part in parts])
+    a, b, c = coefficient[item].T
+    return LayerRule(
+        tuple(draftings),
+        np.cumsum([0] + [len(d.token) for d in draftings]),
+        np.concatenate(targets),
+        np.maximum(a * odds + b * q - c * q * odds, 0.0),
+        item,
+        components,
+        bound,
+    )

@@ -1,0 +1,308 @@
+"""Prefixes of several nodes at once: the probability that all drafts lie in them, and the best combination.
+
+The drafts of a layer are those of its nodes, drawn independently.  Their tokens are pairs (node, token), kept node
+after node as *items*.  For a set B of items with parts ``B_v``,
+
+    ``Q(B) = product over nodes v of Q_v(B_v)``,   ``Q_v(B_v) = Pr(all drafts of v lie in B_v)``.
+
+**Merged prefix theorem.**  For real x and a set D, ``x(B) - Q(D + B)`` is least at a union of prefixes, one a node, of
+the items in the order of x/q: with all nodes but one fixed it is the one-level theorem with the target ``x / c_v``,
+``c_v`` the product of the other factors.  At the minimiser the prefix of v is a vertex of the lower convex hull of its
+points ``(Q_v, x)`` whose slopes enclose ``c_v``, so that ``C = Q(D + B)`` lies between the two slopes times ``Q_v``.
+Along one hull these intervals are disjoint and ascending: one merge of the nodes' intervals finds all combinations.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from mdsd_bounds._backend.numba_options import STEP
+from mdsd_bounds.trees.sweep.arrivals import Arrivals, Sets, add_token, fade_below, gained, start_sets
+
+#: Columns of :attr:`Search.below`.
+MASS, ODDS, SQUARES, HOT, CHANCE = range(5)
+
+
+class Layer(NamedTuple):
+    """The drafts below m nodes; an item is a token, or a bin of tokens of one node that are treated alike.
+
+    Attributes
+    ----------
+    first : ndarray
+        ``[m + 1]`` int64: the items of node v are ``first[v]`` to ``first[v + 1]``.
+    draws : ndarray
+        ``[m]`` int64: drafts below each node.
+    pairs : ndarray
+        ``[m]`` bool: two draws without replacement.
+    many : ndarray
+        ``[m]`` bool: three and more draws without replacement, where every item is a token.  At all other nodes the
+        draws are independent, or there is one.
+    hot : ndarray
+        ``[m]`` int64: the item of the most probable token where ``pairs``, which is never in a bin; else -1.
+    mass, odds, squares, within : ndarray
+        ``[K]``: sums of q, of ``w = q/(1-q)`` and of ``q w``, and the probability that both of a pair fall in the item.
+    mark, weight : ndarray
+        ``[g]`` Gauss-Legendre nodes and weights on [0, 1], exact for polynomials of degree ``sum(draws) - 1``.
+    arrivals : Arrivals
+        The quadratures of the nodes with ``many`` draws.
+    """
+
+    first: np.ndarray
+    draws: np.ndarray
+    pairs: np.ndarray
+    many: np.ndarray
+    hot: np.ndarray
+    mass: np.ndarray
+    odds: np.ndarray
+    squares: np.ndarray
+    within: np.ndarray
+    mark: np.ndarray
+    weight: np.ndarray
+    arrivals: Arrivals
+
+
+class Search(NamedTuple):
+    """What the search keeps.
+
+    Attributes
+    ----------
+    order : ndarray
+        ``[K]`` int64: items, node after node; a component holds a stretch of positions of each node.
+    below : ndarray
+        ``[K + m, 5]``: of the items of node v below position j, in row ``j + v``: sums of q, w and q w without the hot
+        token, whether that is among them, and ``Q_v``.
+    total : ndarray
+        ``[K + m]``: sums of the key from the start of the component to each position.
+    target, reached, key, ratio, own : ndarray
+        ``[K]``: what is asked for; probability that the item's component is reached; what the oracle minimises, and
+        that over q; and the distribution of the component's own pick.
+    coefficient : ndarray
+        ``[K, 3]``: the rule picks a token of the item with probability ``a w + b q - c q w``.
+    share : ndarray
+        ``[K, 3]``: the same for the component at hand.
+    hull : ndarray
+        ``[K + m]`` int64: positions of the vertices of the lower convex hull, from row ``start + v`` on.
+    corners, best : ndarray
+        ``[m]`` int64: number of vertices, and the best prefixes' ends.
+    factor : ndarray
+        ``[3, m]``: room for one factor a node.
+    sets : Sets
+        Polynomials of the nodes with three and more draws.
+    """
+
+    order: np.ndarray
+    below: np.ndarray
+    total: np.ndarray
+    target: np.ndarray
+    reached: np.ndarray
+    key: np.ndarray
+    ratio: np.ndarray
+    own: np.ndarray
+    coefficient: np.ndarray
+    share: np.ndarray
+    hull: np.ndarray
+    corners: np.ndarray
+    best: np.ndarray
+    factor: np.ndarray
+    sets: Sets
+
+
+@njit(**STEP)
+def start_search(layer, target):  # type: ignore[no-untyped-def]
+    """Room for a search, all items in the order of ``target / q``."""
+    size, nodes = len(layer.mass), len(layer.draws)
+    order = np.empty(size, np.int64)
+    for v in range(nodes):
+        start, end = layer.first[v], layer.first[v + 1]
+        order[start:end] = start + np.argsort(target[start:end] / layer.mass[start:end])
+    search = Search(
+        order, np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size), np.zeros(size),
+        np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)), np.zeros(size + nodes, np.int64),
+        np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros((3, nodes)),
+        start_sets(layer.arrivals, layer.first, layer.draws),
+    )  # fmt: skip
+    for v in range(nodes):
+        sum_below(layer, search, v, layer.first[v], layer.first[v + 1])
+    return search
+
+
+@njit(**STEP)
+def sum_below(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+    """Bring ``below`` up to date for node v from position ``start`` to ``end``.  Sums of positive terms only."""
+    if layer.many[v]:
+        add_many(layer, search, v, start, end)
+        return
+    below, row = search.below, start + v
+    mass, odds, squares = below[row, MASS], below[row, ODDS], below[row, SQUARES]
+    hot, chance = below[row, HOT], below[row, CHANCE]
+    for j in range(start, end):
+        i = search.order[j]
+        if layer.pairs[v]:
+            x, y = with_hot(layer, v, mass, odds, hot)
+            chance += layer.odds[i] * x + layer.mass[i] * y + layer.within[i]
+            if i == layer.hot[v]:
+                hot = 1.0
+            else:
+                mass += layer.mass[i]
+                odds += layer.odds[i]
+                squares += layer.squares[i]
+        else:
+            mass += layer.mass[i]
+            chance = power(mass, layer.draws[v])
+        row = j + v + 1
+        below[row, MASS], below[row, ODDS], below[row, SQUARES] = mass, odds, squares
+        below[row, HOT], below[row, CHANCE] = hot, chance
+
+
+@njit(**STEP)
+def add_many(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+    """:func:`sum_below` for three and more draws without replacement."""
+    fade_below(layer.arrivals, search.sets, search.order, v, start, end)
+    a, b = search.sets.a, search.sets.b
+    for j in range(start, end):
+        i, row = search.order[j], j + v
+        more = gained(layer.arrivals, search.sets, i, row, layer.draws[v])
+        search.below[row + 1, CHANCE] = search.below[row, CHANCE] + more
+        add_token(a[row], b[row], a[row + 1], b[row + 1], layer.arrivals, i, 1.0)
+
+
+@njit(**STEP)
+def power(x, n):  # type: ignore[no-untyped-def]
+    """``x^n`` by multiplication."""
+    product = 1.0
+    for _ in range(n):
+        product *= x
+    return product
+
+
+@njit(**STEP)
+def with_hot(layer, v, mass, odds, share):  # type: ignore[no-untyped-def]
+    """Sums of q and w with the hot token added ``share`` times."""
+    if share == 0.0:
+        return mass, odds
+    return mass + share * layer.mass[layer.hot[v]], odds + share * layer.odds[layer.hot[v]]
+
+
+@njit(**STEP)
+def chance_below(search, positions):  # type: ignore[no-untyped-def]
+    """``Q`` of the items below one position a node."""
+    product = 1.0
+    for v in range(len(positions)):
+        product *= search.below[positions[v] + v, CHANCE]
+    return product
+
+
+@njit(**STEP)
+def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
+    """Sort a component by ``key / q`` and leave in ``best`` the prefixes B at which ``key(B) - Q(D + B)`` is least.
+
+    ``start`` and ``end`` are its positions ``[m]``; returns the least value.  O(items) beside the sorting.
+    """
+    sort_component(layer, search, start, end)
+    for v in range(len(start)):
+        lower_hull(search, v, start[v], end[v])
+    return merge_hulls(search, start)
+
+
+@njit(**STEP)
+def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
+    """Sort a component by ``key / q``, and bring the sums below its positions up to date.
+
+    Insertion sort: orders change little from one round to the next.
+    """
+    order, ratio = search.order, search.ratio
+    for v in range(len(start)):
+        for j in range(start[v], end[v]):
+            i, k = order[j], j - 1
+            this = search.key[i] / layer.mass[i]
+            ratio[i] = this
+            while k >= start[v] and ratio[order[k]] > this:
+                order[k + 1] = order[k]
+                k -= 1
+            order[k + 1] = i
+        if end[v] > start[v]:
+            sum_below(layer, search, v, start[v], end[v])
+
+
+@njit(**STEP)
+def lower_hull(search, v, start, end):  # type: ignore[no-untyped-def]
+    """Vertices of the lower convex hull of the points (Q_v, sum of the key) of the prefixes of node v."""
+    total, hull, count = search.total, search.hull, 0
+    total[start + v] = 0.0
+    room = start + v
+    for j in range(start, end + 1):
+        if j > start:
+            total[j + v] = total[j + v - 1] + search.key[search.order[j - 1]]
+        y, x = total[j + v], search.below[j + v, CHANCE]
+        if count and x <= search.below[hull[room + count - 1] + v, CHANCE]:
+            if y >= total[hull[room + count - 1] + v]:
+                continue
+            count -= 1
+        while count >= 2:
+            a, b = hull[room + count - 2] + v, hull[room + count - 1] + v
+            xa, xb = search.below[a, CHANCE], search.below[b, CHANCE]
+            if (total[b] - total[a]) * (x - xb) < (y - total[b]) * (xb - xa):
+                break
+            count -= 1
+        hull[room + count] = j
+        count += 1
+    search.corners[v] = count
+
+
+@njit(**STEP)
+def slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
+    """Slope of node v's hull behind one of its vertices; minus infinity before the first, infinity behind the last."""
+    if corner < 0:
+        return -np.inf
+    if corner + 1 == search.corners[v]:
+        return np.inf
+    a, b = search.hull[start + v + corner] + v, search.hull[start + v + corner + 1] + v
+    return (search.total[b] - search.total[a]) / (search.below[b, CHANCE] - search.below[a, CHANCE])
+
+
+@njit(**STEP)
+def merge_hulls(search, start):  # type: ignore[no-untyped-def]
+    """The best combination of vertices: those whose intervals of C have a point in common, in ascending order of C."""
+    nodes = len(start)
+    corner, low, high = np.zeros(nodes, np.int64), np.empty(nodes), np.empty(nodes)
+    for v in range(nodes):
+        interval(search, v, start[v], 0, low, high)
+    least = np.inf
+    while True:
+        floor, ceiling, next_node = 0.0, np.inf, 0
+        for v in range(nodes):
+            floor = max(floor, low[v])
+            if high[v] < ceiling:
+                ceiling, next_node = high[v], v
+        if floor <= ceiling:
+            value, product = 0.0, 1.0
+            for v in range(nodes):
+                row = search.hull[start[v] + v + corner[v]] + v
+                value += search.total[row]
+                product *= search.below[row, CHANCE]
+            if value - product < least:
+                least = value - product
+                for v in range(nodes):
+                    search.best[v] = search.hull[start[v] + v + corner[v]]
+        if ceiling == np.inf:
+            return least
+        corner[next_node] += 1
+        interval(search, next_node, start[next_node], corner[next_node], low, high)
+
+
+@njit(**STEP)
+def interval(search, v, start, corner, low, high):  # type: ignore[no-untyped-def]
+    """Write between which values of C a vertex of node v can be used."""
+    chance = search.below[search.hull[start + v + corner] + v, CHANCE]
+    before, after = slope_after(search, v, start, corner - 1), slope_after(search, v, start, corner)
+    low[v] = before * chance if chance > 0.0 else -np.inf
+    if after == np.inf:
+        high[v] = np.inf
+    elif chance > 0.0:
+        high[v] = after * chance
+    else:
+        # At Q_v = 0 the product is 0 whatever the other nodes do; a negative slope always leads on.
+        high[v] = 0.0 if after >= 0.0 else -np.inf

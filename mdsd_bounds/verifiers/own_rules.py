@@ -1,0 +1,176 @@
+"""A rule of your own as a :class:`Verifier`: a plain function, ``module:NAME``, or ``path/to/file.py:NAME``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import SAMPLERS
+from mdsd_bounds.verifiers.base import Verifier
+
+_FORMS = "a Verifier, a function step(p, q, drafts, generator), or a function probs(p, q, drafts)"
+
+
+def from_function(rule: Callable[..., Tensor], name: str | None = None, origin: str | None = None) -> Verifier:
+    """A verifier from a plain function, for every sampler that draws from one distribution q.
+
+    Parameters
+    ----------
+    rule : callable
+        ``step(p, q, drafts, generator) -> token [B]``, which is judged by its outputs; or
+        ``probs(p, q, drafts) -> [B, V]``, the distribution of the output token given the drafts, which can be
+        enumerated.  Which of the two it is, is told from whether it takes a fourth argument.  p and q are ``[B, V]``
+        float64, drafts ``[B, n]`` int64; a slot that the sampler could not fill holds -1 (the support of q ran out).
+    name : str, optional
+        Its name in tables; the function's own unless given.
+    origin : str, optional
+        Where it was loaded from, see :class:`Verifier`.
+
+    Returns
+    -------
+    Verifier
+        Taken to be lossless until :func:`mdsd_bounds.audit.audit_rule` shows otherwise.
+
+    Raises
+    ------
+    InputError
+        If it takes neither three nor four arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.verifiers import acceptance_rate, from_function
+    >>> rule = from_function(lambda p, q, drafts: p, name="ignores the drafts")
+    >>> p = q = torch.tensor([0.5, 0.5])
+    >>> float(acceptance_rate(p, q, 1, "with_replacement", rule).value)
+    0.5
+    """
+    label = name or str(getattr(rule, "__name__", type(rule).__name__))
+    samplers = tuple(key for key, sampler in SAMPLERS.items() if sampler.takes == "one")
+    if _arguments(rule, label) == 3:
+
+        def distribution(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
+            return rule(p, q, drafts)
+
+        return Verifier(label, "own rule", True, samplers, distribution, origin=origin)
+
+    def fast_step(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **options: Any) -> Tensor:
+        return rule(p, q, drafts, generator)
+
+    return Verifier(label, "own rule", True, samplers, None, fast_step, origin=origin)
+
+
+def _arguments(rule: Callable[..., Any], label: str) -> int:
+    """3 for a function that gives probabilities, 4 for one that gives steps."""
+    try:
+        given = inspect.signature(rule).parameters.values()
+    except (TypeError, ValueError):
+        return 4
+    if any(one.kind is one.VAR_POSITIONAL for one in given):
+        return 4
+    positional = [one for one in given if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one for one in positional if one.default is one.empty]
+    if len(positional) >= 4 >= len(needed):
+        return 4
+    if len(positional) == 3:
+        return 3
+    raise InputError(f"verifier {label!r} takes {len(needed)} arguments; give {_FORMS}")
+
+
+def load_verifier(spec: str) -> Verifier:
+    """The rule at ``module:NAME`` or ``path/to/file.py:NAME``.
+
+    A plain function is named as it was given, a file without its folder; a :class:`Verifier` has its own name.
+
+    Raises
+    ------
+    InputError
+        If the module or file does not load, or what it holds is no rule.
+    """
+    place, _, name = spec.rpartition(":")
+    is_file = place.endswith(".py")
+    try:
+        found: Any = _module_of_file(Path(place)) if is_file else _module(place)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as error:  # whatever another's module raises on import, or calls
+        remedy = (
+            "check the path and the name" if is_file else "give module:NAME of a module that python can import here"
+        )
+        raise InputError(
+            f"--verifier {spec}: does not load ({type(error).__name__}: {error}); {remedy}, or path/to/file.py:NAME"
+        ) from error
+    origin = f"{os.path.abspath(place)}:{name}" if is_file else spec
+    if isinstance(found, Verifier):
+        return replace(found, origin=origin)
+    if callable(found) and not isinstance(found, type):
+        return from_function(found, f"{Path(place).name}:{name}" if is_file else spec, origin)
+    raise InputError(
+        f"--verifier {spec}: {type(found).__name__}, neither a mdsd Verifier nor a function; give {_FORMS}"
+    )
+
+
+def _module(name: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return importlib.import_module(name)
+
+
+def _module_of_file(path: Path) -> Any:
+    """The module that a file holds, loaded once for each state of the file; its folder can be imported from."""
+    path = path.absolute()
+    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    name = f"mdsd_own_rule_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def identity(rule: Verifier) -> str:
+    """What tells this rule from another one of the same name: its name, and the text of the code behind it.
+
+    Results that were computed with other code are then not taken for its own.
+    """
+    parts = [rule.name]
+    for function in (rule.output_distribution, rule.fast_step, rule.exact_rate, rule.estimate_rate):
+        parts += _code(function)
+    return f"{rule.name} {hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+
+
+def _code(function: Any, depth: int = 3) -> list[str]:
+    """Source of the file a function is in (its bytecode where there is none), and of the functions it closes over."""
+    if function is None or depth == 0:
+        return [""]
+    try:
+        file = inspect.getsourcefile(function)
+        found = [Path(file).read_text(errors="replace") if file is not None else ""]
+    except (TypeError, OSError):
+        code = getattr(function, "__code__", None)
+        found = [repr((code.co_code, code.co_consts))] if code is not None else [type(function).__qualname__]
+    for held in getattr(function, "__closure__", None) or ():
+        if callable(held.cell_contents):
+            found += _code(held.cell_contents, depth - 1)
+    return found
