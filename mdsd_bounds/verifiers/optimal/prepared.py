@@ -113,6 +113,14 @@ class Prepared:
         cost = f"prepared in {1e3 * self.seconds:.3g} ms, {self.nbytes:,} bytes with p and r"
         return f"{self!r}\n{self.rule.summary()}; {cost}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A row of a batch is a view of all its rows, which pickle would write.
+        copies: dict[int, Tensor] = {}
+        state = {field.name: own_memory(getattr(self, field.name), copies) for field in dataclasses.fields(self)}
+        rule: Any = self.rule
+        held = {field.name: own_memory(getattr(rule, field.name), copies) for field in dataclasses.fields(rule)}
+        return state | {"rule": dataclasses.replace(rule, **held)}
+
     @property
     def nbytes(self) -> int:
         """Bytes of p, r and the arrays of the rule."""
@@ -209,6 +217,13 @@ def sample_slots(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     # 1 - U lies in (0, 1], so that a slot of probability zero is never hit.
     goal = table[:, -1:] * (1.0 - torch.rand((len(probs), 1), dtype=table.dtype, generator=generator))
     return torch.searchsorted(table, goal)[:, 0].clamp_(max=probs.shape[1] - 1)
+
+
+def own_memory(value: Any, copies: dict[int, Tensor]) -> Any:
+    """``value``, or a copy of a tensor that is part of a larger one; the same copy for the same part."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.element_size() * value.nelement():
+        return copies.setdefault(value.data_ptr(), value.clone())
+    return value
 
 
 def array_bytes(*values: Any) -> int:
