@@ -22,6 +22,7 @@ _HOME = {
     "draft_mass": "mdsd_bounds.bounds.certificate",
     "subset_bound": "mdsd_bounds.bounds.certificate",
     "READERS": "mdsd_bounds.dumps",
+    "load_example": "mdsd_bounds.dumps.example",
     "open_dump": "mdsd_bounds.dumps",
     "SAMPLERS": "mdsd_bounds.samplers",
     "register_sampler": "mdsd_bounds.samplers",

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What is read as rows of numbers: a tensor, a numpy array, or nested sequences.
 ArrayLike: TypeAlias = Tensor | npt.ArrayLike
@@ -51,7 +54,7 @@ class PairBatch:
     q_missing: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Problem:
     """What is asked: the best acceptance for ``p`` when ``n`` drafts come from ``q`` through a draft sampler.
 
@@ -79,9 +82,52 @@ class Problem:
     options: Mapping[str, Option] = field(default_factory=dict)
     mass_error: Tensor | None = None
 
+    def __repr__(self) -> str:
+        shape = (
+            f"{self.p.shape[0]} positions, V={self.p.shape[-1]:,}" if self.p.ndim == 2 else f"V={self.p.shape[-1]:,}"
+        )
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items() if not isinstance(value, Tensor))
+        return f"Problem({self.sampler}, n={', '.join(map(str, self.n_drafts))}, {shape}{options})"
 
-@dataclass(frozen=True)
-class Bound:
+
+class _Told:
+    """A result that shows a line a number of drafts in place of its tensors, and as a table in notebooks."""
+
+    problem: Problem
+
+    def _columns(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _name(self) -> str:
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with a line for each number of drafts and position: ``drafts``, ``row``, and the numbers."""
+        import pandas as pd
+
+        counts = self.problem.n_drafts
+        flat = {name: x.detach().cpu().reshape(-1).numpy() for name, x in self._columns().items()}
+        rows = len(next(iter(flat.values()))) // len(counts)
+        places = {"drafts": [n for n in counts for _ in range(rows)], "row": list(range(rows)) * len(counts)}
+        return pd.DataFrame(places | flat)
+
+    def _means(self) -> pd.DataFrame:
+        return self.to_frame().drop(columns="row").groupby("drafts", sort=False).mean()
+
+    def __repr__(self) -> str:
+        rows = self._means()
+        shown = ", ".join(f"n={n}: {value:.4f}" for n, value in rows.iloc[:, 0].items())
+        mean = " on average" if self.problem.p.shape[0] > 1 else ""
+        return f"{self._name()}; {self.problem!r}; {shown}{mean})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<p>{html.escape(repr(self))}</p>{self._means().to_html(border=0, float_format='{:.5f}'.format)}"
+
+
+@dataclass(frozen=True, repr=False)
+class Bound(_Told):
     """A certified interval for the optimal acceptance rate ``alpha* = 1 + min_H (P(H) - Q(H))``.
 
     Attributes
@@ -114,6 +160,14 @@ class Bound:
     make_subset: Callable[[], Tensor] | None = field(default=None, repr=False)
     tv: float = 0.0
 
+    def _name(self) -> str:
+        within = f", within a total variation of {self.tv:g}" if self.tv > 0 else ""
+        return f"Bound({self.method}, certified to {float((self.high - self.low).max()):.1e}{within}"
+
+    def _columns(self) -> dict[str, Tensor]:
+        names = {"value": self.value, "certified_low": self.low, "certified_high": self.high}
+        return names | {"subset_size": self.subset_size}
+
     @property
     def subset(self) -> Tensor:
         """The minimising subset H* as a boolean mask, shape of ``value`` + ``[V]``; built when asked for."""
@@ -122,8 +176,8 @@ class Bound:
         return self.make_subset()
 
 
-@dataclass(frozen=True)
-class Acceptance:
+@dataclass(frozen=True, repr=False)
+class Acceptance(_Told):
     """The acceptance rate of one verifier: Pr(the output token is one of the drafts).
 
     Attributes
@@ -148,6 +202,13 @@ class Acceptance:
     verifier: str
     lossless: bool
     problem: Problem
+
+    def _name(self) -> str:
+        how = "exact" if self.exact else f"sampled, standard error up to {float(self.stderr.max()):.1e}"
+        return f"Acceptance({self.verifier}, {'lossless' if self.lossless else 'LOSSY'}, {how}"
+
+    def _columns(self) -> dict[str, Tensor]:
+        return {"acceptance": self.value, "mc_stderr": self.stderr}
 
 
 #: Most drafts that are counted; what uses them has smaller limits of its own.

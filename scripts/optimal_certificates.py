@@ -136,7 +136,8 @@ def measure(
     dump: Any, rows: list[int], sampler: str, counts: list[int], options: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """One line per number of drafts, and one for every row of each."""
-    wanted, kept, documents = set(rows), {n: [] for n in counts}, set()
+    wanted, documents = set(rows), set[int]()
+    kept: dict[int, list[tuple[float, ...]]] = {n: [] for n in counts}
     places: list[tuple[int, int]] = []
     begun, done = time.monotonic(), 0
     for batch in dump.batches(32):

@@ -458,6 +458,12 @@ def test_the_commands_take_a_head_as_any_draft(
         at = int(batch.position[place])
         own = make_draft(pair[3], target, "float32", "cpu").read([ids[: at + 1]], [at])[0]
         torch.testing.assert_close(batch.draft_logits[place], own, atol=1e-4, rtol=1e-4)
+    dump = str(tmp_path / "1")
+    for more in (["compare", dump, "--drafts", "1,2"], ["advise", dump, "--most-drafts", "2", "--draft-cost", "0.3"]):
+        more += ["--sampler", "without_replacement", "--verifier", "rrs_without_replacement", "--quiet"]
+        code, text, _ = call(*more, capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 0
+        assert "rrs_without_replacement" in text
 
 
 def test_the_command_trains_and_says_what_is_wrong(

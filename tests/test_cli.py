@@ -101,6 +101,7 @@ def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-unt
 def test_warnings_stand_in_the_json_too(command: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
     more = ["--draft-cost", "0.1"] if command == "advise" else ["--drafts", "2"]
+    more += ["--folds", "2"] if command == "draft-temperature" else []
     for name, draft in (("good", rows + 0.1), ("late", np.roll(rows, 2, 0))):
         path = str(tmp_path / f"{name}.npz")
         np.savez(path, target_logits=rows, draft_logits=draft, doc=np.arange(12) // 6)

@@ -134,6 +134,13 @@ def _hidden(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor 
     return str(folder / "x.safetensors")
 
 
+def _heads(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
+    """The draft's rows are those of the first of two heads."""
+    held = _arrays(p, torch.stack([q, torch.zeros_like(q)], 1), token)
+    save_file(held, folder / "x.safetensors")
+    return str(folder / "x.safetensors")
+
+
 def _joined(folder: Path, p: torch.Tensor, q: torch.Tensor, token: torch.Tensor | None) -> str:
     extra = {} if token is None else {"token": token}
     save_file({"logits": p} | extra, folder / "t.safetensors")
@@ -163,6 +170,7 @@ WRITERS: dict[str, Write] = {
     "parquet": _parquet,
     "arrays": _hidden,
     "joined": _joined,
+    "heads": _heads,
     "step-log": _step_log,
 }
 #: Formats without a stated width cannot have two.

@@ -34,13 +34,15 @@ def value(p: Tensor, logits: Tensor, n: int, sampler: str) -> Tensor:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize(("width", "n", "spread"), [(9, 1, 1.0), (12, 2, 2.0), (30, 3, 4.0), (80, 4, 2.0)])
+@pytest.mark.parametrize(
+    ("width", "n", "spread"), [(9, 1, 1.0), (12, 2, 2.0), (30, 3, 4.0), (80, 4, 2.0), (600, 4, 3.0)]
+)
 def test_gradients_are_finite_differences(sampler: str, width: int, n: int, spread: float) -> None:
     p, logits = instances(width, spread, 10 * n)
     leaf = logits.clone().requires_grad_(True)
     target = p.clone().requires_grad_(True)
     found = differentiable_acceptance(target, torch.softmax(leaf, -1), n, sampler)
-    torch.testing.assert_close(found.detach(), value(p, logits, n, sampler), atol=0, rtol=0)
+    torch.testing.assert_close(found.detach(), value(p, logits, n, sampler), atol=1e-9, rtol=0)
     found.sum().backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     assert target.grad is not None
@@ -56,10 +58,12 @@ def test_gradients_are_finite_differences(sampler: str, width: int, n: int, spre
     # p moves to a mixture with another row, which stays a distribution; tokens of 1e-17 would pass a tie at once.
     towards = p.roll(1, 0) - p
     ahead, behind = value(p + 1e-7 * towards, logits, n, sampler), middle
-    full = torch.arange(ROWS) % 4 != 0
+    further = value(p + 2e-7 * towards, logits, n, sampler)
+    full = (torch.arange(ROWS) % 4 != 0) & ((further - 2 * ahead + behind).abs() < 1e-11)
     slope = (target.grad * towards).sum(-1)
     torch.testing.assert_close(((ahead - behind) / 1e-7)[full], slope[full], atol=2e-6, rtol=1e-5)
     assert int(smooth.sum()) > 0.9 * ROWS
+    assert int(full.sum()) > 0.6 * ROWS
 
 
 def test_a_wrong_gradient_is_seen() -> None:

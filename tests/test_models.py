@@ -446,7 +446,7 @@ def test_human_eval() -> None:
         ("p.jsonl", b'{"prompt": "a"}\n\n', "line 2: empty prompt"),
         ("p.jsonl", b'{"words": "a"}', "line 1: none of the fields"),
         ("p.jsonl", b'{"prompt": 3}', "line 1: the prompt is a int"),
-        ("p.jsonl.gz", b"no gzip", "cannot be read"),
+        ("p.jsonl.gz", b"\x1f\x8b\x08no gzip", "cannot be read"),
         ("gone.txt", None, "no such prompt file"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -13,7 +14,10 @@ from scipy import stats
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, InputError
-from mdsd_bounds.verifiers.optimal import prepare, prepare_batch
+from mdsd_bounds.verifiers.optimal import PreparedBatch, prepare, prepare_batch
+from mdsd_bounds.verifiers.optimal.batch_step import flatten
+from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
+from mdsd_bounds.verifiers.optimal.without_replacement import FirstDraft
 
 
 def mixed(size: int = 30) -> tuple[Tensor, Tensor]:
@@ -56,22 +60,66 @@ def _truncated(probs: Tensor, truncation: dict[str, float]) -> Tensor:
     return kept
 
 
-@pytest.mark.parametrize("sampler", ["without_replacement", "top_m_plus", "with_replacement", "greedy"])
+@pytest.mark.parametrize("sampler", ["without_replacement", "top_m_plus", "with_replacement", "greedy", "top_k"])
 def test_steps_follow_the_rules(sampler: str) -> None:
     p, q = row(9, 1), row(9, 2)
     count = 30_000
     drafts = SAMPLERS[sampler].sample(q.expand(count, -1), 3, torch.Generator().manual_seed(0))
     one = prepare_batch(p[None], q[None], 3, sampler)
-    many = type(one)(one.rows * count, None)
-    if one.flat is not None:
-        from mdsd_bounds.verifiers.optimal.batch import flatten
-
-        many = type(one)(many.rows, flatten(many.rows))
-    else:
-        many, drafts = type(one)(one.rows * 3000, None), drafts[:3000]
+    assert one.flat is not None
+    many = type(one)(one.rows * count, flatten(one.rows * count))
     tokens = many.step(drafts, torch.Generator().manual_seed(1))
     counts = torch.bincount(tokens, minlength=9).double()
     assert stats.chisquare(counts.numpy(), (len(drafts) * p).numpy()).pvalue > 1e-5
+
+
+def test_one_step_serves_rules_of_all_kinds() -> None:
+    p, q = row(9, 1), row(9, 2)
+    names = ("without_replacement", "top_m_plus", "with_replacement", "greedy", "top_k")
+    rules = [prepare_batch(p[None], q[None], 3, name).rows[0] for name in names]
+    # p = q over many tokens: the first draft is the rule.
+    rules.append(dataclasses.replace(rules[0], r=q, rule=FirstDraft(0), distinct=False))
+    rules = [dataclasses.replace(rule, distinct=False) for rule in rules]
+    count = 20_000
+    batch = PreparedBatch(tuple(rules) * count, flatten(tuple(rules) * count))
+    drafts = [SAMPLERS[name].sample(q.expand(count, -1), 3, torch.Generator().manual_seed(2)) for name in names]
+    drafts.append(drafts[0])
+    tokens = batch.step(torch.stack(drafts, 1).reshape(-1, 3), torch.Generator().manual_seed(3)).reshape(count, -1)
+    for kind in range(len(rules)):
+        counts = torch.bincount(tokens[:, kind], minlength=9).double()
+        assert stats.chisquare(counts.numpy(), (count * p).numpy()).pvalue > 1e-5
+
+
+def test_a_step_that_ignores_the_coins_is_seen() -> None:
+    p, q = row(9, 1), row(9, 2)
+    count = 30_000
+    rule = prepare_batch(p[None], q[None], 3).rows[0]
+    assert isinstance(rule.rule, PriorityRule)
+    tree = rule.rule.tree._replace(coin=np.where(rule.rule.tree.offset >= 0, 1.0, 0.0))
+    wrong = dataclasses.replace(rule, rule=dataclasses.replace(rule.rule, tree=tree))
+    drafts = SAMPLERS["without_replacement"].sample(q.expand(count, -1), 3, torch.Generator().manual_seed(0))
+    tokens = PreparedBatch((wrong,) * count, flatten((wrong,) * count)).step(drafts, torch.Generator().manual_seed(1))
+    counts = torch.bincount(tokens, minlength=9).double()
+    assert stats.chisquare(counts.numpy(), (count * p).numpy()).pvalue < 1e-5
+
+
+@pytest.mark.parametrize("sampler", ["without_replacement", "with_replacement"])
+def test_rows_are_the_same_on_any_number_of_threads(sampler: str) -> None:
+    p, q = mixed()
+    p, q = p.repeat(4, 1), q.repeat(4, 1)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(prepare_batch(p, q, 3, sampler, top_p=0.9))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(found[0].rows, found[1].rows, strict=True):
+        assert torch.equal(one.r, other.r)
+    drafts = SAMPLERS[sampler].sample(found[0].rows[0].r.expand(len(p), -1), 3, torch.Generator().manual_seed(0))
+    steps = [batch.step(drafts, torch.Generator().manual_seed(4)) for batch in found]
+    assert torch.equal(*steps)
 
 
 def test_bad_input_is_named() -> None:

@@ -37,6 +37,14 @@ def test_it_comes_back_from_pickle_as_it_was(sampler: str, size: int) -> None:
     assert (again.gap, again.acceptance, again.n, again.sampler) == (rule.gap, rule.acceptance, 3, sampler)
 
 
+@pytest.mark.parametrize("sampler", sorted(RULES))
+def test_a_row_of_a_batch_takes_only_itself_along(sampler: str) -> None:
+    p, q = (torch.stack([row(300, seed)] * 50) for seed in (1, 2))
+    alone, of_batch = prepare(p[7].clone(), q[7].clone(), 3, sampler), prepare(p[7], q[7], 3, sampler)
+    assert len(pickle.dumps(of_batch)) < len(pickle.dumps(alone)) + 1000
+    assert torch.equal(pickle.loads(pickle.dumps(of_batch)).p, p[7])
+
+
 def test_it_can_be_sent_to_a_worker_process() -> None:
     rule, drafts = made("without_replacement", 12)
     with multiprocessing.get_context("spawn").Pool(1) as pool:

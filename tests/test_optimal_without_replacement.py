@@ -25,7 +25,8 @@ from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
 from mdsd_bounds.verifiers.optimal.whole_support import token_items
-from mdsd_bounds.verifiers.optimal.wide_rows import Size, wide_row
+from mdsd_bounds.verifiers.optimal.wide_rows import Size, scaled, wide_row
+from mdsd_bounds.verifiers.optimal.without_replacement import edge_of
 
 
 def defect(prepared: Prepared, p: Tensor, q: Tensor, n: int, m: int = 0) -> float:
@@ -67,7 +68,8 @@ def binned(p: np.ndarray, q: np.ndarray, fixed: int, draws: int, size: Size) -> 
     inside = (rates > 0) | held
     left = np.zeros(len(p), dtype=bool)
     left[inside] = best_side(token_items(rates[inside], held[inside], draws), p[inside])
-    found = wide_row(p, rates, (held, left), draws, size)
+    rates = scaled(rates, draws)
+    found = wide_row(p, rates, (held, edge_of(left, p, rates)), draws, size)
     rule = PriorityRule(np.zeros(0, np.int32), found.item, found.tree)
     return Prepared(torch.from_numpy(p), torch.from_numpy(found.r), found.gap, rule)
 

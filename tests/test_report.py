@@ -22,6 +22,7 @@ from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import bootstrap_interval, summarise
 from mdsd_bounds.report import answer, explore, html_report, run_of
+from mdsd_bounds.sampling import SamplingOptions
 from mdsd_bounds.trees.advise import costs_from
 from mdsd_bounds.verifiers import get_verifier
 
@@ -188,6 +189,14 @@ def test_an_optimal_rule_leaves_nothing(tables: tuple[Any, Any, Any]) -> None:
         assert "The best other rule" in page
 
 
+def test_the_bound_of_truncated_rows_is_the_upper_end(tables: tuple[Any, Any, Any]) -> None:
+    _, bounds, _ = tables
+    loose = bounds.assign(certified_low=bounds["value"] - 0.1, certified_high=bounds["value"] + 0.1)
+    whole, cut = answer(bounds, None, 1.0), answer(loose, None, 1.0)
+    assert cut.bound == pytest.approx(whole.bound + 0.1)
+    assert cut.acceptance == pytest.approx(whole.acceptance)
+
+
 # --- positions --------------------------------------------------------------------------------------------------------
 
 
@@ -345,3 +354,23 @@ def test_a_rule_of_ones_own_is_explored(tmp_path: Path, monkeypatch) -> None:  #
     page = out.read_text()
     assert page.count("target_alone") > 12
     Page(page)
+
+
+def test_positions_have_the_sampling_options_of_their_table(tables: tuple[Any, Any, Any]) -> None:
+    """Cuts, and penalties that need the text before, which lies further back than what is shown."""
+    dump, _, _ = tables
+    settings = Settings(
+        ("with_replacement",),
+        (2,),
+        (0.7,),
+        target=SamplingOptions(top_k=6, repetition_penalty=1.5),
+        draft=SamplingOptions(top_p=0.9, frequency_penalty=0.5),
+        draft_temperature=1.2,
+    )
+    bounds = run(dump, settings)
+    assert bounds is not None
+    values = bounds.set_index("row")["value"]
+    explored = explore(dump, bounds, answer(bounds, None, 0.7), settings, 16)
+    assert len(explored) == 16
+    for one in explored:
+        assert one.bound == pytest.approx(values[one.row], abs=1e-12)

@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
         for kill in (signal.SIGKILL, signal.SIGINT):
             process = subprocess.Popen(command(a, b, tmp_path / "cut", prompts), stderr=subprocess.PIPE, text=True)
             before = len(first.asked)
-            while len(first.asked) < before + 4:
+            while len(first.asked) < before + 4 and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(kill)
             _, said = process.communicate()

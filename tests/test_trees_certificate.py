@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +115,7 @@ def test_what_has_no_certificate_is_refused():
         Reading(p, q, (2, 1), "greedy")
     with pytest.raises(InputError, match="one or two drafts"):
         Reading(p, q, (3, 1)).place(()).inside  # noqa: B018
+
+
+def test_examples():
+    assert doctest.testmod(certificate).failed == 0

@@ -12,7 +12,11 @@ _WIDE = 100_000
 
 
 def text_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None, markdown: bool = False
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[bool] | None = None,
+    markdown: bool = False,
+    narrow: bool = False,
 ) -> str:
     """Aligned columns with a line under the head; without a head (an empty one) only the rows.
 
@@ -26,6 +30,8 @@ def text_table(
         Which columns are aligned to the right; none unless given.
     markdown : bool
         As a table in Markdown.
+    narrow : bool
+        One space between columns in place of two.
     """
     from rich import box
     from rich.console import Console
@@ -39,16 +45,18 @@ def text_table(
         show_edge=markdown,
         show_header=bool(head),
         pad_edge=False,
-        padding=(0, 1, 0, 0) if not markdown else (0, 0),
+        padding=(0, 0 if markdown or narrow else 1, 0, 0),
     )
 
     def cell(text: str) -> Text:
         shown = printable(text, keep="\n") if not markdown else printable(text).replace("|", "\\|")
         return Text(shown)
 
+    # A head of two lines stands on the line below it; a cell of several lines begins where its neighbours do.
+    stand = "bottom" if any("\n" in name for name in head) else "top"
     for i in range(count):
         justify = "right" if right is not None and i < len(right) and right[i] else "left"
-        table.add_column(cell(head[i]) if i < len(head) else "", justify=justify, no_wrap=True, vertical="bottom")  # type: ignore[arg-type]
+        table.add_column(cell(head[i]) if i < len(head) else "", justify=justify, no_wrap=True, vertical=stand)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*map(cell, row))
     stream = io.StringIO()

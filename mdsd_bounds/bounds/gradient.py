@@ -41,16 +41,18 @@ from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.problem import InputError
 
+#: Columns from which the compiled search answers.
+WIDE = 512
 #: Draft samplers that can be differentiated.
 SAMPLERS = ("with_replacement", "without_replacement")
 #: A token is heavy above this part of the mass outside the n - 1 most probable tokens.
-HEAVY = 0.004
-#: Moments of the light tokens.
-MOMENTS = 10
+HEAVY = 0.04
+#: Moments of the light tokens: their rates times the last time are below 2, and ``2^21 / 21!`` is 4e-14.
+MOMENTS = 20
 #: Error allowed to each cut of the integral.
 CUT = 1e-12
 #: Numbers in the working arrays of a slice of rows.
-_SLICE = 1 << 19
+_SLICE = 1 << 17
 
 
 def differentiable_acceptance(p: Tensor, q: Tensor, n_drafts: int, sampler: str = "with_replacement") -> Tensor:
@@ -125,7 +127,8 @@ class _OptimalAcceptance(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, q: Tensor, n: int, sampler: str) -> Tensor:
         """The value by the exact search, and the subset that attains it."""
         problem, _, _ = make_problem(p.detach(), q.detach(), n, sampler)
-        bound = solve(problem)
+        # Without replacement the scan is slow long before it gives way to the search by itself.
+        bound = solve(problem, "fast" if q.shape[-1] >= WIDE else "auto")
         ctx.save_for_backward(q, bound.subset[0])
         ctx.n, ctx.sampler, ctx.dtypes = n, sampler, (p.dtype, q.dtype)
         return bound.value[0]
@@ -151,12 +154,13 @@ def mass_gradient(q: Tensor, subset: Tensor, n: int, sampler: str) -> Tensor:
     if sampler == "with_replacement":
         return n * (q * subset).sum(-1, keepdim=True).pow(n - 1) * subset
     result = torch.zeros_like(q)
-    rows = max(1, _SLICE // q.shape[1])
-    for first in range(0, len(q), rows):
-        part = q[first : first + rows].detach().requires_grad_(True)
+    # Rows that need a long range of times together.
+    order = _outside_top(q.detach(), n).argsort()
+    for rows in torch.split(order, max(1, _SLICE // q.shape[1])):
+        part = q[rows].detach().requires_grad_(True)
         with torch.enable_grad():
-            total = mass_without_replacement(part, subset[first : first + rows], n).sum()
-        (result[first : first + rows],) = torch.autograd.grad(total, part)
+            total = mass_without_replacement(part, subset[rows], n).sum()
+        (result[rows],) = torch.autograd.grad(total, part)
     return result
 
 
@@ -164,8 +168,7 @@ def mass_without_replacement(q: Tensor, subset: Tensor, n: int) -> Tensor:
     """``Q_n(H)`` ``[B]``: that n sequential draws from rates q ``[B, V]`` all lie in the subset; differentiable."""
     inside, outside = q * subset, (q * ~subset).sum(-1)
     with torch.no_grad():
-        # Summed without the largest tokens: a difference would cancel where these hold nearly everything.
-        rate = q.scatter(-1, q.topk(n - 1).indices, 0.0).sum(-1)
+        rate = _outside_top(q, n)
         log_t = _nodes(n, float(rate.min().log()), float(q.sum(-1).max().log()))
         step = log_t[1] - log_t[0]
     # Times beyond what a row needs would overflow the moments: they add nothing there.
@@ -176,6 +179,11 @@ def mass_without_replacement(q: Tensor, subset: Tensor, n: int) -> Tensor:
     wait = outside[:, None] * t
     integrand = torch.where(live, wait * torch.exp(-wait) * (poisson - fewer), torch.zeros_like(t))
     return (rate / (rate + outside)).pow(n) + step * integrand.sum(-1)
+
+
+def _outside_top(q: Tensor, n: int) -> Tensor:
+    """Mass ``[B]`` outside the n - 1 largest tokens, summed without them: a difference would cancel."""
+    return q.scatter(-1, q.topk(n - 1).indices, 0.0).sum(-1)
 
 
 def _reach(n: int) -> float:

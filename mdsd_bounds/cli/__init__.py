@@ -97,6 +97,12 @@ def _command(arguments: list[str]) -> int:
     from mdsd_bounds.cli.commands import app
 
     command = typer.main.get_command(app)
+    if "_MDSD_COMPLETE" in os.environ or arguments[0] in ("--show-completion", "--install-completion"):
+        # A shell asks what may follow, or for the script that asks; the framework answers and ends the process.
+        try:
+            command.main(arguments, prog_name="mdsd")
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 0
     try:
         with command.make_context("mdsd", list(arguments)) as context:
             code = command.invoke(context)

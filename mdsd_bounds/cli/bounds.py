@@ -10,6 +10,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -17,6 +18,7 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
+    Tokenizer,
     Within,
     names_in,
     numbers_in,
@@ -37,6 +39,8 @@ def bounds(
     sampling: Sampling = NO_SAMPLING,
     m: Fixed = 1,
     tv: Within = None,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -50,6 +54,7 @@ def bounds(
 
     With --tv, that of the best rule whose output may be so far from the target at every position.
     """
+    from mdsd_bounds.dumps.how_to_read import named
     from mdsd_bounds.pipeline.conclusions import bounds_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings
     from mdsd_bounds.pipeline.tables import summarise
@@ -65,5 +70,6 @@ def bounds(
         tvs=tvs_in(tv),
     )
     say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
     told = Summary(summarise, bounds_in_words, droppable=("stderr",))
     run_and_print(dump, settings, told, format, out, limit, shard, engine, batch, force, quiet)

@@ -17,6 +17,7 @@ from mdsd_bounds.cli.options import (
     Engine,
     Fixed,
     Format,
+    Head,
     Limit,
     Out,
     Quiet,
@@ -24,6 +25,7 @@ from mdsd_bounds.cli.options import (
     Shard,
     Style,
     Temperatures,
+    Tokenizer,
     names_in,
     numbers_in,
     sampling_hint,
@@ -56,6 +58,8 @@ def compare(
         bool, typer.Option("--paired", help="Two dumps (two drafts) or two tables, on the same positions.")
     ] = False,
     lossy: Annotated[bool, typer.Option("--lossy", help="With 'all': the lossy verifiers instead, flagged.")] = False,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     format: Style = Format.table,
     out: Out = None,
     limit: Limit = None,
@@ -66,6 +70,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
+    from mdsd_bounds.dumps.how_to_read import named
     from mdsd_bounds.pipeline.conclusions import comparison_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.pipeline.tables import COMPARED, COMPARED_LOSSY
@@ -97,6 +102,7 @@ def compare(
             file=sys.stderr,
         )
     say_sampling(sampling)
+    dump = named(dump, head=head, tokenizer=tokenizer)
     if other is not None:
         _paired(dump, other, settings, format, limit, quiet)
         return

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds._backend.printable import printable
-from mdsd_bounds.cli.options import Limit, Quiet, progress_bar
+from mdsd_bounds.cli.options import Head, Limit, Quiet, Tokenizer, progress_bar
 from mdsd_bounds.cli.outputs import Force, check_out
 
 
@@ -28,16 +28,19 @@ def convert(
         typer.Option("--top-k", help="Store each row's k most probable tokens and the mass of the rest."),
     ] = None,
     shard_rows: Annotated[int, typer.Option("--shard-rows", min=1, help="Rows of a shard of a native dump.")] = 64,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     limit: Limit = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a dump in another format, or join two one-model files into a pair; prints what was written."""
     from mdsd_bounds.dumps.convert import convert as write
+    from mdsd_bounds.dumps.how_to_read import named
 
     if len(paths) not in (2, 3):
         raise typer.BadParameter(f"{len(paths)} paths; give SRC DST, or TARGET_SRC DRAFT_SRC DST")
-    source = (paths[0], paths[1]) if len(paths) == 3 else paths[0]
+    source = named(",".join(paths[:-1]), head=head, tokenizer=tokenizer)
 
     def report(line: str) -> None:
         print(f"note: {printable(line)}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mdsd_bounds._backend.printable import printable
-from mdsd_bounds.cli.options import Dump, Format, Quiet, Style, progress_bar
+from mdsd_bounds.cli.options import Dump, Format, Head, Quiet, Style, Tokenizer, progress_bar
 
 
 def inspect(
@@ -19,17 +19,19 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read a native dump whole and hold every shard against its checksum.")
     ] = False,
+    head: Head = None,
+    tokenizer: Tokenizer = None,
     quiet: Quiet = False,
 ) -> None:
-    """What a dump holds: format, positions, vocabulary, dtypes, sizes, and what to look out for."""
+    """What a file is, what it holds and what to look out for, what is missing, and the command to run next."""
     import json
 
-    from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.dumps.inspect import VERIFIED, facts_and_notes
+    from mdsd_bounds.dumps.how_to_read import named
+    from mdsd_bounds.dumps.inspect import VERIFIED
 
-    facts, notes = facts_and_notes(open_dump(dump))
+    facts, notes = _facts(named(dump, head=head, tokenizer=tokenizer))
     if verify:
-        facts[VERIFIED] = _verified(dump, str(facts["format"]), quiet)
+        facts[VERIFIED] = _verified(dump, str(facts.get("format")), quiet)
     if format is Format.json:
         print(json.dumps(facts | notes, indent=1, default=str))
     elif format is Format.csv:
@@ -42,6 +44,27 @@ def inspect(
         if notes:
             print("\nnotes, as the dump states them")
             print("\n".join(f"{name.ljust(width)}  {value}" for name, value in _shown(notes)))
+
+
+def _facts(dump: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts and notes of a dump, or of whatever else the file is."""
+    from mdsd_bounds.cli.recognise import after_dump, recognised
+    from mdsd_bounds.dumps import open_dump
+    from mdsd_bounds.dumps.how_to_read import parted, reading_so
+    from mdsd_bounds.dumps.inspect import facts_and_notes
+    from mdsd_bounds.problem import InputError
+
+    try:
+        opened = open_dump(dump)
+    except InputError:
+        plain, how = parted(dump)
+        with reading_so(how):
+            found = recognised(Path(plain)) if Path(plain).exists() else None
+        if found is None:
+            raise
+        return found
+    facts, notes = facts_and_notes(opened)
+    return facts | after_dump(dump, facts), notes
 
 
 def _shown(lines: dict[str, Any]) -> list[tuple[str, str]]:

@@ -48,6 +48,14 @@ Within = Annotated[
         "--tv", help="Total variations from the target that the output may have, comma-separated (0,0.01,0.05)."
     ),
 ]
+Head = Annotated[
+    int | None,
+    typer.Option("--head", min=0, help="Of a draft with several heads [N, K, V], the one that is meant (from 0)."),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="tokenizer.json (or its folder) of answers that name tokens by their text."),
+]
 Style = Annotated[Format, typer.Option("--format", help="How to print the summary.")]
 Out = Annotated[str | None, typer.Option("--out", help="Per-position results (parquet); resumes where it stopped.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first rows of the dump.")]

@@ -69,11 +69,14 @@ def check_out(
 
 
 def _paths(inputs: Sequence[str | None]) -> list[Path]:
+    from mdsd_bounds.dumps.how_to_read import parted
+
     found = []
     for given in inputs:
         if given is not None:
-            whole = Path(given.removeprefix("file://"))
-            found += [whole] if whole.exists() else [Path(part) for part in given.split(",")]
+            name, how = parted(given.removeprefix("file://"))
+            found += [Path(name)] if Path(name).exists() else [Path(part) for part in name.split(",")]
+            found += [Path(how.tokenizer)] if how.tokenizer else []
     return [path for path in found if path.exists()]
 
 

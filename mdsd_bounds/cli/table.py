@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from mdsd_bounds.cli.exits import need, resumable
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
@@ -43,11 +45,29 @@ def run_and_print(
     quiet: bool,
     hint: str = "",
 ) -> None:
-    """Compute, write per-position results where asked, and print the summary."""
-    found = computed(dump, settings, out, limit, shard, engine, batch, force, quiet, hint)
-    if found is not None:
-        table, warnings = found
-        print_summary(told.summarise(table), told, format, warnings)
+    """Compute, write per-position results where asked, and print the summary, of each head where there are several."""
+    from pandas import concat
+
+    from mdsd_bounds.cli.notes import opened
+    from mdsd_bounds.dumps import open_dump
+
+    _check(dump, settings, out, shard, engine, force)
+    source, warnings = opened(dump, limit)
+    heads, summaries = _other_heads(dump, source, out), []
+    for head, name in enumerate(heads or [dump]):
+        if heads:
+            print(f"head {head} of {len(heads)}", file=sys.stderr)
+            source = open_dump(name)
+        table = _table(source, name, settings, out, limit, shard, engine, batch, force, quiet, hint)
+        if table is None:
+            return
+        summary = told.summarise(table)
+        if heads:
+            summary.insert(0, "head", head)
+        summaries.append(summary)
+    if heads and told.columns is not None:
+        told = replace(told, columns=["head", *told.columns])
+    print_summary(concat(summaries, ignore_index=True) if heads else summaries[0], told, format, warnings)
 
 
 def print_summary(summary: Any, told: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
@@ -78,25 +98,62 @@ def computed(
     hint: str = "",
 ) -> tuple[Any, list[str]] | None:
     """The per-position table and the warnings about its dump; None where other shards are still missing."""
-    from mdsd_bounds.cli.notes import opened, say_beyond
-    from mdsd_bounds.pipeline.run import is_finished, run
-    from mdsd_bounds.pipeline.tables import underflow_notes
+    from mdsd_bounds.cli.notes import opened
+
+    _check(dump, settings, out, shard, engine, force)
+    source, warnings = opened(dump, limit)
+    table = _table(source, dump, settings, out, limit, shard, engine, batch, force, quiet, hint)
+    return None if table is None else (table, warnings)
+
+
+def _check(dump: str, settings: Settings, out: str | None, shard: str, engine: str, force: bool) -> None:
+    """What can be refused before the dump is opened."""
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
     draft_counts(settings.drafts)
     for name in settings.samplers:
         get_sampler(name)
-    index, number = shard_in(shard, out)
+    shard_in(shard, out)
     if engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
     check_out(out, [dump], force, table=True)
-    source, warnings = opened(dump, limit)
+
+
+def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
+    """The names of a draft's heads, one dump each, where it has several and none was chosen."""
+    from mdsd_bounds.dumps.how_to_read import named, parted
+
+    plain, how = parted(dump)
+    if source.facts.heads == 1 or how.head is not None:
+        return []
+    if out is not None:
+        raise typer.BadParameter(f"{dump}: the draft has {source.facts.heads} heads, and --out holds one; give --head")
+    return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(source.facts.heads)]
+
+
+def _table(
+    source: Any,
+    name: str,
+    settings: Settings,
+    out: str | None,
+    limit: int | None,
+    shard: str,
+    engine: str,
+    batch: int,
+    force: bool,
+    quiet: bool,
+    hint: str,
+) -> Any:
+    """The per-position table of an open dump, with notes on stderr; None where other shards are still missing."""
+    from mdsd_bounds.pipeline.run import is_finished, run
+
+    index, number = shard_in(shard, out)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(dump, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+    with progress_bar(name, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
         table = run(
             source,
             settings,
@@ -110,7 +167,16 @@ def computed(
         )
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
-        return None
+    else:
+        _say(table)
+    return table
+
+
+def _say(table: Any) -> None:
+    """Notes on a table of per-position results."""
+    from mdsd_bounds.cli.notes import say_beyond
+    from mdsd_bounds.pipeline.tables import underflow_notes
+
     say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
         print(
@@ -120,4 +186,3 @@ def computed(
         )
     for line in underflow_notes(table):
         print(f"note: {line}", file=sys.stderr)
-    return table, warnings

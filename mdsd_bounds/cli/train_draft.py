@@ -66,7 +66,7 @@ def train_draft(
         int | None, typer.Option("--stretch", min=16, help="Tokens of a window that a step reads (default: all).")
     ] = None,
     columns: Annotated[int, typer.Option("--columns", min=2, help="Tokens that the loss looks at.")] = 8192,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Peak.")] = 3e-4,
     own_share: Annotated[
         float, typer.Option("--own-share", help="Last share of the steps, on the target's own text.")
     ] = (1 / 3),

@@ -173,7 +173,7 @@ def methods(
 
     Names are those of :data:`ABLATIONS` and ``whole video`` (stochastic steps of the whole-video denoiser), ``disjoint
     windows`` (each on its own) and ``Gen-L-Video`` (deterministic DDIM with averaged windows; Wang et al., 2023).
-    ``settings`` gives the steps and windows of all.
+    ``settings`` gives the steps, windows and iterations of all.
     """
     settings = settings or Settings()
     places = windows(shape[1], settings.width, settings.stride)
@@ -196,7 +196,13 @@ def methods(
             video = sample_plainly(over(places), shape, settings.steps, generator, 0.0)
             found[name] = video, float(settings.steps * len(places))
         elif name in ABLATIONS:
-            switches = replace(ABLATIONS[name], steps=settings.steps, width=settings.width, stride=settings.stride)
+            switches = replace(
+                ABLATIONS[name],
+                steps=settings.steps,
+                width=settings.width,
+                stride=settings.stride,
+                iters=settings.iters,
+            )
             found[name] = sample(denoiser, shape, switches, generator)
         else:
             known = ("whole video", "disjoint windows", "Gen-L-Video", *ABLATIONS)

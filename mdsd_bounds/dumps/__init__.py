@@ -33,9 +33,12 @@ from mdsd_bounds.dumps.formats.named_arrays import (
     refuse_unfinished,
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, DumpWriter, open_native
+from mdsd_bounds.dumps.formats.several_heads import has_heads, open_heads
 from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
 from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
+from mdsd_bounds.dumps.formats.top_logprobs.tokenizer import resolver, tokenizer_file
 from mdsd_bounds.dumps.hidden_states import is_head
+from mdsd_bounds.dumps.how_to_read import HowToRead, chosen, named, parted, reading_so
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.token_map import MAPS
@@ -120,7 +123,7 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
         lambda path, role: open_llama_cpp(path),
     ),
     "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
-    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path)),
+    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path, resolver())),
     "arrays": (_is_named, open_named),
 }
 
@@ -147,6 +150,7 @@ def _open_named_pair(path: Path, label: str) -> Dump:
 READERS: dict[str, tuple[Recognise, Open]] = {
     "native": (_is_native, lambda paths, label: open_native(paths[0])),
     "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
+    "heads": (has_heads, open_heads),
     "arrays": (_is_named_pair, lambda paths, label: _open_named_pair(paths[0], label)),
     "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label: open_pair_file(paths[0], "npz")),
     "npy": (
@@ -221,7 +225,8 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     ----------
     path : str
         A file or folder in any format of :data:`READERS`, or two files joined by a comma, target first:
-        ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).
+        ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).  How it is to be
+        read may follow (:mod:`mdsd_bounds.dumps.how_to_read`): ``"pair.npz#head=2"``.
 
     Returns
     -------
@@ -233,18 +238,26 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     InputError
         If the path does not exist, the format is unknown, or the content is damaged.
     """
-    label = os.fspath(path)
+    label, how = parted(os.fspath(path))
+    with reading_so(how):
+        return _open_label(label, how)
+
+
+def _open_label(label: str, how: HowToRead) -> Dump:
     if label.startswith("file://"):
         label = split(label)[1]
     elif "://" in label:
         return open_remote(label, open_dump)
     with reading(label, "path", "give the name of a file or folder"):
         paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
-    return _open(paths, label)
+    name = label if how == HowToRead() else named(label, head=how.head, tokenizer=how.tokenizer)
+    dump = _open(paths, label)
+    return replace(dump, facts=replace(dump.facts, path=name))
 
 
 def _open(paths: list[Path], label: str) -> Dump:
     """The dump at these paths; what a library raises while it is recognised, opened or read becomes one line."""
+    how = chosen()
     with opening():
         with reading(label, "dump"):
             form = _format(paths, label)
@@ -256,7 +269,14 @@ def _open(paths: list[Path], label: str) -> Dump:
             place.at = f"rows {start} to {stop - 1}"
             return dump.read_rows(start, stop)
 
-    return replace(dump, read_rows=read_rows, content=cache(lambda: fingerprint(paths)), paths=tuple(paths))
+    return replace(dump, read_rows=read_rows, content=cache(lambda: _content(paths, how)), paths=tuple(paths))
+
+
+def _content(paths: list[Path], how: HowToRead) -> str:
+    """Digest of the content of files, and of how they are read: another head has other rows."""
+    files = paths if not how.tokenizer else [*paths, tokenizer_file(how.tokenizer)]
+    digest = fingerprint(files)
+    return digest if how.head is None else f"{digest} head {how.head}"
 
 
 def _format(paths: list[Path], label: str) -> str:

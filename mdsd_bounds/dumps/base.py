@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.dumps.checks import CUTS, admit
 from mdsd_bounds.dumps.widths import check_widths
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Facts:
         Everything else a reader knows: models, prompts, versions.
     largest : int
         Largest token id seen where no file states its vocabulary and the widths are an assumption; otherwise -1.
+    heads : int
+        Heads of a draft that has several (:mod:`mdsd_bounds.dumps.formats.several_heads`); the rows are of one.
     forwards : bool
         Whether going back to earlier rows costs reading the file from its beginning.
     """
@@ -70,6 +76,7 @@ class Facts:
     notes: dict[str, Any] = field(default_factory=dict)
     largest: int = -1
     forwards: bool = False
+    heads: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class LogitBatch:
 ReadRows = Callable[[int, int], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dump:
     """An opened dump.  Nothing but its facts is in memory until rows are asked for.
 
@@ -123,6 +130,25 @@ class Dump:
 
     def __len__(self) -> int:
         return self.facts.rows
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        wide = f"V={facts.target_width:,}"
+        if facts.draft_width != facts.target_width:
+            wide += f" and {facts.draft_width:,}"
+        return f"Dump({facts.format}, {facts.rows:,} positions, {wide}, {facts.dtype} {facts.kind}, {facts.path!r})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with the facts that ``mdsd inspect`` prints first: ``fact`` and ``value``."""
+        import pandas as pd
+
+        shown = {field.name: getattr(self.facts, field.name) for field in fields(self.facts) if field.name != "notes"}
+        return pd.DataFrame({"fact": list(shown), "value": [printable(value) for value in shown.values()]})
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<p>{html.escape(printable(repr(self)))}</p>{self.to_frame().to_html(border=0, index=False)}"
 
     def fingerprint(self) -> str:
         """Digest of the content: the same for the same rows under any path, another one for other rows.

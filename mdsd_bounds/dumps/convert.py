@@ -24,6 +24,7 @@ from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
+from mdsd_bounds.dumps.how_to_read import parted
 from mdsd_bounds.dumps.top_k_rows import to_float32, top_k_rows
 from mdsd_bounds.problem import InputError
 
@@ -138,7 +139,7 @@ def convert(
 
 
 def _is_source(path: Path, sources: tuple[Name, ...]) -> bool:
-    parts = [Path(part) for source in sources for part in os.fspath(source).split(",")]
+    parts = [Path(part) for source in sources for part in parted(os.fspath(source))[0].split(",")]
     return any(part.exists() and path.samefile(part) for part in parts)
 
 

@@ -7,7 +7,7 @@ sides speak of the same tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         If they have different numbers of rows, the tokens they predict or the texts they come from differ, or the
         draft's token map fits its rows only when it is read otherwise.
     """
+    target, draft, common = _common_chunks(target, draft, label)
     if target.rows != draft.rows:
         raise InputError(
             f"{label}: {target.rows} target rows but {draft.rows} draft rows; log both over the same positions"
@@ -122,7 +123,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         a, b = getattr(target, name), getattr(draft, name)
         return str(a) if a == b else f"{a}, draft {b}"
 
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = dict(common)
     for role, side in (("target", target), ("draft", draft)):
         notes |= {f"{role} {name}": value for name, value in side.notes.items()}
         if side.width is None:
@@ -147,6 +148,33 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         largest=max(target.largest, draft.largest) if unstated else -1,
     )
     return Dump(facts, read_rows)
+
+
+def _common_chunks(target: Side, draft: Side, label: str) -> tuple[Side, Side, dict[str, str]]:
+    """Two llama.cpp files of one text whose runs were of unlike numbers of chunks: the rows of the common ones.
+
+    Raises
+    ------
+    InputError
+        If one text is not the beginning of the other.
+    """
+    rows = min(target.rows, draft.rows)
+    if target.rows == draft.rows or not target.format == draft.format == "llama.cpp":
+        return target, draft, {}
+    for name in ("doc", "position", "token"):
+        if not torch.equal(target.columns[name][:rows], draft.columns[name][:rows]):
+            raise InputError(
+                f"{label}: {target.rows} target rows but {draft.rows} draft rows, and the {name} differs within the "
+                "first of them: another text, context (-c) or tokenizer; run llama-perplexity on one text with one -c"
+            )
+    cut = [
+        replace(side, rows=rows, columns={name: column[:rows] for name, column in side.columns.items()})
+        for side in (target, draft)
+    ]
+    longer, more = ("target", target) if target.rows > rows else ("draft", draft)
+    chunks = [int(side.columns["doc"][-1]) + 1 for side in (cut[0], more)]
+    note = f"the first {chunks[0]} of the {longer}'s {chunks[1]}; the other file ends there"
+    return cut[0], cut[1], {"common chunks": note}
 
 
 def _refuse_other_texts(label: str, target: dict[str, Tensor], draft: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -208,9 +208,11 @@ def _arrays(
     target: Side, draft: Side, where: str, width: int, settings: ServerSettings, number: int, left: int | None
 ) -> dict[str, Tensor]:
     """The rows of a document in the arrays of a top-k dump."""
-    dump = pair_sides(target, draft, where)
     if (largest := max(target.largest, draft.largest)) >= width:
         raise InputError(f"{where}: names token {largest}, but --vocabulary is {width}; give the models' own number")
+    # Rows become dense for the gate that every reader passes: no wider than the models are.
+    first, second = (replace(side, width=side.width or width) for side in (target, draft))
+    dump = pair_sides(first, second, where)
     limits = [limit for limit in (len(dump), settings.new_tokens, left) if limit is not None]
     pieces: dict[str, list[Tensor]] = {}
     for batch in dump.batches(_ROWS, 0, min(limits)):

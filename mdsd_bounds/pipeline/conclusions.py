@@ -21,13 +21,15 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
     'With 2 drafts at temperature 1 no lossless verifier accepts more than 0.9100 of the positions, for drafts of greedy (95% interval 0.9000 to 0.9300, 32 positions).'
     """  # noqa: E501 (a sentence)
     part, where = _at_most_drafts(summary)
-    best = part.iloc[int(part["mean"].argmax())]
+    best = part.iloc[int(part["mean"].to_numpy().argmax())]
     loose = best["certified_high"] - best["certified_low"]
-    certified = f", certified to {best['certified_low']:.4f} to {best['certified_high']:.4f}" if loose > 1e-4 else ""
+    # Between the two the rows leave the answer open, and only the upper end is a bound.
+    most = best["certified_high"] if loose > 1e-4 else best["mean"]
+    certified = f"; the best accepts {best['certified_low']:.4f} at least" if loose > 1e-4 else ""
     what = "no verifier" if best.get("tv", 0) > 0 else "no lossless verifier"
     within = f" within a total variation of {best['tv']:g}" if best.get("tv", 0) > 0 else ""
     return (
-        f"{where} {what}{within} accepts more than {best['mean']:.4f} of the positions, for drafts of {best['sampler']}"
+        f"{where} {what}{within} accepts more than {most:.4f} of the positions, for drafts of {best['sampler']}"
         f"{certified} ({_interval(best, 'ci', 1.0)}{int(best['positions'])} positions)."
     )
 
@@ -35,7 +37,7 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
 def comparison_in_words(summary: pd.DataFrame) -> str:
     """The verifier that accepts most at the largest number of drafts, with its gap; a summary of a comparison."""
     part, where = _at_most_drafts(summary)
-    best = part.iloc[int(part["acceptance"].argmax())]
+    best = part.iloc[int(part["acceptance"].to_numpy().argmax())]
     text = f"{where} {best['verifier']} on {best['sampler']} accepts most: {best['acceptance']:.4f} of the positions"
     if "tv" in summary:
         return (
@@ -48,7 +50,7 @@ def comparison_in_words(summary: pd.DataFrame) -> str:
     )
     others = part[part["verifier"] != best["verifier"]]
     if len(others):
-        second = others.iloc[int(others["acceptance"].argmax())]
+        second = others.iloc[int(others["acceptance"].to_numpy().argmax())]
         text += (
             f"; next comes {second['verifier']} on {second['sampler']} with {second['acceptance']:.4f}, "
             f"{_number(100 * second['gap'], 2)} below its bound"
@@ -64,7 +66,7 @@ def comparison_in_words(summary: pd.DataFrame) -> str:
 def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:
     """The setting in which two runs differ most surely; a summary of :func:`mdsd_bounds.pipeline.paired.paired`."""
     part, where = _at_most_drafts(summary)
-    best = part.iloc[int(part["difference"].abs().argmax())]
+    best = part.iloc[int(part["difference"].abs().to_numpy().argmax())]
     verifier = f", {best['verifier']}" if best["verifier"] else ""
     sure = "" if best["ci_low"] > 0 or best["ci_high"] < 0 else ", which may be chance"
     ahead = second if best["difference"] >= 0 else first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,9 +39,9 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str] = (
         If they share no setting, or their positions are not the same.
     """
     rows = []
-    groups = dict(iter(second.groupby(SETTING, sort=False)))
-    each: Iterable[tuple[Any, pd.DataFrame]] = first.groupby(SETTING, sort=False)
-    for key, part in each:
+    groups: dict[Any, pd.DataFrame] = dict(iter(second.groupby(SETTING, sort=False)))
+    settings: list[tuple[Any, pd.DataFrame]] = list(first.groupby(SETTING, sort=False))
+    for key, part in settings:
         if key not in groups:
             continue
         temperature, sampler, drafts, verifier = key
@@ -75,7 +74,7 @@ def paired(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str] = (
     return found.iloc[found["difference"].abs().argsort(kind="stable")[::-1]].reset_index(drop=True)
 
 
-def _refuse_other_positions(left: pd.Series, right: pd.Series, names: tuple[str, str]) -> None:
+def _refuse_other_positions(left: pd.Series[Any], right: pd.Series[Any], names: tuple[str, str]) -> None:
     for name, side in zip(names, (left, right), strict=True):
         if side.index.has_duplicates:
             doc, position = side.index[side.index.duplicated()][0]

@@ -264,19 +264,24 @@ def _printed(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(**texts)
 
 
-def aligned(table: pd.DataFrame, digits: int = 5, markdown: bool = False, two_lines: bool = False) -> str:
-    """A frame as aligned text, its numbers with so many decimals; ``two_lines`` breaks long names of intervals."""
+def aligned(
+    table: pd.DataFrame, digits: int = 5, markdown: bool = False, two_lines: bool = False, narrow: bool = False
+) -> str:
+    """A frame as aligned text, its numbers with so many decimals.
+
+    ``two_lines`` breaks long names of intervals, ``narrow`` puts one space between columns.
+    """
     head = [str(name) for name in table.columns]
     body = [[cell(name, value, digits) for name, value in zip(head, row, strict=True)] for row in _rows(table)]
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     if two_lines:
         head = [re.sub(r"^(gap|certified|mc|speed|behind)_", r"\1_\n", name) for name in head]
-    return text_table(head, body, numeric, markdown)
+    return text_table(head, body, numeric, markdown, narrow)
 
 
 def fitted(table: pd.DataFrame, columns: Sequence[str], droppable: Sequence[str], width: int = 100) -> str:
     """Aligned text of at most ``width`` columns where that is possible: of four decimals, without the ``droppable``
-    columns, first to last, as far as it takes; a column of one value alone is dropped last.
+    columns, first to last, as far as it takes; then without columns of one value alone, and last with narrow gaps.
     """
     shown = list(columns)
     alone = [name for name in ("temperature", "positions") if name in shown and table[name].nunique() == 1]
@@ -284,8 +289,8 @@ def fitted(table: pd.DataFrame, columns: Sequence[str], droppable: Sequence[str]
         shown = [column for column in shown if column != name]
         text = aligned(table[shown], 4, two_lines=True)
         if max(map(len, text.splitlines())) <= width:
-            break
-    return text
+            return text
+    return aligned(table[shown], 4, two_lines=True, narrow=True)
 
 
 def read_table(path: str) -> pd.DataFrame:

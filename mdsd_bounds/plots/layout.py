@@ -22,6 +22,8 @@ __all__ = ["FACETS", "INTERVALS", "SIZES", "Frame", "Look", "Series", "compose"]
 
 FACETS = ("sampler", "temperature", "drafts")
 INTERVALS = "95% interval over documents"
+#: Inches that a legend of two lines takes.
+LEGEND = 0.6
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _figure(
     width = size.width if across > 1 or not size.titled else 0.78 * size.width
     with plt.rc_context({"font.size": size.font, "axes.titlesize": size.font, "axes.linewidth": 0.8 * size.scale}):
         figure, grid = plt.subplots(
-            down, across, figsize=(width, size.panel * down + 0.6), layout="constrained", squeeze=False,
+            down, across, figsize=(width, size.panel * down + LEGEND), layout="constrained", squeeze=False,
             sharex=frame.sharex, sharey=True,
         )  # fmt: skip
         shown = list(grid.flat)[: len(panels)]
@@ -200,7 +202,10 @@ def below(figure: Any, entries: tuple[list[Any], list[str]], note: str, font: fl
     }  # fmt: skip
     for columns in range(min(len(labels), 6), 0, -1):
         legend = figure.legend(handles, labels, ncols=columns, **options)
-        if columns == 1 or legend.get_window_extent().width <= 0.98 * figure.bbox.width:
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= 0.98 * figure.bbox.width:
+            # Panels keep their height however many names stand below them.
+            figure.set_figheight(figure.get_figheight() + max(0.0, box.height / figure.dpi - LEGEND))
             return
         legend.remove()
 

@@ -60,13 +60,16 @@ class Tree:
     stop : frozenset of int
         Tokens that end the text: nothing is drafted below them and nothing is emitted after them.
     calls : int
-        Sequential calls of the draft model.
+        Sequential calls of the draft model, one for all levels where it says ``one_pass``.
     adaptive : bool
         Whether how many drafts stand below a node depends on those drafts themselves (stochastic beam search); then
         only rules that take them one by one are lossless (:data:`mdsd_bounds.trees.verify.ONE_BY_ONE`).
     groups : tuple of tuple of int
         ``[N]``, or empty where all drafts of a node have subtrees of one shape: how many successive drafts do.  Of the
         *planned* shape: a rule that looked at the subtrees as drawn would not be lossless.
+    shared : bool
+        Whether all nodes of a level have the same drafts below them (:mod:`mdsd_bounds.trees.marginal`); then only
+        rules that decide node by node are lossless.
     """
 
     parents: tuple[int, ...]
@@ -81,6 +84,7 @@ class Tree:
     calls: int = 0
     adaptive: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
+    shared: bool = False
 
     @property
     def size(self) -> int:
@@ -111,6 +115,21 @@ class Tree:
     def ends(self, node: int) -> bool:
         """Whether the text ends at the node."""
         return node > 0 and self.tokens[node] in self.stop
+
+
+def require_own_drafts(tree: Tree, rule: str) -> None:
+    """Refuse a tree whose levels share their drafts, for a rule that looks across nodes.
+
+    Raises
+    ------
+    InputError
+        If :attr:`Tree.shared` is set.
+    """
+    if tree.shared:
+        raise InputError(
+            f"rule {rule!r} looks across nodes, but all nodes of a level of this tree share their drafts; use "
+            "recursive or a verifier at every node, or let every node draw for itself"
+        )
 
 
 def grow(
@@ -150,7 +169,8 @@ def grow(
         if not open_nodes:
             break
         q = distributions([paths[v] for v in open_nodes])
-        calls += 1
+        # A drafter that states all positions in one pass (trees/marginal.py) is called once.
+        calls = 1 if getattr(distributions, "one_pass", False) else calls + 1
         level = []
         for v, probs, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
             if not any(token != NO_DRAFT for token in chosen):

@@ -39,7 +39,7 @@ def dynamic_top_k(
         if not front:
             break
         q = distributions(front)
-        calls += 1
+        calls = 1 if getattr(distributions, "one_pass", False) else calls + 1
         level = []
         for path, probs, tokens in zip(front, q, top_tokens(q, top_k).tolist(), strict=True):
             held[path] = probs

@@ -21,7 +21,7 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
 from mdsd_bounds.trees.base import Stop as Stop
-from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.sweep import sweep_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
@@ -214,8 +214,10 @@ def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     Raises
     ------
     InputError
-        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one.
+        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one;
+        or if all nodes of a level share their drafts.
     """
+    require_own_drafts(tree, "traversal")
     sampler = get_sampler(tree.sampler)
     if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.takes == "table":
         raise InputError(f"rule 'traversal' needs sequential draft distributions; sampler {tree.sampler!r} has none")

@@ -112,3 +112,15 @@ def steps(folder: Path) -> None:
 def positions(folder: Path) -> None:
     """Counts by position."""
     np.savez(folder / "x.npz", accept_count=np.array([800, 560]), draft_count=np.array([1000, 1000]))
+
+
+def bias(folder: Path) -> None:
+    """A logit bias, as the command line reads it."""
+    (folder / "x.json").write_text(json.dumps({"50256": -100, "17": 2.5, "3": -0.5}))
+
+
+def read_bias(path: str) -> Any:
+    """The biases of a file."""
+    from mdsd_bounds.cli.sampling import read_bias as read
+
+    return read(path)

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fuzzing import count_files
-from fuzzing.server_answers import ANSWERS, Answer, llama_server, teacher_lists, vllm_completion
+from fuzzing.server_answers import ANSWERS, Answer, chat, llama_server, teacher_lists, vllm_completion
 from mdsd_bounds.dumps import DumpWriter, open_dump
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -230,6 +230,31 @@ def _small_floats(kind: str) -> Make:
     return make
 
 
+def _heads(folder: Path) -> None:
+    held = {
+        "target_logits": _rows(ROWS, V),
+        "draft_logits": _rows(ROWS, 2, V, seed=1),
+        "doc": torch.tensor([0, 0, 1, 1]),
+    }
+    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in held.items()})
+
+
+def _texts_of_tokens(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    _answered(chat)(folder)
+    for name in ("t", "d"):
+        file = folder / f"{name}.json"
+        file.write_text(file.read_text().replace("token_id:", "t"))
+    Tokenizer(models.WordLevel({f"t{i}": i for i in range(V)}, unk_token="t0")).save(str(folder / "tokenizer.json"))
+
+
+def _unlike_chunks(folder: Path) -> None:
+    ids = torch.arange(16, dtype=torch.int32).reshape(2, 8) % V
+    write_llama_cpp(folder / "t.kld", _rows(2, 3, V), ids)
+    write_llama_cpp(folder / "d.kld", _rows(1, 3, V, seed=1), ids[:1])
+
+
 def _columns(folder: Path) -> None:
     pq.write_table(pa.table({name: value.tolist() for name, value in _pair().items()}), folder / "x.parquet")
 
@@ -398,6 +423,9 @@ FORMS: dict[str, Form] = {
     **{f"answer: {name}": _dump(_answered(answer), "{}/t.json,{}/d.json") for name, answer in ANSWERS.items()},
     "answers in an array": _dump(_answered(llama_server, "array.json"), "{}/t.json,{}/d.json"),
     "teacher, parquet": _dump(_answered(teacher_lists, "parquet"), "{}/t.parquet,{}/d.parquet"),
+    "several heads .npz": _dump(_heads, "{}/x.npz#head=1"),
+    "chat, texts and tokenizer": _dump(_texts_of_tokens, "{}/t.json,{}/d.json#tokenizer={}"),
+    "llama.cpp, unlike chunks": _dump(_unlike_chunks, "{}/t.kld,{}/d.kld"),
     "numbers of ml_dtypes .npy": _dump(_small_floats("npy"), "{}/t.npy,{}/d.npy"),
     "float8 .safetensors": _dump(_small_floats("safetensors"), "{}/x.safetensors"),
     "pair .parquet": _dump(_columns, "{}/x.parquet"),
@@ -435,5 +463,6 @@ FORMS: dict[str, Form] = {
     "counts in answers": Form(count_files.answers, "{}/x.jsonl", count_files.read_counts),
     "counts by position, JSON": Form(count_files.arrays_of_json, "{}/x.json", count_files.read_counts),
     "counts by position .npz": Form(count_files.positions, "{}/x.npz", count_files.read_counts),
+    "logit bias": Form(count_files.bias, "{}/x.json", count_files.read_bias),
     "accepted tokens .npy": Form(count_files.steps, "{}/x.npy", count_files.read_counts),
 }

@@ -20,7 +20,19 @@ from torch import Tensor
 from mdsd_bounds._backend.whole_files import whole_file, write_whole
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.distributions import to_probs
-from mdsd_bounds.models.chimera import HeadDraft, continue_text, head_draft, read_documents, target_side
+from mdsd_bounds.models.chimera import (
+    Chimera,
+    HeadDraft,
+    Shape,
+    StateStore,
+    TargetSide,
+    continue_text,
+    head_draft,
+    read_documents,
+    read_facts,
+    target_side,
+)
+from mdsd_bounds.models.chimera.start import least_squares
 from mdsd_bounds.models.chimera.text import held_out, windows
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.loading import LoadedModel
@@ -43,6 +55,10 @@ TREES = (("chain", "4"), ("rsd_c", "2,2,1"), ("rsd_s", "3x3"), ("dynamic", "10x3
 PLACES = 16
 #: Windows of the training text that the n-gram draft counts in.
 COUNTED = 100
+#: A full head before its first step.
+START = "least-squares"
+#: Where the target's states of a study lie.
+STATES: dict[Path, Path] = {}
 OTHERS = ("early-exit:25", "early-exit:20", "prompt-lookup", "n-gram")
 
 
@@ -77,7 +93,8 @@ def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]
     before = training_tokens(target)
     side = target_side(target)
     targets = [to_probs(side.logits(text.states[text.start - 1 :: STRIDE])) for text in texts]
-    for name in arguments.names or [*OTHERS, *heads]:
+    STATES[arguments.out] = arguments.cache or arguments.out / "states"
+    for name in arguments.names or [*OTHERS, *heads, START]:
         while name in heads and arguments.wait and not (arguments.out / name / "head.json").exists():
             time.sleep(5.0)
         if name in heads and not (arguments.out / name / "head.json").exists():
@@ -144,15 +161,32 @@ def reading(name: str, target: LoadedModel, out: Path, before: list[int]) -> Cal
     if name in OTHERS:
         draft = make_draft(name, target, "float32", "cpu")
         return lambda text: [draft.read([text.ids], [text.start])[::STRIDE]]
-    head = head_draft(str(out / name), target)
+    network, side = start_of(target, out) if name == START else loaded(name, target, out)
 
     def read(text: Text) -> list[Tensor]:
         with torch.no_grad():
-            embedded = head.side.embed(torch.tensor([text.ids[:-1]]))
-            entering = head.network(embedded, text.states[None])[:, 0, text.start - 1 :: STRIDE]
-            return list(head.side.logits(entering))
+            embedded = side.embed(torch.tensor([text.ids[:-1]]))
+            entering = network(embedded, text.states[None])[:, 0, text.start - 1 :: STRIDE]
+            return list(side.logits(entering))
 
     return read
+
+
+def loaded(name: str, target: LoadedModel, out: Path) -> tuple[Chimera, TargetSide]:
+    """A trained head."""
+    head = head_draft(str(out / name), target)
+    return head.network, head.side
+
+
+def start_of(target: LoadedModel, out: Path) -> tuple[Chimera, TargetSide]:
+    """The head before its first step, on the windows that the ablations use."""
+    facts = read_facts(out / "full-0")
+    side = target_side(target)
+    torch.manual_seed(facts["recipe"]["seed"])
+    network = Chimera(Shape(**facts["shape"]), side.gain)
+    store = StateStore(STATES.get(out, out / "states"), target, read_documents("humaneval,stdlib"), 256)
+    least_squares(network, side, store, facts["windows"])
+    return network.eval(), side
 
 
 def acceptances(
@@ -203,27 +237,26 @@ def target_width(target: LoadedModel) -> int:
 
 
 def costs(text: Text, target: LoadedModel, head: HeadDraft, repeats: int = 12) -> dict[str, Any]:
-    """Median and least seconds of one pass by nodes read, all in turn in every repeat so that load meets all alike."""
+    """Seconds of a processor in one pass, by nodes read: median and least of repeats in which all take turns.
+
+    Processor time of one thread, so that what else the machine does matters little.
+    """
     times: dict[str, list[float]] = {}
+    base = TreeReader(target.model, text.ids, states=True)
+    early = TreeReader(target.model, text.ids, skip=range(25, 30))
+    drafting = HeadReader(base, head, text.ids)
+    base.read_text()
+    early.read_text()
+    drafting.read([()])
     for repeat in range(repeats + 1):
-        base = TreeReader(target.model, text.ids, states=True)
-        base.read_text()
-        early = TreeReader(target.model, text.ids, skip=range(25, 30))
-        early.read_text()
         for nodes in (1, 10):
-            branch = [(token,) for token in range(1000, 999 + nodes)]
-            drafting = HeadReader(base, head, text.ids)
-            drafting.read([()])
+            paths = [(), *((token,) for token in range(1000, 999 + nodes))]
             drafting.advance([])
-            drafting.calls.clear()
-            drafting.read([(), *branch])
-            timed = {"head": drafting}
-            for name, reader in (("target", base), ("early-exit:25", early)):
-                timed[name] = reader.clone()
-                timed[name].read([(), *branch])
-            for name, reader in timed.items():
+            for name, reader in (("head", drafting), ("target", base.clone()), ("early-exit:25", early.clone())):
+                begun = time.process_time()
+                reader.read(paths)
                 if repeat:
-                    times.setdefault(f"{name} {nodes}", []).append(reader.calls[-1][1])
+                    times.setdefault(f"{name} {nodes}", []).append(time.process_time() - begun)
     found = {name: {"median": statistics.median(t), "least": min(t)} for name, t in times.items()}
     trained = sum(weight.numel() for weight in head.network.parameters())
     return {"seconds": found, "context": len(text.ids), "trained_numbers": trained, "threads": torch.get_num_threads()}

@@ -242,6 +242,19 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     return found
 
 
+def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple[float, float, int] | None:
+    """Where ``P - Q`` of one row ``[V]`` is least, without checks: the scale, ratio and token of :class:`Found`.
+
+    None where the search does not take the row, or the number of draws.
+    """
+    if not 2 <= draws <= DRAWS:
+        return None
+    found = _without_replacement(p[None], q[None], fixed, [0], [draws])
+    if not found.usable[0, 0]:
+        return None
+    return float(found.scale[0, 0]), float(found.ratio[0, 0]), int(found.token[0, 0])
+
+
 @functools.cache
 def sensitivity_of(n: int) -> float:
     """:func:`mdsd_bounds.bounds.search.power_sums.sensitivity`, kept."""

@@ -77,4 +77,4 @@ def _store(path: Path) -> dict[str, Array]:
         return open_torch(path)
     if form == "parquet":
         return open_columns(path)
-    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy or .pt; {described(path)}")
+    raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy, .pt or .parquet; {described(path)}")

@@ -41,7 +41,7 @@ from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
 
-_LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
+LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
 _IDS = ("ids", "top_ids", "token_ids", "indices")
 _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
 #: Beside the arrays of a capture: models, settings, versions.
@@ -73,7 +73,7 @@ def open_named(path: Path, role: str = "") -> Side:
         side = _hidden(path, mine, size)
     elif (ids := _first(mine, _IDS)) and (logprobs := _first(mine, _LOGPROBS)):
         side = _top_k(path, mine, ids, logprobs, size)
-    elif logits := _first(mine, _LOGITS):
+    elif logits := _first(mine, LOGITS):
         side = _full(path, mine, logits, size)
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
@@ -92,7 +92,7 @@ def _arrays_of(path: Path, store: Mapping[str, Array], role: str) -> dict[str, A
     """The arrays of one model without their prefix, and those of both that its rows need."""
     prefix = f"{role}_"
     own = {name.removeprefix(prefix): array for name, array in store.items() if role and name.startswith(prefix)}
-    if not any(name in own for name in (*_LOGITS, *_IDS, "hidden_states")):
+    if not any(name in own for name in (*LOGITS, *_IDS, "hidden_states")):
         return dict(store) | own
     # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
     shared = {name: array for name, array in store.items() if name in _SHARED}

@@ -55,7 +55,7 @@ class Recipe:
     window: int = 256
     batch: int = 1
     columns: int = 8192
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     own_share: float = 1 / 3
     seed: int = 0
     stretch: int | None = None

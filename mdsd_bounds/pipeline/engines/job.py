@@ -126,7 +126,8 @@ def _refuse_shrunk(dump: Dump, where: str) -> None:
     # Reading beyond the end of a mapped file kills the process, so that sizes are looked at first.  Folders check
     # their own files as they open them.
     label, size = dump.facts.path, dump.facts.bytes
-    paths = [Path(label)] if Path(label).exists() else [Path(name) for name in label.split(",")]
+    named = [Path(label)] if Path(label).exists() else [Path(name) for name in label.split(",")]
+    paths = list(dump.paths) or named
     if not size or "://" in label or any(path.is_dir() for path in paths):
         return
     try:

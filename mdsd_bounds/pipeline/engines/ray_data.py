@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.how_to_read import named, parted
 from mdsd_bounds.pipeline.engines.job import Job, compute_part
 from mdsd_bounds.pipeline.part_files import Store
 from mdsd_bounds.problem import InputError
@@ -182,8 +183,10 @@ def _absolute(label: str) -> str:
     """The path of a dump as workers in other folders find it."""
     if "://" in label:
         return label
-    whole = Path(label).exists()
-    return ",".join(os.path.abspath(path) for path in ([label] if whole else label.split(",")))
+    name, how = parted(label)
+    whole = Path(name).exists()
+    joined = ",".join(os.path.abspath(path) for path in ([name] if whole else name.split(",")))
+    return named(joined, head=how.head, tokenizer=os.path.abspath(how.tokenizer) if how.tokenizer else None)
 
 
 def _unread(start: int, stop: int) -> Any:

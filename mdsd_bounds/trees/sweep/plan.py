@@ -15,7 +15,7 @@ import torch
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, fixed_mask, leftover
-from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.sweep.layer import Drafting
 
 #: Tokens in the support of a node up to which three and more drafts without replacement are revealed together.
@@ -28,8 +28,10 @@ def require_sweep(tree: Tree) -> Sampler:
     Raises
     ------
     InputError
-        If the tree is a stochastic beam, or its sampler is not of the fixed-plus-random family.
+        If the tree is a stochastic beam, its levels share their drafts, or its sampler is not of the fixed-plus-random
+        family.
     """
+    require_own_drafts(tree, "sweep")
     sampler = get_sampler(tree.sampler)
     if tree.adaptive:
         raise InputError(

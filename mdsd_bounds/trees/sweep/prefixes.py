@@ -76,9 +76,9 @@ class Search(NamedTuple):
         token, whether that is among them, and ``Q_v``.
     total : ndarray
         ``[K + m]``: sums of the key from the start of the component to each position.
-    target, reached, key, own : ndarray
-        ``[K]``: what is asked for; probability that the item's component is reached; what items are sorted by, times
-        q; and the distribution of the component's own pick.
+    target, reached, key, ratio, own : ndarray
+        ``[K]``: what is asked for; probability that the item's component is reached; what the oracle minimises, and
+        that over q; and the distribution of the component's own pick.
     coefficient : ndarray
         ``[K, 3]``: the rule picks a token of the item with probability ``a w + b q - c q w``.
     share : ndarray
@@ -99,6 +99,7 @@ class Search(NamedTuple):
     target: np.ndarray
     reached: np.ndarray
     key: np.ndarray
+    ratio: np.ndarray
     own: np.ndarray
     coefficient: np.ndarray
     share: np.ndarray
@@ -119,7 +120,7 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
         order[start:end] = start + np.argsort(target[start:end] / layer.mass[start:end])
     search = Search(
         order, np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size), np.zeros(size),
-        np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)), np.zeros(size + nodes, np.int64),
+        np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)), np.zeros(size + nodes, np.int64),
         np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros((3, nodes)),
         start_sets(layer.arrivals, layer.first, layer.draws),
     )  # fmt: skip
@@ -132,27 +133,49 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
 def sum_below(layer, search, v, start, end):  # type: ignore[no-untyped-def]
     """Bring ``below`` up to date for node v from position ``start`` to ``end``.  Sums of positive terms only."""
     if layer.many[v]:
-        fade_below(layer.arrivals, search.sets, search.order, v, start, end)
+        add_many(layer, search, v, start, end)
+        return
+    below, row = search.below, start + v
+    mass, odds, squares = below[row, MASS], below[row, ODDS], below[row, SQUARES]
+    hot, chance = below[row, HOT], below[row, CHANCE]
     for j in range(start, end):
-        i, here, above = search.order[j], search.below[j + v], search.below[j + v + 1]
-        above[:] = here
-        if layer.many[v]:
-            a, b, row = search.sets.a, search.sets.b, j + v
-            above[CHANCE] += gained(layer.arrivals, search.sets, i, row, layer.draws[v])
-            add_token(a[row], b[row], a[row + 1], b[row + 1], layer.arrivals, i, 1.0)
-            continue
-        if not layer.pairs[v]:
-            above[MASS] += layer.mass[i]
-            above[CHANCE] = above[MASS] ** layer.draws[v]
-            continue
-        mass, odds = with_hot(layer, v, here[MASS], here[ODDS], here[HOT])
-        above[CHANCE] += layer.odds[i] * mass + layer.mass[i] * odds + layer.within[i]
-        if i == layer.hot[v]:
-            above[HOT] = 1.0
+        i = search.order[j]
+        if layer.pairs[v]:
+            x, y = with_hot(layer, v, mass, odds, hot)
+            chance += layer.odds[i] * x + layer.mass[i] * y + layer.within[i]
+            if i == layer.hot[v]:
+                hot = 1.0
+            else:
+                mass += layer.mass[i]
+                odds += layer.odds[i]
+                squares += layer.squares[i]
         else:
-            above[MASS] += layer.mass[i]
-            above[ODDS] += layer.odds[i]
-            above[SQUARES] += layer.squares[i]
+            mass += layer.mass[i]
+            chance = power(mass, layer.draws[v])
+        row = j + v + 1
+        below[row, MASS], below[row, ODDS], below[row, SQUARES] = mass, odds, squares
+        below[row, HOT], below[row, CHANCE] = hot, chance
+
+
+@njit(**STEP)
+def add_many(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+    """:func:`sum_below` for three and more draws without replacement."""
+    fade_below(layer.arrivals, search.sets, search.order, v, start, end)
+    a, b = search.sets.a, search.sets.b
+    for j in range(start, end):
+        i, row = search.order[j], j + v
+        more = gained(layer.arrivals, search.sets, i, row, layer.draws[v])
+        search.below[row + 1, CHANCE] = search.below[row, CHANCE] + more
+        add_token(a[row], b[row], a[row + 1], b[row + 1], layer.arrivals, i, 1.0)
+
+
+@njit(**STEP)
+def power(x, n):  # type: ignore[no-untyped-def]
+    """``x^n`` by multiplication."""
+    product = 1.0
+    for _ in range(n):
+        product *= x
+    return product
 
 
 @njit(**STEP)
@@ -178,25 +201,30 @@ def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
 
     ``start`` and ``end`` are its positions ``[m]``; returns the least value.  O(items) beside the sorting.
     """
+    sort_component(layer, search, start, end)
     for v in range(len(start)):
-        if end[v] > start[v]:
-            sort_items(layer, search, start[v], end[v])
-            sum_below(layer, search, v, start[v], end[v])
         lower_hull(search, v, start[v], end[v])
     return merge_hulls(search, start)
 
 
 @njit(**STEP)
-def sort_items(layer, search, start, end):  # type: ignore[no-untyped-def]
-    """Insertion sort by ``key / q``: orders change little from one round to the next."""
-    order, key, mass = search.order, search.key, layer.mass
-    for j in range(start + 1, end):
-        i, k = order[j], j - 1
-        ratio = key[i] / mass[i]
-        while k >= start and key[order[k]] / mass[order[k]] > ratio:
-            order[k + 1] = order[k]
-            k -= 1
-        order[k + 1] = i
+def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
+    """Sort a component by ``key / q``, and bring the sums below its positions up to date.
+
+    Insertion sort: orders change little from one round to the next.
+    """
+    order, ratio = search.order, search.ratio
+    for v in range(len(start)):
+        for j in range(start[v], end[v]):
+            i, k = order[j], j - 1
+            this = search.key[i] / layer.mass[i]
+            ratio[i] = this
+            while k >= start[v] and ratio[order[k]] > this:
+                order[k + 1] = order[k]
+                k -= 1
+            order[k + 1] = i
+        if end[v] > start[v]:
+            sum_below(layer, search, v, start[v], end[v])
 
 
 @njit(**STEP)

@@ -19,8 +19,9 @@ children bring ``E[x(v, y)] = m(v, y)`` times "v y, then the target's text", whi
 It is needed that which step comes next depends on nothing that is not revealed (:mod:`.plan`), and that m is exact.
 Rounding, an unfinished search, or a poor choice of steps cost acceptance only.
 
-On a chain this is block verification.  Node scores that a sweep moves down a tree are from Layer Verification (Cha, Cho
-and Yun, AdaptFM workshop at ICML 2026); the merged single-step rule and the uniform pick are ours.
+On a chain this is block verification.  Node scores that coordinate the mass within a layer, and a sweep over layers,
+are from Layer Verification (Cha, Cho and Yun, AdaptFM workshop at ICML 2026); the merged single-step rule and the
+uniform pick are ours.
 """
 
 from __future__ import annotations

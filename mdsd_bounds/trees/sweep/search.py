@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds._backend.numba_options import STEP
-from mdsd_bounds.trees.sweep.prefixes import best_prefixes, chance_below, start_search, sum_below
+from mdsd_bounds.trees.sweep.prefixes import best_prefixes, chance_below, sort_component, start_search, sum_below
 from mdsd_bounds.trees.sweep.uniform_pick import uniform_pick
 
 #: Rounds of Dinkelbach's method in one component.
@@ -156,9 +156,11 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
             for j in range(start[v], end[v]):
                 i = search.order[j]
                 search.key[i] = scale * (search.target[i] - coin * search.own[i])
-        best_prefixes(layer, search, start, end)
         if coin == 1.0:
+            sort_component(layer, search, start, end)
             negative_prefixes(search, start, end)
+        else:
+            best_prefixes(layer, search, start, end)
         inside = chance_below(search, search.best) - bottom
         target, own, count = sums_between(search, start, search.best)
         whole, _, size = sums_between(search, start, end)
@@ -211,7 +213,8 @@ def share_target(search, start, end, coin):  # type: ignore[no-untyped-def]
     for v in range(len(start)):
         for j in range(start[v], end[v]):
             i = search.order[j]
-            search.coefficient[i] += search.reached[i] * coin * search.share[i]
+            for k in range(3):
+                search.coefficient[i, k] += search.reached[i] * coin * search.share[i, k]
             if coin < 1.0:
                 search.reached[i] *= 1.0 - coin
                 search.target[i] = max((search.target[i] - coin * search.own[i]) / (1.0 - coin), 0.0)

@@ -28,7 +28,7 @@ from numba import njit
 
 from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.trees.sweep.arrivals import drafted_marked, lower_position, mark_component, start_upper
-from mdsd_bounds.trees.sweep.prefixes import HOT, MASS, ODDS, SQUARES, with_hot
+from mdsd_bounds.trees.sweep.prefixes import HOT, MASS, ODDS, SQUARES, power, with_hot
 
 #: Rows of :attr:`Search.factor`: G of each node, and the products of G over the nodes before and after it.
 G, BEFORE, AFTER = range(3)
@@ -40,7 +40,8 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
     share, own, order = search.share, search.own, search.order
     for v in range(len(start)):
         for j in range(start[v], end[v]):
-            share[order[j]] = 0.0
+            for k in range(3):
+                share[order[j], k] = 0.0
     for g in range(len(layer.mark)):
         z = layer.mark[g]
         for v in range(len(start)):
@@ -51,18 +52,18 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
                 rest = layer.weight[g] * search.factor[BEFORE, v] * search.factor[AFTER, v]
                 add_share(layer, search, v, start[v], end[v], z, rest)
     for v in range(len(start)):
+        if end[v] == start[v]:
+            continue
         # All items of a node have the same three numbers, which stand at its first one, but for the hot item.
+        plain = plain_item(layer, search, v, start[v], end[v])
         for j in range(start[v], end[v]):
             i = order[j]
             if i != layer.hot[v] and not layer.many[v]:
-                share[i] = share[plain_item(layer, search, v, start[v], end[v])]
-            own[i] = pick_probability(share[i], layer.mass[i], layer.odds[i], layer.squares[i])
-
-
-@njit(**STEP)
-def pick_probability(share, mass, odds, squares):  # type: ignore[no-untyped-def]
-    """``a w + b q - c q w``."""
-    return max(share[0] * odds + share[1] * mass - share[2] * squares, 0.0)
+                for k in range(3):
+                    share[i, k] = share[plain, k]
+            own[i] = max(
+                share[i, 0] * layer.odds[i] + share[i, 1] * layer.mass[i] - share[i, 2] * layer.squares[i], 0.0
+            )
 
 
 @njit(**STEP)
@@ -77,11 +78,11 @@ def plain_item(layer, search, v, start, end):  # type: ignore[no-untyped-def]
 @njit(**STEP)
 def sums_at(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
     """X(z), Y(z) and the sum of q w without the hot token; and 1, z or 0 as that one lies in D, in C or above."""
-    below, here = search.below[start + v], search.below[end + v]
-    x = below[MASS] + z * (here[MASS] - below[MASS])
-    y = below[ODDS] + z * (here[ODDS] - below[ODDS])
-    squares = below[SQUARES] + z * z * (here[SQUARES] - below[SQUARES])
-    return x, y, squares, below[HOT] + z * (here[HOT] - below[HOT])
+    below, low, high = search.below, start + v, end + v
+    x = below[low, MASS] + z * (below[high, MASS] - below[low, MASS])
+    y = below[low, ODDS] + z * (below[high, ODDS] - below[low, ODDS])
+    squares = below[low, SQUARES] + z * z * (below[high, SQUARES] - below[low, SQUARES])
+    return x, y, squares, below[low, HOT] + z * (below[high, HOT] - below[low, HOT])
 
 
 @njit(**STEP)
@@ -91,7 +92,7 @@ def all_below(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
         return mark_component(layer.arrivals, search.sets, search.order, v, start, end, layer.draws[v], z)
     x, y, squares, hot = sums_at(layer, search, v, start, end, z)
     if not layer.pairs[v]:
-        return x ** layer.draws[v]
+        return power(x, layer.draws[v])
     h = layer.hot[v]
     return max(x * y - squares, 0.0) + hot * (layer.odds[h] * x + layer.mass[h] * y)
 
@@ -113,29 +114,28 @@ def others(factor):  # type: ignore[no-untyped-def]
 def add_share(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
     """Add the part of one mark to the three numbers of node v, kept at its first item, and to those of its hot one."""
     if layer.many[v]:
-        add_many(layer, search, v, start, end, z, rest)
+        add_drafted(layer, search, v, start, end, z, rest)
         return
     x, y, _, hot = sums_at(layer, search, v, start, end, z)
-    first = search.share[plain_item(layer, search, v, start, end)]
+    first, share = plain_item(layer, search, v, start, end), search.share
     if not layer.pairs[v]:
         n = layer.draws[v]
-        first[1] += rest * n * x ** (n - 1)
+        share[first, 1] += rest * n * power(x, n - 1)
         return
     h = layer.hot[v]
-    in_component = search.below[end + v, HOT] > search.below[start + v, HOT]
-    if in_component:
-        search.share[h, 0] += rest * x
-        search.share[h, 1] += rest * y
+    if search.below[end + v, HOT] > search.below[start + v, HOT]:
+        share[h, 0] += rest * x
+        share[h, 1] += rest * y
         if end == start + 1:
             return
     x, y = with_hot(layer, v, x, y, hot)
-    first[0] += rest * x
-    first[1] += rest * y
-    first[2] += rest * 2.0 * z
+    share[first, 0] += rest * x
+    share[first, 1] += rest * y
+    share[first, 2] += rest * 2.0 * z
 
 
 @njit(**STEP)
-def add_many(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
+def add_drafted(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
     """:func:`add_share` for three and more draws: the second number is ``H / q``, for every item."""
     start_upper(search.sets)
     for j in range(end - 1, start - 1, -1):

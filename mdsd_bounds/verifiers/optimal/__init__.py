@@ -69,24 +69,29 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     Cost O(V) with replacement, for greedy and top_k; without replacement O(V) and a tree
     of priority orders over the support, or over a few hundred items where the support is wide.
     """
+    # Loaded when asked for: numba takes half a second.
+    from mdsd_bounds.verifiers.optimal.unit_kernels import total_and_least
+
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
     if n < 1:
         raise InputError(f"n={n}: the number of drafts must be at least 1")
     if p.ndim != 1 or p.shape != q.shape:
         raise InputError(f"p {tuple(p.shape)} and q {tuple(q.shape)}: give one row [V] of each")
+    p, q = p.detach().cpu().contiguous(), q.detach().cpu().contiguous()
     for probs, which in ((p, "p"), (q, "q")):
-        # numpy's minimum takes a third of the time of torch's.
-        total, least = float(probs.sum()), float(probs.detach().cpu().numpy().min())
-        if probs.dtype != torch.float64 or not abs(total - 1.0) <= PROBS_TOLERANCE or least < 0.0:
-            raise InputError(
-                f"{which}: dtype {probs.dtype}, sum {total:.6g}, least entry {least:.3g}; "
-                "give a float64 distribution (mdsd_bounds.to_probs makes one from logits)"
-            )
+        if probs.dtype == torch.float64:
+            total, least = total_and_least(probs.numpy())
+            if abs(total - 1.0) <= PROBS_TOLERANCE and least >= 0.0:
+                continue
+        raise InputError(
+            f"{which}: dtype {probs.dtype}, sum {float(probs.sum()):.6g}, least entry {float(probs.min()):.3g}; "
+            "give a float64 distribution (mdsd_bounds.to_probs makes one from logits)"
+        )
     module, name = RULES[sampler]
     rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     begun = time.perf_counter()
-    prepared: Prepared = rule(p.cpu(), q.cpu(), n, **options)
+    prepared: Prepared = rule(p, q, n, **options)
     seconds, distinct = time.perf_counter() - begun, not get_sampler(sampler).replacement
     return dataclasses.replace(prepared, n=n, distinct=distinct, sampler=sampler, seconds=seconds)
 

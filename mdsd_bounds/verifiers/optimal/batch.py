@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.verifiers.optimal.order_tree import Tree
+from mdsd_bounds.verifiers.optimal.batch_step import Flat, flatten, step_rows
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule, find_places, pick_one
-
-
-class Flat(NamedTuple):
-    """The trees of all rows behind one another; row b of an array is from ``at[b]`` to ``at[b + 1]``.
-
-    ``token``, ``item`` and the tree are as in :class:`.priority_rule.PriorityRule`; ``p`` and ``r`` belong to the
-    tokens of the rule, ``left`` is the cumulative sum of ``(p - r)_+`` at the tokens ``left_token``.
-    """
-
-    token: np.ndarray
-    token_at: np.ndarray
-    item: np.ndarray
-    item_at: np.ndarray
-    p: np.ndarray
-    r: np.ndarray
-    value_at: np.ndarray
-    left_token: np.ndarray
-    left: np.ndarray
-    left_at: np.ndarray
-    tree: Tree
-    place_at: np.ndarray
-    node_at: np.ndarray
-    rank_at: np.ndarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +24,7 @@ class PreparedBatch:
     rows : tuple of Prepared
         The rules.
     flat : Flat or None
-        All of them for one compiled step; None where a rule is no tree of priority orders.
+        All of them for one compiled step; None where the kind of a rule is not known there.
     """
 
     rows: tuple[Prepared, ...]
@@ -90,7 +65,7 @@ class PreparedBatch:
         if self.flat is None:
             return torch.cat([rule.step(drafts[b : b + 1], generator) for b, rule in enumerate(self.rows)])
         drafts = self.rows[0].checked(drafts)
-        uniform = torch.rand((len(self), 3), dtype=torch.float64, generator=generator).numpy()
+        uniform = torch.rand((len(self), 2 + 2 * drafts.shape[1]), dtype=torch.float64, generator=generator).numpy()
         return torch.from_numpy(step_rows(drafts.numpy(), uniform, self.flat))
 
 
@@ -200,72 +175,3 @@ def truncated(probs: Tensor, top_k: int | None, top_p: float | None, min_p: floa
         probs = torch.where(probs >= min_p * probs.max(), probs, 0.0)
         probs = probs / probs.sum()
     return probs
-
-
-def flatten(rows: tuple[Prepared, ...]) -> Flat | None:
-    """All rules in one record, if all are trees."""
-    rules = [row.rule for row in rows if isinstance(row.rule, PriorityRule)]
-    if not rules or len(rules) < len(rows):
-        return None
-    values, left, left_token = [], [], []
-    for row, rule in zip(rows, rules, strict=True):
-        token = torch.from_numpy(rule.token.astype(np.int64)) if len(rule.token) else slice(None)
-        values.append(np.stack([row.p[token].numpy(), row.r[token].numpy()]))
-        excess = (row.p - row.r).clamp(min=0.0)
-        if not bool((excess > 0).any()):
-            # A rejection is then an event of rounding alone.
-            excess = row.p
-        some = excess.nonzero()[:, 0]
-        left_token.append(some.numpy())
-        left.append(excess[some].cumsum(0).numpy())
-    trees = [rule.tree for rule in rules]
-    tree = Tree(*(np.concatenate([getattr(one, name) for one in trees]) for name in Tree._fields))
-    both = np.concatenate(values, 1)
-    return Flat(
-        *joined([rule.token for rule in rules]),
-        *joined([rule.item for rule in rules]),
-        np.ascontiguousarray(both[0]),
-        np.ascontiguousarray(both[1]),
-        offsets([value.T for value in values]),
-        np.concatenate(left_token),
-        *joined(left),
-        tree,
-        offsets([one.place for one in trees]),
-        offsets([one.coin for one in trees]),
-        offsets([one.rank for one in trees]),
-    )
-
-
-def joined(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays behind one another, and where each begins."""
-    return np.concatenate(parts), offsets(parts)
-
-
-def offsets(parts: list[np.ndarray]) -> np.ndarray:
-    """Where each array begins, and the end of the last: ``[B + 1]``."""
-    return np.cumsum([0, *(len(part) for part in parts)])
-
-
-@njit(cache=True, nogil=True)
-def step_rows(drafts, uniform, flat):  # type: ignore[no-untyped-def]
-    """Output tokens ``[B]``: pick, then accept or draw from what is left of the target."""
-    out, found, whole = np.empty(len(drafts), np.int64), np.empty(drafts.shape[1], np.int64), flat.tree
-    for b in range(len(drafts)):
-        places, nodes = slice(flat.place_at[b], flat.place_at[b + 1]), slice(flat.node_at[b], flat.node_at[b + 1])
-        ranks = slice(flat.rank_at[b], flat.rank_at[b + 1])
-        tree = Tree(whole.place[places], whole.start[nodes], whole.cut[nodes], whole.lower[nodes],
-                    whole.offset[nodes], whole.coin[nodes], whole.rank[ranks])  # fmt: skip
-        token = flat.token[flat.token_at[b] : flat.token_at[b + 1]]
-        item = flat.item[flat.item_at[b] : flat.item_at[b + 1]]
-        top = find_places(drafts[b], token, item, tree.place, found)
-        slot = pick_one(found, top, uniform[b, 0], tree) if top >= 0 else 0
-        picked = drafts[b, slot]
-        at = flat.value_at[b] + (np.searchsorted(token, picked) if len(token) else picked)
-        accepted = top >= 0 and uniform[b, 1] * flat.r[at] < flat.p[at]
-        if not accepted:
-            first, last = flat.left_at[b], flat.left_at[b + 1] - 1
-            # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
-            goal = flat.left[last] * (1.0 - uniform[b, 2])
-            picked = flat.left_token[min(first + np.searchsorted(flat.left[first : last + 1], goal), last)]
-        out[b] = picked
-    return out

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER
+from mdsd_bounds.verifiers.optimal.unit_kernels import powers_needed
 
 
 @njit(**FAST)
@@ -117,7 +118,7 @@ def token_distribution(q, item, number, series, scale, r, probs):  # type: ignor
             probs[i] = r[u]
             continue
         x, value = q[i] * scale, 0.0
-        for m in range(series.shape[1] - 1, -1, -1):
+        for m in range(powers_needed(x, series.shape[1]) - 1, -1, -1):
             value = value * x + series[row, m]
         probs[i] = value * x
 

@@ -211,33 +211,44 @@ def pick(
     Empty places, which hold -1, are never picked.
     """
     rows, n = drafts.shape
-    chosen = np.zeros(rows, np.int64)
+    chosen, place, ratio = np.zeros(rows, np.int64), np.empty(n, np.int64), np.zeros(n)
     for t in range(rows):
-        best, tied = -1, 0
         for k in range(n):
             token = drafts[t, k]
-            if token < 0:
-                continue
-            place = interval[token]
-            begin, stop = tables.first[place], tables.end[place]
-            if stop > begin:
-                leave = tables.rate[place] * (p[token] / q[token] - tables.worth[place])
-                if uniform[t, k] < leave:
-                    is_low = tables.low[begin] == place
-                    table, partner = (tables.low_sum, tables.high) if is_low else (tables.high_sum, tables.low)
-                    goal = uniform[t, k] / leave * table[stop - 1]
-                    while begin < stop - 1:
-                        middle = (begin + stop - 1) // 2
-                        if table[middle] > goal:
-                            stop = middle + 1
-                        else:
-                            begin = middle + 1
-                    place = partner[begin]
-            if place > best:
-                best, tied, chosen[t] = place, 1, k
-            elif place == best:
-                tied += 1
-                # The last of m in a tie takes over with probability 1/m: each ends with the same chance.
-                if uniform[t, n + k] * tied < 1.0:
-                    chosen[t] = k
+            place[k] = interval[token] if token >= 0 else -1
+            if place[k] >= 0 and tables.end[place[k]] > tables.first[place[k]]:
+                ratio[k] = p[token] / q[token]
+        chosen[t] = pick_interval(place, ratio, uniform[t], tables)
+    return chosen
+
+
+@njit(**STEP)
+def pick_interval(own, ratio, uniform, tables):  # type: ignore[no-untyped-def]
+    """The draft in the highest interval, from the intervals ``own`` (-1: empty) and p/q of the drafts."""
+    n, best, tied, chosen = len(own), -1, 0, 0
+    for k in range(n):
+        place = own[k]
+        if place < 0:
+            continue
+        begin, stop = tables.first[place], tables.end[place]
+        if stop > begin:
+            leave = tables.rate[place] * (ratio[k] - tables.worth[place])
+            if uniform[k] < leave:
+                is_low = tables.low[begin] == place
+                table, partner = (tables.low_sum, tables.high) if is_low else (tables.high_sum, tables.low)
+                goal = uniform[k] / leave * table[stop - 1]
+                while begin < stop - 1:
+                    middle = (begin + stop - 1) // 2
+                    if table[middle] > goal:
+                        stop = middle + 1
+                    else:
+                        begin = middle + 1
+                place = partner[begin]
+        if place > best:
+            best, tied, chosen = place, 1, k
+        elif place == best:
+            tied += 1
+            # The last of m in a tie takes over with probability 1/m: each ends with the same chance.
+            if uniform[n + k] * tied < 1.0:
+                chosen = k
     return chosen

@@ -37,7 +37,7 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
     """Sum the distributions of all orders of the tree, at the nodes of ``items``; what runs, whatever made the tree."""
     size, rows = len(tree.place), items.arrived.shape
     # ``whole`` knows the sets below each component, ``own`` is the order of one node.
-    whole, own = start_sweep(items, 1), start_sweep(items, len(tree.place))
+    whole, own = start_sweep(items, 1), start_sweep(items, size if items.draws > 2 else 1)
     for i in range(size):
         whole.order[tree.place[i]] = i
     sweep_window(items, whole, 0, size)
@@ -60,7 +60,7 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
                 own.pairs[start] = whole.pairs[start]
                 add_pairs(items, own, start, end, reached[node] * tree.coin[node], found)
             else:
-                own.a[0], own.b[0], own.fade[end] = whole.a[start], whole.b[start], whole.fade[end]
+                begin_order(whole, own, start, end, items.draws)
                 add_order(items, own, start, end, reached[node] * tree.coin[node], found)
     return found
 
@@ -81,23 +81,27 @@ def add_pairs(items, state, start, end, chance, found):  # type: ignore[no-untyp
 
 
 @njit(**INNER)
+def begin_order(whole, own, start, end, n):  # type: ignore[no-untyped-def]
+    """Copy the set below ``start`` to the first slot, and the fade above ``end``."""
+    for t in range(own.fade.shape[1]):
+        own.fade[end, t] = whole.fade[end, t]
+        for m in range(n):
+            own.a[m, t], own.b[m, t] = whole.a[start * n + m, t], whole.b[start * n + m, t]
+
+
+@njit(**INNER)
 def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
     """:func:`add_pairs` for more draws; the sets below are kept for one position at a time, in the first slot."""
-    n, below = items.draws, (state.a[0], state.b[0])
+    n = items.draws
     fade_above(items, state, start, end)
     for j in range(start, end):
         i = state.order[j]
         if items.within[i] > 0.0:
-            fade, first = state.fade[j + 1], items.first[i]
+            first = items.first[i]
             for m in range(min(items.first[i + 1] - first, n)):
-                add_product(found.a[first + m], chance, fade, state.a[0, n - 1 - m])
-                if m > 0:
-                    add_product(found.b[first + m], chance, fade, state.b[0, n - 1 - m])
-        found.r[i] += chance * pass_item(items, i, state.fade[j + 1], below, True)
-
-
-@njit(**INNER)
-def add_product(out, chance, x, y):  # type: ignore[no-untyped-def]
-    """``out += chance x y``."""
-    for t in range(len(out)):
-        out[t] += chance * x[t] * y[t]
+                for t in range(state.fade.shape[1]):
+                    reached = chance * state.fade[j + 1, t]
+                    found.a[first + m, t] += reached * state.a[n - 1 - m, t]
+                    # An arrived draft of the bin; its row for none is not used.
+                    found.b[first + m, t] += reached * state.b[n - 1 - m, t]
+        found.r[i] += chance * pass_item(items, state, j, (0, 0), True)

@@ -20,8 +20,8 @@ arrives after m others of it.  The last draft arrives at t, and nothing above i 
 All terms are positive.  Tokens that are always drafted (*fixed*) leave A and B as they are; nothing below one is ever
 picked, and the highest of them is picked if all random drafts lie below it: ``v = integral fade B[n-1]``.
 
-The fade is kept for every position, A and B for every eighth, so that after a change of the order inside a window only
-the window is swept: outside it the sets of items below each item are the same.
+The fade is kept for every position, A and B for every one or every eighth, so that after a change of the order inside
+a window only the window is swept: outside it the sets of items below each item are the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from mdsd_bounds._backend.numba_options import STEP, SUMS
 #: Options of what Python calls, and of the steps that only compiled code calls; sums may be reordered.
 FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": SUMS}
 INNER: dict[str, Any] = STEP | {"fastmath": SUMS}
-#: Positions from one set that is kept to the next: writing all of them takes longer than passing some items again.
+#: Positions from one set that is kept to the next, where items are bins: writing all of them takes longer than passing
+#: some items again.
 SPACING = 8
 #: Exponents beyond which ``exp(-x)`` is taken as 0, far above the subnormal numbers and far below rounding.
 FAINT_EXPONENT = 345.0
@@ -90,8 +91,8 @@ class Sweep(NamedTuple):
     spacing : int
         Positions from one slot of ``a`` and ``b`` to the next.
     a, b : ndarray
-        ``[slots, n, T]``: polynomials of the items below every ``spacing``-th position, up to degree n - 1; the last
-        slot is what a sweep works on.
+        ``[slots n, T]``: polynomials of the items below every ``spacing``-th position, n rows each; the last slot is
+        what a sweep works on.
     fade : ndarray
         ``[k + 1, T]``: weights times the probability that nothing at or above has arrived.
     """
@@ -106,16 +107,20 @@ class Sweep(NamedTuple):
 
 
 @njit(**INNER)
+def spacing_for(items):  # type: ignore[no-untyped-def]
+    """Spacing of the sets that a search keeps: windows of tokens are short, with bins among the items they are not."""
+    return SPACING if items.within.any() else 1
+
+
+@njit(**INNER)
 def start_sweep(items, spacing):  # type: ignore[no-untyped-def]
     """Room for the sweeps of ``items``, with the empty sets below the first position and above the last."""
     size, nodes, n = items.mass.shape[0], items.weight.shape[0], items.draws
     slots, above = (size // spacing + 2, size + 1) if n > 2 else (1, 1)
-    a = lanes.rows(slots * n, nodes).reshape((slots, n, nodes))
-    b = lanes.rows(slots * n, nodes).reshape((slots, n, nodes))
-    fade = lanes.rows(above, nodes)
+    a, b, fade = lanes.rows(slots * n, nodes), lanes.rows(slots * n, nodes), lanes.rows(above, nodes)
     if n > 2:
-        a[0], b[0] = 0.0, 0.0
-        a[0, 0] = 1.0
+        a[:n], b[:n] = 0.0, 0.0
+        a[0] = 1.0
         fade[size] = items.weight
     return Sweep(np.arange(size), np.zeros(size), np.zeros((size + 1, 4)), spacing, a, b, fade)
 
@@ -127,14 +132,13 @@ def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
         sweep_pairs(items, state, begin, end)
         return
     fade_above(items, state, begin, end)
-    first = begin // state.spacing
-    now = state.a[-1], state.b[-1]
-    now[0][:], now[1][:] = state.a[first], state.b[first]
-    for j in range(first * state.spacing, end):
-        if j > begin and j % state.spacing == 0:
-            state.a[j // state.spacing], state.b[j // state.spacing] = now
-        # The set below ``end`` is what it was.
-        picked = pass_item(items, state.order[j], state.fade[j + 1], now, j + 1 < end)
+    spacing, work = state.spacing, state.a.shape[0] // items.draws - 1
+    now = begin // spacing
+    for j in range(now * spacing, end):
+        # The set below ``end`` is what it was; other sets are written to their slot, or passed on in the last one.
+        beyond = (j + 1) // spacing if (j + 1) % spacing == 0 else work
+        picked = pass_item(items, state, j, (now, beyond), j + 1 < end)
+        now = beyond
         if j >= begin:
             state.v[state.order[j]] = picked
 
@@ -142,40 +146,87 @@ def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
 @njit(**INNER)
 def fade_above(items, state, begin, end):  # type: ignore[no-untyped-def]
     """Bring ``fade`` up to date inside a window."""
+    fade = state.fade
     for j in range(end - 1, begin, -1):
         i = state.order[j]
-        if items.fixed[i]:
-            state.fade[j] = 0.0
-        else:
-            absent, above, here = items.arrived[items.first[i]], state.fade[j + 1], state.fade[j]
-            for t in range(here.shape[0]):
-                here[t] = above[t] * absent[t]
+        row, present = items.first[i], 0.0 if items.fixed[i] else 1.0
+        for t in range(fade.shape[1]):
+            fade[j, t] = fade[j + 1, t] * items.arrived[row, t] * present
+
+
+@njit(**INNER, forceinline=True)
+def pass_item(items, state, j, slots, whole):  # type: ignore[no-untyped-def]
+    """v of the item at position j, from A and B of the set below it; where ``whole``, those of the set with it too.
+
+    ``slots`` are those of the two sets, which may be one.
+    """
+    i, n = state.order[j], items.draws
+    below, beyond = slots[0] * n, slots[1] * n
+    if items.fixed[i]:
+        return pass_fixed(state, j, n, below, beyond, whole)
+    if items.first[i + 1] - items.first[i] == 2:
+        return pass_token(items, state, j, below, beyond, whole)
+    return pass_bin(items, state, j, below, beyond, whole)
 
 
 @njit(**INNER)
-def pass_item(items, i, fade, below, whole):  # type: ignore[no-untyped-def]
-    """v of item i, given A and B of the items ``below``; where ``whole``, these become those of the set with it too."""
-    n, (a, b) = items.draws, below
-    if items.fixed[i]:
-        return dot(fade, b[n - 1])
-    here, last = items.arrived[items.first[i] : items.first[i + 1]], items.closing[items.first[i] : items.first[i + 1]]
-    degree, picked = here.shape[0] - 1, lanes.zeros()
-    for t in range(0, here.shape[1], lanes.LANES):
+def pass_fixed(state, j, n, below, beyond, whole):  # type: ignore[no-untyped-def]
+    """:func:`pass_item` for a token that is always drafted."""
+    total = 0.0
+    for t in range(state.fade.shape[1]):
+        total += state.fade[j + 1, t] * state.b[below + n - 1, t]
+    for m in range(n if whole else 0):
+        for t in range(state.fade.shape[1]):
+            state.a[beyond + m, t] = state.a[below + m, t]
+            state.b[beyond + m, t] = state.b[below + m, t]
+    return total
+
+
+@njit(**INNER, forceinline=True)
+def pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
+    """:func:`pass_item` for a token, whose polynomials are ``e + z u`` and ``q e``."""
+    row, n, (a, b), picked = items.first[state.order[j]], items.draws, (state.a, state.b), lanes.zeros()
+    for t in range(0, a.shape[1], lanes.LANES):
+        gone, here = lanes.load(items.arrived, row, t), lanes.load(items.arrived, row + 1, t)
+        last, fade = lanes.load(items.closing, row, t), lanes.load(state.fade, j + 1, t)
+        x, y = lanes.load(a, below + n - 1, t), lanes.load(b, below + n - 1, t)
         # From the highest power down: it needs the lower ones as they were.
+        for m in range(n - 1, 0 if whole else n - 2, -1):
+            x_less, y_less = lanes.load(a, below + m - 1, t), lanes.load(b, below + m - 1, t)
+            gained = lanes.multiply_add(last, x, lanes.multiply(here, y_less))
+            if m == n - 1:
+                picked = lanes.multiply_add(fade, gained, picked)
+            if whole:
+                lanes.store(b, beyond + m, t, lanes.multiply_add(gone, y, gained))
+                lanes.store(a, beyond + m, t, lanes.multiply_add(here, x_less, lanes.multiply(gone, x)))
+            x, y = x_less, y_less
+        if whole:
+            lanes.store(b, beyond, t, lanes.multiply_add(gone, y, lanes.multiply(last, x)))
+            lanes.store(a, beyond, t, lanes.multiply(gone, x))
+    return lanes.total(picked)
+
+
+@njit(**INNER, forceinline=True)
+def pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
+    """:func:`pass_item` for any polynomials."""
+    i, n, (a, b), picked = state.order[j], items.draws, (state.a, state.b), lanes.zeros()
+    row, degree = items.first[i], items.first[i + 1] - items.first[i] - 1
+    for t in range(0, a.shape[1], lanes.LANES):
+        gone, last = lanes.load(items.arrived, row, t), lanes.load(items.closing, row, t)
         for m in range(n - 1, -1 if whole else n - 2, -1):
-            one, x = lanes.load(here, 0, t), lanes.load(a, m, t)
-            arrived, closing, closed = lanes.multiply(one, x), lanes.multiply(lanes.load(last, 0, t), x), lanes.zeros()
+            x = lanes.load(a, below + m, t)
+            arrived, closing, closed = lanes.multiply(gone, x), lanes.multiply(last, x), lanes.zeros()
             for k in range(1, min(degree, m) + 1):
-                x, p = lanes.load(a, m - k, t), lanes.load(here, k, t)
+                x, p = lanes.load(a, below + m - k, t), lanes.load(items.arrived, row + k, t)
                 arrived = lanes.multiply_add(p, x, arrived)
-                closing = lanes.multiply_add(lanes.load(last, k, t), x, closing)
-                closed = lanes.multiply_add(p, lanes.load(b, m - k, t), closed)
+                closing = lanes.multiply_add(lanes.load(items.closing, row + k, t), x, closing)
+                closed = lanes.multiply_add(p, lanes.load(b, below + m - k, t), closed)
             gained = lanes.add(closing, closed)
             if m == n - 1:
-                picked = lanes.multiply_add(lanes.load(fade.reshape((1, len(fade))), 0, t), gained, picked)
+                picked = lanes.multiply_add(lanes.load(state.fade, j + 1, t), gained, picked)
             if whole:
-                lanes.store(b, m, t, lanes.multiply_add(one, lanes.load(b, m, t), gained))
-                lanes.store(a, m, t, arrived)
+                lanes.store(b, beyond + m, t, lanes.multiply_add(gone, lanes.load(b, below + m, t), gained))
+                lanes.store(a, beyond + m, t, arrived)
     return lanes.total(picked)
 
 
@@ -201,15 +252,6 @@ def sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
         state.pairs[j + 1, 3] = count
 
 
-@njit(**INNER)
-def dot(x, y):  # type: ignore[no-untyped-def]
-    """Sum of products."""
-    total = 0.0
-    for t in range(x.shape[0]):
-        total += x[t] * y[t]
-    return total
-
-
 @njit(**FAST)
 def token_polynomials(q, t):  # type: ignore[no-untyped-def]
     """``arrived`` and ``closing`` ``[2 k, T]`` of tokens with rates ``q`` ``[k]``; fixed tokens have ``q = 0``."""
@@ -228,6 +270,6 @@ def token_polynomials(q, t):  # type: ignore[no-untyped-def]
 @njit(**FAST)
 def given_order(items):  # type: ignore[no-untyped-def]
     """v ``[k]`` of the strict order in which the items are numbered."""
-    state = start_sweep(items, SPACING)
+    state = start_sweep(items, 1)
     sweep_window(items, state, 0, len(state.order))
     return state.v

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, SPACING, start_sweep, sweep_window
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, spacing_for, start_sweep, sweep_window
 
 #: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute, in acceptance).
 TOLERANCE, SLACK = 1e-10, 1e-12
@@ -108,7 +108,7 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
         Positions that were swept.
     """
     size = len(p)
-    state, work, nodes = start_sweep(items, SPACING), start_work(p), start_nodes(size)
+    state, work, nodes = start_sweep(items, spacing_for(items)), start_work(p), start_nodes(size)
     orders, used = np.empty(16 * size + 64, np.int32), 0
     nodes.cut[0] = first_split(items, state, work) if split < 0 else given_split(items, state, work, split)
     count = add_parts(nodes, 0, 1)
@@ -337,7 +337,7 @@ def finished(order, nodes, count, orders):  # type: ignore[no-untyped-def]
 @njit(**FAST)
 def best_side(items, p):  # type: ignore[no-untyped-def]
     """``[k]`` bool: the items of the prefix by p/q that minimises ``P - Q``.  One sweep."""
-    state, work, inside = start_sweep(items, SPACING), start_work(p), np.zeros(len(p), np.bool_)
+    state, work, inside = start_sweep(items, 1), start_work(p), np.zeros(len(p), np.bool_)
     for j in range(first_split(items, state, work)):
         inside[state.order[j]] = True
     return inside

@@ -17,13 +17,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SelectionRule(Protocol):
@@ -91,10 +94,32 @@ class Prepared:
         made_for = f"{self.sampler}, n={self.n}, V={len(self.p)}"
         return f"Prepared({made_for}, acceptance={self.acceptance:.6f}, gap={self.gap:.1e})"
 
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with a line for each token of p or r: ``token``, ``p`` and ``r``, largest p first."""
+        import pandas as pd
+
+        token = torch.nonzero((self.p > 0) | (self.r > 0))[:, 0]
+        frame = pd.DataFrame({"token": token.numpy(), "p": self.p[token].numpy(), "r": self.r[token].numpy()})
+        return frame.sort_values("p", ascending=False, kind="stable", ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        lines = "<br>".join(html.escape(line) for line in self.summary().splitlines())
+        return f"<p>{lines}</p>{self.to_frame().head(10).to_html(border=0, index=False, float_format='{:.5f}'.format)}"
+
     def summary(self) -> str:
         """One line on the rule, and one on what it cost to prepare and costs to keep."""
         cost = f"prepared in {1e3 * self.seconds:.3g} ms, {self.nbytes:,} bytes with p and r"
         return f"{self!r}\n{self.rule.summary()}; {cost}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A row of a batch is a view of all its rows, which pickle would write.
+        copies: dict[int, Tensor] = {}
+        state = {field.name: own_memory(getattr(self, field.name), copies) for field in dataclasses.fields(self)}
+        rule: Any = self.rule
+        held = {field.name: own_memory(getattr(rule, field.name), copies) for field in dataclasses.fields(rule)}
+        return state | {"rule": dataclasses.replace(rule, **held)}
 
     @property
     def nbytes(self) -> int:
@@ -192,6 +217,13 @@ def sample_slots(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     # 1 - U lies in (0, 1], so that a slot of probability zero is never hit.
     goal = table[:, -1:] * (1.0 - torch.rand((len(probs), 1), dtype=table.dtype, generator=generator))
     return torch.searchsorted(table, goal)[:, 0].clamp_(max=probs.shape[1] - 1)
+
+
+def own_memory(value: Any, copies: dict[int, Tensor]) -> Any:
+    """``value``, or a copy of a tensor that is part of a larger one; the same copy for the same part."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.element_size() * value.nelement():
+        return copies.setdefault(value.data_ptr(), value.clone())
+    return value
 
 
 def array_bytes(*values: Any) -> int:

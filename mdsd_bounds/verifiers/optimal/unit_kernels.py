@@ -5,6 +5,143 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from mdsd_bounds._backend.numba_options import STEP, SUMS
+from mdsd_bounds.bounds.search.ratio_cells import BLOCK, block_facts, largest, outside_largest
+
+
+@njit(cache=True, nogil=True)
+def total_and_least(x: np.ndarray) -> tuple[float, float]:
+    """Sum, by blocks, and smallest entry."""
+    total, least = 0.0, np.inf
+    for begin in range(0, x.shape[0], BLOCK):
+        part = _block_total(x[begin : begin + BLOCK])
+        total += part[0]
+        least = min(least, part[1])
+    return total, least
+
+
+@njit(**STEP, fastmath=SUMS)
+def _block_total(x):  # type: ignore[no-untyped-def]
+    total, least = 0.0, np.inf
+    for i in range(x.shape[0]):
+        total += x[i]
+        least = min(least, x[i])
+    return total, least
+
+
+@njit(cache=True, nogil=True)
+def total_of_smaller(x: np.ndarray, y: np.ndarray) -> float:
+    """``sum min(x, y)``, by blocks."""
+    total = 0.0
+    for begin in range(0, x.shape[0], BLOCK):
+        total += _block_smaller(x[begin : begin + BLOCK], y[begin : begin + BLOCK])
+    return total
+
+
+@njit(**STEP, fastmath=SUMS)
+def _block_smaller(x, y):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(x.shape[0]):
+        total += min(x[i], y[i])
+    return total
+
+
+@njit(cache=True, nogil=True)
+def spare_masses(q: np.ndarray, n: int) -> np.ndarray:
+    """Masses off the 0, 1, .. n - 1 largest entries, each a sum of what is left."""
+    blocks = -(-q.shape[0] // BLOCK)
+    sums, peaks = np.empty(blocks), np.empty(blocks, np.int64)
+    bits = q.view(np.int64)
+    block_facts(q, bits, sums, peaks)
+    value, token, outside = np.empty(n - 1), np.empty(n - 1, np.int64), np.empty(n)
+    largest(q, bits, peaks, value, token)
+    outside_largest(q, sums, value, token, outside)
+    return outside
+
+
+@njit(cache=True, nogil=True)
+def single_tokens(p: np.ndarray, q: np.ndarray, draws: int, count: int, heavy: float) -> np.ndarray:
+    """Tokens, ascending: the ``count`` largest ``min(p, draws q)``, all with ``q > heavy``, and the largest q."""
+    blocks = -(-q.shape[0] // BLOCK)
+    weight, peaks, sums = np.empty(q.shape[0]), np.empty(blocks, np.int64), np.empty(blocks)
+    for i in range(q.shape[0]):
+        weight[i] = min(p[i], draws * q[i])
+    bits = weight.view(np.int64)
+    block_facts(weight, bits, sums, peaks)
+    value, token = np.empty(count), np.empty(count, np.int64)
+    chosen = np.zeros(q.shape[0], np.bool_)
+    for k in range(largest(weight, bits, peaks, value, token)):
+        chosen[token[k]] = True
+    hottest = 0
+    for begin in range(0, q.shape[0], BLOCK):
+        peak = _block_peak(q[begin : begin + BLOCK])
+        if peak > heavy or peak > q[hottest]:
+            for i in range(begin, min(begin + BLOCK, q.shape[0])):
+                if q[i] > heavy:
+                    chosen[i] = True
+                if q[i] > q[hottest]:
+                    hottest = i
+    chosen[hottest] = True
+    return np.flatnonzero(chosen)
+
+
+@njit(**STEP, fastmath=SUMS)
+def _block_peak(x):  # type: ignore[no-untyped-def]
+    peak = 0.0
+    for i in range(x.shape[0]):
+        peak = max(peak, x[i])
+    return peak
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def edge_above(p: np.ndarray, q: np.ndarray, scale: float, limit: float) -> float:
+    """Smallest number above p/q of the tokens with ``p / (q scale) < limit``; 0 if there are none."""
+    w, most, peak = np.empty(BLOCK), -1.0, np.int64(-1)
+    bits, top = w.view(np.int64), np.array([limit]).view(np.int64)[0]
+    for begin in range(0, q.shape[0], BLOCK):
+        part_p, part_q, here = p[begin : begin + BLOCK], q[begin : begin + BLOCK], np.int64(-1)
+        for i in range(part_q.shape[0]):
+            w[i] = p[begin + i] / (part_q[i] * scale) if part_q[i] > 0.0 else np.inf
+        # Positive floats are ordered like integers, whose maximum the compiler vectorises.
+        for i in range(part_q.shape[0]):
+            here = max(here, bits[i] if bits[i] < top else np.int64(-1))
+        if here >= peak:
+            peak = here
+            for i in range(part_q.shape[0]):
+                if bits[i] == here and here >= 0:
+                    most = max(most, part_p[i] / part_q[i])
+    return np.nextafter(most, np.inf) if most >= 0.0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def spread_bins(table: np.ndarray, bins: int, edge: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, int]:
+    """Bins of equal shares of ``sum sqrt(weight)`` over the cells, whose weight and count are ``table`` ``[2 C, 2]``.
+
+    Side R is the second half.
+    Writes the bin of each cell to ``number`` (-1 where it is empty); returns the bounds of p/q ``[B, 2]`` and how many
+    bins are on side L.
+    """
+    half, total = table.shape[0] // 2, 0.0
+    for c in range(table.shape[0]):
+        if table[c, 1] > 0.0:
+            total += np.sqrt(table[c, 0])
+    bounds, used, left, before, done = np.empty((2 * bins, 2)), 0, 0, -1, 0.0
+    step = bins * (1.0 - 1e-12) / max(total, 1e-300)
+    for c in range(table.shape[0]):
+        number[c] = -1
+        if c == half:
+            left, before = used, -1
+        if table[c, 1] > 0.0:
+            done += np.sqrt(table[c, 0])
+            here = min(int(done * step), bins - 1)
+            if here != before:
+                bounds[used, 0] = edge[c % half]
+                used += 1
+                before = here
+            bounds[used - 1, 1] = edge[c % half + 1]
+            number[c] = used - 1
+    return bounds[:used], left
+
 
 @njit(cache=True, nogil=True)
 def cells(p: np.ndarray, q: np.ndarray, first: int, last: int, shift: int, cell: np.ndarray, ratio: np.ndarray) -> None:
@@ -34,31 +171,32 @@ def cell_weights(
     table: np.ndarray,
 ) -> None:
     """``min(p, draws q)`` and number of the tokens with ``unit = -1``, summed by cell; side R is the second half."""
-    half = table.shape[1] // 2
+    half = table.shape[0] // 2
     for i in range(q.shape[0]):
         if cell[i] >= 0 and unit[i] == -1:
             at = cell[i] + (half if ratio[i] >= threshold else 0)
-            table[0, at] += min(p[i], draws * q[i])
-            table[1, at] += 1.0
+            table[at, 0] += min(p[i], draws * q[i])
+            table[at, 1] += 1.0
 
 
 @njit(cache=True, nogil=True)
 def sums_by_group(p: np.ndarray, q: np.ndarray, group: np.ndarray, scale: float, table: np.ndarray) -> None:
     """Add to ``table[g] = (sum p, sum x, sum x^2, ...)`` with ``x = q scale``, over the tokens of each group >= 0."""
-    order = table.shape[1]
     for i in range(q.shape[0]):
         g = group[i]
         if g < 0:
             continue
         table[g, 0] += p[i]
-        x = q[i] * scale
-        power = x
-        for k in range(1, order):
+        power = x = q[i] * scale
+        for k in range(1, powers_needed(x, table.shape[1] - 1) + 1):
             table[g, k] += power
             power *= x
-            # A term this small next to the sums it joins changes nothing.
-            if power < 1e-40:
-                break
+
+
+@njit(**STEP)
+def powers_needed(x, most):  # type: ignore[no-untyped-def]
+    """Powers of x that count beside the first: times in units of the scale are below 1e3 where anything is left."""
+    return min(most, 4) if x < 1e-8 else min(most, 8) if x < 1e-6 else most
 
 
 @njit(cache=True, nogil=True)

@@ -16,6 +16,7 @@ h itself the slack vanishes to first order just as the deviations do, D being st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -66,19 +67,12 @@ def make_cells(p: np.ndarray, q: np.ndarray) -> Cells:
     return Cells(cell, ratio)
 
 
+@cache
 def edges() -> np.ndarray:
     """Lower edges of the cells and the upper edge of the last ``[CELLS + 1]``; the outer cells are open."""
     inner = (np.arange(_FIRST, _LAST + 2, dtype=np.int64) << _SHIFT).view(np.float64)
     inner[0], inner[-1] = 0.0, np.inf
     return inner
-
-
-def choose_singles(p: np.ndarray, q: np.ndarray, draws: int, count: int, heavy: float) -> np.ndarray:
-    """Tokens that get a unit of their own: the ``count`` largest ``min(p, k q)``, and all with ``q > heavy``."""
-    weight = np.minimum(p, draws * q)
-    largest = np.argpartition(weight, len(q) - count)[len(q) - count :] if 0 < count < len(q) else np.arange(len(q))
-    largest = largest[: max(count, 0)]
-    return np.union1d(largest[q[largest] > 0], np.flatnonzero(q > heavy))
 
 
 def make_units(
@@ -88,21 +82,12 @@ def make_units(
     unit = np.full(len(q), -1, dtype=np.int32)
     # Singles are marked for now by a number that no bin has.
     unit[singles] = -2
-    mass, count = table = np.zeros((2, 2 * CELLS))
+    table = np.zeros((2 * CELLS, 2))
     unit_kernels.cell_weights(p, q, grouped.ratio, grouped.cell, threshold, unit, draws, table)
-    occupied = count > 0
-    fine = np.cumsum(np.sqrt(mass))
-    # Cells without mass still need a bin: they join the one before.
-    number = np.minimum((fine / max(fine[-1], 1e-300) * bins * (1 - 1e-12)).astype(np.int64), bins - 1)
-    number += np.where(np.arange(2 * CELLS) >= CELLS, bins, 0)
-    edge = edges()
-    used = np.unique(number[occupied])
-    low, high = np.full(len(used), np.inf), np.zeros(len(used))
-    cells_of = np.flatnonzero(occupied)
-    place = np.searchsorted(used, number[cells_of])
-    np.minimum.at(low, place, edge[cells_of % CELLS])
-    np.maximum.at(high, place, edge[cells_of % CELLS + 1])
-    bin_left = used < bins
+    number = np.empty(2 * CELLS, dtype=np.int32)
+    bounds, on_left = unit_kernels.spread_bins(table, bins, edges(), number)
+    bin_left = np.arange(len(bounds)) < on_left
+    low, high = np.ascontiguousarray(bounds.T)
     high = np.where(bin_left, np.minimum(high, threshold), high)
     low = np.where(bin_left, low, np.maximum(low, threshold))
     own = grouped.ratio[singles]
@@ -113,11 +98,11 @@ def make_units(
     order = np.lexsort((key, on_right))
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    lookup = np.full(2 * CELLS, -1, dtype=np.int32)
-    lookup[cells_of] = rank[place]
-    unit[singles] = rank[len(used) :]
+    unit[singles] = rank[len(bounds) :]
+    # The last entry serves cells without tokens.
+    lookup = np.append(rank[: len(bounds)], np.int32(-1))[number]
     unit_kernels.assign(grouped.ratio, grouped.cell, threshold, lookup[:CELLS], lookup[CELLS:], unit)
-    token = np.concatenate([np.full(len(used), -1), singles])[order]
+    token = np.concatenate([np.full(len(bounds), -1), singles])[order]
     return Units(
         unit,
         token,

@@ -20,7 +20,6 @@ from mdsd_bounds.verifiers.optimal.arrival_times import (
     Accuracy,
     arrival_times,
     rescaling,
-    spare_mass,
 )
 from mdsd_bounds.verifiers.optimal.bin_kernels import shortfall, token_distribution
 from mdsd_bounds.verifiers.optimal.bin_polynomials import (
@@ -33,8 +32,14 @@ from mdsd_bounds.verifiers.optimal.bin_polynomials import (
 from mdsd_bounds.verifiers.optimal.order_distribution import pick_sums
 from mdsd_bounds.verifiers.optimal.order_sweep import Items, given_order, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import Tree, build_tree
-from mdsd_bounds.verifiers.optimal.unit_kernels import pair_distribution, pair_sums, sums_by_group
-from mdsd_bounds.verifiers.optimal.units import Units, choose_singles, make_cells, make_units, shortage, targets
+from mdsd_bounds.verifiers.optimal.unit_kernels import (
+    pair_distribution,
+    pair_sums,
+    single_tokens,
+    spare_masses,
+    sums_by_group,
+)
+from mdsd_bounds.verifiers.optimal.units import Units, make_cells, make_units, shortage, targets
 from mdsd_bounds.verifiers.optimal.whole_support import ALWAYS, rounding
 
 
@@ -63,7 +68,7 @@ class Row:
     draws : int
         Random drafts.
     spare : ndarray
-        :func:`.arrival_times.spare_mass` of q.
+        Masses of q off the 0, 1, .. n - 1 heaviest tokens.
     """
 
     p: np.ndarray
@@ -122,15 +127,15 @@ class Found:
     gap: float
 
 
-def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, np.ndarray], draws: int, size: Size) -> Found:
+def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, float], draws: int, size: Size) -> Found:
     """The rule over a wide support.
 
     Parameters
     ----------
     p, q : ndarray
-        ``[V]`` target, and the distribution of the draws; more than ``draws`` tokens in its support.
-    sides : tuple of ndarray
-        ``[V]`` bool: tokens that are always drafted; and side L, with these and the tokens of smallest p/q.
+        ``[V]`` target, and the rates of the draws (:func:`scaled`); more than ``draws`` tokens have one.
+    sides : tuple of ndarray and float
+        ``[V]`` bool: tokens that are always drafted; these and the tokens with p/q below the number are side L.
     draws : int
         At least 2.
     size : Size
@@ -140,11 +145,9 @@ def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, np.ndarray],
     -----
     O(V), some thirty sweeps of the items at coarse nodes, and one of every order of the tree at fine ones.
     """
-    held, left = sides
-    spare = spare_mass(q, draws)
-    factor = rescaling(float(spare[-1]))
-    row = Row(p, q * factor, np.flatnonzero(held), draws, spare * factor)
-    grouped, goal = group(row, left, size)
+    held, edge = sides
+    row = Row(p, q, np.flatnonzero(held), draws, spare_masses(q, draws))
+    grouped, goal = group(row, edge, size)
     tree, _, _ = build_tree(items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
     r = distribution(row, grouped, tree)
     error = rounding(len(grouped.token), draws) + abs(float(r.sum()) - 1.0)
@@ -152,15 +155,19 @@ def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, np.ndarray],
     return Found(tree, grouped.item, r, lost * (1.0 + len(row.p) * rounding_unit()) + error)
 
 
-def group(row: Row, left: np.ndarray, size: Size) -> tuple[Grouped, np.ndarray]:
-    """Items, and their targets inside the slack of the prefixes; twice where the first bins are too wide."""
+def scaled(q: np.ndarray, draws: int) -> np.ndarray:
+    """The rates times the power of two that brings the mass off the n - 1 heaviest near one."""
+    return q * rescaling(float(spare_masses(q, draws)[-1]))
+
+
+def group(row: Row, threshold: float, size: Size) -> tuple[Grouped, np.ndarray]:
+    """Items, and their targets inside the slack of the prefixes; twice where the first bins are too wide.
+
+    Tokens are assigned by ratio: side L is those with p/q below ``threshold``.
+    """
     cells = make_cells(row.p, row.q)
     scale = 1.0 / float(row.spare[-1])
-    own = choose_singles(row.p, row.q, row.draws, size.singles, heavy_from(row.draws) / scale)
-    own = np.union1d(own, [int(np.argmax(row.q))])
-    inside = left & (row.q > 0)
-    # Tokens are assigned by ratio; those of one ratio that L cuts in two go left together.
-    threshold = float(np.nextafter(cells.ratio[inside].max(), np.inf)) if inside.any() else 0.0
+    own = single_tokens(row.p, row.q, row.draws, size.singles, heavy_from(row.draws) / scale)
     bins = size.bins
     for _ in range(2):
         units = make_units(row.p, row.q, cells, threshold, own, row.draws, bins)

@@ -23,18 +23,22 @@ from torch import Tensor
 
 from mdsd_bounds._backend.threads import one_blas_thread
 from mdsd_bounds.bounds import optimal_acceptance
+from mdsd_bounds.bounds.search.compiled_search import lowest_prefix
 from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
+from mdsd_bounds.verifiers.optimal.unit_kernels import edge_above, total_of_smaller
 from mdsd_bounds.verifiers.optimal.whole_support import token_items, whole_support
-from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, wide_row
+from mdsd_bounds.verifiers.optimal.wide_rows import Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
 #: up to which a sweep of all tokens finds L.
 WHOLE_PAIRS, WHOLE, MIDDLE = 800, 384, 2048
+#: Gap up to which a rule is not compared with picking the first draft.
+SMALL_GAP = 1e-9
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -84,42 +88,50 @@ def prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
     rule: PriorityRule
     r, none = np.zeros(len(target)), np.zeros(0, np.int32)
+    short = abs(float(target.sum()) - 1.0)
     if support <= (WHOLE_PAIRS if draws == 2 else WHOLE):
         whole = whole_support(target[token], rate[token], always[token], draws)
         r[token], gap, rule = whole.r, whole.gap, PriorityRule(token.astype(np.int32), none, whole.tree)
-        return Prepared(p, torch.from_numpy(r), gap + abs(float(target.sum()) - 1.0), rule)
+        return Prepared(p, torch.from_numpy(r), gap + short, rule)
     with one_blas_thread():
-        if 2 * support > len(p) > MIDDLE:
-            sides = always, lower_side(p, rates, held, draws).numpy()
-            found = wide_row(target, rate, sides, draws, Size())
-            r, rule = found.r, PriorityRule(none, found.item, found.tree)
-        else:
-            found = middle_row(target[token], rate[token], always[token], draws)
-            r[token], rule = found.r, PriorityRule(token.astype(np.int32), found.item, found.tree)
-    gap = found.gap + abs(float(target.sum()) - 1.0)
-    return first_or(Prepared(p, torch.from_numpy(r), gap, rule), rates, fixed)
+        listed = 2 * support <= len(p) or len(p) <= MIDDLE
+        some = (target[token], rate[token], always[token]) if listed else (target, rate, always)
+        q_some = scaled(some[1], draws)
+        found = wide_row(some[0], q_some, (some[2], lower_edge(some[0], q_some, some[2], draws)), draws, Size())
+    r[token if listed else slice(None)] = found.r
+    rule = PriorityRule(token.astype(np.int32) if listed else none, found.item, found.tree)
+    return first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
 
 
-def middle_row(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> Found:
-    """A support of some hundred tokens: bins, but L is found by a sweep of all of them (or by the bound)."""
+def lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> float:
+    """The p/q below which tokens ``[k]`` are in L: the set that minimises ``P - Q``, with those always drafted.
+
+    ``q`` are rates of any total.
+    """
     if len(p) <= MIDDLE:
-        left = best_side(token_items(q, always, draws), p)
-    else:
-        padded = torch.from_numpy(np.append(p, max(1.0 - p.sum(), 0.0))), torch.from_numpy(np.append(q, 0.0))
-        left = lower_side(*padded, torch.from_numpy(np.append(always, False)), draws).numpy()[:-1]
-    return wide_row(p, q, (always, left), draws, Size())
-
-
-def lower_side(p: Tensor, rates: Tensor, held: Tensor, draws: int) -> Tensor:
-    """L ``[V]``: the set that the bound reports as the minimiser of ``P - Q``, the tokens always drafted in it."""
-    fixed = int(held.sum())
-    if not fixed:
-        return optimal_acceptance(p, rates, draws, "without_replacement").subset.to(torch.bool)
+        return edge_of(best_side(token_items(q, always, draws), p), p, q)
+    fixed = int(always.sum())
     # Any q with these as its most probable tokens has this minimiser.
-    q = torch.where(held, 2.0, rates)
-    left = optimal_acceptance(p, q / q.sum(), fixed + draws, "top_m_plus", m=fixed).subset.to(torch.bool)
+    rates = np.where(always, 2.0 * q.max(), q) if fixed else q
+    found = lowest_prefix(p, rates, fixed, draws)
+    if found is not None:
+        scale, ratio, last = found
+        # Tokens of one ratio that L cuts in two go left together.
+        return float(edge_above(p, q, scale, ratio if last < 0 else np.nextafter(ratio, np.inf)))
+    # What is off the support makes p a distribution.
+    target, rates = np.append(p, max(1.0 - p.sum(), 0.0)), np.append(rates / rates.sum(), 0.0)
+    options: dict[str, Any] = {"m": fixed} if fixed else {}
+    name = "top_m_plus" if fixed else "without_replacement"
+    pair = torch.from_numpy(target), torch.from_numpy(rates)
+    left = optimal_acceptance(*pair, fixed + draws, name, **options).subset.numpy()[:-1] > 0
     # Where the empty set is as good, so is the set of all tokens that can be drafted.
-    return held | (rates > 0) if bool((held & ~left).any()) else left
+    return float("inf") if bool((always & ~left).any()) else edge_of(left, p, q)
+
+
+def edge_of(left: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
+    """The smallest number above p/q of the tokens in ``left``."""
+    inside = left & (q > 0)
+    return float(np.nextafter((p[inside] / q[inside]).max(), np.inf)) if inside.any() else 0.0
 
 
 def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
@@ -127,11 +139,12 @@ def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
 
     Where p is all but q itself, no bin can follow r = p.  The upper bound of alpha* holds for either.
     """
-    gap = prepared.acceptance + prepared.gap - float(torch.minimum(prepared.p, rates).sum())
+    if prepared.gap <= SMALL_GAP:
+        return prepared
+    gap = prepared.acceptance + prepared.gap - total_of_smaller(prepared.p.numpy(), rates.numpy())
     # A subnormal rest of q cannot be renormalised: then ``rates`` is no distribution.
     if gap >= prepared.gap or abs(float(rates.sum()) - 1.0) > 1e-13:
         return prepared
-
     return Prepared(prepared.p, rates, max(gap, 0.0), FirstDraft(fixed))
 
 

@@ -164,5 +164,6 @@ def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
 def _no_tokenizer(token: Text) -> int | None:
     raise UnreadableError(
         f"names its tokens by text ({token.text!r}), and different tokens can have one text; ask the server for token "
-        'ids (vLLM: "return_tokens_as_token_ids": true; SGLang and llama-server give ids)'
+        'ids (vLLM: "return_tokens_as_token_ids": true; SGLang and llama-server give ids), or name the '
+        "model's tokenizer.json with --tokenizer"
     )

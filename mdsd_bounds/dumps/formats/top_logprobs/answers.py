@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mdsd_bounds.dumps.containers.records import Record
+from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.dumps.formats.top_logprobs.positions import (
     Position,
     Token,
@@ -122,8 +123,29 @@ def _prompt(answer: dict[str, Any]) -> list[Document] | None:
             raise ValueError(f"{len(tokens)} prompt_token_ids but {len(listed)} positions")
         one = _listed(listed, "vLLM prompt_logprobs", tokens or None, output=False)
         _require_own_tokens(one)
+        for place, (value, token) in enumerate(zip(listed, tokens or (), strict=False)):
+            if (own := _own(position(value))) is not None and own != token:
+                raise UnreadableError(
+                    f"prompt_token_ids has {token} at position {place}, whose own token is {own}; save both from one "
+                    "answer"
+                )
         found.append(replace(one, left_out=_left_out(answer)))
     return found or None
+
+
+def _own(held: Position | None) -> Token | None:
+    """The prompt's own token, where its place or its rank gives it away; among the k most probable it looks like any.
+
+    (Files of :func:`mdsd_bounds.dumps.convert.convert` lack it where it is not among the k.)
+    """
+    ranks = [] if held is None else [integer(rank or 0) for rank in held.ranks]
+    if held is None or not ranks:
+        return None
+    best = set(ranks)
+    apart = [token for token, rank in zip(held.tokens, ranks, strict=True) if rank > 1 and rank - 1 not in best]
+    if len(apart) == 1:
+        return apart[0]
+    return held.tokens[0] if ranks[0] > 1 and ranks[0] > min(ranks) > 0 else None
 
 
 def _left_out(answer: dict[str, Any]) -> int:

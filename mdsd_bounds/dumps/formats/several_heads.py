@@ -1,0 +1,121 @@
+"""Drafts of several heads: ``[N, K, V]`` beside the target's ``[N, V]``, or ``[B, S, K, V]`` beside ``[B, S, V]``.
+
+Head k looks k tokens further (Medusa, multi-token prediction): its row i predicts what the target's row i + k predicts,
+within one text.  One head is read at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_store
+from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
+from mdsd_bounds.dumps.how_to_read import chosen
+from mdsd_bounds.dumps.single_model import Side, pair_sides, runs
+from mdsd_bounds.problem import InputError
+
+#: More heads than any draft has: then the axis is something else.
+_MOST = 64
+
+
+def _pair(paths: list[Path]) -> tuple[Array, Array] | None:
+    """The logits of target and draft, by their names."""
+    if len(paths) not in (1, 2) or not all(path.is_file() and array_form(path) for path in paths):
+        return None
+    found = []
+    for role, path in zip(("target", "draft"), paths * (3 - len(paths)), strict=True):
+        store = open_store(path)
+        names = [f"{role}_{name}" for name in LOGITS] + ([*LOGITS] if len(paths) == 2 else [])
+        name = next((name for name in names if name in store), None)
+        if name is None:
+            return None
+        found.append(store[name])
+    return found[0], found[1]
+
+
+def has_heads(paths: list[Path]) -> bool:
+    """Whether the draft's logits have one axis more than the target's, before the vocabulary."""
+    pair = _pair(paths)
+    if pair is None:
+        return False
+    target, draft = (array.shape for array in pair)
+    return (
+        len(target) in (2, 3)
+        and len(draft) == len(target) + 1
+        and draft[:-2] == target[:-1]
+        and 1 <= draft[-2] <= _MOST
+    )
+
+
+def open_heads(paths: list[Path], label: str) -> Dump:
+    """The target beside one head of the draft, by :func:`mdsd_bounds.dumps.how_to_read.chosen`, the first by default.
+
+    Raises
+    ------
+    InputError
+        If there is no such head, or no text is long enough for it.
+    """
+    pair = _pair(paths)
+    assert pair is not None
+    target, array = open_named(paths[0], "target"), pair[1]
+    heads, steps = array.shape[-2], array.shape[-3]
+    head = chosen().head or 0
+    if head >= heads:
+        raise InputError(
+            f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"
+        )
+    rows = _places(target, math.prod(array.shape[:-2]), steps)
+    doc = target.columns.get("doc", torch.zeros(target.rows, dtype=torch.int64))
+    # The draft's row is k earlier in the same text.
+    kept = (rows % steps >= head).nonzero()[:, 0] if "doc" not in target.columns else _same_text(rows, doc, head)
+    if not len(kept):
+        raise InputError(f"{label}: head {head} looks {head} tokens further, and no text is longer; give longer texts")
+    whence = rows[kept] - head
+
+    def read_target(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        return torch.cat([target.read(a, b, width)[0] for a, b in runs(kept[start:stop])]), None
+
+    def read_draft(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        # All heads lie side by side: those between are read with it.
+        pieces = [array.rows(a * heads, b * heads)[head::heads] for a, b in runs(whence[start:stop])]
+        return torch.cat(pieces), None
+
+    columns = {name: column[kept] for name, column in target.columns.items()}
+    first = replace(target, rows=len(kept), columns=columns, read=read_target)
+    second = Side(
+        str(paths[-1]),
+        target.format,
+        len(kept),
+        array.shape[-1],
+        array.dtype,
+        read_draft,
+        kind=target.kind,
+        shift=target.shift,
+        stage=target.stage,
+        bytes=0 if len(paths) == 1 else paths[1].stat().st_size,
+    )
+    dump = pair_sides(first, second, label)
+    note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
+    return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads))
+
+
+def _places(target: Side, rows: int, steps: int) -> Tensor:
+    """Row in the file of each row of the target that is kept."""
+    if target.rows == rows:
+        return torch.arange(rows)
+    # Of texts with their ids the last rows, and padding, are left out.
+    return target.columns["doc"] * steps + target.columns["position"] - 1
+
+
+def _same_text(rows: Tensor, doc: Tensor, head: int) -> Tensor:
+    """Rows whose place ``head`` rows earlier in the file is of the same text."""
+    text = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
+    text[rows] = doc
+    before = (rows - head).clamp(min=0)
+    return ((rows >= head) & (text[before] == doc)).nonzero()[:, 0]
