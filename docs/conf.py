@@ -29,7 +29,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "myst_nb",
 ]
-exclude_patterns = ["examples", "results/tree_rules", "gallery/*.ipynb", "**sg_execution_times.rst", "**.ipynb_checkpoints"]
+exclude_patterns = [
+    "examples",
+    "results/tree_rules",
+    "gallery/*.ipynb",
+    "**sg_execution_times.rst",
+    "**.ipynb_checkpoints",
+]
 
 # Notebooks are executed by the tests, which hold their outputs against the code; the site only shows them.
 nb_execution_mode = "off"
