@@ -141,9 +141,9 @@ def test_batches_are_what_is_read_at_once(
 ) -> None:
     original, read_rows = local.read, []
 
-    def read(dump: Any, start: int, stop: int) -> Any:
+    def read(dump: Any, start: int, stop: int, *, text: bool) -> Any:
         read_rows.append((start, stop))
-        return original(dump, start, stop)
+        return original(dump, start, stop, text=text)
 
     monkeypatch.setattr(local, "read", read)
     whole = Job(open_dump(pair), SETTINGS, len(open_dump(pair)))
@@ -225,7 +225,8 @@ def test_killed_and_run_again(pair: str, tmp_path: Path, monkeypatch: pytest.Mon
         f" progress=lambda done, total: time.sleep(60 if done >= {3 * BLOCK_ROWS} else 0))\n"
     )
     (tmp_path / "tests_settings.py").write_text(
-        f"from mdsd_bounds.pipeline.evaluate_block import Settings\nSETTINGS = {SETTINGS!r}\n"
+        "from mdsd_bounds.pipeline.evaluate_block import Settings\nfrom mdsd_bounds.sampling import SamplingOptions\n"
+        f"SETTINGS = {SETTINGS!r}\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, pair, str(out)], cwd=tmp_path) as process:
         parts = Path(f"{out}.parts")
@@ -385,7 +386,7 @@ def test_other_errors_are_not_taken_for_memory(pair: str, monkeypatch: pytest.Mo
 
 
 def test_memory_that_really_ends(tmp_path: Path) -> None:
-    rows = np.zeros((BLOCK_ROWS, 200_000), dtype=np.float16)
+    rows = np.broadcast_to(np.linspace(-9.0, 9.0, 200_000, dtype=np.float16), (BLOCK_ROWS, 200_000))
     for name in ("target_logits", "draft_logits"):
         np.save(tmp_path / f"{name}.npy", rows)
     code = (
@@ -529,6 +530,7 @@ def test_probabilities_are_not_taken_for_logits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"distributions.npz draft_logits: .* probabilities; save their logarithms"):
         run(open_dump(tmp_path / "distributions.npz"), SETTINGS)
     # One row that could be a distribution does not make all of them distributions.
-    rows[3] += 1.0
-    np.savez(tmp_path / "mixed.npz", target_logits=rows.log().numpy(), draft_logits=rows.numpy())
+    mixed = torch.randn(6, SIZE, generator=torch.Generator().manual_seed(1))
+    mixed[3] = rows[3]
+    np.savez(tmp_path / "mixed.npz", target_logits=rows.log().numpy(), draft_logits=mixed.numpy())
     run(open_dump(tmp_path / "mixed.npz"), SETTINGS)

@@ -87,7 +87,8 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("ratio,")
-    assert "advice: ratio 1.5; gain" in result.stderr
+    told = CliRunner().invoke(app, arguments[:-2])
+    assert "1.5" in told.stdout.splitlines()[0]
 
 
 def test_equilibrium_of_shipped_rows_and_its_figure(tmp_path: Path) -> None:
