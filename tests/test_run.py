@@ -529,8 +529,9 @@ def test_probabilities_are_not_taken_for_logits(tmp_path: Path) -> None:
     np.savez(tmp_path / "distributions.npz", target_logits=rows.log().numpy(), draft_logits=rows.numpy())
     with pytest.raises(InputError, match=r"distributions.npz draft_logits: .* probabilities; save their logarithms"):
         run(open_dump(tmp_path / "distributions.npz"), SETTINGS)
-    # One row that could be a distribution does not make all of them distributions.
+    # A single row that is a distribution is named: no row of logits is one by chance.
     mixed = torch.randn(6, SIZE, generator=torch.Generator().manual_seed(1))
     mixed[3] = rows[3]
     np.savez(tmp_path / "mixed.npz", target_logits=rows.log().numpy(), draft_logits=mixed.numpy())
-    run(open_dump(tmp_path / "mixed.npz"), SETTINGS)
+    with pytest.raises(InputError, match=r"mixed.npz draft_logits: row 3 .* probabilities"):
+        run(open_dump(tmp_path / "mixed.npz"), SETTINGS)
