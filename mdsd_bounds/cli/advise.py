@@ -120,7 +120,7 @@ def advise(
         print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
         _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
-    told = Summary(profiles, lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
+    told = Summary(lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
     print_summary(advice, told, format, warnings)
 
 

@@ -26,7 +26,7 @@ from mdsd_bounds.cli.options import (
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
-from mdsd_bounds.cli.table import Summary, run_and_print
+from mdsd_bounds.cli.table import Running, Summary, run_and_print
 
 
 @with_sampling
@@ -71,5 +71,6 @@ def bounds(
     )
     say_sampling(sampling)
     dump = named(dump, head=head, tokenizer=tokenizer)
-    told = Summary(summarise, bounds_in_words, droppable=("stderr",))
-    run_and_print(dump, settings, told, format, out, limit, shard, engine, batch, force, quiet)
+    running = Running(out, limit, shard, engine, batch, force, quiet)
+    told = Summary(bounds_in_words, droppable=("stderr",))
+    run_and_print(dump, settings, running, summarise, told, format)

@@ -33,7 +33,7 @@ from mdsd_bounds.cli.options import (
 )
 from mdsd_bounds.cli.outputs import Force
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
-from mdsd_bounds.cli.table import Summary, computed, print_summary, run_and_print
+from mdsd_bounds.cli.table import Running, Summary, computed, print_summary, run_and_print
 
 if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
@@ -106,21 +106,8 @@ def compare(
     if other is not None:
         _paired(dump, other, settings, format, limit, quiet)
         return
-    told = Summary(best_first, comparison_in_words, shown, ("share",))
-    run_and_print(
-        dump,
-        settings,
-        told,
-        format,
-        out,
-        limit,
-        shard,
-        engine,
-        batch,
-        force,
-        quiet,
-        hint=sampling_hint(samples),
-    )
+    running = Running(out, limit, shard, engine, batch, force, quiet, sampling_hint(samples))
+    run_and_print(dump, settings, running, best_first, Summary(comparison_in_words, shown, ("share",)), format)
 
 
 def best_first(table: Any) -> Any:
@@ -144,14 +131,15 @@ def _paired(first: str, second: str, settings: Settings, format: Format, limit: 
         if path.endswith(".parquet") and Path(path).is_file() and _is_table(path):
             tables.append(read_table(path))
             continue
-        found = computed(path, settings, None, limit, "0/1", "local", 64, False, quiet, sampling_hint(settings.samples))
+        running = Running(limit=limit, quiet=quiet, hint=sampling_hint(settings.samples))
+        found = computed(path, settings, running)
         assert found is not None
         tables.append(found[0])
         warnings += found[1]
     names = Path(first).name or first, Path(second).name or second
     if names[0] == names[1]:
         names = first, second
-    told = Summary(None, lambda summary: paired_in_words(summary, *names), None, ("positions",))  # type: ignore[arg-type]
+    told = Summary(lambda summary: paired_in_words(summary, *names), droppable=("positions",))
     print(f"note: first is {first}, second is {second}", file=sys.stderr)
     print_summary(paired(tables[0], tables[1], names), told, format, warnings)
 

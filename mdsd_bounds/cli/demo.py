@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mdsd_bounds.cli.options import Format, Limit, Quiet, Style
-from mdsd_bounds.cli.table import Summary, run_and_print
+from mdsd_bounds.cli.table import Running, Summary, run_and_print
 
 #: Published rules with a closed form, and the one that attains the bound.
 VERIFIERS = ("naive_tree", "rrs", "k_seq", "optimal")
@@ -20,8 +20,8 @@ def demo(format: Style = Format.table, limit: Limit = None, quiet: Quiet = False
     from mdsd_bounds.pipeline.tables import COMPARED
 
     settings = Settings(("with_replacement",), (1, 2, 4), verifiers=VERIFIERS)
-    told = Summary(best_first, comparison_in_words, COMPARED, ("share",))
-    run_and_print(str(EXAMPLE), settings, told, format, None, limit, "0/1", "local", 64, False, quiet)
+    told = Summary(comparison_in_words, COMPARED, ("share",))
+    run_and_print(str(EXAMPLE), settings, Running(limit=limit, quiet=quiet), best_first, told, format)
     print(
         f"note: the dump is {EXAMPLE}; next: mdsd compare {EXAMPLE}, or a dump of your own models (mdsd log --help)",
         file=sys.stderr,

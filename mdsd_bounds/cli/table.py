@@ -19,49 +19,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a dump is run through the loop: the options of that name, and what progress says of a slow run."""
+
+    out: str | None = None
+    limit: int | None = None
+    shard: str = "0/1"
+    engine: str = "local"
+    batch: int = 64
+    force: bool = False
+    quiet: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class Summary:
-    """How a per-position table is told: its summary, the sentence it begins with, and what people are shown of it.
+    """How a summary is told: the sentence it begins with, and what people are shown of it.
 
     ``droppable`` are the columns that text goes without where it would be wider than 100 columns, first to last.
     """
 
-    summarise: Callable[..., Any]
     conclude: Callable[..., str]
     columns: list[str] | None = None
     droppable: tuple[str, ...] = ()
 
 
 def run_and_print(
-    dump: str,
-    settings: Settings,
-    told: Summary,
-    format: Format,
-    out: str | None,
-    limit: int | None,
-    shard: str,
-    engine: str,
-    batch: int,
-    force: bool,
-    quiet: bool,
-    hint: str = "",
+    dump: str, settings: Settings, running: Running, summarise: Callable[..., Any], told: Summary, format: Format
 ) -> None:
     """Compute, write per-position results where asked, and print the summary, of each head where there are several."""
     from pandas import concat
 
-    from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.dumps import open_dump
 
-    _check(dump, settings, out, shard, engine, force)
-    source, warnings = opened(dump, limit)
-    heads, summaries = _other_heads(dump, source, out), []
+    source, warnings = _opened(dump, settings, running)
+    heads, summaries = _other_heads(dump, source, running.out), []
     for head, name in enumerate(heads or [dump]):
         if heads:
             print(f"head {head} of {len(heads)}", file=sys.stderr)
             source = open_dump(name)
-        table = _table(source, name, settings, out, limit, shard, engine, batch, force, quiet, hint)
+        table = _table(source, name, settings, running)
         if table is None:
             return
-        summary = told.summarise(table)
+        summary = summarise(table)
         if heads:
             summary.insert(0, "head", head)
         summaries.append(summary)
@@ -85,39 +85,27 @@ def print_summary(summary: Any, told: Summary, format: Format, warnings: Sequenc
         print(render(summary, format.value, columns, warnings, conclusion))
 
 
-def computed(
-    dump: str,
-    settings: Settings,
-    out: str | None,
-    limit: int | None,
-    shard: str,
-    engine: str,
-    batch: int,
-    force: bool,
-    quiet: bool,
-    hint: str = "",
-) -> tuple[Any, list[str]] | None:
+def computed(dump: str, settings: Settings, running: Running) -> tuple[Any, list[str]] | None:
     """The per-position table and the warnings about its dump; None where other shards are still missing."""
-    from mdsd_bounds.cli.notes import opened
-
-    _check(dump, settings, out, shard, engine, force)
-    source, warnings = opened(dump, limit)
-    table = _table(source, dump, settings, out, limit, shard, engine, batch, force, quiet, hint)
+    source, warnings = _opened(dump, settings, running)
+    table = _table(source, dump, settings, running)
     return None if table is None else (table, warnings)
 
 
-def _check(dump: str, settings: Settings, out: str | None, shard: str, engine: str, force: bool) -> None:
-    """What can be refused before the dump is opened."""
+def _opened(dump: str, settings: Settings, running: Running) -> tuple[Any, list[str]]:
+    """The dump and the warnings about it, after everything that can be refused before it is opened."""
+    from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.problem import draft_counts
     from mdsd_bounds.samplers import get_sampler
 
     draft_counts(settings.drafts)
     for name in settings.samplers:
         get_sampler(name)
-    shard_in(shard, out)
-    if engine == "ray":
+    shard_in(running.shard, running.out)
+    if running.engine == "ray":
         need("ray", "ray.data", purpose="--engine ray")
-    check_out(out, [dump], force, table=True)
+    check_out(running.out, [dump], running.force, table=True)
+    return opened(dump, running.limit)
 
 
 def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
@@ -132,28 +120,18 @@ def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
     return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(source.facts.heads)]
 
 
-def _table(
-    source: Any,
-    name: str,
-    settings: Settings,
-    out: str | None,
-    limit: int | None,
-    shard: str,
-    engine: str,
-    batch: int,
-    force: bool,
-    quiet: bool,
-    hint: str,
-) -> Any:
+def _table(source: Any, name: str, settings: Settings, running: Running) -> Any:
     """The per-position table of an open dump, with notes on stderr; None where other shards are still missing."""
     from mdsd_bounds.pipeline.run import is_finished, run
 
-    index, number = shard_in(shard, out)
+    out, force, limit = running.out, running.force, running.limit
+    index, number = shard_in(running.shard, out)
     if out is not None and not force and number == 1 and is_finished(source, settings, out, limit):
         print(f"note: {out} holds these results already; --force computes them again", file=sys.stderr)
     kept = contextlib.nullcontext() if out is None else resumable(f"finished parts are in {out}.parts")
+    bar = progress_bar(name, running.quiet, running.hint)
     # stdout is data: what Ray says about workers that died goes to stderr like all notes.
-    with progress_bar(name, quiet, hint) as progress, contextlib.redirect_stdout(sys.stderr), kept:
+    with bar as progress, contextlib.redirect_stdout(sys.stderr), kept:
         table = run(
             source,
             settings,
@@ -161,8 +139,8 @@ def _table(
             shard=(index, number),
             limit=limit,
             progress=progress,
-            engine=engine,
-            batch_rows=batch,
+            engine=running.engine,
+            batch_rows=running.batch,
             force=force,
         )
     if table is None:
