@@ -25,7 +25,7 @@ from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
 from mdsd_bounds.dumps.how_to_read import parted
-from mdsd_bounds.dumps.top_k_rows import to_float32, top_k_rows
+from mdsd_bounds.dumps.top_k_rows import joined, to_float32, top_k_arrays
 from mdsd_bounds.problem import InputError
 
 _BLOCK = 32
@@ -192,17 +192,12 @@ def _role(batch: LogitBatch, role: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _top_k_arrays(dump: Dump, k: int) -> dict[str, Tensor]:
-    pieces: dict[str, list[Tensor]] = {}
+    parts = []
     for batch in dump.batches(_BLOCK):
-        for role in _ROLES:
-            ids, value, cut = top_k_rows(*_role(batch, role), k)
-            for name, part in (("ids", ids.to(torch.int32)), ("logprobs", value), ("cut", cut)):
-                pieces.setdefault(f"{role}_{name}", []).append(part)
-        for name in ("doc", "position", "token"):
-            if getattr(batch, name) is not None:
-                pieces.setdefault(name, []).append(getattr(batch, name))
-    arrays = {name: torch.cat(parts) for name, parts in pieces.items()}
-    return arrays | {"vocabulary": torch.tensor(max(dump.facts.target_width, dump.facts.draft_width))}
+        held = {name: getattr(batch, name) for name in ("doc", "position", "token")}
+        columns = {name: value for name, value in held.items() if value is not None}
+        parts.append(top_k_arrays(_role(batch, "target"), _role(batch, "draft"), k) | columns)
+    return joined(parts) | {"vocabulary": torch.tensor(max(dump.facts.target_width, dump.facts.draft_width))}
 
 
 def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from mdsd_bounds.distributions import peak_of
 from mdsd_bounds.problem import rounding_unit
 
+#: Rows of one model, with what is known of their missing mass where they are truncated.
+Rows: TypeAlias = tuple[Tensor, Tensor | None]
 #: What is said of dropped mass that underflows: not nothing.
 LEAST = 1e-300
 
@@ -39,6 +44,23 @@ def top_k_rows(logits: Tensor, cut: Tensor | None, k: int) -> tuple[Tensor, Tens
     cut[:, 1] += torch.where(torch.isfinite(first), (dropped * slack.exp()).clamp(min=LEAST), 0.0)
     cut[:, 2] = torch.maximum(cut[:, 2], first + slack)
     return torch.where(held, ids, torch.full_like(ids, -1)), value, cut
+
+
+def top_k_arrays(target: Rows, draft: Rows, k: int) -> dict[str, Tensor]:
+    """The arrays of a top-k dump of some rows: ids (int32), log-probabilities and cuts of both models.
+
+    Each side is ``(logits [B, V], cut [B, 4] or None)`` as for :func:`top_k_rows`.
+    """
+    arrays: dict[str, Tensor] = {}
+    for role, (logits, cut) in (("target", target), ("draft", draft)):
+        ids, value, rest = top_k_rows(logits, cut, k)
+        arrays |= {f"{role}_ids": ids.to(torch.int32), f"{role}_logprobs": value, f"{role}_cut": rest}
+    return arrays
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Arrays of several blocks of rows, one below the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def to_float32(logprobs: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,6 @@ the distribution of the token recorded beside it, whose place in the document is
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from mdsd_bounds.models.dump_writers import STORES, Store, open_store
 from mdsd_bounds.models.finished import finished_rows
 from mdsd_bounds.models.forward import forward, head_inputs, left_pad, read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model, require_transformers
-from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.models.prompts import given_texts, texts_digest
 from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
 
@@ -131,12 +129,12 @@ def log_pair(
     settings = settings or CaptureSettings()
     _check(settings, max_positions)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-    texts = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
+    texts = given_texts(prompts)
     require_transformers()
     facts: dict[str, Any] = {
         "settings": _stated(settings),
         "versions": {name: version(name) for name in ("torch", "transformers")},
-        "prompts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "prompts_sha256": texts_digest(texts),
         **({"max_positions": max_positions} if max_positions is not None else {}),
         **(notes or {}),
     }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.formats.native import DumpWriter
-from mdsd_bounds.dumps.top_k_rows import top_k_rows
+from mdsd_bounds.dumps.top_k_rows import top_k_arrays
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.models.array_writer import ArrayWriter
 from mdsd_bounds.models.drafts import Draft, head_width
@@ -122,13 +122,10 @@ class TopKStore(HiddenStore):
     def append(self, target: Tensor, draft: Tensor, columns: Mapping[str, Tensor]) -> None:
         """Cut and write the rows of a batch."""
         target, draft, _ = align_widths(target, draft, str(self.path))
-        arrays = dict(columns)
         for role, logits in (("target", target), ("draft", draft)):
             if bool(torch.isnan(logits).any()):
                 raise InputError(f"{self.path}: the {role} gave NaN logits; run it in float32")
-            ids, value, cut = top_k_rows(logits, None, self._k)
-            arrays |= {f"{role}_ids": ids.to(torch.int32), f"{role}_logprobs": value, f"{role}_cut": cut}
-        self._writer.append(arrays)
+        self._writer.append({**columns, **top_k_arrays((target, None), (draft, None), self._k)})
 
 
 def open_store(

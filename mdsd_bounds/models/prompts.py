@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdsd_bounds.dumps.boundary import reason
@@ -44,6 +46,16 @@ def read_prompts(source: str | Path) -> list[str]:
     if not lines:
         raise InputError(f"{path}: the prompt file is empty; give at least one line")
     return [parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+
+
+def given_texts(prompts: Sequence[str] | str | Path) -> list[str]:
+    """Texts as a caller gives them: themselves, or a file as for :func:`read_prompts`."""
+    return read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
+
+
+def texts_digest(texts: list[str]) -> str:
+    """SHA-256 of texts: what tells a run over them from a run over others."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _human_eval() -> list[str]:

@@ -7,7 +7,6 @@ gate that files of such answers pass, so that nothing is believed that a file wo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from mdsd_bounds.dumps import open_side
 from mdsd_bounds.dumps.single_model import UNSTATED_WIDTH, Side, pair_sides
-from mdsd_bounds.dumps.top_k_rows import top_k_rows
+from mdsd_bounds.dumps.top_k_rows import joined, top_k_arrays
 from mdsd_bounds.models.array_writer import ArrayWriter
 from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.models.loading import LoadedModel
-from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.models.prompts import given_texts, texts_digest
 from mdsd_bounds.models.servers import Server, prompt_logprobs, served_model
 from mdsd_bounds.problem import InputError
 
@@ -104,7 +103,7 @@ def log_servers(
     """
     settings = settings or ServerSettings()
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-    texts = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
+    texts = given_texts(prompts)
     if not texts:
         raise InputError("no prompts: give at least one")
     names = [served_model(one) if isinstance(one, Server) else "" for one in (target, draft)]
@@ -147,7 +146,7 @@ def _facts(
         "target": {"served": names[0]},
         "draft": other,
         "settings": {"mode": "teacher_forced", **stated, "vocabulary": settings.vocabulary},
-        "prompts_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "prompts_sha256": texts_digest(texts),
         "store": "top-k",
         "support": "top-k",
         "top_k": settings.top_k,
@@ -214,16 +213,12 @@ def _arrays(
     first, second = (replace(side, width=side.width or width) for side in (target, draft))
     dump = pair_sides(first, second, where)
     limits = [limit for limit in (len(dump), settings.new_tokens, left) if limit is not None]
-    pieces: dict[str, list[Tensor]] = {}
+    parts = []
     for batch in dump.batches(_ROWS, 0, min(limits)):
         assert batch.token is not None
-        for role in ("target", "draft"):
-            logits, cut = getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut")
-            # One more than asked for: the prompt's own token may stand beside the k most probable ones.
-            ids, value, rest = top_k_rows(logits, cut, settings.top_k + 1)
-            for name, part in (("ids", ids.to(torch.int32)), ("logprobs", value), ("cut", rest)):
-                pieces.setdefault(f"{role}_{name}", []).append(part)
-        pieces.setdefault("token", []).append(batch.token)
-    found = {name: torch.cat(parts) for name, parts in pieces.items()}
+        sides = (batch.target_logits, batch.target_cut), (batch.draft_logits, batch.draft_cut)
+        # One more than asked for: the prompt's own token may stand beside the k most probable ones.
+        parts.append(top_k_arrays(*sides, settings.top_k + 1) | {"token": batch.token})
+    found = joined(parts)
     rows = len(found["token"])
     return found | {"doc": torch.full((rows,), number), "position": torch.arange(1, rows + 1)}
