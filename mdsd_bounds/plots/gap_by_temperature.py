@@ -6,10 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from mdsd_bounds.plots.estimates import gaps
-from mdsd_bounds.plots.interval_lines import interval_lines
-from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
-from mdsd_bounds.plots.style import need_verifiers
+from mdsd_bounds.plots.gap_lines import gap_figure
+from mdsd_bounds.plots.layout import Look
 
 
 def gap_by_temperature(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
@@ -29,15 +27,4 @@ def gap_by_temperature(table: pd.DataFrame, ax: Any = None, look: Look | None = 
     InputError
         If the table holds no verifier.
     """
-    need_verifiers(table, "gap_by_temperature")
-    frame = Frame(
-        "gap_by_temperature", _panel, "What a better verifier could still add", "temperature",
-        "bound minus acceptance, percentage points", axis="temperature", facets=("sampler", "drafts"),
-        note=f"Bars: {INTERVALS}, paired by position.",
-    )  # fmt: skip
-    return compose(frame, gaps(table), ax, look)
-
-
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
-    ax.axhline(0.0, color="#999999", linewidth=0.8 * scale, zorder=1)
-    interval_lines(ax, series, "temperature", scale, factor=100.0)
+    return gap_figure(table, ax, look, "temperature", "temperature", "drafts")
