@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from mdsd_bounds.audit.draft_check import draft_check
 from mdsd_bounds.audit.logs import distribution_of, rounding
 from mdsd_bounds.audit.martingale import wager
 from mdsd_bounds.audit.self_check import drawn_rows
-from mdsd_bounds.cli import main
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.trees.base import grow
 from mdsd_bounds.trees.verify import verify
 from mdsd_bounds.verifiers import Verifier
+from tests.command import call
 
 EXAMPLE = str(Path(__file__).parent / "data" / "audit-example.jsonl")
 Entry = dict[str, Any]
@@ -55,14 +54,6 @@ def entries(rule: Verifier, sampler: str, n: int, count: int, seed: int = 0, siz
 def written(path: Path, lines: list[Entry]) -> str:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
-
-
-def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    return int(stop.value.code or 0), output.out, output.err
 
 
 def same_verdict(first: LogReport, second: LogReport) -> bool:

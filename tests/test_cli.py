@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from mdsd_bounds import optimal_acceptance, to_probs
-from mdsd_bounds.cli import main, options
+from mdsd_bounds.cli import options
+from tests.command import call
 
 ROWS, SIZE = 70, 50
 
@@ -26,14 +27,6 @@ def dump(tmp_path: Path) -> str:
     draft = target + generator.normal(size=(ROWS, SIZE)).astype(np.float32)
     np.savez(tmp_path / "pair.npz", target_logits=target, draft_logits=draft, doc=np.arange(ROWS) // 7)
     return str(tmp_path / "pair.npz")
-
-
-def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    return int(stop.value.code or 0), output.out, output.err
 
 
 def test_bounds_equal_the_library(dump: str, capsys, monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

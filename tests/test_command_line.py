@@ -12,18 +12,11 @@ import pytest
 import torch
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, __version__, acceptance_rate, load_example, optimal_acceptance, to_probs
-from mdsd_bounds.cli import commands, main
+from mdsd_bounds.cli import commands
 from mdsd_bounds.cli.help_texts import HELP
 from mdsd_bounds.cli.listing import FORMATS
 from mdsd_bounds.dumps import READERS
-
-
-def call(*arguments: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    found = capsys.readouterr()
-    return int(end.value.code or 0), found.out, found.err
+from tests.command import call
 
 
 def test_version(capsys: Any, monkeypatch: Any) -> None:

@@ -18,8 +18,9 @@ import pytest
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds._backend.printable import printable
-from mdsd_bounds.cli import commands, exits, main
+from mdsd_bounds.cli import commands, exits
 from mdsd_bounds.cli.terminal import Guarded
+from tests.command import call
 
 ROWS, SIZE = 70, 20
 #: Every command with the fewest arguments it takes; PLACE stands for where it writes.
@@ -84,15 +85,6 @@ def write_pair(path: Path, seed: int, rows: int = ROWS) -> str:
     draft = target + generator.normal(size=target.shape).astype(np.float32)
     np.savez(path, target_logits=target, draft_logits=draft, doc=np.arange(rows) // 7)
     return str(path)
-
-
-def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, output.out, output.err
 
 
 def arguments_of(name: str, inputs: dict[str, str], place: str) -> list[str]:

@@ -13,20 +13,12 @@ import pytest
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds._backend.text_table import text_table
-from mdsd_bounds.cli import main
 from mdsd_bounds.pipeline.conclusions import bounds_in_words, comparison_in_words, paired_in_words
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.paired import paired
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import fitted, render, summarise_comparison
-
-
-def call(*arguments: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    found = capsys.readouterr()
-    return int(end.value.code or 0), found.out, found.err
+from tests.command import call
 
 
 @pytest.fixture(scope="module")

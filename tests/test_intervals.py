@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from mdsd_bounds import InputError, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.truncated import intervals
 from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import interval_bounds, solve_cut
-from mdsd_bounds.cli import main
 from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.top_k_rows import top_k_rows
+from tests.command import call
 
 SAMPLERS = [
     ("with_replacement", {}),
@@ -225,14 +224,6 @@ def test_refusals() -> None:
 
 
 # Through the command line
-
-
-def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    return int(stop.value.code or 0), output.out, output.err
 
 
 def write_dump(path: Path, logits: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
-from mdsd_bounds.cli import main
 from mdsd_bounds.dumps.base import Facts
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.inspect import sizes
@@ -28,6 +27,7 @@ from mdsd_bounds.models import array_writer
 from mdsd_bounds.models.capture import CaptureSettings, log_pair
 from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import MAX_CHARACTERS
+from tests.command import call
 
 SMALL = ["--new-tokens", "4", "--batch-size", "2", "--seed", "3", "--store-dtype", "float32"]
 STORES = ["logits", "hidden", "top-k"]
@@ -61,14 +61,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "blank.txt").write_text("ab\n\ncd\n")
     (root / "long.txt").write_text("ab\n" + "a" * (MAX_CHARACTERS + 1) + "\n")
     return root
-
-
-def call(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    return int(stop.value.code or 0), output.out, output.err
 
 
 def command(folder: Path, out: Path, *more: str, target: str = "target", draft: str = "draft") -> list[str]:

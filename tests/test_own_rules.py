@@ -19,11 +19,12 @@ from torch import Tensor
 from mdsd_bounds import SAMPLERS, VERIFIERS, InputError, acceptance_rate, open_dump
 from mdsd_bounds._backend.progress import stage, watching
 from mdsd_bounds.audit import audit_rule, load_rule
-from mdsd_bounds.cli import main, options
+from mdsd_bounds.cli import options
 from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.samplers import Sampler, register_sampler
 from mdsd_bounds.verifiers import Verifier, enumerate_verifier, from_function, get_verifier, register_verifier
+from tests.command import call
 
 RULE = '''
 """Two forms of one rule, and one that is lossy."""
@@ -89,14 +90,6 @@ def registries() -> Iterator[None]:
     for registry, held in ((VERIFIERS, before), (SAMPLERS, samplers)):
         registry.clear()
         registry.update(held)  # type: ignore[arg-type]
-
-
-def call(*arguments: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["mdsd", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    found = capsys.readouterr()
-    return int(end.value.code or 0), found.out, found.err
 
 
 def exact_first(p: Tensor, q: Tensor, n: int) -> float:
