@@ -89,22 +89,6 @@ class Positions:
         return Positions(**chosen, sampler=tuple(self.sampler[i] for i in where))
 
 
-def join_positions(parts: list[Positions]) -> Positions:
-    """Several logs one after the other."""
-    values = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts])
-        for f in dataclasses.fields(Positions)
-        if f.name != "sampler"
-    }
-    return Positions(**values, sampler=tuple(name for part in parts for name in part.sampler))
-
-
-def first_rank(drafts: Ints, token: Ints) -> Ints:
-    """First slot ``[M]`` of ``drafts`` ``[M, n]`` that holds ``token`` ``[M]``; -1 if none does."""
-    hits = drafts == token[:, None]
-    return np.where(hits.any(1), hits.argmax(1), -1) if drafts.shape[1] else np.full(len(token), -1)
-
-
 @dataclass(frozen=True)
 class Rows:
     """Distributions ``[B, K]`` that several positions may share, over K columns.
@@ -157,8 +141,3 @@ def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, optio
     method = "subsets" if p.shape[1] <= FEW_TOKENS else "auto"
     bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, method=method, **options)
     return np.asarray(bound.high.numpy(), dtype=np.float64)
-
-
-def empty_floats(*shape: int) -> Floats:
-    """An array of NaN: nothing is known."""
-    return np.full(shape, np.nan)
