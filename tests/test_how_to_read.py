@@ -187,7 +187,7 @@ def test_tokenizers_that_are_none(content: str | None, message: str, tmp_path: P
         open_dump(f"{path},{path}#tokenizer={tmp_path}")
 
 
-# llama.cpp files of unlike numbers of chunks
+# llama.cpp files of different numbers of chunks
 
 
 def test_common_chunks(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_sixty_four_drafts() -> None:
 
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_nine_ratios_over_three_thousand_tokens(n: int) -> None:
-    # A bin of one ratio holds tokens of unlike q, whose r is not in proportion to q: some 1e-5 is lost, and stated.
+    # A bin of one ratio holds tokens of different q, whose r is not in proportion to q: some 1e-5 is lost, and stated.
     p, q = (torch.from_numpy(x / x.sum()) for x in np.random.default_rng(0).integers(1, 4, (2, 3000)).astype(float))
     rule = prepare(p, q, n)
     best = optimal_acceptance(p, q, n, "without_replacement")

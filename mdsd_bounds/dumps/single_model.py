@@ -151,7 +151,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
 
 
 def _common_chunks(target: Side, draft: Side, label: str) -> tuple[Side, Side, dict[str, str]]:
-    """Two llama.cpp files of one text whose runs were of unlike numbers of chunks: the rows of the common ones.
+    """Two llama.cpp files of one text whose runs were of different numbers of chunks: the rows of the common ones.
 
     Raises
     ------

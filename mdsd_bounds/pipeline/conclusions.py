@@ -22,9 +22,8 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
     """  # noqa: E501 (a sentence)
     part, where = _at_most_drafts(summary)
     best = part.iloc[int(part["mean"].to_numpy().argmax())]
-    loose = best["certified_high"] - best["certified_low"]
-    # Between the two the rows leave the answer open, and only the upper end is a bound.
-    most = best["certified_high"] if loose > 1e-4 else best["mean"]
+    # What nobody can exceed is the upper end of the certified interval; the middle is no bound of truncated rows.
+    most, loose = best["certified_high"], best["certified_high"] - best["certified_low"]
     certified = f"; the best accepts {best['certified_low']:.4f} at least" if loose > 1e-4 else ""
     what = "no verifier" if best.get("tv", 0) > 0 else "no lossless verifier"
     within = f" within a total variation of {best['tv']:g}" if best.get("tv", 0) > 0 else ""

@@ -17,8 +17,6 @@ import pandas as pd
 from mdsd_bounds.pipeline.tables import bootstrap_interval, summarise, summarise_comparison
 from mdsd_bounds.trees.advise import BEST, Costs, advise, frontier, profiles
 
-#: Certified intervals wider than this are not rounding: rows are truncated.
-_LOOSE = 1e-4
 #: Acceptance that one more step in the number of drafts must add to be worth it.
 WORTH = 0.01
 #: Gaps below this are rounding: the rule attains its bound.
@@ -100,9 +98,8 @@ def answer(
     documents = bounds.drop_duplicates("row").set_index("row")["doc"]
     top = str(order.index[0])
     ceiling = _rows(at, drafts, top, "")["value"]
-    # Where rows are truncated, the middle of the intervals is no bound: what nobody can exceed is their upper end.
-    most = float(at.groupby("sampler", sort=False)["certified_high"].mean().max())
-    bound = most if most - float(ceiling.mean()) > _LOOSE else float(ceiling.mean())
+    # What nobody can exceed is the upper end of the certified intervals; their middle is no bound of truncated rows.
+    bound = float(at.groupby("sampler", sort=False)["certified_high"].mean().max())
     second = None
     if len(order) > 1:
         other = str(order.index[1])

@@ -249,7 +249,7 @@ def _texts_of_tokens(folder: Path) -> None:
     Tokenizer(models.WordLevel({f"t{i}": i for i in range(V)}, unk_token="t0")).save(str(folder / "tokenizer.json"))
 
 
-def _unlike_chunks(folder: Path) -> None:
+def _different_chunks(folder: Path) -> None:
     ids = torch.arange(16, dtype=torch.int32).reshape(2, 8) % V
     write_llama_cpp(folder / "t.kld", _rows(2, 3, V), ids)
     write_llama_cpp(folder / "d.kld", _rows(1, 3, V, seed=1), ids[:1])
@@ -425,7 +425,7 @@ FORMS: dict[str, Form] = {
     "teacher, parquet": _dump(_answered(teacher_lists, "parquet"), "{}/t.parquet,{}/d.parquet"),
     "several heads .npz": _dump(_heads, "{}/x.npz#head=1"),
     "chat, texts and tokenizer": _dump(_texts_of_tokens, "{}/t.json,{}/d.json#tokenizer={}"),
-    "llama.cpp, unlike chunks": _dump(_unlike_chunks, "{}/t.kld,{}/d.kld"),
+    "llama.cpp, different chunks": _dump(_different_chunks, "{}/t.kld,{}/d.kld"),
     "numbers of ml_dtypes .npy": _dump(_small_floats("npy"), "{}/t.npy,{}/d.npy"),
     "float8 .safetensors": _dump(_small_floats("safetensors"), "{}/x.safetensors"),
     "pair .parquet": _dump(_columns, "{}/x.parquet"),
