@@ -16,24 +16,8 @@ from typing import Any
 Mutate = Callable[[bytes, random.Random], bytes]
 
 INTEGERS = [
-    0,
-    1,
-    -1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    65535,
-    65536,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**62,
-    2**63 - 1,
-    2**63,
-    -(2**63),
-]
+    0, 1, -1, 2, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, -(2**63),
+]  # fmt: skip
 #: Stands in a JSON value for text that Python's own writer would not write.
 _RAW = {
     "@huge": "1e999",
