@@ -202,7 +202,7 @@ def columns(folder: Path) -> None:
 
 def packed_steps(folder: Path) -> None:
     steps(full=True)(folder)
-    (folder / "x.jsonl.gz").write_bytes(gzip.compress((folder / "x.jsonl").read_bytes()))
+    (folder / "x.jsonl.gz").write_bytes(gzip.compress((folder / "x.jsonl").read_bytes(), mtime=0))
     (folder / "x.jsonl").unlink()
 
 
@@ -315,7 +315,7 @@ def token_map(name: str) -> Make:
 def prompts(name: str) -> Make:
     def make(folder: Path) -> None:
         text = "".join(json.dumps({"prompt": f"text {i}", "id": i}) + "\n" for i in range(4)).encode()
-        (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        (folder / name).write_bytes(gzip.compress(text, mtime=0) if name.endswith(".gz") else text)
 
     return make
 

@@ -75,27 +75,11 @@ WIDE = 8192
 
 @dataclass(frozen=True)
 class Found:
-    """Minimum of ``P - Q`` for some of the numbers of drafts, ``[N, B]`` each, and where it is.
-
-    ``best`` was evaluated, nothing is below ``low``, each to ``error``.  H is the ``fixed`` most probable tokens and
-    those with ``(p / (scale q), index)`` up to ``(ratio, token)`` (token -1: strictly smaller ratios only).  Rows that
-    are not ``usable`` hold nothing.
-    """
+    """Answers for some of the numbers of drafts: their ``slots`` among those asked for, and their ``fixed`` tokens."""
 
     slots: list[int]
     fixed: list[int]
-    best: np.ndarray
-    low: np.ndarray
-    error: np.ndarray
-    ratio: np.ndarray
-    token: np.ndarray
-    scale: np.ndarray
-    size: np.ndarray
-    usable: np.ndarray
-
-    def answers(self) -> Answers:
-        """The arrays, as compiled code takes them."""
-        return Answers(self.best, self.low, self.error, self.ratio, self.token, self.scale, self.size, self.usable)
+    answers: Answers
 
 
 def applies(problem: Problem) -> bool:
@@ -135,11 +119,11 @@ def solve_fast(problem: Problem) -> Bound:
     solved = torch.zeros(shape, dtype=torch.bool)
     for found in results:
         slots = torch.tensor(found.slots)
-        done = torch.from_numpy(found.usable)
-        best, error = 1.0 + torch.from_numpy(found.best), torch.from_numpy(found.error)
-        value[slots], size[slots], solved[slots] = best, torch.from_numpy(found.size), done
+        done = torch.from_numpy(found.answers.usable)
+        best, error = 1.0 + torch.from_numpy(found.answers.best), torch.from_numpy(found.answers.error)
+        value[slots], size[slots], solved[slots] = best, torch.from_numpy(found.answers.size), done
         high[slots] = best + error
-        low[slots] = torch.minimum(best, 1.0 + torch.from_numpy(found.low)) - error
+        low[slots] = torch.minimum(best, 1.0 + torch.from_numpy(found.answers.low)) - error
     if problem.mass_error is not None:
         low, high = low - problem.mass_error, high + problem.mass_error
     # alpha* is a probability: cutting the interval to [0, 1] only removes values that cannot be.
@@ -150,7 +134,7 @@ def solve_fast(problem: Problem) -> Bound:
         mask = torch.zeros((*shape, problem.p.shape[1]), dtype=torch.bool, device=problem.p.device)
         for found in results:
             for d, slot in enumerate(found.slots):
-                rows = torch.from_numpy(found.usable[d]).nonzero()[:, 0]
+                rows = torch.from_numpy(found.answers.usable[d]).nonzero()[:, 0]
                 mask[slot, rows] = _subset(problem.p[rows], problem.q[rows], found, d, rows)
         for slots, rows, bound in scans:
             assert bound.make_subset is not None
@@ -162,7 +146,9 @@ def solve_fast(problem: Problem) -> Bound:
 
 def _subset(p: Tensor, q: Tensor, found: Found, d: int, rows: Tensor) -> Tensor:
     """The minimising subsets ``[R, V]``: the division is repeated bit for bit as the search did it."""
-    ratio, token, scale = (torch.from_numpy(x[d])[rows, None] for x in (found.ratio, found.token, found.scale))
+    ratio, token, scale = (
+        torch.from_numpy(x[d])[rows, None] for x in (found.answers.ratio, found.answers.token, found.answers.scale)
+    )
     w = p / (q * scale)
     index = torch.arange(p.shape[-1])
     # No bound on the ratio: all of the support, also where a ratio overflows.
@@ -220,10 +206,10 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
     counts = np.array(draws, dtype=np.int64)
 
     def work(first: int, last: int) -> None:
-        kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, first, last, found.answers())
+        kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, first, last, found.answers)
 
     in_threads(work, len(p))
-    found.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
+    found.answers.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
     return found
 
 
@@ -236,23 +222,23 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     asked = Asked(m, counts, sensitive, _edges(), TOLERANCE)
 
     def work(first: int, last: int) -> None:
-        without_replacement(p, q, asked, rule, first, last, found.answers())
+        without_replacement(p, q, asked, rule, first, last, found.answers)
 
     in_threads(work, len(p))
     return found
 
 
 def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple[float, float, int] | None:
-    """Where ``P - Q`` of one row ``[V]`` is least, without checks: the scale, ratio and token of :class:`Found`.
+    """Where ``P - Q`` of one row ``[V]`` is least, without checks: the scale, ratio and token of :class:`Answers`.
 
     None where the search does not take the row, or the number of draws.
     """
     if not 2 <= draws <= DRAWS:
         return None
     found = _without_replacement(p[None], q[None], fixed, [0], [draws])
-    if not found.usable[0, 0]:
+    if not found.answers.usable[0, 0]:
         return None
-    return float(found.scale[0, 0]), float(found.ratio[0, 0]), int(found.token[0, 0])
+    return float(found.answers.scale[0, 0]), float(found.answers.ratio[0, 0]), int(found.answers.token[0, 0])
 
 
 @functools.cache
@@ -281,21 +267,22 @@ def _greedy(
     kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], splits: list[tuple[int, int]]
 ) -> Found:
     found = _empty(slots, [m for m, _ in splits], len(p))
+    answers = found.answers
     fixed = np.array([min(m, p.shape[1]) for m, _ in splits], dtype=np.int64)
     drawn = np.array([k for _, k in splits], dtype=np.int64)
     token = np.empty((len(p), max(1, int(fixed.max()))), dtype=np.int64)
 
     def work(first: int, last: int) -> None:
-        kernels.greedy(p, q, fixed, drawn, first, last, token, found.answers())
+        kernels.greedy(p, q, fixed, drawn, first, last, token, answers)
 
     in_threads(work, len(p))
     # A subnormal rest of q has no finite scale; the scan takes such rows.
-    found.usable[:] = np.isfinite(found.scale)
-    found.best[:] -= 1.0
-    found.low[:] = found.best
-    found.ratio[:] = drawn[:, None]
+    answers.usable[:] = np.isfinite(answers.scale)
+    answers.best[:] -= 1.0
+    answers.low[:] = answers.best
+    answers.ratio[:] = drawn[:, None]
     # Two sums by strips, and the normalisation of r by blocks.
-    found.error[:] = 4 * (2048 + p.shape[1] / 512 + len(fixed)) * rounding_unit()
+    answers.error[:] = 4 * (2048 + p.shape[1] / 512 + len(fixed)) * rounding_unit()
     return found
 
 
@@ -310,7 +297,7 @@ def _empty(slots: list[int], fixed: list[int], rows: int) -> Found:
     best, low, error, ratio = (np.zeros(shape) for _ in range(4))
     token, size = (np.full(shape, fill, dtype=np.int64) for fill in (-1, 0))
     usable = np.ones(shape, dtype=bool)
-    return Found(slots, fixed, best, low, error, ratio, token, np.ones(shape), size, usable)
+    return Found(slots, fixed, Answers(best, low, error, ratio, token, np.ones(shape), size, usable))
 
 
 @functools.cache

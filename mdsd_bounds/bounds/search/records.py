@@ -8,7 +8,12 @@ import numpy as np
 
 
 class Answers(NamedTuple):
-    """What a search fills in, ``[N, B]`` each; see :class:`mdsd_bounds.bounds.search.compiled_search.Found`."""
+    """Minimum of ``P - Q`` for some of the numbers of drafts, ``[N, B]`` each, and where it is: what a search fills in.
+
+    ``best`` was evaluated, nothing is below ``low``, each to ``error``.  H is the fixed most probable tokens and those
+    with ``(p / (scale q), index)`` up to ``(ratio, token)`` (token -1: strictly smaller ratios only).  Rows that are
+    not ``usable`` hold nothing.
+    """
 
     best: np.ndarray
     low: np.ndarray
