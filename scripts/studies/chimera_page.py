@@ -281,11 +281,19 @@ def draw_drafts(held: Measured, file: Path) -> None:
     """alpha*_n with replacement of every draft, against n."""
     ax = axes(None)
     shown = [name for name in names(held) if name not in (*LOSSES, "full", "context")]
+    places = np.log2([1, 2, 4])
     for i, name in enumerate(shown):
-        mean = held.values(name)[:, :3].mean(0)
-        dash = "--" if name in OTHERS else "-"
-        ax.plot((1, 2, 4), mean, marker=MARKERS[i % 8], color=COLOURS[i % 8], linestyle=dash, label=title(name))
-    ax.set_xticks((1, 2, 4))
+        mean, low, high = held.interval(held.values(name)[:, :3])
+        other = name in OTHERS
+        shift = 0.04 * (i - (len(shown) - 1) / 2)
+        # Drafts that are not trained heads have open markers: colours and shapes come round again.
+        ax.errorbar(
+            places + shift, mean, [mean - low, high - mean], marker=MARKERS[i % 8], color=COLOURS[i % 8],
+            linestyle="--" if other else "-", markerfacecolor="white" if other else None, capsize=2, elinewidth=0.8,
+            linewidth=1.2, label=title(name),
+        )  # fmt: skip
+    ax.set_xticks(places, ["1", "2", "4"])
+    ax.set_title("What each draft lets a verifier accept; bars: 95% intervals over texts", fontsize=9)
     ax.set_xlabel("drafts n, with replacement")
     ax.set_ylabel("mean optimal acceptance rate")
     legend(ax, beside=True)
@@ -305,6 +313,7 @@ def draw_losses(held: Measured, file: Path) -> None:
         ax.errorbar(places, mean, bars, fmt="o", capsize=3, color=COLOURS[i], label=title(name))
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks(range(len(COLUMNS)), [f"alpha*_{n}\n{kind}" if n > 1 else "alpha*_1" for kind, n in COLUMNS])
+    ax.set_title("Training losses against cross-entropy; bars: paired 95% intervals over texts", fontsize=9)
     ax.set_ylabel("percentage points over cross-entropy")
     legend(ax)
     ax.figure.savefig(file, dpi=150, metadata={"Software": None})
