@@ -96,8 +96,12 @@ def _command(arguments: list[str]) -> int:
 
     from mdsd_bounds.cli.commands import app
 
+    completion = arguments[0] in ("--show-completion", "--install-completion")
+    if completion and len(arguments) > 1:
+        # The shell is named: typer takes a name only where it does not look for the shell that called it.
+        os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     command = typer.main.get_command(app)
-    if "_MDSD_COMPLETE" in os.environ or arguments[0] in ("--show-completion", "--install-completion"):
+    if completion or "_MDSD_COMPLETE" in os.environ:
         # A shell asks what may follow, or for the script that asks; the framework answers and ends the process.
         try:
             command.main(arguments, prog_name="mdsd")
