@@ -43,15 +43,17 @@ ROUTES = "the plain prefix scan with replacement, else its default route"
 
 INTRODUCTION = """# Certificates of the optimal verifier on real rows
 
-Written by `python scripts/optimal_certificates.py` from what it measured: {about}.
+Written by `python scripts/optimal_certificates.py` from what it measured on Qwen2.5-Coder-1.5B drafted by its 0.5B
+sibling on HumanEval, temperature 1:
+
+{about}
 
 `gap` is the certificate that comes with every prepared rule: an upper bound on alpha* (from a token set) minus the
 acceptance of the rule that runs; it includes the allowance for rounding. `worst miss` is the largest difference between
 that acceptance and alpha* by `optimal_acceptance`, which shares no code with the rule ({routes}).
 `prepare` is processor time of one thread for one position at V = {vocabulary:,}, and `/ softmax` its median ratio to
 float32 softmax of the same two rows, timed beside it. Lines of 32 rows are of the shipped positions (`--shipped`),
-which were in use while the rules were made; the other lines are of positions left out of that. The tree of priority
-orders (without_replacement, top_m_plus) has been certified on shipped positions only so far.
+which were in use while the rules were made; the other lines are of positions left out of that.
 Every row: [results/optimal_certificates.csv](results/optimal_certificates.csv).
 """
 
@@ -196,14 +198,18 @@ def write_rows(rows: pd.DataFrame) -> None:
 def page(result: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = [line for part in result["samplers"].values() for line in part]
-    text = [INTRODUCTION.format(about=result["about"], vocabulary=result["vocabulary"], routes=ROUTES), table(lines)]
+    about = "\n".join(
+        f"- {sampler.replace('_', ' ')}: {source['about']}; manifest of the dump: sha256 {source['sha256']}"
+        for sampler, source in result["dumps"].items()
+    )
+    text = [INTRODUCTION.format(about=about, vocabulary=result["vocabulary"], routes=ROUTES), table(lines)]
     shipped_lines = [line for part in result.get("shipped", {}).values() for line in part]
     if shipped_lines:
         text.append("\n## The 32 shipped positions, full and truncated\n")
-        text.append("Truncation of both distributions; times on two shared cores, best of three a row.\n")
+        text.append("Truncation of both distributions; processor times, best of three a row.\n")
         text.append(table(shipped_lines))
-    about = "; ".join(f"{key} {value}" for key, value in result["machine"].items())
-    return "\n".join(text) + f"\n\nMachine: {about}.  Manifest of the dump: sha256 {result['dump']}.\n"
+    machine_in_words = "; ".join(f"{key} {value}" for key, value in result["machine"].items())
+    return "\n".join(text) + f"\n\nMachine: {machine_in_words}.\n"
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -241,6 +247,9 @@ def main() -> None:
     parser.add_argument("--samplers", default="with_replacement")
     parser.add_argument("--drafts", default="2,4,8")
     parser.add_argument("--rows", type=int, default=600)
+    parser.add_argument(
+        "--about", default="made as `data/README.md` says, the shipped rows left out", help="how the dump was made"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.shipped == bool(arguments.dump):
@@ -251,15 +260,13 @@ def main() -> None:
     dump = open_dump(arguments.dump)
     rows = chosen_rows(dump, arguments.rows)
     counts = [int(n) for n in arguments.drafts.split(",")]
-    result: dict[str, Any] = json.loads(PAGE.read_text()) if PAGE.exists() else {"samplers": {}}
-    result |= {
-        "about": "positions of Qwen2.5-Coder-1.5B drafted by its 0.5B sibling on HumanEval, temperature 1, "
-        "made as `data/README.md` says, the shipped rows left out",
-        "machine": machine(),
-        "dump": hashlib.sha256((Path(arguments.dump) / "manifest.json").read_bytes()).hexdigest(),
-    }
+    result: dict[str, Any] = json.loads(PAGE.read_text()) if PAGE.exists() else {"samplers": {}, "dumps": {}}
+    result["machine"] = machine()
+    manifest = (Path(arguments.dump) / "manifest.json").read_bytes()
+    source = {"about": arguments.about, "sha256": hashlib.sha256(manifest).hexdigest()}
     for sampler in arguments.samplers.split(","):
         options = {"m": 1} if sampler == "top_m_plus" else {}
+        result["dumps"][sampler] = source
         result["samplers"][sampler], every = measure(dump, rows, sampler, counts, options)
         write_rows(every)
         (batch,) = [batch for _, batch in zip(range(1), dump.batches(1), strict=False)]
