@@ -228,11 +228,11 @@ def chaos(kills: int, seed: int, folder: Path, report: Callable[[str], None]) ->
 
     from mdsd_bounds.cli.commands import app
     from mdsd_bounds.models import capture
-    from mdsd_bounds.models.loading import hush
+    from mdsd_bounds.models.loading import silence
     from mdsd_bounds.pipeline import run
 
     del app, capture, run, transformers
-    hush()
+    silence()
     torch.set_num_threads(1)
     chance, found = random.Random(seed), []
     jobs = make_inputs(folder)

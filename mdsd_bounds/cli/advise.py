@@ -120,8 +120,8 @@ def advise(
         print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
         _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
-    told = Summary(lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
-    print_summary(advice, told, format, warnings)
+    layout = Summary(lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
+    print_summary(advice, layout, format, warnings)
 
 
 def _draw(table: object, out: str) -> None:

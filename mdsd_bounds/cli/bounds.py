@@ -72,5 +72,5 @@ def bounds(
     say_sampling(sampling)
     dump = named(dump, head=head, tokenizer=tokenizer)
     running = Running(out, limit, shard, engine, batch, force, quiet)
-    told = Summary(bounds_in_words, droppable=("stderr",))
-    run_and_print(dump, settings, running, summarise, told, format)
+    layout = Summary(bounds_in_words, droppable=("stderr",))
+    run_and_print(dump, settings, running, summarise, layout, format)

@@ -139,9 +139,9 @@ def _paired(first: str, second: str, settings: Settings, format: Format, limit: 
     names = Path(first).name or first, Path(second).name or second
     if names[0] == names[1]:
         names = first, second
-    told = Summary(lambda summary: paired_in_words(summary, *names), droppable=("positions",))
+    layout = Summary(lambda summary: paired_in_words(summary, *names), droppable=("positions",))
     print(f"note: first is {first}, second is {second}", file=sys.stderr)
-    print_summary(paired(tables[0], tables[1], names), told, format, warnings)
+    print_summary(paired(tables[0], tables[1], names), layout, format, warnings)
 
 
 def _is_table(path: str) -> bool:

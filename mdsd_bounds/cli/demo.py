@@ -20,8 +20,8 @@ def demo(format: Style = Format.table, limit: Limit = None, quiet: Quiet = False
     from mdsd_bounds.pipeline.tables import COMPARED
 
     settings = Settings(("with_replacement",), (1, 2, 4), verifiers=VERIFIERS)
-    told = Summary(comparison_in_words, COMPARED, ("share",))
-    run_and_print(str(EXAMPLE), settings, Running(limit=limit, quiet=quiet), best_first, told, format)
+    layout = Summary(comparison_in_words, COMPARED, ("share",))
+    run_and_print(str(EXAMPLE), settings, Running(limit=limit, quiet=quiet), best_first, layout, format)
     print(
         f"note: the dump is {EXAMPLE}; next: mdsd compare {EXAMPLE}, or a dump of your own models (mdsd log --help)",
         file=sys.stderr,

@@ -129,9 +129,9 @@ def log(
     os.environ.setdefault("TQDM_DISABLE", "1")
     need("transformers", purpose="running models")
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
-    from mdsd_bounds.models.loading import hush
+    from mdsd_bounds.models.loading import silence
 
-    hush()
+    silence()
     settings = CaptureSettings(
         new_tokens=32 if new_tokens is None else new_tokens,
         temperature=temperature,
@@ -181,7 +181,7 @@ def _of_servers(
         raise typer.BadParameter("give the draft: --draft-url, or --draft with a model to run here")
     os.environ.setdefault("TQDM_DISABLE", "1")
     need("transformers", purpose="running the draft")
-    from mdsd_bounds.models.loading import hush, load_model
+    from mdsd_bounds.models.loading import load_model, silence
 
-    hush()
+    silence()
     return log_servers(first, load_model(draft[1], dtype.value, device), prompts, out, settings, report)

@@ -34,7 +34,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a summary is told: the sentence it begins with, and what people are shown of it.
+    """How a summary is printed: the sentence it begins with, and what people are shown of it.
 
     ``droppable`` are the columns that text goes without where it would be wider than 100 columns, first to last.
     """
@@ -45,7 +45,7 @@ class Summary:
 
 
 def run_and_print(
-    dump: str, settings: Settings, running: Running, summarise: Callable[..., Any], told: Summary, format: Format
+    dump: str, settings: Settings, running: Running, summarise: Callable[..., Any], layout: Summary, format: Format
 ) -> None:
     """Compute, write per-position results where asked, and print the summary, of each head where there are several."""
     from pandas import concat
@@ -65,22 +65,22 @@ def run_and_print(
         if heads:
             summary.insert(0, "head", head)
         summaries.append(summary)
-    if heads and told.columns is not None:
-        told = replace(told, columns=["head", *told.columns])
-    print_summary(concat(summaries, ignore_index=True) if heads else summaries[0], told, format, warnings)
+    if heads and layout.columns is not None:
+        layout = replace(layout, columns=["head", *layout.columns])
+    print_summary(concat(summaries, ignore_index=True) if heads else summaries[0], layout, format, warnings)
 
 
-def print_summary(summary: Any, told: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
+def print_summary(summary: Any, layout: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
     """The summary on stdout, its conclusion first (in JSON a field of every row; CSV holds rows alone)."""
     from mdsd_bounds.pipeline.tables import fitted, render
 
-    columns, conclusion = told.columns, told.conclude(summary)
+    columns, conclusion = layout.columns, layout.conclude(summary)
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.
         columns = [*columns, "mc_stderr"]
     if format is Format.table:
         shown = list(summary.columns) if columns is None else columns
-        print(f"{conclusion}\n\n{fitted(summary, shown, told.droppable)}")
+        print(f"{conclusion}\n\n{fitted(summary, shown, layout.droppable)}")
     else:
         print(render(summary, format.value, columns, warnings, conclusion))
 

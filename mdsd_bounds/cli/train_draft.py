@@ -85,9 +85,9 @@ def train_draft(
     need("transformers", purpose="running models")
     from mdsd_bounds.models.chimera import Places, Recipe
     from mdsd_bounds.models.chimera import train_draft as train
-    from mdsd_bounds.models.loading import hush, load_model
+    from mdsd_bounds.models.loading import load_model, silence
 
-    hush()
+    silence()
     name, function = _loss(loss, drafts, sampler)
     recipe = Recipe(
         depths, variant.value, name, steps, minutes, window, batch, columns, learning_rate, own_share, seed, stretch

@@ -115,7 +115,7 @@ def _run(
     import torch
 
     from mdsd_bounds._backend.whole_files import whole_file
-    from mdsd_bounds.models.loading import hush, load_model
+    from mdsd_bounds.models.loading import load_model, silence
     from mdsd_bounds.models.prompts import read_prompts
     from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
@@ -123,7 +123,7 @@ def _run(
     from mdsd_bounds.trees.named import fixed_branching, named_tree
     from mdsd_bounds.trees.real import TreeReader
 
-    hush()
+    silence()
     named_tree(builder, shape)
     branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]

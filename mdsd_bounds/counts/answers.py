@@ -154,7 +154,7 @@ def read_answers(path: Path) -> Counts:
 
 
 def unit_of_lengths(accepted: list[int]) -> Unit:
-    """Steps told one by one, each by its accepted draft tokens.
+    """Steps listed one by one, each with its accepted draft tokens.
 
     Raises
     ------

@@ -116,9 +116,9 @@ def read_pages(paths: Sequence[Path], model: str | None = None, *, each: bool = 
         )
     units, notes = [], []
     for before, after in itertools.pairwise(pages):
-        found, told = _between(before, after)
+        found, more = _between(before, after)
         units.append(found)
-        notes += told
+        notes += more
     return _counts(pages[0], "period between snapshots", units, list(dict.fromkeys(notes)))
 
 

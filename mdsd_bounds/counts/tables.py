@@ -38,15 +38,15 @@ def rows(summary: AcceptanceSummary) -> list[dict[str, Any]]:
 
 def conclusion(summary: AcceptanceSummary) -> str:
     """The first line: who counted what, and the two numbers most asked for."""
-    told = []
+    parts = []
     for name, text in ((RATE, "accepted/drafted"), (LENGTH_WITH_BONUS, "mean length with the bonus token")):
         place = summary.row(name)
         if place >= 0:
             low, high = summary.low[place], summary.high[place]
-            told.append(f"{text} {summary.value[place]:.4f} [{low:.4f}, {high:.4f}]")
+            parts.append(f"{text} {summary.value[place]:.4f} [{low:.4f}, {high:.4f}]")
     units = f"{len(summary.counts)} {summary.counts.unit}" + ("s" if len(summary.counts) > 1 else "")
     units = units.replace("period between snapshotss", "periods between snapshots")
-    return f"{summary.counts.engine}, {units}: {', '.join(told)} (95%)"
+    return f"{summary.counts.engine}, {units}: {', '.join(parts)} (95%)"
 
 
 def as_json(summary: AcceptanceSummary, beside: Sequence[BesideBound] = ()) -> dict[str, Any]:
@@ -94,12 +94,12 @@ def _if_few(summary: AcceptanceSummary) -> list[str]:
     """With few units their interval is wide, and what independent steps would give is of use beside it."""
     if not 2 <= len(summary.counts) < FEW:
         return []
-    told = [
+    parts = [
         f"{name} {summary.steps_low[place]:.4f} to {summary.steps_high[place]:.4f}"
         for name in (RATE, LENGTH_WITH_BONUS)
         if (place := summary.row(name)) >= 0
     ]
     return [
         f"so few {summary.counts.unit}s leave much open; were all verification steps independent, which they are not: "
-        + ", ".join(told)
+        + ", ".join(parts)
     ]

@@ -92,8 +92,8 @@ def _all_of(paths: list[Path], form: str, count: int) -> bool:
 def _is_plain(path: Path) -> bool:
     """Whether a file of arrays is one matrix of logits and nothing that says how its rows are to be read."""
     arrays = open_store(path)
-    told = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
-    plain = not told & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
+    named = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
+    plain = not named & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
     return plain and not needs_care(path)
 
 
@@ -139,9 +139,10 @@ def _open_named_pair(path: Path, label: str) -> Dump:
     once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
     facts = replace(dump.facts, bytes=size_on_disk(path), once=once)
     if (path / FACTS).is_file():
-        told = read_facts(path)
-        sizes = told.pop("hidden_sizes", None)
-        facts = replace(facts, notes=facts.notes | told, hidden_sizes=facts.hidden_sizes or (sizes and tuple(sizes)))
+        metadata = read_facts(path)
+        sizes = metadata.pop("hidden_sizes", None)
+        sizes = facts.hidden_sizes or (sizes and tuple(sizes))
+        facts = replace(facts, notes=facts.notes | metadata, hidden_sizes=sizes)
     return replace(dump, facts=facts)
 
 

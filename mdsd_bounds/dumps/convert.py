@@ -169,8 +169,8 @@ def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
     kind = "logprobs" if "logprobs" in facts.kind else "logits"
     shift = "same" if facts.shift == "same" else "next"
     stage = "processed" if "processed" in facts.stage else "raw"
-    told: dict[str, Any] = {"kind": kind, "support": support, "shift": shift, "stage": stage, "notes": notes}
-    with whole_folder(path) as begun, DumpWriter(begun, shard_rows=shard_rows, **told) as writer:
+    metadata: dict[str, Any] = {"kind": kind, "support": support, "shift": shift, "stage": stage, "notes": notes}
+    with whole_folder(path) as begun, DumpWriter(begun, shard_rows=shard_rows, **metadata) as writer:
         for batch in dump.batches(_BLOCK):
             columns = {
                 name: value for name in ("doc", "position", "token") if (value := getattr(batch, name)) is not None

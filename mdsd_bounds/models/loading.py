@@ -13,7 +13,7 @@ import torch
 from mdsd_bounds.problem import InputError
 
 
-def hush() -> None:
+def silence() -> None:
     """No bars and warnings of transformers and its hub on stderr, which a command line keeps for its own lines."""
     try:
         from huggingface_hub.utils import logging as hub

@@ -26,7 +26,7 @@ import torch
 
 from mdsd_bounds.bounds import acceptance_loss
 from mdsd_bounds.models.chimera import LOSSES, Loss, Places, Recipe, train_draft
-from mdsd_bounds.models.loading import LoadedModel, hush, load_model
+from mdsd_bounds.models.loading import LoadedModel, load_model, silence
 
 TARGET = "smollm2-135m"
 TEXT = "humaneval,stdlib"
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--wait", action="store_true", help="wait for heads that another process trains")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    hush()
+    silence()
     if arguments.stage == "train":
         train(arguments, load_model(str(arguments.models / TARGET)))
     elif arguments.stage == "measure":
