@@ -76,6 +76,20 @@ def test_heads_of_a_batch_with_its_texts(tmp_path: Path) -> None:
     assert batch.token.tolist() == [2, 3, 4, 7, 8, 9]
 
 
+def test_two_drafts_of_several_heads_are_compared_at_the_same_one(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        np.savez(tmp_path / f"{name}.npz", target_logits=rows(7, 12), draft_logits=rows(7, 3, 12, seed=number + 1))
+    names = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    ask = ["--paired", "--drafts", "2", "--sampler", "greedy", "--verifier", "greedy", "--format", "json", "--quiet"]
+    chosen = CliRunner().invoke(app, ["compare", *names, *ask, "--head", "1"])
+    by_name = CliRunner().invoke(app, ["compare", *(f"{name}#head=1" for name in names), *ask])
+    assert chosen.exit_code == by_name.exit_code == 0, chosen.output
+    assert json.loads(chosen.stdout)[0]["difference"] == json.loads(by_name.stdout)[0]["difference"]
+    refused = CliRunner().invoke(app, ["compare", *names, *ask])
+    assert refused.exit_code == 2
+    assert "the draft has 3 heads; give --head" in " ".join(refused.output.split())
+
+
 def test_a_table_per_head(tmp_path: Path) -> None:
     target = rows(9, 12)
     draft = torch.stack([torch.cat([target[head:], rows(head, 12, seed=3)]) for head in range(3)], 1)

@@ -102,10 +102,11 @@ def compare(
             file=sys.stderr,
         )
     say_sampling(sampling)
-    dump = named(dump, head=head, tokenizer=tokenizer)
     if other is not None:
-        _paired(dump, other, settings, format, limit, quiet)
+        pair = [path if _is_table(path) else named(path, head=head, tokenizer=tokenizer) for path in (dump, other)]
+        _paired(pair[0], pair[1], settings, format, limit, quiet)
         return
+    dump = named(dump, head=head, tokenizer=tokenizer)
     running = Running(out, limit, shard, engine, batch, force, quiet, sampling_hint(samples))
     run_and_print(dump, settings, running, best_first, Summary(comparison_in_words, shown, ("share",)), format)
 
@@ -128,7 +129,7 @@ def _paired(first: str, second: str, settings: Settings, format: Format, limit: 
 
     tables, warnings = [], []
     for path in (first, second):
-        if path.endswith(".parquet") and Path(path).is_file() and _is_table(path):
+        if _is_table(path):
             tables.append(read_table(path))
             continue
         running = Running(limit=limit, quiet=quiet, hint=sampling_hint(settings.samples))
@@ -145,7 +146,9 @@ def _paired(first: str, second: str, settings: Settings, format: Format, limit: 
 
 
 def _is_table(path: str) -> bool:
-    """Whether a parquet file is a table of results rather than a dump in parquet."""
+    """Whether it is a parquet file with a table of results, rather than a dump."""
+    if not (path.endswith(".parquet") and Path(path).is_file()):
+        return False
     import pyarrow.parquet as pq
 
     return "sampler" in pq.read_schema(path).names

@@ -88,6 +88,8 @@ def print_summary(summary: Any, layout: Summary, format: Format, warnings: Seque
 def computed(dump: str, settings: Settings, running: Running) -> tuple[Any, list[str]] | None:
     """The per-position table and the warnings about its dump; None where other shards are still missing."""
     source, warnings = _opened(dump, settings, running)
+    if heads := _other_heads(dump, source, running.out):
+        raise typer.BadParameter(f"{dump}: the draft has {len(heads)} heads; give --head")
     table = _table(source, dump, settings, running)
     return None if table is None else (table, warnings)
 
