@@ -149,3 +149,24 @@ def test_the_bound_of_the_recurrence_grows_with_the_light_tokens() -> None:
     wide = rounding((150.0, 150.0 * 0.25, 150.0 * 0.0625), 0.25, rest, race)
     narrow = rounding((150.0, 150.0 * 0.05, 150.0 * 0.0025), 0.05, rest, race)
     assert 1e-13 < narrow < 1e-10 < wide
+
+
+def test_sums_in_lots_at_the_widest_vocabulary() -> None:
+    """64 draws of 262,144 tokens: the search answers, as narrowly as elsewhere, and as the closed form says."""
+    size, n = 262_144, 64
+    generator = torch.Generator().manual_seed(3)
+    p = torch.softmax(2 * torch.randn(1, size, generator=generator, dtype=torch.float64), -1)
+    flat = torch.full_like(p, 1 / size)
+    assert fast._lot(size, n) < size
+    assert fast._lot(size, 8) == size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "solve_prefix", _no_scan)
+        found = optimal_acceptance(p, flat, n, "without_replacement")
+        own = optimal_acceptance(p, p, n, "without_replacement")
+    held = np.arange(size + 1, dtype=np.float64)
+    mass = np.prod([np.clip(held - k, 0, None) / (size - k) for k in range(n)], axis=0)
+    truth = 1 + float((np.concatenate([[0.0], np.sort(p[0].numpy()).cumsum()]) - mass).min())
+    assert float(found.value[0]) == pytest.approx(truth, abs=1e-9)
+    assert float(found.low[0]) <= truth <= float(found.high[0])
+    assert float((found.high - found.low).max()) <= 5e-9
+    assert float(own.value[0]) == pytest.approx(1.0, abs=1e-9)

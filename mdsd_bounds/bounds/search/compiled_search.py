@@ -30,8 +30,9 @@ by at most r, ``(x/total)^n`` by ``2 n r``, and Q without replacement by r times
 :mod:`mdsd_bounds.bounds.search.exponential_race_kernel` (16 for eight draws, 151 for 64).  Dividing p by q misorders
 tokens only if their ratios agree to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported
 is a subset whatever its order.  At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement and 2.3e-9
-for 64; without replacement 3e-10 for eight and 2.7e-9 for 64, and at most 0.7e-9 more from nodes, truncation and the
-recurrence.  Where rounding would pass 4.5e-9 (64 draws from about V = 220,000 on) the prefix scan answers.
+for 64.  Without replacement it is 3e-10 for eight; where it would pass 1e-9 (20 draws and more), sums are made of lots
+of 32,768 tokens, which leaves 0.9e-9 for 64 draws at V = 262,144, besides the additions inside a cell that is opened.
+Nodes, truncation and the recurrence add at most 0.7e-9.  Where rounding would pass 4.5e-9 the prefix scan answers.
 Greedy sums go by strips of 2048, which leaves 1e-12.
 
 Interval: ``[1 + LB - e, 1 + UB + e]`` with ``UB - LB <= 2e-10``.
@@ -72,6 +73,8 @@ CUT = 2e-11
 REACHES = (8, 16, 32, 64)
 #: Largest rounding error accepted from the searches; beyond it the prefix scan answers.
 ROUNDING = 4.5e-9
+#: Sums without replacement whose rounding error would pass the first are made of lots of so many tokens (full strips).
+LOTS_FROM, LOT = 1e-9, 1 << 15
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
 WIDE = 8192
 
@@ -220,8 +223,18 @@ def _reach(draws: int) -> int:
 
 
 def _race_error(width: int, draws: int) -> float:
-    """Rounding error of the sums without replacement, at most, and infinite for more draws than any search takes."""
-    return (1 + sensitivity_of(draws)) * 1.2 * width * rounding_unit() if _reach(draws) else math.inf
+    """Rounding error of the sums without replacement (cells of many tokens apart), and infinite for too many draws."""
+    if not _reach(draws):
+        return math.inf
+    lot = _lot(width, draws)
+    steps = width if lot >= width else lot + width / lot + width / 32
+    return (1 + sensitivity_of(draws)) * 1.2 * steps * rounding_unit()
+
+
+def _lot(width: int, draws: int) -> int:
+    """Tokens whose sums are made apart: all of them where their rounding is small."""
+    small = (1 + sensitivity_of(draws)) * 1.2 * width * rounding_unit() <= LOTS_FROM
+    return width if small else LOT
 
 
 def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
@@ -242,7 +255,7 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     found = _empty(slots, [m] * len(slots), len(p))
     rule = _race_constants(max(draws))
     counts, sensitive = np.array(draws, dtype=np.int64), np.array([sensitivity_of(n) for n in draws])
-    asked = Asked(m, counts, sensitive, _edges(), TOLERANCE)
+    asked = Asked(m, counts, sensitive, _edges(), TOLERANCE, _lot(p.shape[1], max(draws)), ROUNDING)
 
     def work(first: int, last: int) -> None:
         without_replacement(p, q, asked, rule, first, last, found.answers)

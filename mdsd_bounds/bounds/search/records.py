@@ -35,6 +35,10 @@ class Asked(NamedTuple):
     #: Ratios at the edges of the cells.
     edge: np.ndarray
     tolerance: float
+    #: Tokens whose sums are made apart: fewer additions in a row where many draws magnify their rounding.
+    lot: int
+    #: Largest rounding error of the sums accepted.
+    rounding: float
 
 
 class Quadrature(NamedTuple):
@@ -134,6 +138,7 @@ class Cells(NamedTuple):
     """Room for the cells of a row: masses in each, the cell of each token, names and ranks of those that hold any."""
 
     mass: np.ndarray
+    lot: np.ndarray
     extra: np.ndarray
     of: np.ndarray
     name: np.ndarray

@@ -63,12 +63,17 @@ TABLE = 12_000_000
 
 
 @njit(**STEP)
-def _row_classes(row, classes, last, space):  # type: ignore[no-untyped-def]
-    """Histogram of one row; lists the tokens with ``q T > least`` and keeps heavy ones out of the power sums."""
+def _row_classes(row, classes, last, lot, space):  # type: ignore[no-untyped-def]
+    """Histogram of one row; lists the tokens with ``q T > least`` and keeps heavy ones out of the power sums.
+
+    Sums of ``lot`` tokens at a time are made apart and then added up.
+    """
     p, q, fixed, scale = row.p, row.q, row.fixed, row.scale
     light, least, never, top = classes
     peaks, cell, mass = space.top.peaks, space.cells.of, space.cells.mass
     token, w, rate = space.tokens.listed, space.tokens.strip_ratio, space.tokens.strip_rate
+    whole = lot >= p.shape[0]
+    part = mass if whole else space.cells.lot
     for k in range(never + 1):
         for j in range(4):
             mass[k, j] = 0.0
@@ -91,7 +96,12 @@ def _row_classes(row, classes, last, space):  # type: ignore[no-untyped-def]
                     listed += y > least
                     if y > light:
                         rate[i] = 0.0
-        add_four(p[begin:end], rate, cell[begin:end], mass, last)
+        add_four(p[begin:end], rate, cell[begin:end], part, last)
+        if not whole and (end % lot == 0 or end == p.shape[0]):
+            for k in range(never + 1):
+                for j in range(4):
+                    mass[k, j] += part[k, j]
+                    part[k, j] = 0.0
     return listed
 
 
@@ -211,7 +221,7 @@ def _classify(row, race, never, asked, rest, space):  # type: ignore[no-untyped-
     classes = Classes(light, least, never, asked.edge[never])
     for _ in range(12):
         classes = Classes(light, least, never, asked.edge[never])
-        listed = _row_classes(row, classes, race.last, space)
+        listed = _row_classes(row, classes, race.last, asked.lot, space)
         eighth, third, sums = _powers_left_out(row, classes, race.last, listed, space)
         medium, small = truncation(eighth, third, classes, rest, race, rate)
         cut_off, rounding = medium + small, recurrence_rounding(sums, light, rest, race)
@@ -255,10 +265,11 @@ def _search_cells(row, race, cells, asked, space, answers):  # type: ignore[no-u
 
 @njit(**STEP)
 def _search_tokens(row, race, light, cells, opened, tolerance, space, answers):  # type: ignore[no-untyped-def]
-    """The search between the tokens of every open cell."""
+    """The search between the tokens of every open cell; returns how many the largest of them holds."""
     runs, wanted, name = space.runs, space.cells.wanted, space.cells.name
     begin, best, open_cell = space.cells.begin, space.runs.best, space.runs.opened.edge
     listed, grouped, ratio, place = space.tokens.listed, space.tokens.grouped, space.tokens.ratio, space.tokens.place
+    crowd = 0
     for i in range(opened):
         wanted[name[open_cell[i, 0]]] = 1
     many = tokens_in(space.cells.of, wanted, listed) if opened else 0
@@ -267,6 +278,7 @@ def _search_tokens(row, race, light, cells, opened, tolerance, space, answers): 
         j = open_cell[i, 0]
         wanted[name[j]] = 0
         here = begin[j + 1] - begin[j]
+        crowd = max(crowd, here)
         part, part_ratio = grouped[begin[j] : begin[j + 1]], ratio[:here]
         for k in range(here):
             part_ratio[k] = row.p[part[k]] / (row.q[part[k]] * row.scale)
@@ -282,6 +294,7 @@ def _search_tokens(row, race, light, cells, opened, tolerance, space, answers): 
                 last_token = best.edge[d] - 1
                 answers.ratio[d, row.place] = part_ratio[last_token]
                 answers.token[d, row.place] = part[last_token]
+    return crowd
 
 
 @njit(**STEP)
@@ -319,14 +332,18 @@ def _search_row(row, left, asked, rule, space, table, answers):  # type: ignore[
         race = Race(last, times, rule.step, rule.weights, table, most, draws, space.nodes.work)
     light_outside = space.runs.cells[cells, POWERS] / last + space.cells.mass[never, 1] / last
     _fill_table(row, race, heavy, light_outside, space)
-    rounding += (5 * heavy + most * nodes + 1000) * UNIT
-    for d in range(left):
-        sums = (1.0 + asked.sensitivity[d]) * (row.p.shape[0] + never + 16) * UNIT
-        answers.error[d, row.place] = rule.error + cut_off + rounding + sums
     opened = _search_cells(row, race, cells, asked, space, answers)
-    _search_tokens(row, race, classes.light, cells, opened, asked.tolerance, space, answers)
+    crowd = _search_tokens(row, race, classes.light, cells, opened, asked.tolerance, space, answers)
     best = space.runs.best
+    rounding += (5 * heavy + most * nodes + 1000) * UNIT
+    width = row.p.shape[0]
+    # Additions that a sum passes through.  In lots, powers beyond the third are not: they weigh less than a 32nd.
+    steps = width if asked.lot >= width else asked.lot + width // asked.lot + width // 32 + heavy + crowd
     for d in range(left):
+        sums = (1.0 + asked.sensitivity[d]) * (steps + never + 16) * UNIT
+        if sums > asked.rounding:
+            return False, table
+        answers.error[d, row.place] = rule.error + cut_off + rounding + sums
         answers.best[d, row.place], answers.low[d, row.place] = best.value[d], min(best.low[d], best.value[d])
         answers.size[d, row.place] = (
             row.fixed.shape[0] + count_below(space.cells.of, space.runs.whole[d]) + space.runs.more[d]

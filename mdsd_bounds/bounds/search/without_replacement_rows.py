@@ -62,9 +62,9 @@ def room_for(width, asked):  # type: ignore[no-untyped-def]
         np.empty(held + 1), np.empty(asked.fixed, np.int64), np.empty(most + 1),
     )  # fmt: skip
     cells = Cells(
-        np.empty((CELLS, 4)), np.zeros((CELLS, EXTRAS)), np.empty(width, np.uint16), np.empty(CELLS, np.int64),
-        np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64), np.zeros(CELLS, np.uint8), np.empty(CELLS),
-        np.empty(CELLS),
+        np.empty((CELLS, 4)), np.zeros((CELLS, 4)), np.zeros((CELLS, EXTRAS)), np.empty(width, np.uint16),
+        np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64), np.zeros(CELLS, np.uint8),
+        np.empty(CELLS), np.empty(CELLS),
     )  # fmt: skip
     tokens = Tokens(
         np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide), np.empty(wide),
