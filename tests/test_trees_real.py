@@ -315,6 +315,8 @@ def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     [
         (lambda line: line.pop("reach"), "lacks reach"),
         (lambda line: line["parents"].append(0), "lengths disagree"),
+        (lambda line: line.update(reach=None, emitted=None), "both numbers, or both null"),
+        (lambda line: line.update(emitted=10**30), "emitted is 10"),
         (lambda line: line["parents"].__setitem__(0, 9), "parent comes after"),
     ],
 )
