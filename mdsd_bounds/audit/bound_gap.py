@@ -74,4 +74,5 @@ def in_words(gaps: tuple[BoundGap, ...]) -> str:
 
 
 def _points(found: BoundGap) -> str:
-    return f"{100 * found.gap + 0.0:.2f}"
+    # Adding zero turns a rounded minus zero into zero.
+    return f"{round(100 * found.gap, 2) + 0.0:.2f}"

@@ -18,6 +18,7 @@ from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import beginning, opening
+from mdsd_bounds.dumps.example import EXAMPLE
 from mdsd_bounds.dumps.fingerprint import fingerprint
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
@@ -229,7 +230,8 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     path : str
         A file or folder in any format of :data:`READERS`, or two files joined by a comma, target first:
         ``"target.npy,draft.npy"``; or the URL of one file or folder (:mod:`mdsd_bounds.dumps.remote`).  How it is to be
-        read may follow (:mod:`mdsd_bounds.dumps.how_to_read`): ``"pair.npz#head=2"``.
+        read may follow (:mod:`mdsd_bounds.dumps.how_to_read`): ``"pair.npz#head=2"``.  The word ``"example"``, where no
+        such file exists, is the dump that ships with the package (:func:`mdsd_bounds.load_example`).
 
     Returns
     -------
@@ -253,6 +255,8 @@ def _open_label(label: str, how: HowToRead) -> Dump:
         return open_remote(label, open_dump)
     with reading(label, "path", "give the name of a file or folder"):
         paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
+    if label == "example" and not paths[0].exists():
+        paths = [EXAMPLE]
     name = label if how == HowToRead() else named(label, head=how.head, tokenizer=how.tokenizer)
     dump = _open(paths, label)
     return replace(dump, facts=replace(dump.facts, path=name))

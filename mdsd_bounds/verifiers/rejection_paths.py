@@ -38,6 +38,8 @@ def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
     if n == 1:
         return torch.minimum(p, q / q.sum()).sum()
     light = _Light(p, q)
+    # Tokens without draft probability are never rejected: tables [paths, V] need only the others.
+    p, q = p[q > 0], q[q > 0]
     weight, tau, left, mass = p.new_ones(1), p.new_zeros(1), p.new_ones(1), q.sum()[None]
     drawn = torch.zeros((1, len(q)), dtype=torch.bool, device=q.device)
     for k in range(n):
