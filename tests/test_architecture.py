@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_imports_run_one_way() -> None:
 )
 def test_a_wrong_arrow_is_seen(file: str, line: str) -> None:
     assert faults_of(PACKAGE / file, line)
+
+
+def test_the_map_names_files_that_are_there() -> None:
+    """Paths in docs/MAP.md; a list of names goes on in the folder of the first."""
+    missing, count, folder = [], 0, PACKAGE
+    for line in (ROOT / "docs" / "MAP.md").read_text().splitlines():
+        # A paragraph goes on over its lines, a table does not.
+        folder = PACKAGE if line.startswith("|") or not line else folder
+        for name in re.findall(r"`([\w./]+(?:\.py|\.css|\.js|/))`", line):
+            places = [PACKAGE / name, ROOT / name, folder / name]
+            found = next((place for place in places if place.exists()), None)
+            count += 1
+            if found is None:
+                missing.append(name)
+            elif "/" in name:
+                folder = found if found.is_dir() else found.parent
+    assert count > 50
+    assert not missing, missing
 
 
 def test_rooms_are_few() -> None:
