@@ -16,8 +16,9 @@ from mdsd_bounds._backend.text_table import text_table
 from mdsd_bounds.pipeline.conclusions import bounds_in_words, comparison_in_words, paired_in_words
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.paired import paired
+from mdsd_bounds.pipeline.rendering import fitted, render
 from mdsd_bounds.pipeline.run import run
-from mdsd_bounds.pipeline.tables import fitted, render, summarise_comparison
+from mdsd_bounds.pipeline.tables import summarise_comparison
 from tests.command import call
 
 

@@ -24,7 +24,7 @@ def table(
 
     from mdsd_bounds.diffusion import gaussian
     from mdsd_bounds.diffusion.rank_mixture import best_rank_mixture
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     rows = []
     for shift in numbers_in(delta, "--delta", float):
@@ -57,7 +57,7 @@ def world(
 ) -> None:
     """Long videos from windows, SynCoS among them, where every distribution is known: agreement, motion, distance."""
     from mdsd_bounds.diffusion import synchronised, tables
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     names = synchronised.ALL if method == "all" else tuple(name.strip() for name in method.split(","))
     table, found = tables.world_table(videos, names, seed, _teller(quiet))
@@ -81,7 +81,7 @@ def speculate(
 ) -> None:
     """Lossless long videos from cheap drafts: sequential target calls and rows of chains and trees, rule by rule."""
     from mdsd_bounds.diffusion import tables
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     names = tuple(name.strip() for name in draft.split(","))
     print(render(tables.speculation_table(videos, steps, names, seed, _teller(quiet)), format.value))

@@ -46,7 +46,7 @@ def list_(
     import pandas as pd
 
     from mdsd_bounds._backend.text_table import text_table
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     if what is What.figures:
         need("matplotlib", purpose="mdsd list figures")

@@ -157,12 +157,12 @@ def _counts(path: Path) -> Facts | None:
 
 
 def _token_map(path: Path) -> Facts | None:
-    from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+    from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
     from mdsd_bounds.dumps.token_map import maps_in
 
     if not path.is_file() or not array_form(path):
         return None
-    if not (held := maps_in(open_store(path))):
+    if not (held := maps_in(open_arrays(path))):
         return None
     return {
         "recognised as": f"a token map ({', '.join(held)})",

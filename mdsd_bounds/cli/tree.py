@@ -58,7 +58,7 @@ def tree(
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
     from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
 
     if log is not None:

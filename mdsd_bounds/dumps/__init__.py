@@ -20,7 +20,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import beginning, opening
 from mdsd_bounds.dumps.example import EXAMPLE
 from mdsd_bounds.dumps.fingerprint import fingerprint
-from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
@@ -71,7 +71,9 @@ def _open_npy(paths: list[Path], label: str) -> Dump:
     if not maps:
         return open_npy_pair(target, draft, label)
     # A map beside the draft's rows has a file of its own, as every array has.
-    mapped = mapped_side(open_named(draft), {name: open_store(draft.parent / f"{name}.npy")["logits"] for name in maps})
+    mapped = mapped_side(
+        open_named(draft), {name: open_arrays(draft.parent / f"{name}.npy")["logits"] for name in maps}
+    )
     return pair_sides(open_named(target), mapped, label)
 
 
@@ -92,7 +94,7 @@ def _all_of(paths: list[Path], form: str, count: int) -> bool:
 
 def _is_plain(path: Path) -> bool:
     """Whether a file of arrays is one matrix of logits and nothing that says how its rows are to be read."""
-    arrays = open_store(path)
+    arrays = open_arrays(path)
     named = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
     plain = not named & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
     return plain and not needs_care(path)
@@ -111,7 +113,7 @@ def _is_named_pair(paths: list[Path]) -> bool:
     if not has_pair(paths[0]):
         return False
     # Two matrices and columns have readers of their own; what says more of its rows is read array by array.
-    return not {"target_logits", "draft_logits"} <= set(open_store(paths[0])) or needs_care(paths[0])
+    return not {"target_logits", "draft_logits"} <= set(open_arrays(paths[0])) or needs_care(paths[0])
 
 
 Recognise = Callable[[list[Path]], bool]
@@ -137,7 +139,7 @@ def _join(paths: list[Path], label: str) -> Dump:
 def _open_named_pair(path: Path, label: str) -> Dump:
     """Both models in one file or folder; ``facts.json``, where a capture left it, says what they are."""
     dump = _join([path, path], label)
-    once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
+    once = sum(array.bytes for name, array in open_arrays(path).items() if is_head(name))
     facts = replace(dump.facts, bytes=size_on_disk(path), fixed_bytes=once)
     if (path / FACTS).is_file():
         metadata = read_facts(path)

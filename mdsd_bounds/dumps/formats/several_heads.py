@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_store
+from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_arrays
 from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
 from mdsd_bounds.dumps.how_to_read import chosen
 from mdsd_bounds.dumps.single_model import Side, pair_sides, runs
@@ -30,7 +30,7 @@ def _pair(paths: list[Path]) -> tuple[Array, Array] | None:
         return None
     found = []
     for role, path in zip(("target", "draft"), paths * (3 - len(paths)), strict=True):
-        store = open_store(path)
+        store = open_arrays(path)
         names = [f"{role}_{name}" for name in LOGITS] + ([*LOGITS] if len(paths) == 2 else [])
         name = next((name for name in names if name in store), None)
         if name is None:
