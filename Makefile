@@ -5,6 +5,7 @@
 #   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); half an hour, resumable
 #   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
+#   make bench-gpu  microseconds a position on a GPU beside softmax and a copy; skipped without one
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 FUZZ_COUNT ?= 10000
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check docs fuzz chaos bench clean
+.PHONY: demo test check docs fuzz chaos bench bench-gpu clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -58,6 +59,9 @@ fuzz: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json
+
+bench-gpu: $(VENV)/.base
+	$(BIN)/python scripts/benchmarks/gpu.py
 
 chaos: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/chaos.py --kills 50

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.kernels.single_row import above_draft, excess, k_seq_roots
+from mdsd_bounds.verifiers.kernels.single_row import above_draft, excess, k_seq_root
 
 #: What is left of q is raised by ``_RAISE`` where it is less than ``_SMALL``: its reciprocal would be infinite.
 _SMALL, _RAISE = 1e-290, 2.0**64
@@ -186,7 +186,6 @@ def k_seq_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.nd
     n = drafts.shape[1]
     nothing = np.empty(0, np.int64)
     above, below = np.empty(p.shape[1]), np.empty(p.shape[1])
-    counts, roots, lefts = np.array([n]), np.empty(1), np.empty(1)
     for b in range(p.shape[0]):
         token[b], rho = -1, 0.0
         for k in range(n + 1):
@@ -199,8 +198,7 @@ def k_seq_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.nd
                 continue
             if rho == 0.0:
                 count = above_draft(p[b], q[b], above, below)
-                k_seq_roots(above[:count], below[:count], counts, roots, lefts)
-                rho = roots[0]
+                rho = k_seq_root(above[:count], below[:count], n)
             if x >= 0 and bar * rho < p[b, x]:
                 token[b] = x
                 break
