@@ -7,7 +7,7 @@
 
 ``measure`` writes, resumable document by document:
 
-- ``costs.json``: seconds of one draft call and one target call by the nodes read, on this machine;
+- ``costs.json``: seconds of one draft forward pass and one target forward pass by the nodes read, on this machine;
 - ``prefixes.jsonl``: every configuration at the same prefixes.  A prefix is a HumanEval prompt and the first tokens of
   a text that the target sampled (the study dump's token column), cut at a place drawn once per document: text
   positions, not the positions a run of the method would come to.  Drafts of all trees share their random numbers and
@@ -27,8 +27,9 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ from torch import Tensor
 
 from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.dumps import open_dump
+from mdsd_bounds.dumps.containers.safetensors import open_safetensors
+from mdsd_bounds.dumps.step_schema import write_step
 from mdsd_bounds.models.loading import load_model
 from mdsd_bounds.models.prompts import read_prompts
-from mdsd_bounds.trees.base import Distributions, Tree, common_randomness, sampling
+from mdsd_bounds.trees.base import Distributions, Source, Tree, common_randomness, sampling
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.bounds import sampled_full_information
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
@@ -189,7 +192,7 @@ def side_by_side(read: Distributions, builds: Sequence[Callable[[Distributions],
     trees: list[Any] = [None] * len(builds)
     meeting = threading.Condition()
     waiting: dict[int, Any] = {}
-    answers: dict[int, Any] = {}
+    answers: dict[int, Tensor | BaseException] = {}
     running = set(range(len(builds)))
 
     def ask(number: int, paths: Any) -> Tensor:
@@ -252,12 +255,14 @@ def at_prefix(
         where = [f"length {length}"] * (length in LENGTHS) + [f"budget {length}"] * (length in BUDGETS)
         method = Method("chain", str(length), _chain(length), ("recursive", "block"), length, length, tuple(where))
         yield from _judged(method, tree, target, doc)
-    trees = side_by_side(
-        draft.distributions, [lambda distributions, m=m: m.build(distributions, source) for m in configurations]
-    )
+    trees = side_by_side(draft.distributions, [partial(_built, method, source) for method in configurations])
     target.read([path for tree in trees for path in tree.paths])
     for method, tree in zip(configurations, trees, strict=True):
         yield from _judged(method, tree, target, doc)
+
+
+def _built(method: Method, source: Source, distributions: Distributions) -> Tree:
+    return method.build(distributions, source)
 
 
 def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterator[dict[str, Any]]:
@@ -322,11 +327,9 @@ def sampled_texts(study: Path) -> list[list[int]]:
 
 def _columns(dump: Any) -> Iterator[tuple[list[int], list[int]]]:
     """Documents and tokens without the logits where the dump is native."""
-    from safetensors import safe_open
-
     for file in sorted(Path(dump.facts.path).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors.get_tensor("doc").tolist(), tensors.get_tensor("token").tolist()
+        arrays = open_safetensors(file)
+        yield arrays["doc"].whole().tolist(), arrays["token"].whole().tolist()
 
 
 def rank_acceptance(study: Path, rows: int, most: int = 4) -> list[float]:
@@ -409,16 +412,17 @@ def measure(arguments: argparse.Namespace) -> None:
         readers = TreeReader(target.model, prompts[doc][:-1]), TreeReader(draft.model, prompts[doc][:-1])
         for reader in readers:
             reader.read([()])
-        lines = []
-        for name, build, rule in run_methods(ranks):
+        logged: list[dict[str, object]] = []
+        decoders = run_methods(ranks)
+        for name, build, rule in decoders:
             pair = [reader.clone() for reader in readers]
             for reader in pair:
                 reader.advance(prompts[doc][-1:])
             generator = torch.Generator().manual_seed(SEED * 1_000_003 + doc)
             steps = decode(pair[0], pair[1], build, rule, arguments.new_tokens, generator, STOPS)
-            lines.append([{**record(step, k, doc, rule), "method": name} for k, step in enumerate(steps)])
-        _append(out / "runs.jsonl", [line for part in lines for line in part])
-        print(f"run {doc}: {len(lines)} methods", file=sys.stderr, flush=True)
+            logged += [{**write_step(record(step, k, doc, rule)), "method": name} for k, step in enumerate(steps)]
+        _append(out / "runs.jsonl", logged)
+        print(f"run {doc}: {len(decoders)} methods", file=sys.stderr, flush=True)
 
 
 def _facts(study: Path, target: Any, draft: Any) -> dict[str, Any]:
@@ -443,7 +447,7 @@ def _left(file: Path, order: Sequence[int]) -> list[int]:
     return [doc for doc in order if doc not in done]
 
 
-def _append(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+def _append(file: Path, lines: Sequence[Mapping[str, object]]) -> None:
     # Whole documents at a time: a run that is stopped leaves no half.
     with file.open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in lines))

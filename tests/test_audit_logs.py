@@ -396,8 +396,8 @@ def test_a_log_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         audit_log(EXAMPLE)
 
 
-def test_capital_does_not_depend_on_what_comes_later(tmp_path: Path) -> None:
-    """Shares are fixed beforehand: a log that goes on with more drafts has had the same capital until then."""
+def test_wealth_does_not_depend_on_what_comes_later(tmp_path: Path) -> None:
+    """Shares are fixed beforehand: a log that goes on with more drafts has had the same wealth until then."""
     rule = VERIFIERS["rrs"]
     first, later = (entries(rule, "with_replacement", n, 15, seed=n) for n in (1, 3))
     later = [line | {"position": 15 + i, "step": 15 + i} for i, line in enumerate(later)]
@@ -412,10 +412,10 @@ def test_capital_does_not_depend_on_what_comes_later(tmp_path: Path) -> None:
         assert 0 < count < len(wagers[1].running)
         assert np.allclose(wagers[0].running, wagers[1].running[:count], rtol=0, atol=1e-12)
     # Fresh drafts steer the bets on faults: the same ones in both.
-    leans = long.leans
-    assert not leans[0].any()
-    assert leans[20:].any()
-    held = [wager(x.p_mass, x.cell, x.tolerance, leans[: len(x)]) for x in (short, long)]
+    drifts = long.drifts
+    assert not drifts[0].any()
+    assert drifts[20:].any()
+    held = [wager(x.p_mass, x.cell, x.tolerance, drifts[: len(x)]) for x in (short, long)]
     assert np.allclose(held[0].running, held[1].running[:15], rtol=0, atol=1e-12)
 
 

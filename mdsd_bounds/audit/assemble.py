@@ -98,7 +98,7 @@ class _Table:
         self.columns: dict[str, Any] = {
             "p_mass": np.zeros((size, CELLS)),
             "q_mass": np.zeros((size, CELLS)),
-            "leans": np.zeros((size, len(CONTROLS), CELLS), dtype=np.float32),
+            "drifts": np.zeros((size, len(CONTROLS), CELLS), dtype=np.float32),
             "cell": np.zeros(size, dtype=np.int64),
             "draft_cell": np.full(size, -1, dtype=np.int64),
             "ladder": np.full((size, len(LADDER)), np.nan),
@@ -190,7 +190,7 @@ def _fill_leans(
         q = torch.from_numpy(np.stack([unit.q.probs for unit in units if unit.q is not None]))
         scores = fault_scores(p, q, name, most, generator)
         for unit, score in zip(units, scores, strict=True):
-            table.columns["leans"][np.array(unit.lines)] = score
+            table.columns["drifts"][np.array(unit.lines)] = score
 
 
 def _rows(batch: list[Unit], lines: list[Line], path: str, tolerance: float) -> Rows:
@@ -283,9 +283,9 @@ def _fill_bounds(
                 n = len(lines[i].drafts)
                 if n in place:
                     table.columns["bound"][i] = high[place[n], b]
-                for k, rung in enumerate(LADDER):
-                    if rung in place:
-                        table.columns["ladder"][i, k] = high[place[rung], b]
+                for k, count in enumerate(LADDER):
+                    if count in place:
+                        table.columns["ladder"][i, k] = high[place[count], b]
 
 
 def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Any]) -> Floats:

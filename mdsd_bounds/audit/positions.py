@@ -29,7 +29,7 @@ class Positions:
     cell, draft_cell : ndarray
         ``[N]`` cell of the output and of the draft whose distribution is q itself; -1 where there is none or q is not
         exact.
-    leans : ndarray
+    drifts : ndarray
         ``[N, F, CELLS]`` float32 scores in [-1, 1] of the known faults (:mod:`mdsd_bounds.audit.faults`); 0 where not
         known.
     token, drafts, rank : ndarray
@@ -54,7 +54,7 @@ class Positions:
     q_mass: Floats
     cell: Ints
     draft_cell: Ints
-    leans: NDArray[np.float32]
+    drifts: NDArray[np.float32]
     token: Ints
     drafts: Ints
     rank: Ints

@@ -200,9 +200,9 @@ def run_steps(
     positions = from_arrays(p.numpy(), q.mean(1).numpy(), together, token, row=row)
     high = bounds_of(p.numpy(), q.numpy(), tuple(range(1, n + 1)), sampler, own)
     ladder = np.full((len(token), len(LADDER)), np.nan)
-    for k, rung in enumerate(LADDER):
-        if rung <= n:
-            ladder[:, k] = high[rung - 1, row]
+    for k, count in enumerate(LADDER):
+        if count <= n:
+            ladder[:, k] = high[count - 1, row]
     return replace(positions, bound=high[n - 1, row], ladder=ladder, sampler=(sampler,) * len(token))
 
 

@@ -34,9 +34,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import gammainccinv
+from scipy.special import factorial, gammainccinv
 from torch import Tensor
 
+from mdsd_bounds._backend.stirling import surjections
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.problem import InputError
@@ -228,7 +229,9 @@ def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
     for _ in range(MOMENTS - 1):
         powers.append(powers[-1] * share)
     moments = [power.sum(-1, keepdim=True) for power in powers]
-    series = [_series(k) for k in range(1, n)]
+    # Coefficients of x .. x^MOMENTS in (e^x - 1)^k.
+    table = surjections(MOMENTS)[1:] / factorial(np.arange(1, MOMENTS + 1))[:, None]
+    series = table.T[1:n].tolist()
     times = [time]
     for _ in range(MOMENTS - 1):
         times.append(times[-1] * time)
@@ -242,12 +245,3 @@ def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
         symmetric.append(torch.stack(terms).sum(0) / k)
     none = torch.exp(-moments[0] * time)
     return [none * e for e in symmetric]
-
-
-def _series(k: int) -> list[float]:
-    """Coefficients of ``x .. x^MOMENTS`` in ``(e^x - 1)^k``."""
-    one = np.array([0.0, *(1.0 / math.factorial(m) for m in range(1, MOMENTS + 1))])
-    row = np.array([1.0])
-    for _ in range(k):
-        row = np.convolve(row, one)[: MOMENTS + 1]
-    return [float(c) for c in row[1:]] + [0.0] * (MOMENTS + 1 - len(row))

@@ -42,7 +42,8 @@ def report(
     sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
     draft_cost: Annotated[
-        float | None, typer.Option("--draft-cost", help="One draft call, in target calls: the tree is chosen by speed.")
+        float | None,
+        typer.Option("--draft-cost", help="A draft forward pass in those of the target: the tree is chosen by speed."),
     ] = None,
     target_cost: Annotated[
         str | None, typer.Option("--target-cost", help="Cost by nodes read, as in mdsd advise; needs --draft-cost.")

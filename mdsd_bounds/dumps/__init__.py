@@ -138,7 +138,7 @@ def _open_named_pair(path: Path, label: str) -> Dump:
     """Both models in one file or folder; ``facts.json``, where a capture left it, says what they are."""
     dump = _join([path, path], label)
     once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
-    facts = replace(dump.facts, bytes=size_on_disk(path), once=once)
+    facts = replace(dump.facts, bytes=size_on_disk(path), fixed_bytes=once)
     if (path / FACTS).is_file():
         metadata = read_facts(path)
         sizes = metadata.pop("hidden_sizes", None)

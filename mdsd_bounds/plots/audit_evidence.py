@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None) -> Any:
-    """Capital against "the output has distribution p", on a logarithmic scale, over positions.
+    """Wealth against "the output has distribution p", on a logarithmic scale, over positions.
 
     Parameters
     ----------
     reports : mapping
         Name -> (report, whether it is drawn in colour as a lossy rule; lossless ones are grey).  A marker stands where
-        the capital first rejects the null.
+        the wealth first rejects the null.
     """
     ax = axes(ax)
     # Beyond twenty powers of ten more evidence says nothing more.
@@ -57,7 +57,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
         )
     ax.axhline(line, color="#000000", linewidth=0.8, linestyle=(0, (1, 2)))
     ax.annotate(
-        f"rejects the null: capital {1 / level:.3g}",
+        f"rejects the null: wealth {1 / level:.3g}",
         (0.0, line),
         xycoords=("axes fraction", "data"),
         xytext=(4, 3),
@@ -68,7 +68,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
     ax.set_xscale("log")
     ax.set_ylim(bottom, top)
     ax.set_xlabel("positions logged")
-    ax.set_ylabel("log10 of the capital")
+    ax.set_ylabel("log10 of the wealth")
     ax.set_title(f"Evidence that the output distribution is not p (false-alarm rate {first.alpha:g})")
     legend(ax, fontsize=7)
     return ax

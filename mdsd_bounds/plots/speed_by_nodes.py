@@ -37,7 +37,7 @@ def speed_by_nodes(table: pd.DataFrame, ax: Any = None, look: Look | None = None
         raise InputError(f"figure speed_by_nodes: lacks {', '.join(missing)}; give trees.speed_frontier.speed_by_nodes")
     chosen = table[table["choice"]]
     note = "Grey: no drafts."
-    unit = "second" if table["unit"].iloc[0] == "second" else "time of one target call"
+    unit = "second" if table["unit"].iloc[0] == "second" else "time of one target forward pass"
     if len(chosen):
         row = chosen.iloc[0]
         name = (look or Look()).name

@@ -11,7 +11,11 @@ from mdsd_bounds.plots.layout import INTERVALS
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
 
 AXES = {"length": "draft length (levels)", "budget": "target budget (nodes per call)"}
-VALUES = {"block_efficiency": "tokens per target call", "mbsu": "memory-bound speed-up", "speed": "tokens per second"}
+VALUES = {
+    "block_efficiency": "tokens per target forward pass",
+    "mbsu": "memory-bound speed-up",
+    "speed": "tokens per second",
+}
 
 
 def tree_protocols(table: pd.DataFrame, protocol: str, value: str = "block_efficiency", ax: Any = None) -> Any:

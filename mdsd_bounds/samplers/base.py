@@ -154,11 +154,17 @@ def draw(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     if bool((total[:, -1] < 1e-200).any()):
         # A share of a subnormal mass would be rounded to a multiple of the smallest number.  The factor is exact.
         total = total * RAISE**4
-    mass = total[:, -1:]
-    # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
-    u = 1.0 - torch.rand((probs.shape[0], 1), dtype=probs.dtype, device=probs.device, generator=generator)
-    token = torch.searchsorted(total, u * mass).clamp(max=probs.shape[-1] - 1)[:, 0]
-    return torch.where(mass[:, 0] > 0, token, torch.full_like(token, NO_DRAFT))
+    u = torch.rand((probs.shape[0], 1), dtype=probs.dtype, device=probs.device, generator=generator)
+    token = place_of(total, u)[:, 0]
+    return torch.where(total[:, -1] > 0, token, torch.full_like(token, NO_DRAFT))
+
+
+def place_of(total: Tensor, u: Tensor) -> Tensor:
+    """Places ``[.., S]`` that uniform numbers ``u`` ``[.., S]`` in [0, 1) hit in cumulative sums ``total`` ``[.., V]``.
+
+    1 - u lies in (0, 1], so that a place of probability zero is never hit.
+    """
+    return torch.searchsorted(total, total[..., -1:] * (1.0 - u)).clamp_(max=total.shape[-1] - 1)
 
 
 def mark(drawn: Tensor, token: Tensor) -> Tensor:

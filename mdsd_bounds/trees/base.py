@@ -142,7 +142,7 @@ def grow(
     stop: Sequence[int] | frozenset[int] = (),
     adaptive: bool = False,
 ) -> Tree:
-    """Grow a tree: at each level one draft call for the nodes that want children, then their drafts.
+    """Grow a tree: at each level one draft forward pass for the nodes that want children, then their drafts.
 
     Parameters
     ----------

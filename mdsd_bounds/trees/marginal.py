@@ -3,7 +3,7 @@
 Multi-token prediction heads and block-diffusion drafters state the *marginal* distribution of the token at each of the
 next L positions in one pass.  As a draft model that is a distribution of the path's length alone.
 
-**Builders.**  All of them take such a source as any other; it costs one draft call a tree (:attr:`Tree.calls`) instead
+**Builders.**  All take such a source as any other; it costs one draft forward pass a tree (:attr:`Tree.calls`) instead
 of one a level.  Since the same distribution stands below every node of a level, a tree may also use the *same drafts*
 there: :func:`product_tree`, the Cartesian product of the levels, as Medusa's trees are.
 

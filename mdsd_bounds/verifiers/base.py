@@ -5,7 +5,7 @@ Everything else follows from that distribution: one step (draw from it), lossles
 faster routes to a step or to the rate; each is tested against the distribution.
 
 *Accepted* means throughout that the output token is one of the drafts, whichever branch of the rule produced it: a
-token sampled from a residual that happens to have been drafted saves its target call just the same.
+token sampled from a residual that happens to have been drafted saves its target forward pass just the same.
 """
 
 from __future__ import annotations

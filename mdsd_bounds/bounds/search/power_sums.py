@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from mdsd_bounds._backend.stirling import surjections
+
 #: Powers kept of the tokens that are not convolved one by one.
 ORDER = 8
 
@@ -13,13 +15,7 @@ ORDER = 8
 def power_weights() -> tuple[np.ndarray, np.ndarray]:
     """``[9, 9]`` weights ``m! S(k, m)/k!`` of formula (2), and ``[61]`` coefficients a_k of ``-log(2 - e^x)``."""
     most = 60
-    stirling = np.zeros((most + 1, most + 1))
-    stirling[0, 0] = 1.0
-    for k in range(1, most + 1):
-        for m in range(1, k + 1):
-            stirling[k, m] = m * stirling[k - 1, m] + stirling[k - 1, m - 1]
-    share = np.array([[math.factorial(m) * stirling[k, m] / math.factorial(k) for k in range(most + 1)] for m in
-                      range(most + 1)])  # fmt: skip
+    share = (surjections(most) / np.array([[float(math.factorial(k))] for k in range(most + 1)])).T
     rest = np.array([sum(share[m, k] / m for m in range(1, k + 1)) for k in range(most + 1)])
     return share[: ORDER + 1, : ORDER + 1].copy(), rest
 

@@ -354,6 +354,6 @@ def _hidden(path: Path, arrays: Mapping[str, Array], size: int) -> Side:
         kind="hidden",
         bytes=size,
         hidden=hidden.shape[1],
-        once=sum(arrays[name].bytes for name in HEAD if name in arrays),
+        fixed_bytes=sum(arrays[name].bytes for name in HEAD if name in arrays),
         notes={"hidden size": hidden.shape[1]},
     )
