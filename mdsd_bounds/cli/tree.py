@@ -58,6 +58,7 @@ def tree(
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from mdsd_bounds.pipeline.conclusions import decoding_in_words
     from mdsd_bounds.pipeline.rendering import render
     from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
 
@@ -91,7 +92,7 @@ def tree(
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
         shares = "  ".join(f"{place}: {share:.3f} of {asked:.1f}" for place, (asked, share) in found[key].items())
         print(f"note: accepted by {title}  {shares}", file=sys.stderr)
-    print(render(summary_table({name: found}), format.value))
+    print(render(summary_table({name: found}), format.value, conclusion=decoding_in_words(found, name)))
 
 
 def _run(
