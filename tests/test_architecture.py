@@ -26,6 +26,7 @@ FLOORS = (
     "models",
     "pipeline",
     "trees",
+    "judge",
     "audit",
     "diagnostics",
     "plots",
