@@ -28,6 +28,7 @@ FLOORS = (
     "models",
     "pipeline",
     "trees",
+    "judge",
     "audit",
     "diagnostics",
     "plots",

@@ -98,6 +98,7 @@ VERIFIER_STYLES: dict[str, Style] = {
     "top_k_membership": Style("#117733", "^", "--", filled=False),
     "cactus": Style("#CC6677", "s", "-.", filled=False),
     "mentored_decoding": Style("#88BBEE", "D", ":", filled=False),
+    "judge": Style("#44AA99", "<", ":", filled=False),
     "tv_budget": Style("#882255", "v", "--", filled=False),
 }
 _MAPS = {"sampler": SAMPLER_STYLES, "verifier": VERIFIER_STYLES}
