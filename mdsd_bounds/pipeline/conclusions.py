@@ -100,7 +100,7 @@ def gaussian_in_words(table: pd.DataFrame) -> str:
     """Where the optimum of a Gaussian step is furthest above the rules beside it; rows of ``mdsd diffusion table``."""
     rules = ["d_grs", "rank_mixture", "reflection"]
     left = table["alpha_star"] - table[rules].max(axis=1)
-    row = table.loc[left.idxmax()]
+    row = table.iloc[int(left.to_numpy().argmax())]
     best = str(row[rules].astype(float).idxmax())
     return (
         f"At a shift of {row['delta']:g} standard deviations the optimum of {_many(int(row['n']), 'draft')} accepts "
@@ -114,7 +114,7 @@ def world_in_words(table: pd.DataFrame, videos: int) -> str:
     other = table[~table["method"].isin(["exact", "whole video"])]
     if not len(other):
         return f"{_many(len(table), 'method')}, {videos} videos each; none of them works from windows."
-    best = other.loc[other["energy_distance"].idxmin()]
+    best = other.iloc[int(other["energy_distance"].to_numpy().argmin())]
     text = (
         f"Of {_many(len(other), 'method')} from windows, {best['method']} comes closest to the exact distribution "
         f"(energy distance {best['energy_distance']:.3g}, {videos} videos"
@@ -125,7 +125,7 @@ def world_in_words(table: pd.DataFrame, videos: int) -> str:
 
 def speculation_in_words(table: pd.DataFrame) -> str:
     """The tree and rule with the fewest sequential target calls; rows of ``mdsd diffusion speculate``."""
-    best = table.loc[table["calls"].idxmin()]
+    best = table.iloc[int(table["calls"].to_numpy().argmin())]
     return (
         f"Fewest sequential target calls for {int(best['steps'])} steps: {best['calls']:.1f} +- {best['calls_95']:.1f} "
         f"(95%), with drafts {best['draft']}, tree {best['tree']} and rule {best['rule']}; "
