@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -73,6 +73,8 @@ class Sampler:
         ``(q, n, samples, generator, **options) -> [samples, n]``: many drafts at one position, without its batch axis.
     method : str or None
         Name in :data:`mdsd_bounds.bounds.METHODS` of the route to its bounds; None chooses by the fields above.
+    cost : str
+        Of the bounds at one position, stated or measured (docs/costs.md); empty where nobody has.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Sampler:
     tuples: Callable[..., tuple[Tensor, Tensor]] | None = None
     sample_position: Callable[..., Tensor] | None = None
     method: str | None = None
+    cost: str = field(default="", compare=False)
 
     def splits(
         self, n_drafts: Iterable[int], options: Mapping[str, Option], what: str, remedy: str = "use method='auto'"
@@ -222,7 +225,12 @@ def fixed_mask(q: Tensor, m: int) -> Tensor:
 
 
 def fixed_plus_random(
-    name: str, split: Callable[..., tuple[int, int]], *, replacement: bool = False, nested: bool = False
+    name: str,
+    split: Callable[..., tuple[int, int]],
+    *,
+    replacement: bool = False,
+    nested: bool = False,
+    cost: str = "",
 ) -> Sampler:
     """A member of the family: ``split(n, **options)`` fixed and random drafts, in that order.
 
@@ -245,7 +253,7 @@ def fixed_plus_random(
         return torch.cat([head, tail], -1)
 
     options = tuple(inspect.signature(split).parameters)[1:]
-    return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested)
+    return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested, cost=cost)
 
 
 def _with(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

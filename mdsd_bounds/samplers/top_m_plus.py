@@ -23,4 +23,4 @@ def split(n: int, m: Any = 1) -> tuple[int, int]:
     return fixed, n - fixed
 
 
-SAMPLER = fixed_plus_random("top_m_plus", split, nested=True)
+SAMPLER = fixed_plus_random("top_m_plus", split, nested=True, cost="bound as without replacement")

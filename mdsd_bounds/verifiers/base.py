@@ -61,6 +61,8 @@ class Verifier:
         Names of the rule's own options; all others belong to the sampler.
     drafts_needed : int or None
         The one number of drafts the rule is made for, None for any.
+    cost : str
+        Of one step at one position, stated or measured; empty where nobody has.
     origin : str or None
         ``module:NAME`` or ``/path/to/file.py:NAME`` of a rule that was loaded from there, so that other processes can
         load it as well.
@@ -77,6 +79,7 @@ class Verifier:
     distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
     drafts_needed: int | None = None
+    cost: str = field(default="", compare=False)
     origin: str | None = field(default=None, compare=False)
 
     def takes(self, samplers: Sequence[str]) -> bool:

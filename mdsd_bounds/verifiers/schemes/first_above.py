@@ -57,6 +57,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
         estimate_rate=bound_to(estimate_rate),
         distance=bound_to(distance),
         options=options,
+        cost="O(V)",
     )
 
 

@@ -241,4 +241,5 @@ VERIFIER = Verifier(
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
     options=("tokens",),
+    cost="n - 1 matches, each O(V) and a linear programme",
 )
