@@ -52,7 +52,7 @@ def _facts(dump: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Facts and notes of a dump, or of whatever else the file is."""
     from mdsd_bounds.cli.recognise import after_dump, recognised
     from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.dumps.how_to_read import parted, reading_so
+    from mdsd_bounds.dumps.how_to_read import parted
     from mdsd_bounds.dumps.inspect import facts_and_notes
     from mdsd_bounds.problem import InputError
 
@@ -60,8 +60,7 @@ def _facts(dump: str) -> tuple[dict[str, Any], dict[str, Any]]:
         opened = open_dump(dump)
     except InputError:
         plain, how = parted(dump)
-        with reading_so(how):
-            found = recognised(Path(plain)) if Path(plain).exists() else None
+        found = recognised(Path(plain), how) if Path(plain).exists() else None
         if found is None:
             raise
         return found

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from mdsd_bounds._backend.lazy import lazily
 
 if TYPE_CHECKING:
+    from mdsd_bounds.pipeline.conclusions import bounds_in_words as bounds_in_words
+    from mdsd_bounds.pipeline.conclusions import comparison_in_words as comparison_in_words
     from mdsd_bounds.pipeline.evaluate_block import Settings as Settings
     from mdsd_bounds.pipeline.evaluate_block import matching_verifiers as matching_verifiers
     from mdsd_bounds.pipeline.run import Execution as Execution
@@ -26,6 +28,8 @@ __all__ = [
     "Execution",
     "Settings",
     "bootstrap_interval",
+    "bounds_in_words",
+    "comparison_in_words",
     "document_means",
     "matching_verifiers",
     "read_table",
@@ -37,6 +41,8 @@ _HOMES = {
     "COMPARED": "mdsd_bounds.pipeline.tables",
     "Execution": "mdsd_bounds.pipeline.run",
     "Settings": "mdsd_bounds.pipeline.evaluate_block",
+    "bounds_in_words": "mdsd_bounds.pipeline.conclusions",
+    "comparison_in_words": "mdsd_bounds.pipeline.conclusions",
     "bootstrap_interval": "mdsd_bounds.pipeline.tables",
     "document_means": "mdsd_bounds.pipeline.tables",
     "matching_verifiers": "mdsd_bounds.pipeline.evaluate_block",

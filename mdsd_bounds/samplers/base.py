@@ -262,19 +262,19 @@ def _with(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _without(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.  Raised
-    # rates have finite clocks, so that no slot stays empty while any support is left.
+    # The exponential race: the first n arrivals at rates q_i are sequential draws without replacement.  Raised
+    # rates arrive in finite time, so that no slot stays empty while any support is left.
     uniform = torch.rand(probs.shape, dtype=torch.float64, device=probs.device, generator=generator)
-    clocks = -torch.log1p(-uniform) / (probs * RAISE)
-    clocks = clocks.masked_fill(probs <= 0, float("inf"))
+    times = -torch.log1p(-uniform) / (probs * RAISE)
+    times = times.masked_fill(probs <= 0, float("inf"))
     n_held = min(n, probs.shape[-1])
-    arrival, index = clocks.topk(n_held, -1, largest=False)
+    arrival, index = times.topk(n_held, -1, largest=False)
     index = torch.where(torch.isfinite(arrival), index, torch.full_like(index, NO_DRAFT))
     return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
 
 
-def whole_option(value: Any, name: str, least: int) -> int:
-    """A whole-number option of a sampler, checked."""
+def integer_option(value: Any, name: str, least: int) -> int:
+    """An integer option of a sampler, checked."""
     if isinstance(value, bool) or int(value) != value or int(value) < least:
         raise InputError(f"{name}={value!r}: give an integer of at least {least}")
     return int(value)
