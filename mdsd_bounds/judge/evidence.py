@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import keyword
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
@@ -201,4 +202,78 @@ def _shares(types: np.ndarray, label: Tensor, wanted: np.ndarray) -> Tensor:
     y = label.double().numpy()
     overall = y.mean()
     share = {kind: (y[types == kind].sum() + overall) / ((types == kind).sum() + 1) for kind in np.unique(types)}
-    return torch.tensor([share.get(kind, overall) for kind in wanted])
+    return torch.tensor([share.get(kind, overall) for kind in wanted], dtype=torch.float32)
+
+
+def harm_by_share(
+    scores: Mapping[str, Tensor],
+    label: Tensor,
+    group: Tensor,
+    shares: Sequence[float],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Of the draft's tokens that a score would approve first, how many are harmful: the price of acceptance.
+
+    Parameters
+    ----------
+    scores : mapping
+        Name -> score ``[N]``; the first is what the others are compared with.
+    label, group : Tensor
+        ``[N]``: 1 harmless, 0 harmful; which task.
+    shares : sequence of float
+        Shares of the tokens approved, in (0, 1].  A score's threshold is the one that approves this share (ties in the
+        order of the labels are broken by a fixed random number).
+    resamples, seed : int
+        Of the intervals over tasks.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``score``, ``approved`` share, ``threshold``, ``harmful`` share of these, its ``low`` and ``high``, and
+        ``difference`` to the first score at the same share with ``difference_low`` and ``difference_high``.
+    """
+    rng = np.random.default_rng(seed)
+    y, groups = label.numpy(), group.numpy()
+    names = np.unique(groups)
+    members = [np.flatnonzero(groups == name) for name in names]
+    jitter = rng.random(len(y))
+    values = {name: score.double().numpy() for name, score in scores.items()}
+
+    def harmful(rows: np.ndarray) -> np.ndarray:
+        found = []
+        for value in values.values():
+            order = rows[np.lexsort((jitter[rows], value[rows]))[::-1]]
+            bad = np.cumsum(1 - y[order])
+            counts = [max(1, round(share * len(rows))) for share in shares]
+            found.append([bad[count - 1] / count for count in counts])
+        return np.array(found)
+
+    point = harmful(np.arange(len(y)))
+    drawn = np.array(
+        [
+            harmful(np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))]))
+            for _ in range(resamples)
+        ]
+    )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    below, above = np.quantile(drawn - drawn[:, :1], [0.025, 0.975], axis=0)
+    rows = []
+    for i, (name, value) in enumerate(values.items()):
+        ordered = np.sort(value)[::-1]
+        for j, share in enumerate(shares):
+            rows.append(
+                {
+                    "score": name,
+                    "approved": share,
+                    "threshold": float(ordered[max(1, round(share * len(y))) - 1]),
+                    "harmful": point[i, j],
+                    "low": low[i, j],
+                    "high": high[i, j],
+                    "difference": point[i, j] - point[0, j],
+                    "difference_low": below[i, j],
+                    "difference_high": above[i, j],
+                }
+            )
+    return pd.DataFrame(rows)

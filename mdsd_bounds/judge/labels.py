@@ -48,12 +48,15 @@ class Labels:
         ``[N]`` which task.
     words : list of str
         The token in its text, as the target's tokenizer writes it.
+    tasks : list of str
+        Names of the tasks, by ``group``.
     """
 
     states: Tensor
     columns: dict[str, Tensor]
     group: Tensor
     words: list[str] = field(repr=False)
+    tasks: list[str] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.states)
@@ -136,7 +139,9 @@ def read_labels(folders: Sequence[str | Path]) -> tuple[Labels, dict[str, Any]]:
     if not sum(map(len, groups)):
         raise InputError(f"{', '.join(map(str, folders))}: no label yet; run mdsd judge mine")
     columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-    return Labels(torch.cat([part["states"] for part in parts]), columns, torch.cat(groups), words), facts[0]
+    return Labels(torch.cat([part["states"] for part in parts]), columns, torch.cat(groups), words, list(names)), facts[
+        0
+    ]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -44,9 +44,12 @@ class Task:
     entry: str
 
     def run(self, completion: str, limits: Limits | None = None) -> Verdict:
-        """Whether prompt and completion pass the tests, in the sandbox."""
-        setting = self.prompt + self.solution
-        return run_tests(self.prompt + cut(completion), setting, self.tests, self.entry, limits)
+        """Whether prompt and completion, up to where it ends, pass the tests; in the sandbox."""
+        return self.run_program(self.prompt + cut(completion), limits)
+
+    def run_program(self, program: str, limits: Limits | None = None) -> Verdict:
+        """Whether a whole program passes the tests; in the sandbox."""
+        return run_tests(program, self.prompt + self.solution, self.tests, self.entry, limits)
 
 
 def cut(completion: str) -> str:

@@ -206,6 +206,7 @@ def matching_verifiers(
     drafts: Sequence[int],
     *,
     lossy: bool = False,
+    columns: Sequence[str] = (),
 ) -> tuple[str | Verifier, ...]:
     """The verifiers to compare: all registered and installed ones (lossless, or lossy where asked), or those named.
 
@@ -217,6 +218,8 @@ def matching_verifiers(
         What they must fit, at least one of each.
     lossy : bool
         Whether ``all`` means the lossy ones.
+    columns : sequence of str
+        Columns that the dump holds: ``all`` leaves out rules that need others.
 
     Returns
     -------
@@ -233,7 +236,8 @@ def matching_verifiers(
     for name in ["all"] if names is None else names:
         if name == "all":
             load_third_party()
-            found += [rule for rule in VERIFIERS.values() if rule.lossless != lossy and rule.takes(samplers)]
+            fits = [rule for rule in VERIFIERS.values() if rule.lossless != lossy and rule.takes(samplers)]
+            found += [rule for rule in fits if set(rule.needs) <= set(columns)]
         else:
             found.append(_fitting(get_verifier(name), samplers, drafts))
     chosen: dict[str, Verifier] = {}
@@ -310,6 +314,7 @@ def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings
         counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
         if problem.sampler not in rule.samplers or not counts:
             continue
+        options = {**problem.options, **_columns(rule, batch)}
         with stage(i, len(settings.verifiers)):
             rate = acceptance_rate(
                 problem.p,
@@ -321,14 +326,26 @@ def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings
                 # The seed belongs to the rows, so that results do not depend on what else ran before them.
                 seed=settings.seed + int(batch.row[0]),
                 generator=None,
-                **problem.options,
+                **options,
             )
         frame = _frame(bound, batch, temperature, rule.name)
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
         frame["mc_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         if not rule.lossless:
-            distance = output_distance(problem.p, problem.q, counts, problem.sampler, rule, **problem.options)
+            distance = output_distance(problem.p, problem.q, counts, problem.sampler, rule, **options)
             frame["tv"] = distance.reshape(-1).cpu().numpy()
         frames.append(frame)
     return frames
+
+
+def _columns(rule: Verifier, batch: LogitBatch) -> dict[str, Tensor]:
+    """What a rule needs of a dump beside its distributions."""
+    held = {name: getattr(batch, name) for name in rule.needs}
+    missing = next((name for name, value in held.items() if value is None), None)
+    if missing is not None:
+        raise InputError(
+            f"verifier {rule.name!r} needs the column {missing!r}, which the dump does not hold; make a dump with a "
+            "judge's scores by mdsd judge log"
+        )
+    return held

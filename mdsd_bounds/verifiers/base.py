@@ -59,6 +59,8 @@ class Verifier:
         output distribution and p; NaN where that is not available.
     options : tuple of str
         Names of the rule's own options; all others belong to the sampler.
+    needs : tuple of str
+        Columns of a dump that the rule cannot do without; they are given to it as options of the same names.
     drafts_needed : int or None
         The one number of drafts the rule is made for, None for any.
     cost : str
@@ -78,6 +80,7 @@ class Verifier:
     estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
     distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     drafts_needed: int | None = None
     cost: str = field(default="", compare=False)
     origin: str | None = field(default=None, compare=False)

@@ -14,8 +14,9 @@ distance ``TV(p, q)``.
 accepted when ``J(x_k) = 1`` or ``U < p_k(x_k) / q_k(x_k)``, and the next target is ``norm((p_k - q_k)_+)`` as ever.
 Its distance is exact with replacement (a recursion of length n), and by enumeration where the drafted tuples are few.
 
-Options: ``threshold`` (0.5), and ``judge_score`` ``[V]`` or ``[B, V]``, the judge's score of each token, NaN where it
-gave none (such a token is never approved).  Without scores the judge is the training-free one of ``p_x / max p``.
+Options: ``threshold`` (0.5); ``judge_score`` ``[V]`` or ``[B, V]``, the judge's score of each token, NaN where it gave
+none (such a token is never approved); or ``judge_token`` and ``judge_score`` ``[B, K]``, the tokens that have a score
+and the scores, as dumps hold them.  Without any the judge is the training-free score ``p_x / max p``.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_a
 from mdsd_bounds.verifiers.total_variation import ENUMERATED, total_variation
 
 THRESHOLD = 0.5
+#: The rule's own options; all others belong to the sampler.
+OPTIONS = ("threshold", "judge_score", "judge_token")
 
 
-def approved(p: Tensor, judge_score: Option = None, threshold: float = THRESHOLD) -> Tensor:
+def approved(p: Tensor, judge_score: Option = None, judge_token: Option = None, threshold: float = THRESHOLD) -> Tensor:
     """Which tokens the judge approves ``[B, V]`` (bool): those whose score is above the threshold.
 
     Raises
@@ -53,6 +56,8 @@ def approved(p: Tensor, judge_score: Option = None, threshold: float = THRESHOLD
     if not isinstance(judge_score, Tensor | np.ndarray):
         raise InputError(f"judge: judge_score is a {type(judge_score).__name__}; give an array [V] or [rows, V]")
     scores = torch.as_tensor(judge_score, device=p.device)
+    if judge_token is not None:
+        scores = _spread(scores, torch.as_tensor(judge_token, device=p.device), p.shape[-1])
     if scores.shape[-1:] != p.shape[-1:] or scores.ndim > 2 or (scores.ndim == 2 and len(scores) not in (1, len(p))):
         raise InputError(
             f"judge: judge_score has shape {tuple(scores.shape)}; give [{p.shape[-1]}] or {tuple(p.shape)}"
@@ -64,6 +69,17 @@ def approved(p: Tensor, judge_score: Option = None, threshold: float = THRESHOLD
     return (scores > threshold).expand(p.shape)
 
 
+def _spread(scores: Tensor, tokens: Tensor, size: int) -> Tensor:
+    """Scores ``[B, V]`` of the ``[B, K]`` tokens that have one, NaN for the others; a token of -1 stands for none."""
+    if tokens.shape != scores.shape or tokens.ndim != 2 or tokens.is_floating_point() or bool((tokens >= size).any()):
+        raise InputError(
+            f"judge: judge_token has shape {tuple(tokens.shape)} {tokens.dtype} for scores {tuple(scores.shape)}; give "
+            "integers of the same shape [rows, K], each below the vocabulary"
+        )
+    spread = scores.new_full((len(scores), size + 1), float("nan"))
+    return spread.scatter_(-1, torch.where(tokens < 0, size, tokens), scores)[:, :size]
+
+
 def output_distribution(
     p: Tensor,
     q: Tensor,
@@ -71,11 +87,12 @@ def output_distribution(
     *,
     sampler: str,
     judge_score: Option = None,
+    judge_token: Option = None,
     threshold: float = THRESHOLD,
     **options: Option,
 ) -> Tensor:
     """Distribution of the output given the drafts, round by round.  O(nV)."""
-    passes = approved(p, judge_score, threshold).to(p.dtype)
+    passes = approved(p, judge_score, judge_token, threshold).to(p.dtype)
     rule, n = get_sampler(sampler), drafts.shape[1]
     probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     drawn = torch.zeros(p.shape, dtype=torch.bool, device=p.device)
@@ -96,6 +113,7 @@ def exact_rate(
     *,
     sampler: str,
     judge_score: Option = None,
+    judge_token: Option = None,
     threshold: float = THRESHOLD,
     **options: Option,
 ) -> Tensor:
@@ -104,7 +122,7 @@ def exact_rate(
     A token that round k rejects has ``p_k < q_k``, so that no later target holds it: the last token is no draft, and
     the mass accepted in the rounds is the acceptance.
     """
-    return _both(p, q, n_drafts, approved(p, judge_score, threshold), sampler, options)[0]
+    return _both(p, q, n_drafts, approved(p, judge_score, judge_token, threshold), sampler, options)[0]
 
 
 def distance(
@@ -114,11 +132,12 @@ def distance(
     *,
     sampler: str,
     judge_score: Option = None,
+    judge_token: Option = None,
     threshold: float = THRESHOLD,
     **options: Option,
 ) -> Tensor:
     """Total variation ``[N, B]`` between the output distribution and p, exact where :func:`exact_rate` is."""
-    return _both(p, q, n_drafts, approved(p, judge_score, threshold), sampler, options)[1]
+    return _both(p, q, n_drafts, approved(p, judge_score, judge_token, threshold), sampler, options)[1]
 
 
 def estimate_rate(
@@ -129,13 +148,12 @@ def estimate_rate(
     generator: torch.Generator | None,
     *,
     sampler: str,
-    judge_score: Option = None,
-    threshold: float = THRESHOLD,
     **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of the accepted probability over sampled drafts."""
     value, error = (p.new_empty((len(n_drafts), p.shape[0])) for _ in range(2))
-    passes = approved(p, judge_score, threshold).to(p.dtype)
+    own: dict[str, Any] = {name: options.pop(name) for name in OPTIONS if name in options}
+    passes = approved(p, **own).to(p.dtype)
     for i, n in enumerate(n_drafts):
         for b in range(p.shape[0]):
             drafts = many_drafts(q[b], n, samples, generator, sampler=sampler, **options)
@@ -193,5 +211,6 @@ VERIFIER = Verifier(
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
     distance=distance,
-    options=("threshold", "judge_score"),
+    options=OPTIONS,
+    needs=("judge_score", "judge_token"),
 )

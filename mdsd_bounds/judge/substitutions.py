@@ -20,6 +20,7 @@ from torch import Tensor
 from mdsd_bounds.judge.labels import TaskLabels, file_of, write_facts, write_labels
 from mdsd_bounds.judge.reading import DraftReader, read_with_cache, states_after
 from mdsd_bounds.judge.sandbox import require_sandbox
+from mdsd_bounds.judge.scored import tokens_of
 from mdsd_bounds.judge.tasks import Task, tasks_digest
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.loading import LoadedModel
@@ -92,13 +93,10 @@ def substitute(
 
 def _one_task(target: LoadedModel, reader: DraftReader, task: Task, settings: SubstituteSettings) -> TaskLabels:
     tokenizer = target.tokenizer
-    prompt = list(tokenizer(task.prompt, verbose=False)["input_ids"])
-    tokens = list(tokenizer(task.prompt + task.solution, verbose=False)["input_ids"])
-    # Where the prompt ends inside a token, the solution begins with the next one.
-    first = next((i for i, (a, b) in enumerate(zip(prompt, tokens, strict=False)) if a != b), len(prompt))
-    if len(tokens) > settings.most_tokens or first >= len(tokens) or first < 2:
+    tokens, first = tokens_of(tokenizer, task)
+    if len(tokens) > settings.most_tokens:
         return TaskLabels(task.name, f"left out: {len(tokens)} tokens", [])
-    own = task.run(str(tokenizer.decode(tokens[first:])) if first == len(prompt) else task.solution)
+    own = task.run_program(str(tokenizer.decode(tokens)))
     if not own.passed:
         return TaskLabels(task.name, f"{own.kind} {own.detail}".strip(), [])
     log_p, cache = read_with_cache(target.model, tokens, first)
@@ -113,8 +111,8 @@ def _one_task(target: LoadedModel, reader: DraftReader, task: Task, settings: Su
     others = [_best_other(log_q[row], tokens[first + row], known) for row in sorted(chosen)]
     states = states_after(target.model, cache, [first + row for row in sorted(chosen)], others)
     for row, token, state in zip(sorted(chosen), others, states, strict=True):
-        text = str(tokenizer.decode([*tokens[first : first + row], token, *tokens[first + row + 1 :]]))
-        verdict = task.run(text)
+        text = str(tokenizer.decode([*tokens[: first + row], token, *tokens[first + row + 1 :]]))
+        verdict = task.run_program(text)
         rows.append(
             {
                 "state": state,
