@@ -18,6 +18,11 @@ from mdsd_bounds.models.loading import LoadedModel
 WIDTH = 24
 
 
+def flat(count: int) -> dict[str, torch.Tensor]:
+    """Columns that say nothing."""
+    return {name: torch.zeros(count) for name in ("entropy", "top", "divergence", "place")}
+
+
 def labels(signal: float, count: int = 400, seed: int = 0) -> Labels:
     """Labels of 40 tasks: the state holds ``signal`` times a planted direction, log p a weaker sign of the label."""
     generator = torch.Generator().manual_seed(seed)
@@ -26,7 +31,7 @@ def labels(signal: float, count: int = 400, seed: int = 0) -> Labels:
     label = (torch.rand(count, generator=generator) < torch.sigmoid(hidden * 3 - 1)).to(torch.int8)
     states[:, 0] = states[:, 0] * signal + torch.randn(count, generator=generator) * (1 - signal)
     log_p = label.float() * 0.5 + torch.randn(count, generator=generator)
-    columns = {"label": label, "log_p": log_p, "log_q": torch.randn(count, generator=generator)}
+    columns = {"label": label, "log_p": log_p, "log_q": torch.randn(count, generator=generator), **flat(count)}
     words = [("\n", " x", "if", "+")[i % 4] for i in range(count)]
     return Labels(states, columns, torch.arange(count) % 40, words)
 
@@ -49,7 +54,7 @@ def test_held_out_scores_have_not_seen_their_task() -> None:
     generator = torch.Generator().manual_seed(3)
     label = (torch.rand(30, generator=generator) < 0.5).to(torch.int8).repeat_interleave(10)
     states = torch.eye(30).repeat_interleave(10, 0)
-    columns = {"label": label, "log_p": torch.zeros(300), "log_q": torch.zeros(300)}
+    columns = {"label": label, "log_p": torch.zeros(300), "log_q": torch.zeros(300), **flat(300)}
     given = Labels(states, columns, torch.arange(30).repeat_interleave(10), ["x"] * 300)
     found = fit(given, {"target": {}}, resamples=200)
     assert found.auc["judge"].value < 0.7

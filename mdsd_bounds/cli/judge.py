@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mdsd_bounds.cli.exits import need, resumable
+from mdsd_bounds.cli.log import Computation
 from mdsd_bounds.cli.options import Format, Quiet, Style, numbers_in
 
 if TYPE_CHECKING:
@@ -26,21 +27,12 @@ class Kind(StrEnum):
     substitution = "substitution"
 
 
-class Precision(StrEnum):
-    """Of the models' computation."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    int8 = "int8"
-
-
 Target = Annotated[str, typer.Option("--target", help="Hugging Face name, local folder or GGUF file.")]
 Draft = Annotated[str, typer.Option("--draft", help="A model, early-exit:K, chimera:FOLDER, ... (as mdsd log).")]
 Tasks = Annotated[str, typer.Option("--tasks", help="humaneval, or a .jsonl of its form.")]
 First = Annotated[int | None, typer.Option("--first", min=1, help="Only so many tasks, from the first.")]
 Skip = Annotated[int, typer.Option("--skip", min=0, help="Leave out so many tasks at the beginning.")]
-Dtype = Annotated[Precision, typer.Option("--dtype", help="Of the computation; int8: linear layers, on a processor.")]
+Dtype = Annotated[Computation, typer.Option("--dtype", help="Of the computation; int8: linear layers, on a processor.")]
 
 
 @judge.command("mine")
@@ -58,7 +50,7 @@ def mine_(
     lanes: Annotated[int, typer.Option("--lanes", min=1, help="Texts continued at once.")] = 32,
     labels: Annotated[int, typer.Option("--labels", min=1, help="Labels of a task at most.")] = 40,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Stop mining outcomes after this time.")] = None,
-    dtype: Dtype = Precision.float32,
+    dtype: Dtype = Computation.float32,
     quiet: Quiet = False,
 ) -> None:
     """Mine labels: put the draft's token in, let the target finish, run the tests in a sandbox."""
@@ -116,7 +108,7 @@ def log_(
     first: First = None,
     skip: Skip = 0,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Places of a solution.")] = 32,
-    dtype: Dtype = Precision.float32,
+    dtype: Dtype = Computation.float32,
     quiet: Quiet = False,
 ) -> None:
     """A dump of a pair with the judge's scores, for mdsd judge curve and mdsd compare --lossy."""
@@ -176,7 +168,7 @@ def _tasks(source: str, first: int | None, skip: int) -> list[Task]:
     return found
 
 
-def _model(target: str, dtype: Precision, say: Callable[[str], None]) -> LoadedModel:
+def _model(target: str, dtype: Computation, say: Callable[[str], None]) -> LoadedModel:
     import os
 
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -46,7 +46,8 @@ class Fitted:
     fold : Tensor
         ``[N]`` which fold.
     auc : dict
-        By score: ``judge``, ``log p``, ``log q``, ``token type``.
+        By score: ``judge``, ``log p``, ``log q``, ``token type``, and ``all of these``: a regression on what p, q and
+        the token's type say, its place, and the divergence of the two, fitted in the same way as the judge.
     gain : dict
         By simpler score: AUC of the judge minus its, over the same resampled tasks.
     """
@@ -97,17 +98,21 @@ def fit(labels: Labels, facts: Mapping[str, Any], seed: int = 0, resamples: int 
     held_out = torch.zeros(len(labels))
     types = token_types(labels.words)
     type_score = torch.zeros(len(labels))
+    simple, simple_score = simple_features(labels, types), torch.zeros(len(labels))
     for number in range(FOLDS):
         train = fold != number
         head = _fit_part(labels.states[train], label[train], labels.group[train], seed + 1)
         held_out[~train] = head.scores(labels.states[~train])
         type_score[~train] = _shares(types[train], label[train], types[~train])
+        plain = _fit_part(simple[train], label[train], labels.group[train], seed + 1)
+        simple_score[~train] = plain.scores(simple[~train])
     head = _fit_part(labels.states, label, labels.group, seed + 1)
     scores = {
         "judge": held_out,
         "log p": labels.columns["log_p"],
         "log q": labels.columns["log_q"],
         "token type": type_score,
+        "all of these": simple_score,
     }
     auc, gain = auc_with_intervals(scores, label, labels.group, "judge", resamples, seed)
     digest = hashlib.sha256(labels.states.numpy().tobytes() + label.numpy().tobytes()).hexdigest()
@@ -195,6 +200,14 @@ def token_type(word: str) -> str:
 def token_types(words: list[str]) -> np.ndarray:
     """:func:`token_type` of each."""
     return np.array([token_type(word) for word in words])
+
+
+def simple_features(labels: Labels, types: np.ndarray) -> Tensor:
+    """What is known of a draft token without the target's state ``[N, F]``."""
+    columns = labels.columns
+    numbers = [columns[name].float() for name in ("log_p", "log_q", "entropy", "top", "divergence", "place")]
+    kinds = [torch.tensor(types == kind).float() for kind in sorted(set(types.tolist()))]
+    return torch.stack([*numbers, *kinds], -1)
 
 
 def _shares(types: np.ndarray, label: Tensor, wanted: np.ndarray) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import tokenize
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from scipy.stats import beta, binomtest
 
 from mdsd_bounds import open_dump
 from mdsd_bounds._backend.whole_files import write_whole
-from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_labels
-from mdsd_bounds.judge.evidence import token_type
+from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_labels, read_tasks
+from mdsd_bounds.judge.evidence import auc_with_intervals, token_type
 from mdsd_bounds.judge.labels import read_task
 from mdsd_bounds.judge.plane import CONFIDENT
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
@@ -60,7 +62,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
         if not folder.exists():
             lines += [f"## Labels from {title}", "", "Not run.", ""]
             continue
-        lines += _labels(folder, title, measured.setdefault(kind, {}), results / f"harm-{kind}.png")
+        lines += _labels(kind, folder, title, measured.setdefault(kind, {}), results / f"harm-{kind}.png")
     for kind, title in titles.items():
         dump = arguments.out / f"{kind}-dump"
         if dump.exists():
@@ -71,7 +73,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
     write_whole(results / "measured.json", (json.dumps(measured, indent=1, sort_keys=True) + "\n").encode())
 
 
-def _labels(folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
+def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
     labels, facts = read_labels([folder])
     own = Counter()
     for path in (folder / "tasks").glob("*.safetensors"):
@@ -104,6 +106,8 @@ def _labels(folder: Path, title: str, measured: dict[str, Any], figure: Path) ->
         gain = found.gain.get(name)
         minus = "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         lines.append(_row(name, [str(auc), minus]))
+    if kind == "substitution":
+        lines += _in_code(folder, labels, found, measured)
     scores = scores_of(labels, found)
     table = harm_by_share(scores, label, labels.group, SHARES)
     measured["harm"] = table.to_dict("records")
@@ -138,6 +142,41 @@ def scores_of(labels: Labels, found: Fitted) -> dict[str, torch.Tensor]:
 
 def _row(name: str, cells: list[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _in_code(folder: Path, labels: Labels, found: Fitted, measured: dict[str, Any]) -> list[str]:
+    """The control: only tokens of code itself, neither in a comment or a text nor after the last statement."""
+    solutions = {task.name: task.prompt + task.solution for task in read_tasks("humaneval")}
+    inside = []
+    for path in sorted((folder / "tasks").glob("*.safetensors")):
+        _, notes = read_task(path)
+        whole = solutions[notes["task"]]
+        quiet = quiet_characters(whole)
+        for text in json.loads(notes["text"]):
+            place = next((i for i, (a, b) in enumerate(zip(text, whole, strict=False)) if a != b), len(whole) - 1)
+            inside.append(place not in quiet and bool(whole[place:].strip()))
+    keep = torch.tensor(inside)
+    label = labels.columns["label"][keep]
+    scores = {"judge": found.held_out[keep], "log p": labels.columns["log_p"][keep]}
+    auc, gain = auc_with_intervals(scores, label, labels.group[keep], "judge", 2000, 0)
+    measured["in_code"] = {"labels": len(label), "harmless": int(label.sum()), "auc": str(auc["judge"])}
+    said = (
+        f"Control: {len(label)} of these labels replace a token of code itself, neither in a comment or a text nor "
+        f"after the last statement; {int(label.sum())} are harmless. There the judge has {auc['judge']}, log p "
+        f"{auc['log p']}; difference {gain['log p']}."
+    )
+    return ["", said, ""]
+
+
+def quiet_characters(program: str) -> set[int]:
+    """Characters in comments and texts."""
+    starts = [0, *np.cumsum([len(line) + 1 for line in program.split("\n")]).tolist()]
+    found: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(program).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            (first, left), (last, right) = token.start, token.end
+            found |= set(range(starts[first - 1] + left, starts[last - 1] + right))
+    return found
 
 
 def _by_type(labels: Labels) -> str:
