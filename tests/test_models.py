@@ -394,7 +394,7 @@ def test_other_tokens_are_read_once_where_they_extend(pair: dict[str, str], monk
         ({"settings": CaptureSettings(temperature=float("nan"))}, "temperature nan"),
         ({"settings": CaptureSettings(new_tokens=0)}, "new_tokens 0"),
         ({"settings": CaptureSettings(store_dtype="int8")}, "store_dtype"),
-        ({"settings": replace(SMALL, dtype="float8")}, "choose float32, bfloat16 or float16"),
+        ({"settings": replace(SMALL, dtype="float8")}, "choose float32, bfloat16, float16 or int8"),
         ({"settings": replace(SMALL, device="quantum")}, "device 'quantum'"),
         ({"settings": replace(SMALL, max_positions=0)}, "max_positions 0"),
     ],

@@ -34,9 +34,9 @@ def named(dump: str, *, head: int | None = None, tokenizer: str | None = None) -
     >>> named("pair.npz", head=2)
     'pair.npz#head=2'
     """
-    said = [f"head={head}"] if head is not None else []
-    said += [f"tokenizer={tokenizer}"] if tokenizer else []
-    return f"{dump}#{'&'.join(said)}" if said else dump
+    parts = [f"head={head}"] if head is not None else []
+    parts += [f"tokenizer={tokenizer}"] if tokenizer else []
+    return f"{dump}#{'&'.join(parts)}" if parts else dump
 
 
 def parted(label: str) -> tuple[str, HowToRead]:

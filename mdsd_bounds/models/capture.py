@@ -225,7 +225,7 @@ def _target_pass(
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
     ids, mask = (x.to(loaded.model.device) for x in left_pad(part))
     text, steps, cache = [list(document) for document in part], [], None
-    said = time.monotonic()
+    last_reported = time.monotonic()
     for step in range(settings.new_tokens):
         with head_inputs(loaded.model) as states:
             output, cache = forward(loaded.model, ids, mask, cache)
@@ -236,8 +236,8 @@ def _target_pass(
             document.append(choice)
         ids = token[:, None].to(mask.device)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        if time.monotonic() - said > QUIET_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_reported > QUIET_SECONDS:
+            last_reported = time.monotonic()
             report(f"batch {number}: {step + 1} of {settings.new_tokens} tokens drawn for {len(part)} prompts")
     return text, [len(document) for document in part], torch.stack(steps, 1).flatten(0, 1)
 

@@ -263,8 +263,8 @@ def _value(column: str, value: object, look: Look) -> str:
 
 
 def _heading(frame: Frame, panels: list[tuple[str, pd.DataFrame]], fixed: str) -> str:
-    told = [panels[0][0] if len(panels) == 1 else "", fixed]
-    return ": ".join(part for part in (frame.heading, ", ".join(part for part in told if part)) if part)
+    named = [panels[0][0] if len(panels) == 1 else "", fixed]
+    return ": ".join(part for part in (frame.heading, ", ".join(part for part in named if part)) if part)
 
 
 def _series(frame: Frame, rows: pd.DataFrame, look: Look, table: pd.DataFrame) -> list[Series]:

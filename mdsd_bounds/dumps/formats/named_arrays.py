@@ -77,9 +77,9 @@ def open_named(path: Path, role: str = "") -> Side:
         side = _full(path, mine, logits, size)
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
-        said = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
-        if maps_in(said):
-            return mapped_side(side, said)
+        stated = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
+        if maps_in(stated):
+            return mapped_side(side, stated)
         other = {name: array for name, array in store.items() if name not in _SHARED}
         return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
     raise InputError(
@@ -233,11 +233,11 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         columns = _places(kept, steps, 1)
     if not len(kept):
         raise InputError(f"{path}: no row has a token that follows it; save texts of two tokens or more")
-    said = _columns(path, arrays, len(kept))
-    if "token" in columns and "token" in said:
+    stated = _columns(path, arrays, len(kept))
+    if "token" in columns and "token" in stated:
         # Documents and places may be counted otherwise than here; the text is one.
-        with_columns(str(path), {"token": columns["token"]}, {"token": said["token"]}, "token")
-    columns |= said
+        with_columns(str(path), {"token": columns["token"]}, {"token": stated["token"]}, "token")
+    columns |= stated
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         return torch.cat([array.rows(a, b) for a, b in runs(kept[start:stop])]), None
