@@ -8,6 +8,7 @@ import json
 import tokenize
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from scipy.stats import beta, binomtest
 
 from mdsd_bounds import open_dump
@@ -75,7 +77,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
 
 def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
     labels, facts = read_labels([folder])
-    own = Counter()
+    own: Counter[str] = Counter()
     for path in (folder / "tasks").glob("*.safetensors"):
         _, notes = read_task(path)
         own["passed" if notes["own"].startswith("passed") else "failed"] += 1
@@ -187,6 +189,15 @@ def _by_type(labels: Labels) -> str:
     return "Harmless by the kind of the draft's token: " + ", ".join(parts) + "."
 
 
+def save(ax: Axes, file: Path) -> None:
+    """Write the figure of ``ax``."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("the axes belong to no figure")
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
 def _harm_figure(table: pd.DataFrame, every: float, title: str, file: Path) -> None:
     ax = axes(None)
     for i, (name, part) in enumerate(table.groupby("score", sort=False)):
@@ -199,8 +210,7 @@ def _harm_figure(table: pd.DataFrame, every: float, title: str, file: Path) -> N
     ax.set_ylabel("share of the approved that break the program")
     ax.set_title(f"Labels from {title}", fontsize=9)
     legend(ax)
-    ax.figure.savefig(file, dpi=150)
-    plt.close(ax.figure)
+    save(ax, file)
 
 
 def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
@@ -215,19 +225,20 @@ def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> li
         PLANE.format(rows=len(held), documents=documents), "",
         "| rule | parameter | acceptance | TV | line alpha\\* + TV |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for row in table.itertuples():
+    for entry in table.to_dict(orient="records"):
+        row: Any = SimpleNamespace(**{str(name): value for name, value in entry.items()})
         parameter = "" if np.isnan(row.parameter) else f"{row.parameter:.3g}"
         lines.append(f"| {row.rule} | {parameter} | {row.acceptance:.4f} | {row.tv:.4f} | {row.bound:.4f} |")
     ax = axes(None)
     for i, (name, part) in enumerate(table.groupby("rule", sort=False)):
         part = part.sort_values("tv")
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linewidth": 1.4}
-        ax.plot(part["tv"], part["acceptance"], linestyle="none" if len(part) == 1 else "-", label=name, **look)
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        style = "none" if len(part) == 1 else "-"
+        ax.plot(part["tv"], part["acceptance"], linestyle=style, linewidth=1.4, label=name, **look)
     ax.set_xlabel("mean total variation from the target")
     ax.set_ylabel("mean acceptance, one draft")
     legend(ax)
-    ax.figure.savefig(figure, dpi=150)
-    plt.close(ax.figure)
+    save(ax, figure)
     return [*lines, "", f"![acceptance and total variation]({figure.name})", ""]
 
 
