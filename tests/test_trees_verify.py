@@ -264,9 +264,13 @@ def test_sampled_verification_follows_the_stops():
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(q, sampling(generator), (2, 2))
     distributions = p(tree.paths)
-    for rule in ("recursive", "traversal"):
-        ways = {way.node: way.probability for way in stops(tree, distributions, rule)}
-        drawn = [verify(tree, distributions, rule, generator) for _ in range(1500)]
+    for rule in ("recursive", "nss", "optimal", "traversal"):
+        found = stops(tree, distributions, rule)
+        ways = {way.node: way.probability for way in found}
+        drawn = [verify(tree, distributions, rule, generator) for _ in range(1000)]
+        # The token after the path, too: rules that go down node by node draw it another way than the stops do.
+        last = torch.bincount(torch.tensor([v.tokens[-1] for v in drawn]), minlength=3) / len(drawn)
+        assert (last - sum(way.probability * way.probs for way in found)).abs().max() < 5 * 0.5 / len(drawn) ** 0.5
         for node, probability in ways.items():
             share = sum((v.nodes[-1] if v.nodes else 0) == node for v in drawn) / len(drawn)
             assert abs(share - probability) < 5 * (probability * (1 - probability) / len(drawn)) ** 0.5 + 1e-9

@@ -69,13 +69,17 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
         If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no distribution given the
         drafts).
     """
+    _require_rows(tree, target)
+    if isinstance(rule, str) and rule in RULES:
+        return RULES[rule](tree, target)
+    return node_stops(tree, target, get_verifier(rule))
+
+
+def _require_rows(tree: Tree, target: Tensor) -> None:
     if target.ndim != 2 or target.shape[0] != len(tree.tokens):
         raise InputError(
             f"target has shape {tuple(target.shape)}; give one distribution for each of {len(tree.tokens)} nodes"
         )
-    if isinstance(rule, str) and rule in RULES:
-        return RULES[rule](tree, target)
-    return node_stops(tree, target, get_verifier(rule))
 
 
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
@@ -266,11 +270,25 @@ def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
 
 
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
-    """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
-    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
-    if isinstance(verifier, Verifier) and verifier.output_distribution is None:
-        return _step_down(tree, target, verifier, generator)
-    return settle(tree, stops(tree, target, rule), generator)
+    """Verify once.  Arguments: :func:`stops`.
+
+    Rules that decide node by node go down from the root and look at no node that they do not come to; the others
+    sample an outcome of :func:`stops`.  The outcome has the same distribution either way.
+    """
+    _require_rows(tree, target)
+    if isinstance(rule, str) and rule in RULES:
+        if rule != "recursive":
+            return settle(tree, stops(tree, target, rule), generator)
+        return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
+    verifier = get_verifier(rule)
+    _require_fit(tree, verifier)
+
+    def step(node: int, q: Tensor) -> int:
+        drafts = torch.tensor([tree.drafts[node]])
+        output, _ = verifier.step(target[node][None], q[None], drafts, generator, sampler=tree.sampler, **tree.options)
+        return int(output[0])
+
+    return _step_down(tree, target, step, generator)
 
 
 def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = None) -> Verified:
@@ -282,21 +300,36 @@ def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = Non
     return Verified(_ancestors(tree, way.node), path + last)
 
 
-def _step_down(tree: Tree, target: Tensor, verifier: Verifier, generator: torch.Generator | None) -> Verified:
-    _require_fit(tree, verifier)
+def _step_down(
+    tree: Tree, target: Tensor, step: Callable[[int, Tensor], int], generator: torch.Generator | None
+) -> Verified:
+    """From the root, ``step(node, q)`` outputs a token at each node that is come to."""
     node = 0
     while not tree.ends(node):
         if tree.probs_row[node] < 0:
             token = int(draw(target[node][None], generator)[0])
         else:
-            q = tree.distributions[tree.probs_row[node]][None]
-            drafts = torch.tensor([tree.drafts[node]])
-            output, _ = verifier.step(target[node][None], q, drafts, generator, sampler=tree.sampler, **tree.options)
-            token = int(output[0])
+            token = step(node, tree.distributions[tree.probs_row[node]])
         if token not in tree.children[node]:
             return Verified(_ancestors(tree, node), (*tree.paths[node], token))
         node = tree.children[node][token]
     return Verified(_ancestors(tree, node), tree.paths[node])
+
+
+def _accept_in_turn(tree: Tree, target: Tensor, node: int, q: Tensor, generator: torch.Generator | None) -> int:
+    """One step of recursive rejection (:func:`recursive_stops`)."""
+    sampler, drafts = get_sampler(tree.sampler), tree.drafts[node]
+    drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
+    r = target[node]
+    for k, token in enumerate(drafts):
+        if token == NO_DRAFT:
+            continue
+        d = sampler.conditional(q[None], drawn, k, len(drafts), **tree.options)[0]
+        if float(torch.rand((), dtype=torch.float64, generator=generator)) * float(d[token]) < float(r[token]):
+            return token
+        r = _surplus_distribution(1.0, r, d)
+        drawn[0, token] = True
+    return int(draw(r[None], generator)[0])
 
 
 def _ancestors(tree: Tree, node: int) -> tuple[int, ...]:
