@@ -27,13 +27,12 @@ from mdsd_bounds.trees.advise import (
     Profile,
     Scored,
     choices,
-    document_weights,
     resampled,
     scored,
-    weighted_means,
 )
 from mdsd_bounds.trees.base import Tree, sampling
 from mdsd_bounds.trees.builders import rsd_c
+from mdsd_bounds.trees.resampling import document_weights, weighted_means
 from mdsd_bounds.trees.rows import Exchangeable, Rows
 from mdsd_bounds.trees.sequoia import shaped
 from mdsd_bounds.trees.timing import timed

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.trees.builders import branchings
 from mdsd_bounds.trees.costs import Costs as Costs
 from mdsd_bounds.trees.costs import costs_from as costs_from
+from mdsd_bounds.trees.resampling import document_weights, weighted_means
 from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
 #: The name under which the best possible rule at a node stands.
@@ -200,20 +200,6 @@ def resampled(profile: Profile, documents: np.ndarray, seed: int = 0) -> np.ndar
     """
     _, index = np.unique(documents, return_inverse=True)
     return weighted_means(profile.rates, index, document_weights(int(index.max()) + 1, seed))
-
-
-def document_weights(number: int, seed: int = 0) -> np.ndarray:
-    """``[1 + resamples, number]``: how often each document counts, once each in the first row."""
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=BOOTSTRAP)
-    return np.concatenate([np.ones((1, number)), draws])
-
-
-def weighted_means(values: np.ndarray, index: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means ``[1 + resamples, K]`` of ``values`` ``[N, K]``, row i counted as often as its document ``index[i]``."""
-    number = weights.shape[1]
-    counts = np.bincount(index, minlength=number).astype(float)
-    sums = np.stack([np.bincount(index, weights=column, minlength=number) for column in values.T], 1)
-    return np.asarray((weights @ sums) / np.maximum(weights @ counts, 1.0)[:, None])
 
 
 def scored(choice: Choice, rates: np.ndarray, costs: Costs) -> Scored:
