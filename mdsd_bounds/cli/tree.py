@@ -11,9 +11,16 @@ import typer
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import Format, Quiet, Style
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.table import Summary, print_summary
 
 if TYPE_CHECKING:
     from mdsd_bounds.models.loading import LoadedModel
+
+#: What text goes without where it would be wider than 100 columns.
+DROPPABLE = (
+    "documents", "draft_calls", "accepted_low", "accepted_high", "realised", "calls", "bound_low", "bound_high",
+    "nodes", "verifying", "tokens_per_second",
+)  # fmt: skip
 
 
 def tree(
@@ -57,8 +64,7 @@ def tree(
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from mdsd_bounds.pipeline.tables import render
-    from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
+    from mdsd_bounds.trees.log import in_words, read_log, summarise_log, summary_table
 
     if log is not None:
         lines, name = read_log(log), log
@@ -90,7 +96,8 @@ def tree(
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
         shares = "  ".join(f"{place}: {share:.3f} of {asked:.1f}" for place, (asked, share) in found[key].items())
         print(f"note: accepted by {title}  {shares}", file=sys.stderr)
-    print(render(summary_table({name: found}), format.value))
+    layout = Summary(lambda table: f"{in_words(table)}.", None, DROPPABLE)
+    print_summary(summary_table({name: found}), layout, format)
 
 
 def _run(
