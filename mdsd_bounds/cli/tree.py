@@ -39,7 +39,10 @@ def tree(
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
     ] = "2,2,1",
     rule: Annotated[
-        str, typer.Option("--rule", help="recursive, traversal, sweep, block (chains), or any verifier, at every node.")
+        str,
+        typer.Option(
+            "--rule", help="recursive, traversal, sweep, block (chains), greedy_multi_path (paths), or any verifier."
+        ),
     ] = "recursive",
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens to emit after each prompt.")] = 32,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,

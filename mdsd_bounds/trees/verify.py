@@ -5,14 +5,15 @@ probability, having accepted the path to v, and then emits one more token from a
 conditional distribution, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
-against the sampler's own conditional distributions), ``block`` (one path), ``traversal`` (leaf to root) and ``sweep``
-(layer by layer, :mod:`mdsd_bounds.trees.sweep`).
+against the sampler's own conditional distributions), ``block`` (one path), ``greedy_multi_path`` (the greatest of
+several independent paths, :mod:`mdsd_bounds.trees.greedy_path`), ``traversal`` (leaf to root) and ``sweep`` (layer by
+layer, :mod:`mdsd_bounds.trees.sweep`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
 from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree, require_own_drafts
+from mdsd_bounds.trees.greedy_path import greatest_path
 from mdsd_bounds.trees.sweep import sweep_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
@@ -202,6 +204,19 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return found
 
 
+def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
+    """Block verification of the greatest of K independent paths (Thomas and Pal 2026, arXiv 2602.16961).
+
+    Raises
+    ------
+    InputError
+        If the tree is not made of independent paths, or all nodes of a level share their drafts.
+    """
+    require_own_drafts(tree, "greedy_multi_path")
+    chain, nodes = greatest_path(tree, target)
+    return [replace(way, node=nodes[way.node]) for way in block_stops(chain, target[nodes])]
+
+
 def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
 
@@ -364,6 +379,7 @@ def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
 RULES: dict[str, Rule] = {
     "recursive": recursive_stops,
     "block": block_stops,
+    "greedy_multi_path": greedy_multi_path_stops,
     "traversal": traversal_stops,
     "sweep": sweep_stops,
 }
