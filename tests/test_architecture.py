@@ -30,6 +30,7 @@ FLOORS = (
     "diagnostics",
     "plots",
     "report",
+    "integrations",
     "cli",
 )
 

@@ -100,7 +100,7 @@ def _paths(tree: Tree) -> int:
     for node, children in enumerate(tree.children):
         for token, child in children.items():
             through[child] = tree.drafts[node].count(token)
-    one_path = through[0] == 1
+    one_path = through[0] <= 1
     wrong = [v for v, drafts in enumerate(tree.drafts) if drafts and len(drafts) != through[v]]
     if wrong or (tree.sampler != "with_replacement" and not one_path):
         raise InputError(
