@@ -33,6 +33,7 @@ FLOORS = (
     "diagnostics",
     "plots",
     "report",
+    "integrations",
     "cli",
 )
 

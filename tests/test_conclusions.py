@@ -16,7 +16,6 @@ from mdsd_bounds._backend.text_table import text_table
 from mdsd_bounds.pipeline.conclusions import (
     bounds_in_words,
     comparison_in_words,
-    decoding_in_words,
     gaussian_in_words,
     paired_in_words,
     speculation_in_words,
@@ -199,15 +198,6 @@ def test_continuous_states_in_words() -> None:
     assert speculation_in_words(pd.DataFrame(runs)) == (
         "Fewest sequential target calls for 50 steps: 10.0 +- 0.2 (95%), with drafts b, tree 2x3 and rule optimal; "
         "5.00 steps per call."
-    )
-
-
-def test_decoding_in_words() -> None:
-    alone = {"mean": 2.0, "ci_low": float("nan"), "ci_high": float("nan")}
-    found = {"calls": 1, "documents": 1, "block_efficiency": alone, "share": {"mean": 0.9}}
-    assert decoding_in_words(found, "log.jsonl") == (
-        "log.jsonl emits 2.00 tokens per target call (a single document, so no interval, 1 call in 1 document), and "
-        "accepts 90.0% of what its certified bound allows."
     )
 
 

@@ -76,26 +76,6 @@ def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:
     )
 
 
-def decoding_in_words(found: dict[str, Any], name: str) -> str:
-    """Tokens per target call of a log of tree decoding; a summary of :func:`mdsd_bounds.trees.log.summarise_log`.
-
-    Examples
-    --------
-    >>> efficiency = {"mean": 2.31, "ci_low": 2.2, "ci_high": 2.4}
-    >>> decoding_in_words({"calls": 120, "documents": 8, "block_efficiency": efficiency}, "rsd_c 2,2,1, recursive")
-    'rsd_c 2,2,1, recursive emits 2.31 tokens per target call (95% interval 2.20 to 2.40, 120 calls in 8 documents).'
-    """
-    best = found.get("block_efficiency_expected", found["block_efficiency"])
-    interval = f"95% interval {best['ci_low']:.2f} to {best['ci_high']:.2f}"
-    if best["ci_low"] != best["ci_low"]:
-        interval = "a single document, so no interval"
-    text = f"{name} emits {best['mean']:.2f} tokens per target call ({interval}, "
-    text += f"{_many(found['calls'], 'call')} in {_many(found['documents'], 'document')})"
-    if "share" in found:
-        text += f", and accepts {100 * found['share']['mean']:.1f}% of what its certified bound allows"
-    return f"{text}."
-
-
 def gaussian_in_words(table: pd.DataFrame) -> str:
     """Where the optimum of a Gaussian step is furthest above the rules beside it; rows of ``mdsd diffusion table``."""
     rules = ["d_grs", "rank_mixture", "reflection"]
