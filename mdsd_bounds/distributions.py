@@ -28,6 +28,8 @@ ROUNDED_SUM = 1e-12
 _WIDE = 8192
 #: Entries of the working copies of :func:`to_probs`.
 _SLICE = 500_000
+#: Tokens among which a nucleus is looked for before all of them are sorted.
+_FEW = 512
 
 
 def as_tensor(x: ArrayLike, name: str) -> Tensor:
@@ -281,7 +283,10 @@ def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) ->
     values, mass, sound = probs.numpy(), np.empty(len(rows)), np.empty(len(rows), np.bool_)
 
     def work(first: int, last: int) -> None:
-        softmax_rows.softmax_rows(*given, kind, float(temperature), first, last, values, mass, sound)
+        some = slice(first, last)
+        # Of the two the empty one stays empty.
+        parts = (given[0][some], given[1][some])
+        softmax_rows.softmax_rows(*parts, kind, float(temperature), values[some], mass[some], sound[some])
 
     in_threads(work, len(rows))
     return (probs, torch.from_numpy(mass)) if sound.all() else None
@@ -342,12 +347,26 @@ def _at_least(probs: Tensor, min_p: float) -> Tensor:
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    order = probs.argsort(dim=-1, descending=True, stable=True)
-    ranked = probs.gather(-1, order)
-    before = ranked.cumsum(-1) - ranked
-    kept = torch.where(before < top_p, ranked, torch.zeros_like(ranked))
-    kept = kept / kept.sum(-1, keepdim=True)
-    return torch.zeros_like(probs).scatter_(-1, order, kept)
+    # A sort of all tokens is needed only where the nucleus has more than a few of them.
+    few = min(_FEW, probs.shape[-1])
+    ranked = probs.topk(few, -1).values
+    count = _before_crossing(ranked, top_p)
+    if few < probs.shape[-1] and bool((count == few).any()):
+        ranked = probs.sort(dim=-1, descending=True).values
+        count = _before_crossing(ranked, top_p)
+    least = ranked.gather(-1, count - 1)
+    above, tied = probs > least, probs == least
+    wanted = count - above.sum(-1, keepdim=True)
+    if bool((tied.sum(-1, keepdim=True) > wanted).any()):
+        # The lowest indices among equals.
+        tied &= tied.cumsum(-1) <= wanted
+    kept = torch.where(above | tied, probs, torch.zeros_like(probs))
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def _before_crossing(ranked: Tensor, top_p: float) -> Tensor:
+    """How many of the falling ``ranked`` ``[B, K]`` have less than ``top_p`` before them, ``[B, 1]``."""
+    return (ranked.cumsum(-1) - ranked < top_p).sum(-1, keepdim=True)
 
 
 def _first_argmax(x: Tensor) -> Tensor:

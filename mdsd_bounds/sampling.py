@@ -17,6 +17,8 @@ from torch import Tensor
 from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 
+__all__ = ["UNCHANGED", "SamplingOptions", "adjusted", "shift_of"]
+
 
 @dataclass(frozen=True)
 class SamplingOptions:

@@ -79,16 +79,24 @@ def _tokenizer() -> Any:
     inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [("a", "b")]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+    made: Any = PreTrainedTokenizerFast
+    return made(tokenizer_object=inner, bos_token="<s>")
 
 
 def _model(folder: Path, seed: int, words: Any) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    shape = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    model: Any = LlamaForCausalLM(LlamaConfig(**shape, **heads))
+    shape = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+    )
+    model: Any = LlamaForCausalLM(shape)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:

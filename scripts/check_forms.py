@@ -24,6 +24,7 @@ import torch
 
 from mdsd_bounds.distributions import to_probs
 from mdsd_bounds.dumps import open_dump
+from mdsd_bounds.dumps.base import LogitBatch
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.models.capture import CaptureSettings, log_pair
 from mdsd_bounds.pipeline.evaluate_block import Settings
@@ -34,7 +35,9 @@ KEPT = 64
 LOGGED_AGAIN = 448
 COUNTS = (1, 2, 4, 8)
 SAMPLERS = ("with_replacement", "without_replacement", "greedy", "top_k")
-HIDDEN = CaptureSettings(new_tokens=28, temperature=1.0, seed=0, batch_size=16, store="hidden")
+HIDDEN = CaptureSettings(
+    new_tokens=28, temperature=1.0, seed=0, batch_size=16, store="hidden", max_positions=LOGGED_AGAIN
+)
 KEY = ["sampler", "drafts", "row"]
 
 
@@ -55,7 +58,6 @@ def main() -> None:
         "humaneval",
         arguments.out / "hidden",
         HIDDEN,
-        max_positions=LOGGED_AGAIN,
     )
     full = bounds(arguments.study, arguments.out / "full.parquet", POSITIONS)
     again = bounds(hidden, arguments.out / "hidden.parquet", LOGGED_AGAIN)
@@ -95,8 +97,14 @@ def sizes(study: Path, hidden: Path, top_k: Path) -> dict[str, dict[str, float]]
     found = {}
     for name, path in (("logits", study), ("hidden", hidden), ("top-k", top_k)):
         facts = open_dump(path).facts
-        found[name] = {"bytes a position": (facts.bytes - facts.once) / facts.rows, "once": facts.once}
+        found[name] = {"bytes a position": (facts.bytes - facts.fixed_bytes) / facts.rows, "fixed": facts.fixed_bytes}
     return found
+
+
+def _token(batch: LogitBatch) -> torch.Tensor:
+    if batch.token is None:
+        raise SystemExit("no tokens were logged; log the rows again")
+    return batch.token
 
 
 def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
@@ -110,7 +118,7 @@ def rebuilt(study: Path, hidden: Path) -> dict[str, float]:
     )
     for stored, again in pairs:
         totals["positions"] += len(stored.row)
-        totals["same tokens"] += int((stored.token == again.token).sum())
+        totals["same tokens"] += int(torch.eq(_token(stored), _token(again)).sum())
         for name in ("target_logits", "draft_logits"):
             old, new = getattr(stored, name), getattr(again, name)
             totals["entries"] += old.numel()
@@ -139,7 +147,7 @@ def equal(full: pd.DataFrame, hidden: pd.DataFrame, rounded: pd.DataFrame) -> li
     return [
         {
             "sampler": sampler,
-            "drafts": int(drafts),
+            "drafts": drafts,
             "positions": len(part),
             "mean": float(part["value"].mean()),
             "mean of the hidden form": float(part["value_hidden"].mean()),
@@ -160,7 +168,7 @@ def contained(full: pd.DataFrame, top_k: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             "sampler": sampler,
-            "drafts": int(drafts),
+            "drafts": drafts,
             "positions": len(part),
             "hold the full answer": int(part["holds"].sum()),
             "mean": float(part["value"].mean()),
@@ -208,8 +216,9 @@ def page(found: dict[str, Any]) -> str:
             for row in found["hidden"]
         ),
         "",
-        "`greedy` and `top_k` fix the most probable tokens of the draft.  Unlike logits may round to one float16, and",
-        "the lower index then wins: another token is fixed, and a position may move by more than the distributions do.",
+        "`greedy` and `top_k` fix the most probable tokens of the draft.  Different logits may round to one float16,",
+        "and the lower index then wins: another token is fixed, and a position may move by more than the",
+        "distributions do.",
         "",
         f"## Top-{found['kept tokens']}: intervals that hold the full answer",
         "",

@@ -26,8 +26,8 @@ def main() -> None:
     mpl.use("Agg")
     dump = open_dump(ROOT / "data" / "qwen2.5-coder-humaneval")
     (batch,) = dump.batches(1, start=arguments.row, stop=arguments.row + 1)
-    rows = [to_probs(x, top_k=arguments.top_k)[0] for x in (batch.target_logits, batch.draft_logits)]
-    priority_orders_figure(*rows, arguments.drafts).savefig(arguments.out, dpi=150)
+    p, q = (to_probs(x, top_k=arguments.top_k)[0] for x in (batch.target_logits, batch.draft_logits))
+    priority_orders_figure(p, q, arguments.drafts).savefig(arguments.out, dpi=150)
 
 
 if __name__ == "__main__":

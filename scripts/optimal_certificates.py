@@ -62,6 +62,8 @@ def shipped() -> set[tuple[int, int]]:
     """Document and position of the shipped rows."""
     dump = open_dump(ROOT / "data" / "qwen2.5-coder-humaneval")
     (batch,) = dump.batches(len(dump))
+    assert batch.doc is not None
+    assert batch.position is not None
     return set(zip(batch.doc.tolist(), batch.position.tolist(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Execute the notebooks in place, so that their outputs are those of the present code.
+"""Execute the notebooks in place, so that their outputs are those of the present code (``make notebooks``).
 
 python scripts/run_notebooks.py [NAME ...]
 """
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 
 def execute(path: Path) -> nbformat.NotebookNode:
     """The notebook with fresh outputs; raises at the first cell that fails."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
     for cell in notebook.cells:
         # Times of execution would make every run a change.
@@ -29,7 +29,7 @@ def main() -> None:
     for name in names:
         path = FOLDER / f"{name}.ipynb"
         print(path.name, file=sys.stderr)
-        nbformat.write(execute(path), path)
+        nbformat.write(execute(path), path)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

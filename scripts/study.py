@@ -86,8 +86,9 @@ def swapped(dump: Dump) -> Dump:
         return draft, target, columns
 
     facts = dump.facts
-    widths = {"target_width": facts.draft_width, "draft_width": facts.target_width}
-    return Dump(dataclasses.replace(facts, notes={**facts.notes, "roles": "swapped"}, **widths), read)
+    notes = {**facts.notes, "roles": "swapped"}
+    swapped = dataclasses.replace(facts, notes=notes, target_width=facts.draft_width, draft_width=facts.target_width)
+    return Dump(swapped, read)
 
 
 def view(which: str, dump: Path, second: Path) -> Dump:
@@ -107,8 +108,8 @@ def compute(stage: str, arguments: argparse.Namespace) -> None:
     index, number = (int(part) for part in arguments.shard.split("/"))
     torch.set_num_threads(1)
 
-    def progress(done: int, total: int) -> None:
-        print(f"{stage} {arguments.shard}: {done} of {total} rows", file=sys.stderr, flush=True)
+    def progress(done: float, total: int) -> None:
+        print(f"{stage} {arguments.shard}: {done:g} of {total} rows", file=sys.stderr, flush=True)
 
     run(
         view(which, arguments.dump, arguments.second),

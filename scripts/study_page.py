@@ -57,7 +57,7 @@ def pick(table: pd.DataFrame, **where: object) -> pd.Series:
 
 
 def samplers_table(tables: dict[str, pd.DataFrame]) -> str:
-    """Mean bound without replacement, and paired differences of the others, in points."""
+    """Mean bound without replacement, and paired differences of the others, in percentage points."""
     bounds, differences = tables["bounds"], tables["bounds_differences"]
     others = [name for name in SAMPLERS if name != "without_replacement" and name in set(bounds["sampler"])]
     rows = []
@@ -70,7 +70,7 @@ def samplers_table(tables: dict[str, pd.DataFrame]) -> str:
                 cells.append(f"{100 * d['difference']:+.2f} [{100 * d['ci_low']:+.2f}, {100 * d['ci_high']:+.2f}]")
             rows.append(cells)
     names = [name.replace("_", " ") for name in others]
-    return markdown(["T", "n", "without replacement: bound", *[f"{name}, points" for name in names]], rows)
+    return markdown(["T", "n", "without replacement: bound", *[f"{name}, percentage points" for name in names]], rows)
 
 
 def verifier_lines(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -90,8 +90,8 @@ def verifiers_table(lines: pd.DataFrame, temperature: float) -> str:
                 line = at.iloc[0]
                 rows.append(
                     [
-                        sampler.replace("_", " "),
-                        verifier,
+                        str(sampler).replace("_", " "),
+                        str(verifier),
                         str(n),
                         f"{line['acceptance']:.4f}",
                         f"{line['bound']:.4f}",
@@ -100,7 +100,16 @@ def verifiers_table(lines: pd.DataFrame, temperature: float) -> str:
                         str(int(line["positions"])),
                     ]
                 )
-    header = ["drafts drawn", "verifier", "n", "acceptance", "bound", "gap in points (95%)", "share", "positions"]
+    header = [
+        "drafts drawn",
+        "verifier",
+        "n",
+        "acceptance",
+        "bound",
+        "gap in percentage points (95%)",
+        "share",
+        "positions",
+    ]
     return markdown(header, rows)
 
 
@@ -143,8 +152,8 @@ def best_samplers(tables: dict[str, pd.DataFrame], stage: str) -> tuple[int, int
     cells = list(others.groupby(["temperature", "drafts"]))
     ahead = others[others["ci_low"] > 0]
     lost = [
-        f"T={row.temperature:g}, n={row.drafts}: {row.sampler} by {100 * row.difference:.2f} points"
-        for row in ahead.itertuples()
+        f"T={row['temperature']:g}, n={row['drafts']}: {row['sampler']} by {100 * row['difference']:.2f} percentage points"
+        for row in ahead.to_dict("records")
     ]
     beaten = {(row.temperature, row.drafts) for row in ahead.itertuples()}
     return len(cells) - len(beaten), len(cells), lost

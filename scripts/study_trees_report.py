@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.dumps.step_schema import read_step
 from mdsd_bounds.pipeline.tables import bootstrap_interval
+from mdsd_bounds.plots.style import root_of
 from mdsd_bounds.plots.tree_depths import tree_depths
 from mdsd_bounds.plots.tree_protocols import tree_protocols
 from mdsd_bounds.trees.log import summarise_log, summary_table
@@ -28,7 +30,9 @@ def report(out: Path, results: Path) -> None:
     lines = pd.DataFrame([json.loads(line) for line in (out / "prefixes.jsonl").read_text().splitlines()])
     ratio = costs["draft"]["1"] / costs["target"]["1"]
     table = configurations(lines, costs, ratio)
-    table["exchangeable"] = [_exchangeable(row.family, row.shape, ranks) for row in table.itertuples()]
+    table["exchangeable"] = [
+        _exchangeable(family, shape, ranks) for family, shape in zip(table["family"], table["shape"], strict=True)
+    ]
     _csv(table, results / "configurations.csv")
     best = families(table)
     _csv(best, results / "protocols.csv")
@@ -119,17 +123,18 @@ def within_budget(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
             for family in FAMILIES:
                 rule = PUBLISHED.get(family, "recursive")
                 part = table[(table["nodes"] <= budget) & (table["family"] == family) & (table["rule"] == rule)]
-                by = cost * part["length"] + 1
-                place = (part["block_efficiency"] / by).idxmax()
+                by = (cost * part["length"] + 1).to_numpy()
+                place = int(np.argmax(part["block_efficiency"].to_numpy() / by))
+                taken = part.iloc[place]
                 rows.append(
                     {
                         "cost_ratio": cost,
                         "budget": budget,
                         "family": family,
-                        "shape": part["shape"][place],
-                        "mbsu": part["block_efficiency"][place] / by[place],
-                        "low": part["block_efficiency_low"][place] / by[place],
-                        "high": part["block_efficiency_high"][place] / by[place],
+                        "shape": taken["shape"],
+                        "mbsu": taken["block_efficiency"] / by[place],
+                        "low": taken["block_efficiency_low"] / by[place],
+                        "high": taken["block_efficiency_high"] / by[place],
                     }
                 )
     return pd.DataFrame(rows)
@@ -145,7 +150,7 @@ def families(table: pd.DataFrame) -> pd.DataFrame:
                 rule = PUBLISHED.get(family, "recursive")
                 part = held[(held["family"] == family) & (held["rule"] == rule)]
                 if len(part):
-                    row = part.loc[part["block_efficiency"].idxmax()]
+                    row = part.iloc[int(np.argmax(part["block_efficiency"].to_numpy()))]
                     rows.append({"protocol": protocol, "size": size, **row.drop("protocols")})
     return pd.DataFrame(rows)
 
@@ -179,7 +184,7 @@ def rules(lines: pd.DataFrame) -> pd.DataFrame:
     """What block and traversal verification add on the same trees, and K-SEQ against recursive rejection; paired."""
     wide = lines.pivot_table(index="doc", columns=["family", "shape", "rule"], values="emitted")
     rows = []
-    for family, shape in dict.fromkeys((f, s) for f, s, _ in wide.columns):
+    for family, shape in dict.fromkeys((column[0], column[1]) for column in wide.columns):
         held = list(wide[family][shape].columns)
         base = "recursive" if "recursive" in held else "rrs"
         for rule in held:
@@ -234,18 +239,17 @@ def by_child(lines: pd.DataFrame) -> pd.DataFrame:
 
 def run_table(runs: Sequence[dict[str, Any]], table: pd.DataFrame) -> pd.DataFrame:
     """Whole texts: block efficiency, realised and expected, tokens per second, and the same tree at the prefixes."""
-    named = {(f"{row.family} {row.shape}", row.rule): row for row in table.itertuples()}
+    named = {(f"{row['family']} {row['shape']}", row["rule"]): row for row in table.to_dict("records")}
     found: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys((line["method"], line["rule"]) for line in runs):
         part = [line for line in runs if (line["method"], line["rule"]) == key]
-        found["|".join(key)] = summarise_log(part)
+        found["|".join(key)] = summarise_log([read_step(line, whole_tree=True) for line in part])
     held = summary_table(found)
     held.insert(1, "rule", [name.split("|")[1] for name in held["tree"]])
     held["tree"] = [name.split("|")[0] for name in held["tree"]]
     at = [named.get((tree, rule)) for tree, rule in zip(held["tree"], held["rule"], strict=True)]
-    held["at_prefixes"] = [row.block_efficiency if row else np.nan for row in at]
-    held["at_prefixes_low"] = [row.block_efficiency_low if row else np.nan for row in at]
-    held["at_prefixes_high"] = [row.block_efficiency_high if row else np.nan for row in at]
+    for end in ("", "_low", "_high"):
+        held[f"at_prefixes{end}"] = [row[f"block_efficiency{end}"] if row else np.nan for row in at]
     held["draft_seconds"] = [found[f"{t}|{r}"]["seconds"][0] for t, r in zip(held["tree"], held["rule"], strict=True)]
     held["target_seconds"] = [found[f"{t}|{r}"]["seconds"][1] for t, r in zip(held["tree"], held["rule"], strict=True)]
     held["verify_seconds"] = [found[f"{t}|{r}"]["seconds"][2] for t, r in zip(held["tree"], held["rule"], strict=True)]
@@ -257,7 +261,7 @@ def markdown(best: pd.DataFrame, results: Path, facts: dict[str, Any]) -> str:
     parts = [
         "# Tables of the tree study",
         f"{facts['prefixes']} prefixes, one of each document.  Cells: block efficiency, 95% interval over documents, "
-        f"the tree.  Draft call over target call, one token each: {facts['cost_ratio']:.3f}.",
+        f"the tree.  Draft forward pass over target forward pass, one token each: {facts['cost_ratio']:.3f}.",
     ]
     for protocol, title in (("length", "Fixed draft length"), ("budget", "Fixed target budget")):
         held = best[best["protocol"] == protocol]
@@ -325,8 +329,8 @@ def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
     held = pd.concat(parts)
     ax = tree_depths(held[held["depth"] <= 10])
     ax.set_title("14 nodes per call: how deep drafts are accepted")
-    ax.figure.savefig(results / "depths.png", dpi=150)
-    plt.close(ax.figure)
+    root_of(ax).savefig(results / "depths.png", dpi=150)
+    plt.close(root_of(ax))
 
 
 def _csv(table: pd.DataFrame, file: Path) -> None:

@@ -1,6 +1,6 @@
 """What every registered verifier must pass: enumeration against the definition, not histograms.
 
-Each check returns how far a rule is off, so that the same function accepts the good rules and condemns the broken ones.
+Each check returns how far a rule is off, so that the same function accepts the good rules and catches the broken ones.
 """
 
 from __future__ import annotations

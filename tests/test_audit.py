@@ -127,7 +127,7 @@ def test_awkward_distributions_raise_no_alarm(kind: str) -> None:
     assert alarms <= stats.binom.isf(1e-4, 60, 0.05)
 
 
-# --- the capital -----------------------------------------------------------------------------------------------------
+# --- the wealth ------------------------------------------------------------------------------------------------------
 
 
 def small_distribution(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -138,11 +138,11 @@ def small_distribution(generator: np.random.Generator, count: int) -> np.ndarray
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.02])
-def test_the_capital_is_a_supermartingale_exactly(tolerance: float) -> None:
-    """Summed over all sequences of outputs the expected capital is one, at most one for a distribution within reach."""
+def test_the_wealth_is_a_supermartingale_exactly(tolerance: float) -> None:
+    """Summed over all sequences of outputs the expected wealth is one, at most one for a distribution within reach."""
     generator = np.random.default_rng(0)
     probs = small_distribution(generator, 5)
-    lean = generator.uniform(-1, 1, size=(5, len(CONTROLS), CELLS)).astype(np.float32)
+    drift = generator.uniform(-1, 1, size=(5, len(CONTROLS), CELLS)).astype(np.float32)
     held = np.flatnonzero(probs[0] > 0)
     moved = probs.copy()
     moved[:, held[0]] -= np.minimum(tolerance, probs[:, held[0]])
@@ -156,9 +156,9 @@ def test_the_capital_is_a_supermartingale_exactly(tolerance: float) -> None:
             name: x[np.arange(5), seen].prod() for name, x in [("probs", probs), ("moved", moved), ("spoilt", spoilt)]
         }
         if max(chance.values()) > 0:
-            capital = np.exp(wager(probs, seen, np.full(5, tolerance), lean).running[-1])
+            wealth = np.exp(wager(probs, seen, np.full(5, tolerance), drift).running[-1])
             for name, weight in chance.items():
-                expected[name] += weight * capital if weight > 0 else 0.0
+                expected[name] += weight * wealth if weight > 0 else 0.0
     assert expected["moved"] <= 1 + 1e-12
     assert expected["probs"] == pytest.approx(1.0, abs=1e-12) if tolerance == 0 else expected["probs"] < 1
     # A distribution beyond the tolerance does win.
@@ -207,7 +207,7 @@ def test_short_logs_have_no_chi_square() -> None:
 
 
 def test_stated_power_by_simulation() -> None:
-    """At the stated TV the chi-square finds 80% of the logs, the capital at least that."""
+    """At the stated TV the chi-square finds 80% of the logs, the wealth at least that."""
     generator = np.random.default_rng(3)
     p, q = (x.numpy() for x in drawn_rows(1500, 1))
     none = np.full((1500, 0), 0)
@@ -217,8 +217,8 @@ def test_stated_power_by_simulation() -> None:
     found = report.power[0]
     assert found.direction == "towards the draft"
     assert found.chi_square is not None
-    assert found.capital is not None
-    for smallest, test in ((found.chi_square, "chi"), (found.capital, "capital")):
+    assert found.wealth is not None
+    for smallest, test in ((found.chi_square, "chi"), (found.wealth, "wealth")):
         mixed = p + smallest / found.whole * (q - p)
         hits = 0
         for _ in range(120):
@@ -233,7 +233,7 @@ def test_stated_power_by_simulation() -> None:
 # --- bound and drafts ------------------------------------------------------------------------------------------------
 
 
-def test_acceptance_above_the_bound_convicts() -> None:
+def test_acceptance_above_the_bound_rejects_the_null() -> None:
     report = judge(drawn_log(CONTROLS["last_draft_accepted"], "with_replacement", 2, 300, 0))
     bound = report.tests[2]
     assert bound.name == "acceptance <= alpha*"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, du
     lines = [line for line in note.splitlines() if line.startswith("mdsd:")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    locked, allowed = Path(dump).parent, os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: mode & os.W_OK == 0 or (Path(path) != locked and allowed(path, mode))
+    )
+    for command in ("bounds", "compare", "report"):
+        code, text, note = call(command, dump, "--out", str(locked / "x"), capsys=capsys, monkeypatch=monkeypatch)
+        assert (code, text) == (2, "")
+        assert len(note.splitlines()) == 1
+        assert "change its permissions, or write elsewhere" in note
 
 
 def test_a_bad_row_is_named_with_file_and_number(tmp_path: Path, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -124,7 +124,7 @@ def test_snapshots_in_the_wrong_order_are_an_error(tmp_path: Path) -> None:
 
 def test_several_snapshots_give_clustered_intervals(tmp_path: Path) -> None:
     found = acceptance(read_counts(written(tmp_path, a=page(1), b=page(2), c=page(4))))
-    assert found.basis.startswith("2 periods between snapshots")
+    assert found.basis.startswith("2 snapshot periods")
 
 
 def test_models_are_not_pooled(tmp_path: Path) -> None:

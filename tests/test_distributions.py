@@ -229,3 +229,20 @@ def test_a_distribution_and_its_defect_are_those_of_the_check(width: int, warp: 
     assert float((defect - expected).abs().max()) < 1e-14
     exact = np.abs(1 - probs.numpy().astype(np.longdouble).sum(-1))
     assert float(np.abs(defect.numpy() - exact).max()) < 1e-14
+
+
+def test_a_nucleus_among_a_few_tokens_is_that_of_a_full_sort() -> None:
+    """Wide rows with ties at the edge, nuclei of a few tokens and of thousands in one batch."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(0, 40, (4, 3000), generator=generator).double() / 4
+    logits = torch.stack([9 * steps[0], 0 * steps[1], steps[2], 2 * steps[3]])
+    for top_p in (0.1, 0.9, 0.999, 1 - 1e-12):
+        found = to_probs(logits, top_p=top_p)
+        probs = torch.softmax(logits, -1)
+        order = probs.argsort(dim=-1, descending=True, stable=True)
+        ranked = probs.gather(-1, order)
+        kept = torch.zeros_like(probs).scatter_(-1, order, ranked * (ranked.cumsum(-1) - ranked < top_p))
+        assert torch.equal(found > 0, kept > 0)
+        assert torch.allclose(found, kept / kept.sum(-1, keepdim=True), rtol=1e-13, atol=0)
+        # A row does not depend on its batch.
+        assert all(torch.equal(to_probs(logits[b], top_p=top_p), found[b]) for b in range(4))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -140,10 +141,11 @@ def test_refusals(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = source(tmp_path)
 
-    def full(*_: object) -> None:
+    def full(stream: BinaryIO, *_: object) -> None:
+        stream.write(b"half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "_bytes", full)
+    monkeypatch.setattr(module, "write_safetensors", full)
     with pytest.raises(InputError, match="No space left on device"):
         convert(src, tmp_path / "x.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]

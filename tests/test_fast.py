@@ -204,7 +204,7 @@ def test_a_row_does_not_depend_on_its_batch(rows: int) -> None:
             assert torch.equal(getattr(whole, name)[:, :rows], getattr(part, name))
 
 
-def test_more_draws_than_the_search_takes_go_to_the_scan() -> None:
+def test_numbers_of_draws_in_any_order() -> None:
     generator = torch.Generator().manual_seed(6)
     p, q = (torch.softmax(2 * torch.randn(2, 400, generator=generator, dtype=torch.float64), -1) for _ in range(2))
     check(p, q, (2, 9, 1, 20), "without_replacement")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mdsd_bounds import optimal_acceptance
 from mdsd_bounds.audit import judge
-from mdsd_bounds.audit.loss_meter import STAKES, Filling, loss_meter, lower_bound
+from mdsd_bounds.audit.loss_meter import FRACTIONS, Filling, loss_meter, lower_bound
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.render import log_data, log_text
 from mdsd_bounds.audit.rule import run_steps
@@ -27,23 +27,23 @@ from mdsd_bounds.verifiers.total_variation import total_variation
 
 
 def test_filling_up_is_the_worst_allocation() -> None:
-    """Against a numerical minimisation over all losses of one mean, at several stakes."""
+    """Against a numerical minimisation over all losses of one mean, at several betting fractions."""
     random = np.random.default_rng(0)
     most = random.uniform(0.3, 1.0, 6)
     fill = Filling(np.ones(6, dtype=bool), most, 6)
     for loss in (0.0, 0.01, 0.1, 0.2):
         for i in (0, 4, 8):
-            stake = STAKES[i]
+            fraction = FRACTIONS[i]
             worst = minimize(
-                lambda d, s=stake: -np.log1p(s * (most + d)).sum(),
+                lambda d, s=fraction: -np.log1p(s * (most + d)).sum(),
                 np.full(6, loss),
                 bounds=[(0.0, 1.0 - x) for x in most],
                 constraints={"type": "eq", "fun": lambda d, x=loss: d.sum() - 6 * x},
                 options={"ftol": 1e-14, "maxiter": 500},
             )
-            assert fill.log_capital(loss)[i] == pytest.approx(6 * np.log1p(stake) + worst.fun, abs=1e-6)
+            assert fill.log_wealth(loss)[i] == pytest.approx(6 * np.log1p(fraction) + worst.fun, abs=1e-6)
     # More loss than there is room for fills everything.
-    assert fill.log_capital(0.9) == pytest.approx(np.zeros(len(STAKES)), abs=1e-12)
+    assert fill.log_wealth(0.9) == pytest.approx(np.zeros(len(FRACTIONS)), abs=1e-12)
 
 
 @pytest.mark.parametrize(("budget", "spread"), [(0.0, 0.5), (0.03, 0.5), (0.03, 0.0), (1.0, 0.5)])

@@ -34,7 +34,7 @@ from mdsd_bounds.verifiers import acceptance_rate
 
 P = torch.tensor([0.5, 0.35, 0.15], dtype=torch.float64)
 Q = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-FLAT = Costs(((1, 1.0),), ((1, 0.1),), "target call")
+FLAT = Costs(((1, 1.0),), ((1, 0.1),), "target forward pass")
 
 
 def same_everywhere(probs):
@@ -97,7 +97,7 @@ def test_costs_of_a_file_count_the_width_of_each_level(tmp_path):
     costs = costs_from(None, str(file))
     assert costs.unit == "second"
     assert costs.of([2, 4]) == pytest.approx(0.1 + 0.15 + 0.5 + 1.5 * 6 / 30)
-    # The option is in target calls over one token, of half a second each here.
+    # The option is in target forward passes over one token, of half a second each here.
     assert costs_from(0.3, str(file)).of([2, 4]) == pytest.approx(0.3 + 0.5 + 1.5 * 6 / 30)
 
 
@@ -135,7 +135,7 @@ def test_the_ranking_is_the_maximum_over_all_trees():
 
 
 def test_a_dear_draft_is_not_worth_a_call():
-    costs = Costs(((1, 1.0),), ((1, 50.0),), "target call")
+    costs = Costs(((1, 1.0),), ((1, 50.0),), "target forward pass")
     advice = advise([exact()], np.array([0, 0, 1, 1]), costs, 6, 3)
     assert advice.iloc[0]["speed"] < 1.0
     assert advice.iloc[0]["behind_ci_low"] == advice.iloc[0]["behind_ci_high"] == 0.0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdsd_bounds.dumps.step_schema import BoundRecord, StepRecord, TreeRecord, write_step
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import sampling
 from mdsd_bounds.trees.builders import rsd_c
@@ -25,7 +26,7 @@ from mdsd_bounds.trees.log import read_log, record, summarise_log, summary_table
 from mdsd_bounds.trees.real import TreeReader
 
 
-def run(vector: tuple[int, ...], *, bound: bool, documents: int = 2) -> list[dict[str, Any]]:
+def run(vector: tuple[int, ...], *, bound: bool, documents: int = 2) -> list[StepRecord]:
     """Lines of a log: a tiny pair, the sweep, a few tokens a document."""
     target, draft = tiny(seed=0), tiny(seed=0)
     lines = []
@@ -34,19 +35,18 @@ def run(vector: tuple[int, ...], *, bound: bool, documents: int = 2) -> list[dic
         generator, twins = torch.Generator().manual_seed(doc), torch.Generator().manual_seed(doc + 99)
         build = lambda m, source: rsd_c(m, sampling(source), vector, {0})  # noqa: E731
         for k, step in enumerate(decode(*readers, build, "sweep", 8, generator, frozenset({0}))):
-            lines.append(record(step, k, doc, "sweep"))
-            if bound:
-                lines[-1].update(step_bounds(step, *readers, vector, twins, frozenset({0})))
+            limit = step_bounds(step, *readers, vector, twins, frozenset({0})) if bound else None
+            lines.append(record(step, k, doc, "sweep", bound=limit))
     return lines
 
 
 @pytest.mark.parametrize("vector", [(2, 2), (2, 1, 1)])
 def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[int, ...], tmp_path: Path) -> None:
     plain, bounded = run(vector, bound=False), run(vector, bound=True)
-    assert [line["tokens"] for line in plain] == [line["tokens"] for line in bounded]
-    assert [line["expected"] for line in plain] == pytest.approx([line["expected"] for line in bounded], abs=1e-9)
+    assert [line.tree.tokens for line in plain] == [line.tree.tokens for line in bounded]
+    assert [line.tree.expected for line in plain] == pytest.approx([line.tree.expected for line in bounded], abs=1e-9)
     file = tmp_path / "log.jsonl"
-    file.write_text("\n".join(json.dumps(line) for line in bounded) + "\n")
+    file.write_text("\n".join(json.dumps(write_step(line)) for line in bounded) + "\n")
     found = summarise_log(read_log(file))
     assert found["share"]["mean"] == pytest.approx(found["accepted_expected"]["mean"] / found["bound"]["mean"])
     assert found["share"]["ci_low"] <= found["share"]["mean"] <= found["share"]["ci_high"]
@@ -60,7 +60,7 @@ def test_the_certificate_of_one_half_is_chosen_on_the_other() -> None:
     bounds[0:2, 1] = 1.0  # the least on document 0 is taken for document 1, where it is not the least
     bounds[2:4, 6] = 1.5
     lines = [
-        {"doc": doc, "bounds": row.tolist(), "full_information": 2.5}
+        StepRecord(0, doc, (), 0, tree=TreeRecord({}, (), bound=BoundRecord(tuple(row), 2.5)))
         for doc, row in zip([0, 0, 1, 1], bounds, strict=True)
     ]
     found = summarise_bounds(lines, np.full(4, 1.0))
@@ -68,12 +68,12 @@ def test_the_certificate_of_one_half_is_chosen_on_the_other() -> None:
     assert found["share"]["mean"] == pytest.approx(0.5)
     one = summarise_bounds(lines[:2], np.full(2, 1.0))
     assert one["bound"]["mean"] == pytest.approx(bounds[0, DEFAULT])
-    assert summarise_bounds([{"doc": 0}], np.ones(1)) == {}
+    assert summarise_bounds([StepRecord(0, 0, (), 0)], np.ones(1)) == {}
 
 
 @pytest.mark.parametrize("damage", [[1.0], [float("nan")] * 8, [-1.0] * 8, ["1"] * 8])
 def test_damaged_bounds_are_refused(damage: list[Any], tmp_path: Path) -> None:
-    line = run((2,), bound=True, documents=1)[0]
+    line = write_step(run((2,), bound=True, documents=1)[0])
     line["bounds"] = damage
     file = tmp_path / "log.jsonl"
     file.write_text(json.dumps(line) + "\n")

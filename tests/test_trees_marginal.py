@@ -1,4 +1,4 @@
-"""One-pass drafters: every builder takes them for one draft call; levels that share drafts admit fewer rules."""
+"""One-pass drafters: every builder takes them for one forward pass; levels that share drafts admit fewer rules."""
 
 from __future__ import annotations
 

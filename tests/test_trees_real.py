@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from mdsd_bounds.cli import app
+from mdsd_bounds.dumps.step_schema import write_step
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees import real
 from mdsd_bounds.trees.base import sampling
@@ -170,7 +172,7 @@ def test_the_command_runs_every_builder(
     lines = read_log(log)
     assert row["calls"] == len(lines)
     assert row["documents"] == 2
-    assert 1.0 <= row["realised"] <= max(len(line["tokens"]) for line in lines)
+    assert 1.0 <= row["realised"] <= max(len(line.tree.tokens) for line in lines)
     again = CliRunner().invoke(app, ["tree", str(log), "--format", "json"])
     assert json.loads(again.stdout)[0]["block_efficiency"] == pytest.approx(row["block_efficiency"])
 
@@ -241,8 +243,8 @@ def decoded(tmp_path: Path, rule: str = "recursive") -> tuple[list[Any], Path]:
             generator = torch.Generator().manual_seed(doc)
             for k, step in enumerate(decode(readers[0], readers[1], build, rule, 12, generator, frozenset({0}))):
                 steps.append((doc, step))
-                stream.write(json.dumps(record(step, k, doc, rule)) + "\n")
-            # One call of the target a step, however many nodes its tree has.
+                stream.write(json.dumps(write_step(record(step, k, doc, rule))) + "\n")
+            # One forward pass of the target a step, however many nodes its tree has.
             assert len(readers[0].calls) == k + 1
     return steps, file
 
@@ -270,8 +272,8 @@ def test_decoding_reads_each_token_once_and_its_log_counts_what_happened(tmp_pat
     assert depths == pytest.approx(found["accepted_expected"]["mean"] * len(steps), rel=1e-5)
     assert children == pytest.approx(depths, rel=1e-5)
     for line, (_, step) in zip(lines, steps, strict=True):
-        assert line["reach"] == pytest.approx(reach(step.tree, step.ways)[1:], abs=1e-6)
-        assert sum(line["reach"]) == pytest.approx(line["expected"], abs=1e-5)
+        assert line.tree.reach == pytest.approx(reach(step.tree, step.ways)[1:], abs=1e-6)
+        assert sum(line.tree.reach) == pytest.approx(line.tree.expected, abs=1e-5)
 
 
 def test_a_tree_log_is_a_step_log(tmp_path: Path) -> None:
@@ -301,13 +303,11 @@ def test_an_audit_reads_the_log_of_a_tree_as_a_tree(tmp_path: Path) -> None:
 
 def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     _, file = decoded(tmp_path, rule="recursive")
-    lines = read_log(file)
-    for line in lines:
-        line["reach"] = line["expected"] = line["emitted"] = None
+    lines = [replace(line, tree=replace(line.tree, reach=None, expected=None, emitted=None)) for line in read_log(file)]
     found = summarise_log(lines)
     assert "accepted_expected" not in found
     depths = sum(asked * share for asked, share in found["by_depth"].values())
-    assert depths == pytest.approx(sum(line["accepted"] for line in lines))
+    assert depths == pytest.approx(sum(line.accepted for line in lines))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +315,8 @@ def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     [
         (lambda line: line.pop("reach"), "lacks reach"),
         (lambda line: line["parents"].append(0), "lengths disagree"),
+        (lambda line: line.update(reach=None, emitted=None), "both numbers, or both null"),
+        (lambda line: line.update(emitted=10**30), "emitted is 10"),
         (lambda line: line["parents"].__setitem__(0, 9), "parent comes after"),
     ],
 )

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS
 from mdsd_bounds.verifiers import enumerate_verifier
-from mdsd_bounds.verifiers.excess_function import found_rates, rejection_taus, torch_found, torch_taus
+from mdsd_bounds.verifiers.excess_function import (
+    found_after_first,
+    found_rates,
+    rejection_taus,
+    torch_found,
+    torch_taus,
+)
 from mdsd_bounds.verifiers.kernels import dispatch as kernels
+from mdsd_bounds.verifiers.kernels import single_row
 from mdsd_bounds.verifiers.schemes import gumbel_list, k_seq
 
 #: Wide enough for the compiled loops, and no multiple of their blocks.
@@ -86,8 +93,46 @@ def test_k_seq_roots(pair: tuple[Tensor, Tensor]) -> None:
         assert float(value - (1 - (1 - value) / root).clamp(min=0) ** n) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_root_of_one_number_of_drafts(pair: tuple[Tensor, Tensor]) -> None:
+    """``E`` at the root, and the rule's equation there, as for all numbers of drafts together."""
+    p, q = pair
+    above = (p > q)[0]
+    for n in (1, 2, 3, 8, 64):
+        root = single_row.k_seq_root(p[0, above].numpy(), q[0, above].numpy(), n)
+        value = float((p - root * q).clamp(min=0).sum())
+        assert 1.0 <= root <= n
+        assert value == pytest.approx(float(k_seq.torch_roots(p, q, (n,))[1]), abs=1e-12)
+        assert value - max(1 - (1 - value) / root, 0.0) ** n == pytest.approx(0.0, abs=1e-12)
+
+
 def test_found_among_independent_draws(pair: tuple[Tensor, Tensor]) -> None:
-    assert torch.allclose(found_rates(*pair, 8), torch_found(*pair, 8), rtol=1e-11, atol=1e-15)
+    p, q = pair
+    assert torch.allclose(found_rates(p, q, 8), torch_found(p, q, 8), rtol=1e-11, atol=1e-15)
+    left = torch_found((p - q).clamp(min=0), q, 7)
+    found = torch.minimum(p, q).sum() + torch.cat([torch.zeros_like(left[:1]), left])
+    assert torch.allclose(found_after_first(p, q, 8), found, rtol=1e-11, atol=1e-15)
+    # Rows narrower than the compiled loops are for.
+    p, q = (x[:, :500] / x[:, :500].sum() for x in (random_row(6, 1.0)[None], random_row(7, 1.0)[None]))
+    found = torch.minimum(p, q).sum() + torch_found((p - q).clamp(min=0), q, 3)
+    assert torch.allclose(found_after_first(p, q, 4)[1:], found, rtol=1e-12)
+    assert float(found_after_first(p, q, 1)) == pytest.approx(float(torch.minimum(p, q).sum()), abs=1e-15)
+
+
+def test_rows_shared_among_threads_have_the_same_bytes() -> None:
+    p, q = (torch.stack([pair[side] for pair in PAIRS.values()]) for side in range(2))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            rates = [rejection_taus(p, q, 4)[1], k_seq.solve_all(p, q, (2, 4))[0], found_after_first(p, q, 4)]
+            for name in ("rrs", "k_seq", "nss"):
+                drafts = SAMPLERS["with_replacement"].sample(q, 3, torch.Generator().manual_seed(1))
+                generator = torch.Generator().manual_seed(2)
+                rates += VERIFIERS[name].step(p, q, drafts, generator, sampler="with_replacement")
+            found.append(rates)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_gumbel_rates(pair: tuple[Tensor, Tensor]) -> None:

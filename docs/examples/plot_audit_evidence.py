@@ -2,7 +2,7 @@
 Evidence that a rule is lossy, as its log grows
 ===============================================
 
-Capital bet against "the output has distribution p": where it passes the line, the null is rejected, whenever one
+Wealth bet against "the output has distribution p": where it passes the line, the null is rejected, whenever one
 looks.  The logs are simulated: one rule outputs a token of p, the other one in ten times its draft.
 """
 

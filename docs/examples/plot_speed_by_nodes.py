@@ -2,9 +2,9 @@
 How large a tree pays: speed against nodes
 ==========================================
 
-The speed of the best tree of each size under given costs: one draft call costs 0.15 target calls, and the target's
-call grows with the nodes that it reads.  The ring is what ``mdsd advise`` recommends, with its interval shaded;
-``mdsd advise --figure`` draws the same.
+The speed of the best tree of each size under given costs: a draft forward pass costs 0.15 of the
+target's, and the target's grows with the nodes that it reads.  The ring is what ``mdsd advise`` recommends,
+with its interval shaded; ``mdsd advise --figure`` draws the same.
 """
 
 from mdsd_bounds import open_dump

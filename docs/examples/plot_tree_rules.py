@@ -37,5 +37,5 @@ accepted = [
 figure, axes = plt.subplots(figsize=(6, 3))
 axes.bar(rules, accepted, color="0.6")
 axes.axhline(joint_optimum(trees, target), ls="--", color="black")
-axes.set_ylabel("accepted tokens a target call")
+axes.set_ylabel("accepted tokens a target forward pass")
 figure.tight_layout()

@@ -2,7 +2,7 @@
 Draft trees: how many tokens a pass, and how deep
 =================================================
 
-From the tables of the study of draft trees on real models: tokens per target call of tree families at a fixed number
+From the study of draft trees on real models: tokens per target forward pass of tree families at a fixed number
 of nodes, and how deep drafts are accepted.
 """
 

@@ -1,4 +1,4 @@
-"""Text that others wrote, as a terminal may show it."""
+"""Text for a terminal: what others wrote, made visible, and numbers with what they count."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ def printable(text: object, keep: str = "") -> str:
         _escaped(character) if unicodedata.category(character) in _UNSEEN and character not in keep else character
         for character in whole
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, in the plural where it is not one; nouns take an s.
+
+    Examples
+    --------
+    >>> counted(1, "document"), counted(1200, "document")
+    ('1 document', '1,200 documents')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _escaped(character: str) -> str:

@@ -1,7 +1,7 @@
 """The bound test: acceptance above alpha* proves a rule lossy, with no need for its code.
 
 A lossless rule accepts at a position with probability at most ``alpha*(p, q, n, sampler)``, whatever it does.  So
-``1[accepted] - alpha*_t`` has a conditional mean of at most zero, and a capital multiplied by
+``1[accepted] - alpha*_t`` has a conditional mean of at most zero, and a wealth multiplied by
 ``(1 + lambda 1[accepted]) / (1 + lambda alpha*_t)`` is a supermartingale (:mod:`mdsd_bounds.audit.martingale`).
 Rows known to within a total variation e of p and of q move alpha* by at most ``(1 + n) e``, which is added.
 
@@ -29,8 +29,8 @@ from mdsd_bounds.audit.martingale import Bets, Wager, join
 from mdsd_bounds.audit.positions import LADDER, Positions
 from mdsd_bounds.samplers import get_sampler
 
-#: Stakes on an acceptance.
-STAKES = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+#: Betting fractions on an acceptance.
+FRACTIONS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 #: Variance (in positions / 4) at which the confidence sequence is tightest.
 TIGHTEST = 100.0
 
@@ -42,7 +42,7 @@ class BoundTest:
     Attributes
     ----------
     wager : Wager
-        Capital against "acceptance is at most alpha*".
+        Wealth against "acceptance is at most alpha*".
     positions : ndarray
         Their indices in the log.
     acceptance, low, high : float
@@ -62,7 +62,7 @@ class BoundTest:
 def bound_test(positions: Positions, level: float) -> BoundTest | None:
     """Bet that acceptances come more often than alpha* allows; None where alpha* is known nowhere.
 
-    Half of the capital is on the whole of the drafts, half on their first k < n, k = 1 to 4 in equal shares, whether
+    Half of the wealth is on the whole of the drafts, half on their first k < n, k = 1 to 4 in equal shares, whether
     the log has so many drafts or not.
     """
     known = np.flatnonzero(np.isfinite(positions.bound) & (positions.drafts > 0))
@@ -95,8 +95,11 @@ def _bets(name: str, hits: Flags, most: Floats, where: Flags) -> Bets:
     seen, due = np.where(where, hits, False), np.where(where, most, 0.0)
     proof = np.where(seen & (due <= 0), np.inf, 0.0)
     return [
-        (f"{name} above alpha*, stake {stake:g}", np.log1p(stake * seen) - np.log1p(stake * due) + proof)
-        for stake in STAKES
+        (
+            f"{name} above alpha*, betting fraction {fraction:g}",
+            np.log1p(fraction * seen) - np.log1p(fraction * due) + proof,
+        )
+        for fraction in FRACTIONS
     ]
 
 

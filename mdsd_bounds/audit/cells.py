@@ -28,7 +28,7 @@ RATIO_OF = np.append(np.repeat(np.arange(RATIOS), LEVELS), RATIOS)
 LEVEL_OF = np.append(np.tile(np.arange(LEVELS), RATIOS), LEVELS)
 
 _CENTRES = 2.0 ** np.array([-5.0, -3.5, -2.5, -1.5, -0.75, -0.25, 0.25, 0.75, 1.5, 3.0])
-#: Scores in [-1, 1], one for each cell.  (q - p)/(q + p) is the best bet on a small lean of p towards q.
+#: Scores in [-1, 1], one for each cell.  (q - p)/(q + p) is the best bet on a small drift of p towards q.
 SCORES: dict[str, Floats] = {
     "draft's tokens": np.append(np.repeat((_CENTRES - 1) / (_CENTRES + 1), LEVELS), 1.0),
     "tokens with q > p": np.append(np.repeat(np.where(_CENTRES > 1, 1.0, -1.0), LEVELS), 1.0),

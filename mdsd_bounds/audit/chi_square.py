@@ -10,7 +10,7 @@ If the stated distributions may be off by ``tolerance_t`` in total variation, E 
 in squared length, and the p-value is that of the noncentral distribution with that much noncentrality at C's least
 eigenvalue.
 
-Unlike the capital of :mod:`mdsd_bounds.audit.martingale` this is a test of a log of fixed length: a p-value looked at
+Unlike the wealth of :mod:`mdsd_bounds.audit.martingale` this is a test of a log of fixed length: a p-value looked at
 again and again until it is small means nothing.
 """
 

@@ -63,7 +63,7 @@ def acceptance_figures(positions: Positions) -> list[Figure]:
 
 
 def _by_step(positions: Positions) -> list[Figure]:
-    lengths = "accepted drafts per target call"
+    lengths = "accepted drafts per target forward pass"
     known = positions.step >= 0
     if len(positions) == 0 or not bool(known.all()):
         without = with_bonus = efficiency = None
@@ -77,7 +77,7 @@ def _by_step(positions: Positions) -> list[Figure]:
         Figure(
             "block efficiency",
             efficiency,
-            "tokens output / target calls; less than the line above where texts end or are cut inside a call",
+            "tokens output / target forward passes; less than the line above where texts end or are cut inside a call",
         ),
     ]
 

@@ -12,12 +12,12 @@ import numpy as np
 from mdsd_bounds.audit.martingale import Wager, event_bets, join, wager
 from mdsd_bounds.audit.positions import Positions
 
-#: Stakes on an equal pair, of both signs.
-STAKES = (-0.9, -0.5, -0.2, 0.2, 0.5, 0.9)
+#: Betting fractions on an equal pair, of both signs.
+FRACTIONS = (-0.9, -0.5, -0.2, 0.2, 0.5, 0.9)
 
 
 def draft_check(positions: Positions) -> Wager | None:
-    """Capital against "the drafts follow the sampler"; None where nothing can be said."""
+    """Wealth against "the drafts follow the sampler"; None where nothing can be said."""
     tested = positions.part(positions.draft_cell >= 0)
     if len(tested) == 0:
         return None
@@ -31,10 +31,11 @@ def draft_check(positions: Positions) -> Wager | None:
     slack = np.where(pairs, 2 * tested.tolerance, 0.0)
     bets = [
         (
-            f"equal drafts too {'often' if stake > 0 else 'rarely'}, stake {abs(stake)}",
-            np.log1p(stake * seen) - np.log1p(np.minimum(stake * due + abs(stake) * slack, max(stake, 0.0))),
+            f"equal drafts too {'often' if fraction > 0 else 'rarely'}, betting fraction {abs(fraction)}",
+            np.log1p(fraction * seen)
+            - np.log1p(np.minimum(fraction * due + abs(fraction) * slack, max(fraction, 0.0))),
         )
-        for stake in STAKES
+        for fraction in FRACTIONS
     ]
     zero = np.zeros(len(tested))
     never = pairs & (due <= 0)

@@ -23,7 +23,7 @@ DRAWS, FEW, ENTRIES = 32, 2, 65_536
 _RIGHT = {"with_replacement": rrs.VERIFIER, "without_replacement": rrs_without_replacement.VERIFIER}
 
 
-def leans(p: Tensor, q: Tensor, sampler: str, n: int, generator: torch.Generator) -> Tensor:
+def drifts(p: Tensor, q: Tensor, sampler: str, n: int, generator: torch.Generator) -> Tensor:
     """``D`` ``[F, B, V]`` of every control, in the order of :data:`mdsd_bounds.audit.controls.CONTROLS`.
 
     Zero for controls of another sampler.  O(draws n V) a row and control.
@@ -48,8 +48,8 @@ def fault_scores(p: Tensor, q: Tensor, sampler: str, n: int, generator: torch.Ge
         return scores
     cells = cells_of(p.numpy(), q.numpy())
     due = cell_masses(cells, p.numpy())
-    for f, lean in enumerate(leans(p, q, sampler, n, generator)):
-        moved = cell_masses(cells, lean.numpy())
+    for f, drift in enumerate(drifts(p, q, sampler, n, generator)):
+        moved = cell_masses(cells, drift.numpy())
         ratio = np.where(due > 0, moved / np.where(due > 0, due, 1.0), np.sign(moved))
         scores[:, f] = np.clip(ratio, -1.0, 1.0)
     return scores

@@ -12,7 +12,7 @@ none were verified (the bonus token), -1 for an empty slot.  The distributions a
 * ``"row": 12``, a row of the dump given beside the log.
 
 ``q`` likewise, or absent.  Which tokens a truncated row holds must not depend on the output or the drafts.  Step logs
-(:mod:`mdsd_bounds.dumps.formats.step_log`) with ``target_candidates`` are read as well.
+(:mod:`mdsd_bounds.dumps.step_schema`) with ``target_candidates`` are read as well.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
 from mdsd_bounds.dumps.containers.records import is_json, records
 from mdsd_bounds.dumps.containers.text import integer
+from mdsd_bounds.dumps.step_schema import Candidates, StepRecord, read_step
 from mdsd_bounds.problem import InputError
 
 #: How far the probabilities of a line may be from summing to one; the difference widens the tolerance.
@@ -90,7 +91,7 @@ def read_log(path: str) -> list[Line]:
     with reading(path, "log of positions", _REMEDY) as place:
         for label, number, entry in _parquet(file) if head.startswith(MAGIC) else _json(file):
             place.at = f"{label} {number}"
-            for line in _step(entry, number) if "positions" in entry else [_line(entry, number)]:
+            for line in _step(read_step(entry), number) if "positions" in entry else [_line(entry, number)]:
                 key = (line.doc, line.position)
                 if line.position >= 0 and key in seen:
                     raise InputError(
@@ -169,48 +170,40 @@ def _drafts(given: Any) -> tuple[int, ...]:
     return drafts
 
 
-def _step(entry: dict[str, Any], number: int) -> list[Line]:
+def _step(step: StepRecord, number: int) -> list[Line]:
     """The positions of one line of a step log.
 
     A chain's position i verifies draft i; a tree's (``slots``, ``path``) the drafts below the node it has come to.
     """
-    drafts, accepted = entry["drafts"], _whole(entry["accepted"], "accepted")
-    tree = "slots" in entry
-    nodes = [0, *entry["path"]] if tree else []
+    nodes = (0, *step.tree.path)
     lines = []
-    for i, position in enumerate(entry["positions"]):
-        if "target_candidates" not in position:
+    for i, position in enumerate(step.positions):
+        if position.target_candidates is None:
             raise ValueError(
                 f"position {i} of the step has no target_candidates: the probability of the output alone cannot be "
                 "tested; log the target's most probable tokens"
             )
-        offered = tuple(entry["slots"].get(str(nodes[i]), ())) if tree else tuple(drafts[i : i + 1])
-        held = {
-            "doc": entry.get("doc", 0),
-            "step": entry.get("step", -1),
-            "token": position["token"],
-            "drafts": offered,
-            "p": _pairs(position["target_candidates"]),
-        }
-        if offered:
-            held["accepted"] = i < accepted
-        if "candidates" in position:
-            held["q"] = _pairs(position["candidates"])
-        lines.append(_line(held, number))
+        offered = step.tree.slots.get(nodes[i], ()) if step.is_tree else step.drafts[i : i + 1]
+        lines.append(
+            Line(
+                place=number,
+                doc=step.doc,
+                position=-1,
+                step=step.step,
+                token=position.token,
+                drafts=_drafts(offered),
+                flag=int(i < step.accepted) if offered else -1,
+                sampler="",
+                row=None,
+                p=_of_candidates(position.target_candidates, "target_candidates"),
+                q=None if position.candidates is None else _of_candidates(position.candidates, "candidates"),
+            )
+        )
     return lines
 
 
-def _pairs(listed: Any) -> dict[Any, float]:
-    found = {}
-    for entry in listed:
-        if isinstance(entry, dict):
-            found[entry["token"]] = float(entry["p"]) if "p" in entry else float(np.exp(entry["logprob"]))
-        else:
-            if not isinstance(entry, list):
-                raise ValueError(f"{entry!r} is no list of a token and its probability")
-            token, p = entry
-            found[token] = float(p)
-    return found
+def _of_candidates(candidates: Candidates, name: str) -> Distribution:
+    return _distribution({token: chance.p for token, chance in candidates.items()}, None, name)
 
 
 def _distribution(given: Any, tail: Any, name: str) -> Distribution:

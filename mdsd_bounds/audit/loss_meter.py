@@ -6,21 +6,21 @@ output is a draft, and the mean total variation is at least mean acceptance minu
 fault or system, and needs neither its code nor its output distribution.
 
 **Wager.**  Given the past, and whatever the rule does, ``1[accepted]`` has the mean ``a_t <= c_t = min(1, alpha*_t +
-d_t)``; so for a stake s > 0 the capital ``prod (1 + s 1[accepted]) / (1 + s c_t)`` is a non-negative supermartingale,
-and a mixture over stakes exceeds ``1/level`` at any time with probability at most ``level`` (Ville).  The d_t are not
-known.  For a supposed mean x of them the capital is at least what the *worst* d_t of that mean leave of it: those that
-maximise ``sum log(1 + s c_t)`` subject to ``mean d_t = x``.  The logarithm is concave, so the worst d_t fill up the
-smallest alpha*_t to one level w (water-filling), ``c_t = max(alpha*_t, w)``, and w does not depend on the stake.  Every
-x at which the mixture still exceeds ``1/level`` is too small.  The least x that is left is a lower confidence bound for
-the mean total variation, valid at whatever moment the log is read or ends.
+d_t)``; so for a betting fraction s > 0 the wealth ``prod (1 + s 1[accepted]) / (1 + s c_t)`` is a non-negative
+supermartingale, and a mixture over betting fractions exceeds ``1/level`` at any time with probability at most ``level``
+(Ville).  The d_t are not known.  For a supposed mean x of them the wealth is at least what the *worst* d_t of that mean
+leave of it: those that maximise ``sum log(1 + s c_t)`` subject to ``mean d_t = x``.  The logarithm is concave, so the
+worst d_t fill up the smallest alpha*_t to one level w (water-filling), ``c_t = max(alpha*_t, w)``, and w does not
+depend on the betting fraction.  Every x at which the mixture still exceeds ``1/level`` is too small.  The least x that
+is left is a lower confidence bound for the mean total variation, valid at whatever moment the log is read or ends.
 
-To second order in the stake the width is that of a mean of independent indicators with the variances
+To second order in the betting fraction the width is that of a mean of independent indicators with the variances
 ``alpha*_t (1 - alpha*_t)``: much narrower, at acceptances near one, than an interval that knows only that indicators
 lie between 0 and 1.
 
 **First drafts.**  Where the first k of n drafts are k drafts of the sampler, ``d_t >= Pr(output among the first k) -
 alpha*_t(k)`` as well, with a smaller alpha*: a rule that always takes the first draft shows nearly all of its loss
-here.  Half of the capital is on all drafts, half on their first k < n, k = 1 to 4, whether the log has so many or not:
+here.  Half of the wealth is on all drafts, half on their first k < n, k = 1 to 4, whether the log has so many or not:
 shares that changed while a log grows would be no wager.
 
 Rows known to within a total variation e of p and of q are allowed for by ``alpha* + (1 + n) e``, as in
@@ -39,8 +39,8 @@ from mdsd_bounds.audit.cells import Flags, Floats
 from mdsd_bounds.audit.positions import LADDER, Positions
 from mdsd_bounds.samplers import get_sampler
 
-#: Stakes on an acceptance: an excess d over alpha* is bet on best with ``d / (alpha* (1 - alpha* - d))``.
-STAKES = np.geomspace(0.01, 100.0, 9)
+#: Betting fractions on an acceptance: an excess d over alpha* is bet on best with ``d / (alpha* (1 - alpha* - d))``.
+FRACTIONS = np.geomspace(0.01, 100.0, 9)
 #: One minus the confidence of the lower bound.
 LEVEL = 0.05
 
@@ -80,7 +80,7 @@ def loss_meter(positions: Positions, level: float = LEVEL) -> LossMeter | None:
 
     Notes
     -----
-    O(N) for each of some 40 trial levels and 9 stakes, after a sort.
+    O(N) for each of some 40 trial levels and 9 betting fractions, after a sort.
     """
     known = np.flatnonzero(np.isfinite(positions.bound) & (positions.drafts > 0))
     if len(known) == 0:
@@ -105,8 +105,8 @@ def lower_bound(families: list[tuple[Flags, Floats, Flags]], positions: int, lev
     ----------
     families : list of (hits, most, where)
         ``[N]`` each: acceptances, the most that a lossless rule may accept, and the positions it is about.  The first
-        has half of the capital, the others share the other half.  Which there are must not depend on the log: one
-        that is about no position keeps its capital.
+        has half of the wealth, the others share the other half.  Which there are must not depend on the log: one
+        that is about no position keeps its wealth.
     positions : int
         N: the mean is over all of them; positions that a family is not about are taken to have no loss.
     level : float
@@ -117,30 +117,30 @@ def lower_bound(families: list[tuple[Flags, Floats, Flags]], positions: int, lev
 
     def over(loss: float) -> float:
         """Log of the mixture at a supposed mean loss, less the threshold."""
-        logs = np.concatenate([fill.log_capital(loss) + np.log(part) for fill, part in zip(fills, share, strict=True)])
+        logs = np.concatenate([fill.log_wealth(loss) + np.log(part) for fill, part in zip(fills, share, strict=True)])
         top = float(logs.max())
-        return top + float(np.log(np.exp(logs - top).sum())) - float(np.log(len(STAKES) / level))
+        return top + float(np.log(np.exp(logs - top).sum())) - float(np.log(len(FRACTIONS) / level))
 
     if over(0.0) <= 0.0:
         return 0.0
-    # At a loss of one the capital is at most one.  What rounding of the root may add is taken off.
+    # At a loss of one the wealth is at most one.  What rounding of the root may add is taken off.
     return max(float(brentq(over, 0.0, 1.0, xtol=1e-12)) - 2e-12, 0.0)
 
 
 class Filling:
-    """Acceptances of one family, and its capital against a supposed mean loss, at every stake."""
+    """Acceptances of one family, and its wealth against a supposed mean loss, at every betting fraction."""
 
     def __init__(self, hits: Flags, most: Floats, positions: int) -> None:
         self.accepted = int(hits.sum())
         self.most = np.sort(np.clip(most, 0.0, 1.0))
         self.below = np.concatenate([[0.0], np.cumsum(self.most)])
-        self.logs = np.log1p(STAKES[:, None] * self.most)
-        #: Sum of the logarithms of the k-th and all larger ``most``, for each stake.
-        self.above = np.concatenate([np.cumsum(self.logs[:, ::-1], axis=1)[:, ::-1], np.zeros((len(STAKES), 1))], 1)
+        self.logs = np.log1p(FRACTIONS[:, None] * self.most)
+        #: Sum of the logarithms of the k-th and all larger ``most``, for each betting fraction.
+        self.above = np.concatenate([np.cumsum(self.logs[:, ::-1], axis=1)[:, ::-1], np.zeros((len(FRACTIONS), 1))], 1)
         self.positions = positions
 
-    def log_capital(self, loss: float) -> Floats:
-        """``[stakes]``: log of ``prod (1 + s hit) / (1 + s max(most, w))`` with w filled up to a total of N loss."""
+    def log_wealth(self, loss: float) -> Floats:
+        """``[9]``: log of ``prod (1 + s hit) / (1 + s max(most, w))`` with w filled up to a total of N loss."""
         total, count = loss * self.positions, len(self.most)
         if total >= count - self.below[-1]:
             level, filled = 1.0, count
@@ -149,5 +149,5 @@ class Filling:
             cost = np.arange(count) * self.most - self.below[:-1]
             filled = int(np.searchsorted(cost, total, side="right"))
             level = (total + self.below[filled]) / filled
-        due = filled * np.log1p(STAKES * min(level, 1.0)) + self.above[:, filled]
-        return np.asarray(self.accepted * np.log1p(STAKES) - due, dtype=np.float64)
+        due = filled * np.log1p(FRACTIONS * min(level, 1.0)) + self.above[:, filled]
+        return np.asarray(self.accepted * np.log1p(FRACTIONS) - due, dtype=np.float64)

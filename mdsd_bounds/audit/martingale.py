@@ -4,14 +4,14 @@
 position has distribution p, whatever else the rule does.  The drafts of the *same* position are not given: given the
 drafts the output of a lossless rule is not distributed as p, and no bet here looks at them.
 
-**Wager.**  Before the output is seen choose any ``g >= 0`` on the cells and multiply the capital by
+**Wager.**  Before the output is seen choose any ``g >= 0`` on the cells and multiply the wealth by
 ``g(cell of the output) / sup E g``, the supremum over all distributions within ``tolerance`` of p in total variation,
-``E_p g + tolerance (max g - min g)``.  Under the null the capital E_t is a non-negative supermartingale that starts at
+``E_p g + tolerance (max g - min g)``.  Under the null the wealth E_t is a non-negative supermartingale that starts at
 one.
 
 **Theorem** (Ville's inequality).  ``Pr(E_t >= 1/alpha for some t) <= alpha``.  So the verdict may be read at any time,
 as often as one likes, and the log may end for any reason that looks at the past alone: the false-alarm rate stays
-alpha.  A weighted average of such capitals is one too, which is how many alternatives are tried at once: each
+alpha.  A weighted average of such processes is one too, which is how many alternatives are tried at once: each
 costs only the logarithm of its weight; which there are, and their weights, are fixed beforehand.  (Ville 1939; Ramdas
 et al., "Game-theoretic statistics and safe anytime-valid inference", arXiv 2210.01948.)
 
@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from mdsd_bounds.audit.cells import CELLS, LEVEL_OF, RATIO_OF, SCORES, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 
-#: Stakes on a score in [-1, 1].
-STAKES = (0.03, 0.1, 0.3, 0.6, 0.9)
-#: Stakes on events that should not happen (or not more often than a bound).
+#: Betting fractions on a score in [-1, 1].
+FRACTIONS = (0.03, 0.1, 0.3, 0.6, 0.9)
+#: Betting fractions on events that should not happen (or not more often than a bound).
 ODDS = tuple(10.0**k for k in range(7))
 #: Pseudo-counts that hold a learned bet near one until there is something to learn from.
 PRIOR = 5.0
@@ -44,46 +44,46 @@ TRUST = (0.5, 1.0)
 
 @dataclass(frozen=True)
 class Wager:
-    """Capital over a log.
+    """Wealth over a log.
 
     Attributes
     ----------
     running : ndarray
-        ``[N]`` natural logarithm of the capital after each position.
-    bets, capital : tuple, ndarray
-        Names ``[K]`` of the bets and the logarithm of the capital of each at the end.
+        ``[N]`` natural logarithm of the wealth after each position.
+    bets, wealth : tuple, ndarray
+        Names ``[K]`` of the bets and the logarithm of the wealth of each at the end.
     families : int
-        Families of bets that shared the capital.
+        Families of bets that shared the wealth.
     """
 
     running: Floats
     bets: tuple[str, ...]
-    capital: Floats
+    wealth: Floats
     families: int
 
     @property
     def peak(self) -> float:
-        """Largest log capital ever reached, at least 0."""
+        """Largest log wealth ever reached, at least 0."""
         return float(max(self.running.max(initial=0.0), 0.0))
 
     @property
     def leader(self) -> str:
-        """The bet with most capital."""
-        return self.bets[int(np.argmax(self.capital))] if self.bets else "none"
+        """The bet with most wealth."""
+        return self.bets[int(np.argmax(self.wealth))] if self.bets else "none"
 
     def crossed(self, level: float) -> int | None:
-        """Index of the first position at which the capital is at least 1/level, None if never."""
+        """Index of the first position at which the wealth is at least 1/level, None if never."""
         over = np.flatnonzero(self.running >= -np.log(level))
         return int(over[0]) if len(over) else None
 
     @property
     def steps(self) -> Floats:
-        """Log factor ``[N]`` that each position contributed; 0 once the capital is infinite."""
+        """Log factor ``[N]`` that each position contributed; 0 once the wealth is infinite."""
         before = np.concatenate([[0.0], self.running[:-1]])
         return np.where(before == np.inf, 0.0, self.running - np.where(before == np.inf, 0.0, before))
 
 
-def wager(probs: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float32] | None = None) -> Wager:
+def wager(probs: Floats, cell: Ints, tolerance: Floats, drifts: NDArray[np.float32] | None = None) -> Wager:
     """Bet on all alternatives at once.
 
     Parameters
@@ -94,7 +94,7 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float3
         ``[N]`` observed cells.
     tolerance : ndarray
         ``[N]`` total variation by which the stated distribution may be off.
-    leans : ndarray, optional
+    drifts : ndarray, optional
         ``[N, F, CELLS]`` scores in [-1, 1] of the controls (:mod:`mdsd_bounds.audit.faults`).
 
     Notes
@@ -108,9 +108,9 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, leans: NDArray[np.float3
         learned_bets("q/p and p", np.arange(CELLS), probs, cell, tolerance),
         event_bets("impossible tokens", probs[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
     ]
-    if leans is not None:
+    if drifts is not None:
         # All of them, also those that this log is never about: shares must not depend on what comes later.
-        families += [fault_bets(name, leans[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
+        families += [fault_bets(name, drifts[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
     return join(families)
 
 
@@ -118,7 +118,7 @@ Bets = list[tuple[str, Floats]]
 
 
 def join(families: list[Bets]) -> Wager:
-    """The capital shared equally among families of bets, and equally inside each."""
+    """The wealth shared equally among families of bets, and equally inside each."""
     names = tuple(name for family in families for name, _ in family)
     weights = np.concatenate([np.full(len(family), -np.log(len(families) * len(family))) for family in families])
     running = np.cumsum(np.stack([factors for family in families for _, factors in family]), axis=1)
@@ -132,14 +132,17 @@ def join(families: list[Bets]) -> Wager:
 
 
 def fixed_bets(name: str, score: Floats, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
-    """``(1 + lambda s) / (1 + lambda E s + 2 |lambda| tolerance)`` for every stake of both signs."""
+    """``(1 + lambda s) / (1 + lambda E s + 2 |lambda| tolerance)`` for every betting fraction of both signs."""
     seen, due = score[cell], probs @ score
     bets = []
-    for stake in STAKES:
+    for fraction in FRACTIONS:
         for sign, word in ((1.0, "too often"), (-1.0, "too rarely")):
-            bet = sign * stake
+            bet = sign * fraction
             bets.append(
-                (f"{name} {word}, stake {stake}", np.log1p(bet * seen) - np.log1p(bet * due + 2 * stake * tolerance))
+                (
+                    f"{name} {word}, betting fraction {fraction}",
+                    np.log1p(bet * seen) - np.log1p(bet * due + 2 * fraction * tolerance),
+                )
             )
     return bets
 
@@ -148,8 +151,11 @@ def fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints,
     """``(1 + lambda s) / (1 + lambda E s + 2 lambda tolerance)`` with a score of its own at each position."""
     seen, due = score[np.arange(len(cell)), cell].astype(np.float64), np.einsum("nc,nc->n", probs, score)
     return [
-        (f"as {name} would, stake {stake}", np.log1p(stake * seen) - np.log1p(stake * due + 2 * stake * tolerance))
-        for stake in STAKES
+        (
+            f"as {name} would, betting fraction {fraction}",
+            np.log1p(fraction * seen) - np.log1p(fraction * due + 2 * fraction * tolerance),
+        )
+        for fraction in FRACTIONS
     ]
 
 
@@ -174,7 +180,7 @@ def learned_bets(name: str, group_of: Ints, probs: Floats, cell: Ints, tolerance
 def event_bets(name: str, happened: Flags, chance: Floats, tolerance: Floats) -> Bets:
     """``(1 + lambda 1[event]) / (1 + lambda chance)`` for every odds; ``chance`` bounds the event's probability.
 
-    With no chance at all one event is a proof: the capital is infinite.
+    With no chance at all one event is a proof: the wealth is infinite.
     """
     bound = np.clip(chance + tolerance, 0.0, 1.0)
     bets = [(f"{name}, odds {odds:g}", np.log1p(odds * happened) - np.log1p(odds * bound)) for odds in ODDS]

@@ -4,13 +4,13 @@
 
 * *towards the draft*: the output distribution is ``p + s (q - p)`` at every position, TV(output, p) = s TV(p, q).
 Rules that
-  skip the residual, accept unseen or accept too eagerly lean this way.
+  skip the residual, accept unseen or accept too eagerly drift this way.
 * *towards the probable*: mass is moved from improbable to probable cells (``weights 2^level``, renormalised, mixed in
   with share s): what a temperature too low does.  Needs no q.
 
 For each direction s is solved for; the figure printed is the mean TV over positions at that s.
 
-*Chi-square*: the noncentrality is ``s^2 d' C^+ d`` with d the expected shift of the group counts.  *Capital*: for every
+*Chi-square*: the noncentrality is ``s^2 d' C^+ d`` with d the expected shift of the group counts.  *Wealth*: for every
 fixed bet the mean and the variance of its log growth under the alternative are summed exactly over the cells; by the
 central limit theorem the bet reaches ``log(1/(alpha w))``, w its weight, with probability
 ``Phi((mean - threshold) / deviation)``; the best bet is taken.  The learned bets and the freedom to cross early come on
@@ -26,7 +26,7 @@ from scipy import stats
 
 from mdsd_bounds.audit.cells import LEVEL_OF, SCORES, Floats
 from mdsd_bounds.audit.chi_square import ChiSquare, needed_noncentrality
-from mdsd_bounds.audit.martingale import ODDS, STAKES
+from mdsd_bounds.audit.martingale import FRACTIONS, ODDS
 
 #: Probability of detection that "could see" means.
 POWER = 0.8
@@ -36,14 +36,14 @@ POWER = 0.8
 class Detectable:
     """Smallest mean TV(output, p) over positions that a test sees with probability :data:`POWER`.
 
-    ``chi_square`` and ``capital`` are None where even the whole direction (s = 1) would not be seen.
+    ``chi_square`` and ``wealth`` are None where even the whole direction (s = 1) would not be seen.
     ``whole`` is the mean TV at s = 1.
     """
 
     direction: str
     whole: float
     chi_square: float | None
-    capital: float | None
+    wealth: float | None
 
 
 def towards_draft(p_mass: Floats, q_mass: Floats) -> Floats:
@@ -81,13 +81,13 @@ def detectable(
     found : ChiSquare
         The test made on the same positions: its pooling and covariance are used.
     families : int
-        Families of bets that share the capital.
+        Families of bets that share the wealth.
     level : float
         Level of each of the two tests.
     """
     whole = float(distance.mean()) if len(distance) else 0.0
     by_chi = _chi_square_share(p_mass, other, found, level)
-    by_bets = _capital_share(p_mass, other, tolerance, families, level)
+    by_bets = _wealth_share(p_mass, other, tolerance, families, level)
     return Detectable(
         direction,
         whole,
@@ -107,30 +107,28 @@ def _chi_square_share(p_mass: Floats, other: Floats, found: ChiSquare, level: fl
     return float(share) if share <= 1.0 else None
 
 
-def _capital_share(p_mass: Floats, other: Floats, tolerance: Floats, families: int, level: float) -> float | None:
-    if not _capital_power(p_mass, other, tolerance, families, level, 1.0) >= POWER:
+def _wealth_share(p_mass: Floats, other: Floats, tolerance: Floats, families: int, level: float) -> float | None:
+    if not _wealth_power(p_mass, other, tolerance, families, level, 1.0) >= POWER:
         return None
     low, high = 0.0, 1.0
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        if _capital_power(p_mass, other, tolerance, families, level, middle) >= POWER:
+        if _wealth_power(p_mass, other, tolerance, families, level, middle) >= POWER:
             high = middle
         else:
             low = middle
     return high
 
 
-def _capital_power(
-    p_mass: Floats, other: Floats, tolerance: Floats, families: int, level: float, share: float
-) -> float:
+def _wealth_power(p_mass: Floats, other: Floats, tolerance: Floats, families: int, level: float, share: float) -> float:
     probs = p_mass + share * (other - p_mass)
     best = 0.0
     for score in SCORES.values():
         due = p_mass @ score
-        goal = -np.log(level) + np.log(families * 2 * len(STAKES))
-        for stake in (*STAKES, *(-x for x in STAKES)):
+        goal = -np.log(level) + np.log(families * 2 * len(FRACTIONS))
+        for fraction in (*FRACTIONS, *(-x for x in FRACTIONS)):
             # The log growth of a bet is a function of the cell less a cost known beforehand.
-            gain, cost = np.log1p(stake * score), np.log1p(stake * due + 2 * abs(stake) * tolerance)
+            gain, cost = np.log1p(fraction * score), np.log1p(fraction * due + 2 * abs(fraction) * tolerance)
             best = max(best, _crossing(probs, gain, cost, goal))
     goal = -np.log(level) + np.log(families * len(ODDS))
     impossible = np.zeros(p_mass.shape[1])

@@ -34,7 +34,7 @@ def log_data(report: LogReport) -> dict[str, Any]:
             "power": [{**asdict(found), "probability": POWER} for found in report.power],
             "acceptance": [asdict(figure) for figure in report.figures],
             "n_drafts": [asdict(purchase) for purchase in report.purchases],
-            "log_capital": report.output.running.tolist()[-1],
+            "log_wealth": report.output.running.tolist()[-1],
             "notes": list(report.notes),
         }
     )
@@ -117,7 +117,7 @@ def log_text(report: LogReport, verbose: bool = True) -> str:
             ]
             for w in report.witnesses
         ]  # fmt: skip
-        head = ["line", "doc", "token", "p", "q", "draft", "capital", "of"]
+        head = ["line", "doc", "token", "p", "q", "draft", "wealth", "of"]
         parts += ["", "positions that weigh most against the rule", _aligned([head, *rows])]
     if not verbose:
         return "\n".join([*parts, "", _MORE])
@@ -240,13 +240,13 @@ def _tests(report: LogReport) -> str:
 
 def _power(report: LogReport) -> str:
     head = ["  direction", "chi-square", "any time", "TV of the whole way"]
-    rows = [[f"  {x.direction}", _seen(x.chi_square), _seen(x.capital), f"{x.whole:.4g}"] for x in report.power]
+    rows = [[f"  {x.direction}", _seen(x.chi_square), _seen(x.wealth), f"{x.whole:.4g}"] for x in report.power]
     return _aligned([head, *rows])
 
 
 def _power_line(report: LogReport) -> str:
     return "; ".join(
-        f"{x.direction} {_seen(x.chi_square)} (chi-square), {_seen(x.capital)} (any time)" for x in report.power
+        f"{x.direction} {_seen(x.chi_square)} (chi-square), {_seen(x.wealth)} (any time)" for x in report.power
     )
 
 

@@ -1,10 +1,10 @@
 """The verdict on a log: every test, its evidence, the positions that show it, and what it could have seen.
 
-False alarms: the level ``alpha`` is shared equally by the three tests that can reject the null (capital against "the
-output has distribution p", chi-square, capital against "acceptance is at most alpha*"), so that a lossless rule is
-called lossy with probability at most alpha.  For the two capitals that holds at any stopping time; for the chi-square
-it holds asymptotically, for a log whose length was not chosen by looking at it.  The check of the drafts stands guard:
-it can only withdraw the bound test.
+False alarms: the level ``alpha`` is shared equally by the three tests that can reject the null (wealth against "the
+output has distribution p", chi-square, wealth against "acceptance is at most alpha*"), so that a lossless rule is
+called lossy with probability at most alpha.  For the two wealth processes that holds at any stopping time; for the
+chi-square it holds asymptotically, for a log whose length was not chosen by looking at it.  The check of the drafts
+stands guard: it can only withdraw the bound test.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class LogReport:
     tests, witnesses, power, figures, purchases, notes : tuple
         The evidence, printed in this order.
     output, drafts : Wager
-        Capitals on the output and (None where nothing can be said) on the drafts.
+        Wealth on the output and (None where nothing can be said) on the drafts.
     chi : ChiSquare
     bound : BoundTest or None
     loss : LossMeter or None
@@ -123,13 +123,13 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     if len(positions) == 0:
         raise InputError("no positions to audit: the log is empty")
     level = alpha / TESTS
-    output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.leans)
+    output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.drifts)
     chi = chi_square(positions.p_mass, positions.cell, positions.tolerance)
     drafts = draft_check(positions)
     sound = drafts is None or drafts.crossed(GUARD) is None
     bound = bound_test(positions, level / 2)
     tests = [
-        _capital_test("output distribution (any time)", output, level, np.arange(len(positions))),
+        _wealth_test("output distribution (any time)", output, level, np.arange(len(positions))),
         Test(
             "output distribution (chi-square)",
             f"X = {chi.statistic:.4g} on {chi.freedom} degrees of freedom"
@@ -142,8 +142,8 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     ]
     remarks = list(notes)
     if bound is not None:
-        # Capital and confidence sequence share the test's level.
-        test = _capital_test("acceptance <= alpha*", bound.wager, level / 2, bound.positions)
+        # Wealth and confidence sequence share the test's level.
+        test = _wealth_test("acceptance <= alpha*", bound.wager, level / 2, bound.positions)
         statement = (
             f"acceptance {bound.acceptance:.5f} (anytime interval {bound.low:.5f} to {bound.high:.5f}), "
             f"mean alpha* {bound.bound:.5f} over {len(bound.positions)} positions; {test.statement}"
@@ -159,7 +159,7 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     else:
         remarks.append("no bound test: it needs q, the drafts and the sampler (log them, or give --sampler)")
     if drafts is not None and not sound:
-        remarks.append(f"drafts against the sampler: capital {_power_of_ten(drafts.peak)}; {drafts.leader}")
+        remarks.append(f"drafts against the sampler: wealth {_power_of_ten(drafts.peak)}; {drafts.leader}")
     remarks.extend(_facts(positions))
     return LogReport(
         any(bool(test.refutes) for test in tests),
@@ -179,13 +179,13 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     )
 
 
-def _capital_test(name: str, won: Wager, level: float, index: Ints) -> Test:
+def _wealth_test(name: str, won: Wager, level: float, index: Ints) -> Test:
     first = won.crossed(level)
     at = None if first is None else int(index[first])
     when = "" if at is None else f", reached after {at + 1} positions"
     return Test(
         name,
-        f"capital {_power_of_ten(won.peak)} at its peak, 1/level is {1 / level:.4g}{when}; leading bet: {won.leader}",
+        f"wealth {_power_of_ten(won.peak)} at its peak, 1/level is {1 / level:.4g}{when}; leading bet: {won.leader}",
         float(np.exp(-won.peak)),
         level,
         first is not None,

@@ -95,10 +95,9 @@ def optimal_acceptance(
 
     Notes
     -----
-    Cost per row: a few passes over p and q (``fast``, up to 8 draws without replacement; see
+    Cost per row: a few passes over p and q (``fast``, up to 64 draws without replacement; see
     :mod:`mdsd_bounds.bounds.search.compiled_search`); by the scan O(V log V) with replacement, greedy and top_k and
-    O(V n G) without
-    replacement, G about 100.
+    O(V n G) without replacement, G about 100.
     Source: Hu et al., "Towards optimal multi-draft speculative decoding", ICLR 2025, arXiv 2502.18779 (dual and prefix
     theorem); the quadrature without replacement is described in :mod:`mdsd_bounds.bounds.search.exponential_race`.
 

@@ -9,8 +9,8 @@ minimiser's term is taken, which is one of the directional derivatives' slopes.
     \frac{\partial \alpha^*_n}{\partial p_i} = 1\{i \in H^*\}, \qquad
     \frac{\partial \alpha^*_n}{\partial q_i} = -\frac{\partial Q_n(H^*)}{\partial q_i}.
 
-With replacement ``Q = q(H)^n``.  Draws without replacement are the first n arrivals of independent exponential clocks
-of rates q, and with N(t) the arrivals in H up to time t and c the rate of all others
+With replacement ``Q = q(H)^n``.  Draws without replacement are the first n of independent exponential arrival
+times of rates q, and with N(t) the arrivals in H up to time t and c the rate of all others
 
 .. math::
 
@@ -34,9 +34,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import gammainccinv
+from scipy.special import factorial, gammainccinv
 from torch import Tensor
 
+from mdsd_bounds._backend.stirling import surjections
 from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.problem import InputError
@@ -199,7 +200,7 @@ def _nodes(n: int, log_rate: float, log_total: float) -> Tensor:
 
 
 def _fewer_than(n: int, inside: Tensor, rate: Tensor, t: Tensor) -> Tensor:
-    """``Pr(N(t) < n)`` ``[B, G]``: fewer than n arrivals at the clocks ``inside`` ``[B, V]`` up to each time."""
+    """``Pr(N(t) < n)`` ``[B, G]``: fewer than n arrivals at the rates ``inside`` ``[B, V]`` up to each time."""
     is_heavy = inside > HEAVY * rate[:, None]
     most = int(is_heavy.sum(-1).max())
     light = _light(n, inside.masked_fill(is_heavy, 0.0) / rate[:, None], t * rate[:, None])
@@ -219,7 +220,7 @@ def _fewer_than(n: int, inside: Tensor, rate: Tensor, t: Tensor) -> Tensor:
 
 
 def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
-    """``Pr(j arrivals)`` ``[B, G]``, j < n, at clocks of small rates: elementary symmetric functions of their odds.
+    """``Pr(j arrivals)`` ``[B, G]``, j < n, at small rates: elementary symmetric functions of their odds.
 
     The odds ``e^x - 1`` have power sums that are series in the moments of the rates (Stirling numbers), and Newton's
     identities give the elementary symmetric functions.
@@ -228,7 +229,9 @@ def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
     for _ in range(MOMENTS - 1):
         powers.append(powers[-1] * share)
     moments = [power.sum(-1, keepdim=True) for power in powers]
-    series = [_series(k) for k in range(1, n)]
+    # Coefficients of x .. x^MOMENTS in (e^x - 1)^k.
+    table = surjections(MOMENTS)[1:] / factorial(np.arange(1, MOMENTS + 1))[:, None]
+    series = table.T[1:n].tolist()
     times = [time]
     for _ in range(MOMENTS - 1):
         times.append(times[-1] * time)
@@ -242,12 +245,3 @@ def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
         symmetric.append(torch.stack(terms).sum(0) / k)
     none = torch.exp(-moments[0] * time)
     return [none * e for e in symmetric]
-
-
-def _series(k: int) -> list[float]:
-    """Coefficients of ``x .. x^MOMENTS`` in ``(e^x - 1)^k``."""
-    one = np.array([0.0, *(1.0 / math.factorial(m) for m in range(1, MOMENTS + 1))])
-    row = np.array([1.0])
-    for _ in range(k):
-        row = np.convolve(row, one)[: MOMENTS + 1]
-    return [float(c) for c in row[1:]] + [0.0] * (MOMENTS + 1 - len(row))

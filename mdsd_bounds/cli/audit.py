@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from mdsd_bounds.cli.outputs import Force, check_out
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mdsd_bounds.dumps.base import LogitBatch
     from mdsd_bounds.verifiers.base import Verifier
 
 
@@ -37,7 +39,8 @@ def audit(
     ] = None,
     drafts: Annotated[str | None, typer.Option("--drafts", help="Rule: numbers of drafts (1,2,3).")] = None,
     dump: Annotated[
-        str | None, typer.Option("--dump", help="Log: where row is found.  Rule: real rows for steps.")
+        str | None,
+        typer.Option("--dump", help="Log: where row is found.  Rule: real rows for steps (the example dump)."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", help="Of the rows of the dump.")] = 1.0,
     draft_temperature: Annotated[float | None, typer.Option("--draft-temperature", help="Of the draft's rows.")] = None,
@@ -119,13 +122,26 @@ def _log(
     figure: str | None,
     verbose: bool,
 ) -> int:
+    from dataclasses import replace
     from pathlib import Path
 
     from mdsd_bounds.audit import audit_log
     from mdsd_bounds.audit.render import log_data, log_text
+    from mdsd_bounds.distributions import Warp
 
+    target = Warp(warp["temperature"], warp["top_k"], warp["top_p"])
+    second = warp["draft_temperature"]
+    draft = target if second is None else replace(target, temperature=second)
     report = audit_log(
-        log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, blockwise=blockwise, **warp, m=m
+        log,
+        dump=dump,
+        sampler=sampler,
+        alpha=alpha,
+        tolerance=tolerance,
+        blockwise=blockwise,
+        target=target,
+        draft=draft,
+        m=m,
     )
     _show(log_text(report, verbose), log_data(report), format)
     if figure is not None:
@@ -157,7 +173,7 @@ def _rule(
         tuple(x for x in rule.samplers if get_sampler(x).takes != "table") if sampler is None else names_in(sampler)
     )
     counts = _counts(rule, drafts)
-    rows = None if dump is None else _rows(dump, limit, warp)
+    rows = _example_rows(limit, warp) if dump is None else _rows(dump, limit, warp)
     with progress_bar(rule.name, quiet) as progress:
         report = audit_rule(
             rule,
@@ -183,23 +199,40 @@ def _counts(rule: Verifier, drafts: str | None) -> tuple[int, ...]:
 def _rows(dump: str, limit: int, warp: dict[str, Any]) -> tuple[Tensor, ...]:
     """The first rows of a dump as distributions, and their documents where it names them."""
     from mdsd_bounds.cli.notes import opened
-    from mdsd_bounds.distributions import to_probs
     from mdsd_bounds.problem import InputError
 
     held, _ = opened(dump, limit)
     batch = next(iter(held.batches(min(limit, len(held)))))
     if batch.target_cut is not None or batch.draft_cut is not None:
         raise InputError(f"{dump}: its rows are cut; steps need full rows: give a dump of whole logits")
+    p, q = _distributions(batch, dump, warp)
+    return (p, q) if batch.doc is None else (p, q, batch.doc)
+
+
+def _example_rows(limit: int, warp: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The first rows of the example dump over the tokens that it holds: all others have probability 0 in every row."""
+    from mdsd_bounds.dumps.example import load_example
+
+    held = load_example()
+    print("note: real rows are those of the example dump; --dump takes your own", file=sys.stderr)
+    batch = next(iter(held.batches(min(limit, len(held)))))
+    p, q = _distributions(batch, "example", warp)
+    kept = ((p > 0) | (q > 0)).any(0)
+    assert batch.doc is not None
+    return p[:, kept].contiguous(), q[:, kept].contiguous(), batch.doc
+
+
+def _distributions(batch: LogitBatch, dump: str, warp: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    from mdsd_bounds.distributions import to_probs
+
     second = warp["temperature"] if warp["draft_temperature"] is None else warp["draft_temperature"]
     cuts = {"top_k": warp["top_k"], "top_p": warp["top_p"]}
     p = to_probs(batch.target_logits, temperature=warp["temperature"], **cuts, name=f"{dump} target_logits")
     q = to_probs(batch.draft_logits, temperature=second, **cuts, name=f"{dump} draft_logits")
-    return (p, q) if batch.doc is None else (p, q, batch.doc)
+    return p, q
 
 
 def _draw(path: str, reports: dict[str, Any]) -> None:
-    import sys
-
     from mdsd_bounds.plots.audit_evidence import save_evidence
 
     save_evidence(reports, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,6 +36,8 @@ from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_s
 from mdsd_bounds.cli.table import Running, Summary, computed, print_summary, run_and_print
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
@@ -126,7 +128,7 @@ def _judged(dump: str, head: int | None, tokenizer: str | None) -> tuple[str, ..
     return ()
 
 
-def best_first(table: Any) -> Any:
+def best_first(table: pd.DataFrame) -> pd.DataFrame:
     """The summary of a comparison: by temperature and number of drafts, and within these what accepts most first."""
     from mdsd_bounds.pipeline.tables import summarise_comparison
 

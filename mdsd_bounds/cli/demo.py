@@ -23,6 +23,6 @@ def demo(format: Style = Format.table, limit: Limit = None, quiet: Quiet = False
     layout = Summary(comparison_in_words, COMPARED, ("share",))
     run_and_print(str(EXAMPLE), settings, Running(limit=limit, quiet=quiet), best_first, layout, format)
     print(
-        f"note: the dump is {EXAMPLE}; next: mdsd compare {EXAMPLE}, or a dump of your own models (mdsd log --help)",
+        f"note: the dump is {EXAMPLE}; next: mdsd compare example, or a dump of your own models (mdsd log --help)",
         file=sys.stderr,
     )

@@ -83,7 +83,7 @@ def fit_(
     import pandas as pd
 
     from mdsd_bounds.judge import fit, read_labels, save_judge
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     labels, facts = read_labels(folders.split(","))
     found = fit(labels, facts, seed)
@@ -134,7 +134,7 @@ def curve_(
     """Exact acceptance and total variation of the judge at each threshold, beside other lossy rules."""
     from mdsd_bounds import open_dump
     from mdsd_bounds.judge import plane
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     table = plane(open_dump(dump), numbers_in(thresholds, "--thresholds", float), drafts)
     if format is Format.table:

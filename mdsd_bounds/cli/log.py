@@ -153,20 +153,12 @@ def log(
         max_prompt_tokens=max_prompt_tokens,
         store=store.value,
         top_k=64 if top_k is None else top_k,
+        max_positions=max_positions,
+        dtype=dtype.value,
+        device=device,
     )
     with resumable(f"finished batches are in {out}"):
-        path = log_pair(
-            target,
-            draft,
-            prompts,
-            out,
-            settings,
-            dtype=dtype.value,
-            device=device,
-            max_positions=max_positions,
-            token_map=token_map,
-            report=report,
-        )
+        path = log_pair(target, draft, prompts, out, settings, token_map=token_map, report=report)
     print(path)
 
 

@@ -39,7 +39,8 @@ def check_out(
     Raises
     ------
     InputError
-        If it is an input or a part of one, a folder, a device, in no folder, or a file of somebody else's.
+        If it is an input or a part of one, a folder, a device, in no folder or one that cannot be written to, or a file
+        of somebody else's.
     """
     from mdsd_bounds._backend.origin import is_ours
     from mdsd_bounds._backend.whole_files import refuse_special
@@ -51,6 +52,12 @@ def check_out(
     if not path.absolute().parent.is_dir():
         raise InputError(
             f"{option} {out}: could not be written, the folder {path.parent} does not exist; make it first"
+        )
+    # Files are written whole under another name and then renamed, so that their folder must let files be made.
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{option} {out}: could not be written, nothing may be written to the folder {path.parent}; "
+            "change its permissions, or write elsewhere"
         )
     try:
         os.lstat(path)

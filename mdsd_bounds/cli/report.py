@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from mdsd_bounds.cli.options import (
 from mdsd_bounds.cli.outputs import Force, check_out
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
+if TYPE_CHECKING:
+    from mdsd_bounds.trees.advise import Costs
+
 
 @with_sampling
 def report(
@@ -42,7 +45,8 @@ def report(
     sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 100,
     draft_cost: Annotated[
-        float | None, typer.Option("--draft-cost", help="One draft call, in target calls: the tree is chosen by speed.")
+        float | None,
+        typer.Option("--draft-cost", help="A draft forward pass in those of the target: the tree is chosen by speed."),
     ] = None,
     target_cost: Annotated[
         str | None, typer.Option("--target-cost", help="Cost by nodes read, as in mdsd advise; needs --draft-cost.")
@@ -106,14 +110,14 @@ def report(
     print(out)
 
 
-def _costs(draft: float | None, target: str | None) -> Any:
+def _costs(draft: float | None, target: str | None) -> Costs | None:
     """Costs where any is given."""
     from mdsd_bounds.trees.advise import costs_from
 
     return None if draft is None and target is None else costs_from(draft, target)
 
 
-def _digest(*asked: Any) -> str:
+def _digest(*asked: object) -> str:
     """What else the page depends on; a short name, as any of it may be long."""
     import hashlib
 

@@ -13,6 +13,7 @@ from mdsd_bounds.cli.options import Format, Quiet, Style
 from mdsd_bounds.cli.outputs import Force, check_out
 
 if TYPE_CHECKING:
+    from mdsd_bounds.dumps.step_schema import StepRecord
     from mdsd_bounds.models.loading import LoadedModel
 
 
@@ -41,7 +42,7 @@ def tree(
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option("--device", help="A torch device.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
-    out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, one line a target call.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Write the log here, JSONL, a line a step.")] = None,
     bound: Annotated[
         bool,
         typer.Option(
@@ -52,12 +53,13 @@ def tree(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Decode with draft trees on a real pair: tokens per target call, measured; or summarise a log of such a run."""
+    """Decode with draft trees on a real pair: tokens per target forward pass; or summarise a log of such a run."""
     import os
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.conclusions import decoding_in_words
+    from mdsd_bounds.pipeline.rendering import render
     from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
 
     if log is not None:
@@ -90,7 +92,7 @@ def tree(
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
         shares = "  ".join(f"{place}: {share:.3f} of {asked:.1f}" for place, (asked, share) in found[key].items())
         print(f"note: accepted by {title}  {shares}", file=sys.stderr)
-    print(render(summary_table({name: found}), format.value))
+    print(render(summary_table({name: found}), format.value, conclusion=decoding_in_words(found, name)))
 
 
 def _run(
@@ -109,12 +111,13 @@ def _run(
     out: str,
     bound: bool,
     quiet: bool,
-) -> list[dict[str, Any]]:
+) -> list[StepRecord]:
     import json
 
     import torch
 
     from mdsd_bounds._backend.whole_files import whole_file
+    from mdsd_bounds.dumps.step_schema import write_step
     from mdsd_bounds.models.loading import load_model, silence
     from mdsd_bounds.models.prompts import read_prompts
     from mdsd_bounds.trees.bound_log import step_bounds
@@ -133,7 +136,7 @@ def _run(
     build = named_tree(builder, shape, stop)
     model = drafting.model
     width = min(first.model.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size)
-    lines: list[dict[str, Any]] = []
+    lines: list[StepRecord] = []
     with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
@@ -142,12 +145,11 @@ def _run(
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
-                lines.append(record(step, number, doc, rule))
-                if branching is not None:
-                    lines[-1].update(step_bounds(step, *readers, branching, twins, stop))
-                stream.write(json.dumps(lines[-1]) + "\n")
+                limit_of = None if branching is None else step_bounds(step, *readers, branching, twins, stop)
+                lines.append(record(step, number, doc, rule, bound=limit_of))
+                stream.write(json.dumps(write_step(lines[-1])) + "\n")
             if not quiet:
-                done = sum(len(line["tokens"]) for line in lines)
+                done = sum(len(line.tree.tokens) for line in lines)
                 print(f"{doc + 1} of {len(texts)} prompts, {done / len(lines):.2f} tokens a call", file=sys.stderr)
     return lines
 

@@ -17,7 +17,8 @@ from mdsd_bounds.counts.prometheus import is_page, read_pages
 from mdsd_bounds.counts.rates import AcceptanceSummary, acceptance
 from mdsd_bounds.counts.records import Counts, Unit, counts, joined, with_draft_tokens
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.files import beginning, opening
+from mdsd_bounds.dumps.containers.compressed import text_beginning
+from mdsd_bounds.dumps.containers.files import opening
 from mdsd_bounds.dumps.containers.text import BOM, lines
 from mdsd_bounds.problem import InputError
 
@@ -61,7 +62,7 @@ def recognise(path: str | Path) -> str:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{path}: no such file; {_GIVE}")
-    head = beginning(file, 64).removeprefix(BOM)
+    head = text_beginning(file, 64).removeprefix(BOM)
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith(b"PK\x03\x04"):

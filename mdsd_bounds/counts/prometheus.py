@@ -119,7 +119,7 @@ def read_pages(paths: Sequence[Path], model: str | None = None, *, each: bool = 
         found, more = _between(before, after)
         units.append(found)
         notes += more
-    return _counts(pages[0], "period between snapshots", units, list(dict.fromkeys(notes)))
+    return _counts(pages[0], "snapshot period", units, list(dict.fromkeys(notes)))
 
 
 def _add(series: dict[Series, dict[tuple[str, int], float]], name: str, labels: str, value: float) -> None:

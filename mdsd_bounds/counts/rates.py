@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds.counts.records import Counts, Floats
 from mdsd_bounds.problem import InputError
 
@@ -145,9 +146,9 @@ def basis_of(counts: Counts) -> str:
         if _most(counts) == ASSUMED_DRAFT_TOKENS > counts.draft_tokens:
             text += f"; steps of at most {ASSUMED_DRAFT_TOKENS} draft tokens are assumed (--draft-tokens says how many)"
         return text
-    plural = {"period between snapshots": "periods between snapshots"}.get(counts.unit, f"{counts.unit}s")
     return (
-        f"{number} {plural} as independent units (linearised ratio, Student's t with {number - 1} degrees of freedom)"
+        f"{counted(number, counts.unit)} as independent units (linearised ratio, Student's t with {number - 1} degrees "
+        "of freedom)"
     )
 
 

@@ -31,7 +31,7 @@ class Counts:
     engine : str
         Who counted.
     unit : str
-        What a unit is, in the singular: ``request``, ``log line``, ``period between snapshots``, ``total``.
+        What a unit is, in the singular: ``request``, ``log line``, ``snapshot period``, ``total``.
     drafts, drafted, accepted : ndarray
         ``[U]`` verification steps, draft tokens and accepted draft tokens; NaN where the source does not say.
     accepted_at : ndarray

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds.counts.beside_bound import BesideBound
 from mdsd_bounds.counts.rates import FEW, LENGTH, LENGTH_WITH_BONUS, RATE, AcceptanceSummary
 
@@ -44,8 +45,7 @@ def conclusion(summary: AcceptanceSummary) -> str:
         if place >= 0:
             low, high = summary.low[place], summary.high[place]
             parts.append(f"{text} {summary.value[place]:.4f} [{low:.4f}, {high:.4f}]")
-    units = f"{len(summary.counts)} {summary.counts.unit}" + ("s" if len(summary.counts) > 1 else "")
-    units = units.replace("period between snapshotss", "periods between snapshots")
+    units = counted(len(summary.counts), summary.counts.unit)
     return f"{summary.counts.engine}, {units}: {', '.join(parts)} (95%)"
 
 

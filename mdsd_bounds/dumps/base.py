@@ -46,7 +46,7 @@ class Facts:
         ``raw`` or ``processed`` (temperature or cuts already applied).
     bytes : int
         Size on disk.
-    once : int
+    fixed_bytes : int
         Of these, bytes that do not grow with the rows (the heads of hidden states).
     hidden_sizes : (int, int) or None
         Widths of the target's and the draft's hidden states, where known.
@@ -71,7 +71,7 @@ class Facts:
     shift: str = "next"
     stage: str = "raw"
     bytes: int = 0
-    once: int = 0
+    fixed_bytes: int = 0
     hidden_sizes: tuple[int, int] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     largest: int = -1

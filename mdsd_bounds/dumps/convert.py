@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.dumps.checks import CUTS, JUDGED
+from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes, write_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
@@ -210,10 +209,7 @@ def _write_arrays(path: Path, arrays: dict[str, Tensor], kind: str) -> None:
     elif kind == ".pt":
         save_torch(arrays, path)
     else:
-        from safetensors.torch import save
-
-        # As bytes: files written by the library itself can be read by nobody else.
-        path.write_bytes(save(arrays))
+        path.write_bytes(safetensors_bytes(arrays))
 
 
 def _columns(dump: Dump) -> dict[str, Tensor]:
@@ -248,29 +244,12 @@ def _full(path: Path, dump: Dump, kind: str) -> None:
 def _safetensors(
     path: Path, dump: Dump, shape: tuple[int, int], dtypes: dict[str, torch.dtype], columns: dict[str, Tensor]
 ) -> None:
-    # The format is a length, a JSON header and the bytes, so that it can be written block by block.
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, (dtype, size) in {
-        **{f"{role}_logits": (dtypes[role], shape) for role in _ROLES},
-        **{name: (value.dtype, tuple(value.shape)) for name, value in columns.items()},
-    }.items():
-        end = offset + int(np.prod(size)) * dtype.itemsize
-        header[name] = {"dtype": NAMES[dtype], "shape": list(size), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    layout = {f"{role}_logits": (dtypes[role], shape) for role in _ROLES} | {
+        name: (value.dtype, tuple(value.shape)) for name, value in columns.items()
+    }
     with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for role in _ROLES:
-            for rows in _rows(dump, role):
-                stream.write(_bytes(rows))
-        for value in columns.values():
-            stream.write(_bytes(value))
-
-
-def _bytes(rows: Tensor) -> bytes:
-    return rows.contiguous().view(torch.uint8).numpy().tobytes()
+        rows = chain.from_iterable(_rows(dump, role) for role in _ROLES)
+        write_safetensors(stream, layout, chain(rows, columns.values()))
 
 
 def _numpy(rows: Tensor) -> np.ndarray:

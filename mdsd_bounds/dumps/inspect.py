@@ -118,7 +118,7 @@ def sizes(facts: Facts) -> dict[str, str]:
     lists."""
     full, top = 2 * (facts.target_width + facts.draft_width), 2 * (12 * TOP_K + 32)
     lines = {
-        "size": _size(facts.rows, (facts.bytes - facts.once) / facts.rows, facts.once),
+        "size": _size(facts.rows, (facts.bytes - facts.fixed_bytes) / facts.rows, facts.fixed_bytes),
         "as full float16 logits": _size(facts.rows, full),
         f"as top-{TOP_K} with tail mass": _size(facts.rows, top),
     }

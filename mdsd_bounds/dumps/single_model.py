@@ -37,7 +37,7 @@ class Side:
 
     ``columns`` holds doc, position and token ``[rows]`` where known: the token a row is the distribution of, and its
     place. ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0
-    where unknown, and ``once`` the bytes of the head beside them.  ``map`` says which target tokens the columns of a
+    where unknown, and ``fixed_bytes`` those of the head beside them.  ``map`` says which target tokens the columns of a
     draft over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
     """
 
@@ -55,7 +55,7 @@ class Side:
     bytes: int = 0
     largest: int = -1
     hidden: int = 0
-    once: int = 0
+    fixed_bytes: int = 0
     map: TokenColumns | None = None
     unnamed: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         of_both("shift"),
         of_both("stage"),
         target.bytes + draft.bytes,
-        target.once + draft.once,
+        target.fixed_bytes + draft.fixed_bytes,
         (target.hidden, draft.hidden) if target.hidden and draft.hidden else None,
         notes,
         largest=max(target.largest, draft.largest) if unstated else -1,

@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from mdsd_bounds._backend.dtypes import NAMES
 from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, whole_file, write_whole
 from mdsd_bounds.dumps.containers.files import Array
-from mdsd_bounds.dumps.containers.safetensors import open_safetensors
+from mdsd_bounds.dumps.containers.safetensors import open_safetensors, safetensors_bytes, write_safetensors
 from mdsd_bounds.problem import InputError
 
 INTACT = "finished parts are intact: make room and run again"
@@ -77,16 +74,14 @@ class ArrayWriter:
 
     def append(self, arrays: Mapping[str, Tensor]) -> None:
         """Add rows; every array has the same first axis, and every call the same names."""
-        data = save({name: value.contiguous() for name, value in arrays.items()})
-        write_whole(self.path / f"rows-{len(self._parts()):06d}.part", data, INTACT)
+        write_whole(self.path / f"rows-{len(self._parts()):06d}.part", safetensors_bytes(arrays), INTACT)
         self.rows += next(iter(arrays.values())).shape[0]
 
     def put(self, name: str, arrays: Mapping[str, Tensor]) -> None:
         """Write arrays that are stored once, in a file of their own; nothing happens where it is there."""
         file = self.path / f"{name}.safetensors"
         if not file.exists():
-            data = save({key: value.detach().cpu().contiguous() for key, value in arrays.items()})
-            write_whole(file, data, INTACT)
+            write_whole(file, safetensors_bytes(arrays), INTACT)
 
     def close(self) -> None:
         """Put the parts together, array by array, and delete them.
@@ -118,30 +113,13 @@ def rows_of(file: Path) -> int:
 
 
 def _arrays(file: Path) -> dict[str, Array]:
-    # Read through a descriptor: a mapped file that is cut meanwhile ends the process.
-    try:
-        return open_safetensors(file)
-    except InputError as error:
-        raise InputError(f"{error}; or delete it and run again") from error
+    return open_safetensors(file, "write it again; or delete it and run again")
 
 
 def _join(parts: list[Path], stream: BinaryIO) -> None:
     """One safetensors file from many, with one array of one part in memory at a time."""
     rows = sum(rows_of(part) for part in parts)
-    header: dict[str, Any] = {}
-    end = 0
-    # The format wants the widest elements first, so that every array is aligned.
     first = {name: array.whole() for name, array in _arrays(parts[0]).items()}
     names = sorted(first, key=lambda name: (-first[name].element_size(), name))
-    for name in names:
-        shape = [rows, *first[name].shape[1:]]
-        size = first[name].element_size() * int(torch.tensor(shape).prod())
-        header[name] = {"dtype": NAMES[first[name].dtype], "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
-        for part in parts:
-            piece = _arrays(part)[name].whole()
-            stream.write(piece.view(torch.uint8).numpy().tobytes())
+    layout = {name: (first[name].dtype, (rows, *first[name].shape[1:])) for name in names}
+    write_safetensors(stream, layout, (_arrays(part)[name].whole() for name in names for part in parts))

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from mdsd_bounds.distributions import probs_and_defect
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.pipeline.block_rows import adjusted_batch, warped_rows
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
-from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.problem import Bound, InputError, Option
 from mdsd_bounds.samplers import sampler_options
 from mdsd_bounds.sampling import UNCHANGED, SamplingOptions
 from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
@@ -66,7 +65,7 @@ class Settings:
     draft: SamplingOptions = UNCHANGED
     samples: int = 1000
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Option] = field(default_factory=dict)
     method: str = "auto"
     tvs: tuple[float, ...] = ()
 
@@ -185,7 +184,7 @@ def _cut_bounds(batch: LogitBatch, settings: Settings, temperature: float, name:
         yield solve_cut(target, draft, settings.drafts, sampler, options, solver=solve)
 
 
-def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Option]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,17 +11,19 @@ from mdsd_bounds.plots.saving import save_figure
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mdsd_bounds.audit.report import LogReport
 
 
-def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None) -> Any:
-    """Capital against "the output has distribution p", on a logarithmic scale, over positions.
+def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Axes | None = None) -> Axes:
+    """Wealth against "the output has distribution p", on a logarithmic scale, over positions.
 
     Parameters
     ----------
     reports : mapping
         Name -> (report, whether it is drawn in colour as a lossy rule; lossless ones are grey).  A marker stands where
-        the capital first rejects the null.
+        the wealth first rejects the null.
     """
     ax = axes(ax)
     # Beyond twenty powers of ten more evidence says nothing more.
@@ -57,7 +59,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
         )
     ax.axhline(line, color="#000000", linewidth=0.8, linestyle=(0, (1, 2)))
     ax.annotate(
-        f"rejects the null: capital {1 / level:.3g}",
+        f"rejects the null: wealth {1 / level:.3g}",
         (0.0, line),
         xycoords=("axes fraction", "data"),
         xytext=(4, 3),
@@ -68,7 +70,7 @@ def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None
     ax.set_xscale("log")
     ax.set_ylim(bottom, top)
     ax.set_xlabel("positions logged")
-    ax.set_ylabel("log10 of the capital")
+    ax.set_ylabel("log10 of the wealth")
     ax.set_title(f"Evidence that the output distribution is not p (false-alarm rate {first.alpha:g})")
     legend(ax, fontsize=7)
     return ax

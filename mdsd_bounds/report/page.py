@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mdsd_bounds._backend.origin import MARKER
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds.pipeline.tables import summarise_comparison
 from mdsd_bounds.report.answer import ATTAINED, WORTH, Answer, best_others, sampler_lines
 from mdsd_bounds.report.figures import figure
@@ -114,8 +115,8 @@ def _range(difference: tuple[float, float, float]) -> str:
 
 def _answer(found: Answer, compared: pd.DataFrame | None) -> str:
     """The first sentence and the recommendation."""
-    setting = f"With {found.drafts} draft{'s' if found.drafts > 1 else ''} at temperature {found.temperature:g}"
-    where = f"{found.positions:,} positions of {found.documents:,} document{'s' if found.documents > 1 else ''}"
+    setting = f"With {counted(found.drafts, 'draft')} at temperature {found.temperature:g}"
+    where = f"{counted(found.positions, 'position')} of {counted(found.documents, 'document')}"
     ceiling = (
         f"no lossless verifier with any of the samplers compared can accept more than "
         f"<b>{_percent(found.bound)}%</b> ({code(found.best_sampler)})"

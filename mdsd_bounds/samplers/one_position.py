@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import Option
-from mdsd_bounds.samplers.base import NO_DRAFT, RAISE, Sampler, fixed_mask, leftover, top_tokens
+from mdsd_bounds.samplers.base import NO_DRAFT, RAISE, Sampler, fixed_mask, leftover, place_of, top_tokens
 
 #: Tokens of largest q that are held one by one, at least one more than the drafts.
 HEAVY = 16
@@ -48,9 +48,8 @@ def sample_position(
 
 def draw_many(probs: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
     """``[samples]`` draws of one distribution ``[V]``: one cumulative sum, then binary searches."""
-    below = probs.cumsum(0)
-    goal = below[-1] * (1.0 - torch.rand(samples, dtype=probs.dtype, device=probs.device, generator=generator))
-    return torch.searchsorted(below, goal).clamp(max=len(probs) - 1)
+    uniform = torch.rand(samples, dtype=probs.dtype, device=probs.device, generator=generator)
+    return place_of(probs.cumsum(0), uniform)
 
 
 def draw_many_without(probs: Tensor, n: int, samples: int, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdsd_bounds.dumps.step_schema import BoundRecord, StepRecord
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.trees.base import Distributions
 from mdsd_bounds.trees.bounds import sampled_full_information
@@ -27,8 +28,8 @@ def step_bounds(
     branching: tuple[int, ...],
     generator: torch.Generator | None = None,
     stop: frozenset[int] = frozenset(),
-) -> dict[str, Any]:
-    """Fields ``bounds`` (eight estimates) and ``full_information`` of one line of a log.
+) -> BoundRecord:
+    """Estimates of the certified bound and of full information at one step, for its line in a log.
 
     Parameters
     ----------
@@ -47,26 +48,22 @@ def step_bounds(
     reading = Reading(*asked, branching, step.tree.sampler, stop)
     bounds = sampled_bounds(step.tree, step.target, reading, generator)
     full = sampled_full_information(step.tree, step.target, branching=branching)
-    return {"bounds": [float(f"{value:.9g}") for value in bounds], "full_information": full}
+    return BoundRecord(tuple(float(f"{value:.9g}") for value in bounds), full)
 
 
-def check_bounds(line: dict[str, Any]) -> None:
-    """Raise a ValueError unless the bounds of a line, where it has any, are what :func:`step_bounds` writes."""
-    if "bounds" not in line:
-        return
-    values = [*line["bounds"], line.get("full_information")]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if len(values) != len(CERTIFICATES) + 1 or not numbers or any(not 0 <= v < math.inf for v in values):
+def check_bounds(line: StepRecord) -> None:
+    """Raise a ValueError unless the line has no bounds, or as many as :func:`step_bounds` writes."""
+    if line.tree.bound is not None and len(line.tree.bound.bounds) != len(CERTIFICATES):
         raise ValueError(f"bounds are {len(CERTIFICATES)} numbers, with full_information beside them")
 
 
-def summarise_bounds(lines: Sequence[dict[str, Any]], accepted: np.ndarray) -> dict[str, Any]:
+def summarise_bounds(lines: Sequence[StepRecord], accepted: np.ndarray) -> dict[str, Any]:
     """Means of the bound and of full information, and the share of the bound that a rule accepts; 95% intervals.
 
     Parameters
     ----------
-    lines : sequence of dict
-        Of a log; without ``bounds`` on all of them the answer is empty.
+    lines : sequence of StepRecord
+        Of a log; without bounds on all of them the answer is empty.
     accepted : ndarray
         ``[N]`` accepted tokens of each line, expected where they are known.
 
@@ -76,15 +73,16 @@ def summarise_bounds(lines: Sequence[dict[str, Any]], accepted: np.ndarray) -> d
     number is the least on those of odd number, and the other way round: a choice on the same lines would be biased
     downwards.  The interval of the share is that of the linearised ratio.
     """
-    if not all("bounds" in line for line in lines):
+    held = [line.tree.bound for line in lines if line.tree.bound is not None]
+    if len(held) < len(lines):
         return {}
-    documents = np.array([line["doc"] for line in lines])
-    every, odd = np.array([line["bounds"] for line in lines], dtype=float), documents % 2 == 1
+    documents = np.array([line.doc for line in lines])
+    every, odd = np.array([estimates.bounds for estimates in held]), documents % 2 == 1
     chosen = np.full(len(lines), DEFAULT)
     if odd.any() and not odd.all():
         chosen[odd], chosen[~odd] = every[~odd].mean(0).argmin(), every[odd].mean(0).argmin()
     bound = every[np.arange(len(lines)), chosen]
-    full = np.array([line["full_information"] for line in lines], dtype=float)
+    full = np.array([estimates.full_information for estimates in held])
     share = float(accepted.mean() / bound.mean()) if bound.mean() > 0 else math.nan
     ratio = (accepted - share * bound) / bound.mean() if bound.mean() > 0 else np.full(len(lines), math.nan)
     low, high = bootstrap_interval(np.stack([bound, full, ratio], 1), documents)

@@ -236,7 +236,7 @@ def sampled_bounds(
 
     Notes
     -----
-    O(V log V) for each node with drafts, and the target's call on the twins.
+    O(V log V) for each node with drafts, and the target's forward pass on the twins.
     """
     for v, row in enumerate(tree.probs_row):
         if row >= 0:

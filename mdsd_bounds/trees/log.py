@@ -1,18 +1,7 @@
-"""Logs of tree decoding: one JSON object a line, one line a target call, read by ``open_dump`` as a step log.
+"""Logs of tree decoding: one JSON object a line, one line a target forward pass, read by ``open_dump`` as a step log.
 
-Beside the fields of :mod:`mdsd_bounds.dumps.formats.step_log` (``step``, ``doc``, ``drafts``, ``accepted``,
-``positions``) a line holds the whole tree, node by node in level order, so that others can count anew::
-
-    parents   node above each draft: 0 is the root, the text so far; draft i is node i + 1
-    q, p      probability of each draft below its parent, under the draft and under the target
-    reach     probability that each draft is accepted, given the tree and all distributions (null for coupled rules)
-    slots     drafts below each expanded node in draw order, repeats and empty slots (-1) included: {"0": [5, 9], ...}
-    path      the accepted nodes      tokens   what was emitted: the accepted drafts and one more
-    expected  accepted tokens expected given the tree      emitted   tokens expected, accepted and one more
-    sampler, rule, draft_calls, seconds (drafting, target, verification)
-    bounds, full_information   with ``--bound``: estimates of the certified bound, one for each of its eight choices
-
-``reach`` and ``expected`` are Rao-Blackwellised: means over the verification's own coins, exact given the tree.
+The format is that of :mod:`mdsd_bounds.dumps.step_schema`, with the whole tree (``TreeRecord``).  ``reach`` and
+``expected`` are Rao-Blackwellised: means over the verification's own coins, exact given the tree.
 """
 
 from __future__ import annotations
@@ -29,7 +18,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
-from mdsd_bounds.dumps.containers.text import integer
+from mdsd_bounds.dumps.step_schema import BoundRecord, Chance, PositionRecord, StepRecord, TreeRecord, read_step
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import top_tokens
@@ -38,43 +27,45 @@ from mdsd_bounds.trees.bound_log import check_bounds, summarise_bounds
 from mdsd_bounds.trees.decode import Step
 from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach
 
-#: Fields that are lists of integers.
-_LISTS = ("drafts", "parents", "path", "tokens")
 
-
-def record(step: Step, number: int, doc: int, rule: str, top: int = 8) -> dict[str, Any]:
-    """One line of a log, ready for JSON; ``top`` tokens of each distribution are kept at the positions passed."""
+def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: BoundRecord | None = None) -> StepRecord:
+    """One step as it is logged; ``top`` tokens of each distribution are kept at the positions passed."""
     tree, ways = step.tree, step.ways
     nodes = range(1, len(tree.tokens))
     target = [float(step.target[tree.parents[v], tree.tokens[v]]) for v in nodes]
     draft = [float(tree.distributions[tree.probs_row[tree.parents[v]], tree.tokens[v]]) for v in nodes]
     places = (0, *step.verified.nodes)
-    return {
-        "step": number,
-        "doc": doc,
-        "rule": rule,
-        "sampler": tree.sampler,
-        "drafts": list(tree.tokens[1:]),
-        "parents": list(tree.parents[1:]),
-        "slots": {str(v): list(drafts) for v, drafts in enumerate(tree.drafts) if drafts},
-        "q": _short(draft),
-        "p": _short(target),
-        "reach": None if ways is None else _short(reach(tree, ways)[1:]),
-        "accepted": len(step.verified.nodes),
-        "path": list(step.verified.nodes),
-        "tokens": list(step.verified.tokens),
-        "expected": None if ways is None else expected_accepted(tree, ways),
-        "emitted": None if ways is None else expected_emitted(tree, ways),
-        "draft_calls": tree.calls,
-        "seconds": _short(step.seconds),
-        "positions": [
+    held = TreeRecord(
+        slots={v: tuple(drafts) for v, drafts in enumerate(tree.drafts) if drafts},
+        path=tuple(step.verified.nodes),
+        parents=tuple(tree.parents[1:]),
+        tokens=tuple(step.verified.tokens),
+        q=_short(draft),
+        p=_short(target),
+        reach=None if ways is None else _short(reach(tree, ways)[1:]),
+        expected=None if ways is None else expected_accepted(tree, ways),
+        emitted=None if ways is None else expected_emitted(tree, ways),
+        sampler=tree.sampler,
+        rule=rule,
+        draft_calls=tree.calls,
+        seconds=_short(step.seconds),
+        bound=bound,
+    )
+    return StepRecord(
+        step=number,
+        doc=doc,
+        drafts=tuple(tree.tokens[1:]),
+        accepted=len(step.verified.nodes),
+        positions=tuple(
             _position(tree, step.target, node, token, top)
             for node, token in zip(places, step.verified.tokens, strict=False)
-        ],
-    }
+        ),
+        tree=held,
+        is_tree=True,
+    )
 
 
-def read_log(path: str | File) -> list[dict[str, Any]]:
+def read_log(path: str | File) -> list[StepRecord]:
     """The lines of a log.
 
     Raises
@@ -84,28 +75,29 @@ def read_log(path: str | File) -> list[dict[str, Any]]:
     """
     lines = []
     with reading(path, "step of a tree log", "log it again") as place:
-        for record in records(File(path)):
-            place.at = record.at
-            lines.append(_checked(record.value))
+        for entry in records(File(path)):
+            place.at = entry.at
+            lines.append(read_step(entry.value, whole_tree=True))
+            check_bounds(lines[-1])
     if not lines:
         raise InputError(f"{path}: the log is empty; decode some text first")
     return lines
 
 
-def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Block efficiency and accepted tokens per target call, realised and expected, with 95% document intervals.
+def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
+    """Block efficiency and accepted tokens per target forward pass, realised and expected, with 95% document intervals.
 
     Where the log has bounds, also ``bound``, ``full_information`` and ``share``, the accepted tokens over the bound.
     ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
     node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
     a node.  Both add the probabilities ``reach`` where known, else what happened.
     """
-    documents = np.array([line["doc"] for line in lines])
-    realised = np.array([[len(line["tokens"]), line["accepted"]] for line in lines], dtype=float)
+    documents = np.array([line.doc for line in lines])
+    realised = np.array([[len(line.tree.tokens), line.accepted] for line in lines], dtype=float)
     columns = {"block_efficiency": realised[:, 0], "accepted": realised[:, 1]}
-    if all(line["expected"] is not None for line in lines):
-        columns["block_efficiency_expected"] = np.array([line["emitted"] for line in lines])
-        columns["accepted_expected"] = np.array([line["expected"] for line in lines])
+    if all(line.tree.expected is not None for line in lines):
+        columns["block_efficiency_expected"] = np.array([line.tree.emitted for line in lines])
+        columns["accepted_expected"] = np.array([line.tree.expected for line in lines])
     values = np.stack(list(columns.values()), 1)
     low, high = bootstrap_interval(values, documents)
     bounds = summarise_bounds(lines, columns.get("accepted_expected", columns["accepted"]))
@@ -113,8 +105,8 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "calls": len(lines),
         "documents": len(set(documents.tolist())),
         "tokens": int(realised[:, 0].sum()),
-        "nodes": float(np.mean([len(line["drafts"]) for line in lines])),
-        "draft_calls": float(np.mean([line["draft_calls"] for line in lines])),
+        "nodes": float(np.mean([len(line.drafts) for line in lines])),
+        "draft_calls": float(np.mean([line.tree.draft_calls for line in lines])),
         **{
             name: {"mean": float(column.mean()), "ci_low": float(below), "ci_high": float(above)}
             for (name, column), below, above in zip(columns.items(), low, high, strict=True)
@@ -122,7 +114,7 @@ def summarise_log(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **bounds,
         "by_depth": _shares(lines, by_child=False),
         "by_child": _shares(lines, by_child=True),
-        "seconds": [float(part) for part in np.mean([line["seconds"] for line in lines], axis=0)],
+        "seconds": [float(part) for part in np.mean([line.tree.seconds for line in lines], axis=0)],
     }
 
 
@@ -155,17 +147,17 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _shares(lines: Iterable[dict[str, Any]], *, by_child: bool) -> dict[int, list[float]]:
+def _shares(lines: Iterable[StepRecord], *, by_child: bool) -> dict[int, list[float]]:
     """Key (depth, or place among the children) -> [weight that came to the parent, share accepted]."""
     asked: dict[int, float] = defaultdict(float)
     taken: dict[int, float] = defaultdict(float)
     for line in lines:
-        weight = {0: 1.0, **{v: float(v in line["path"]) for v in range(1, len(line["drafts"]) + 1)}}
-        if line["reach"] is not None:
-            weight = {0: 1.0, **dict(enumerate(line["reach"], 1))}
+        weight = {0: 1.0, **{v: float(v in line.tree.path) for v in range(1, len(line.drafts) + 1)}}
+        if line.tree.reach is not None:
+            weight = {0: 1.0, **dict(enumerate(line.tree.reach, 1))}
         depth = {0: 0}
         below: dict[int, list[int]] = defaultdict(list)
-        for v, parent in enumerate(line["parents"], 1):
+        for v, parent in enumerate(line.tree.parents, 1):
             depth[v] = depth[parent] + 1
             below[parent].append(v)
         for parent, children in below.items():
@@ -176,60 +168,21 @@ def _shares(lines: Iterable[dict[str, Any]], *, by_child: bool) -> dict[int, lis
     return {key: [asked[key], taken[key] / asked[key] if asked[key] > 0 else 0.0] for key in sorted(asked)}
 
 
-def _position(tree: Tree, target: Tensor, node: int, token: int, top: int) -> dict[str, Any]:
+def _position(tree: Tree, target: Tensor, node: int, token: int, top: int) -> PositionRecord:
     # Rounding may leave a distribution a few units above one; a probability is not.
-    entry = {
-        "token": token,
-        "p": min(1.0, float(target[node, token])),
-        "target_candidates": _candidates(target[node], top),
-    }
-    if tree.probs_row[node] >= 0:
-        entry["candidates"] = _candidates(tree.distributions[tree.probs_row[node]], top)
-    return entry
+    p = min(1.0, float(target[node, token]))
+    draft = None if tree.probs_row[node] < 0 else _candidates(tree.distributions[tree.probs_row[node]], top)
+    return PositionRecord(token, _chance(p), draft, _candidates(target[node], top))
 
 
-def _candidates(probs: Tensor, top: int) -> list[list[float]]:
+def _candidates(probs: Tensor, top: int) -> dict[int, Chance]:
     tokens = [token for token in top_tokens(probs[None], top)[0].tolist() if token >= 0]
-    return [[token, min(1.0, float(f"{float(probs[token]):.9g}"))] for token in tokens]
+    return {token: _chance(min(1.0, float(f"{float(probs[token]):.9g}"))) for token in tokens}
 
 
-def _short(values: Iterable[float]) -> list[float]:
-    return [float(f"{value:.7g}") for value in values]
+def _chance(p: float) -> Chance:
+    return Chance(p, math.log(p) if p > 0 else -math.inf)
 
 
-def _checked(line: Any) -> dict[str, Any]:
-    wanted = {"doc", *_LISTS, "accepted", "reach", "expected", "emitted", "draft_calls", "seconds"}
-    missing = wanted - set(line) if isinstance(line, dict) else wanted
-    if missing:
-        raise ValueError(f"lacks {', '.join(sorted(missing))}")
-    for name in ("doc", "accepted"):
-        integer(line[name])
-    for name in _LISTS:
-        if not isinstance(line[name], list) or [integer(value) for value in line[name]] != line[name]:
-            raise ValueError(f"{name} is no list of integers")
-    for name in ("expected", "emitted", "draft_calls"):
-        if not (line[name] is None and line["reach"] is None and name != "draft_calls"):
-            _amounts([line[name]], name)
-    if len(line["seconds"]) != 3:
-        raise ValueError("seconds are drafting, target, verification")
-    _amounts(line["seconds"], "seconds")
-    if line["reach"] is not None:
-        _amounts(line["reach"], "reach", 1.0 + 1e-6)
-        if len(line["reach"]) != len(line["drafts"]):
-            raise ValueError("reach has another length than drafts")
-    if any(not 1 <= node <= len(line["drafts"]) for node in line["path"]) or len(line["tokens"]) > line["accepted"] + 1:
-        raise ValueError("the path leaves the tree, or there are more tokens than were accepted and one")
-    if len(line["drafts"]) != len(line["parents"]) or len(line["path"]) != line["accepted"]:
-        raise ValueError("lengths disagree")
-    if any(not 0 <= parent <= place for place, parent in enumerate(line["parents"])):
-        raise ValueError("a parent comes after its child")
-    check_bounds(line)
-    return dict(line)
-
-
-def _amounts(values: Any, name: str, most: float = math.inf) -> None:
-    """Refuse anything but finite numbers from 0 to ``most``."""
-    for value in values:
-        number = not isinstance(value, bool) and isinstance(value, int | float)
-        if not number or not 0 <= value <= most or not math.isfinite(value):
-            raise ValueError(f"{name} is {value!r}")
+def _short(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.7g}") for value in values)

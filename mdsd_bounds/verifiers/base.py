@@ -5,7 +5,7 @@ Everything else follows from that distribution: one step (draw from it), lossles
 faster routes to a step or to the rate; each is tested against the distribution.
 
 *Accepted* means throughout that the output token is one of the drafts, whichever branch of the rule produced it: a
-token sampled from a residual that happens to have been drafted saves its target call just the same.
+token sampled from a residual that happens to have been drafted saves its target forward pass just the same.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Verifier:
         Columns of a dump that the rule cannot do without; they are given to it as options of the same names.
     drafts_needed : int or None
         The one number of drafts the rule is made for, None for any.
+    cost : str
+        Of one step at one position, stated or measured; empty where nobody has.
     origin : str or None
         ``module:NAME`` or ``/path/to/file.py:NAME`` of a rule that was loaded from there, so that other processes can
         load it as well.
@@ -80,6 +82,7 @@ class Verifier:
     options: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     drafts_needed: int | None = None
+    cost: str = field(default="", compare=False)
     origin: str | None = field(default=None, compare=False)
 
     def takes(self, samplers: Sequence[str]) -> bool:

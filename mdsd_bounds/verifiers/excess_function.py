@@ -16,11 +16,13 @@ rejection probabilities.  With replacement the path does not matter and this is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_for
 
 
@@ -58,21 +60,46 @@ def torch_taus(p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 def _compiled_taus(compiled: ModuleType, p: Tensor, q: Tensor, most: int) -> tuple[Tensor, Tensor]:
     taus, lefts = p.new_empty((p.shape[0], most)), p.new_empty((p.shape[0], most))
-    space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
-    for b in range(p.shape[0]):
-        count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
-        compiled.rejection(*space[:, :count], taus[b].numpy(), lefts[b].numpy())
+
+    def work(first: int, last: int) -> None:
+        space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
+        for b in range(first, last):
+            count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
+            compiled.rejection(*space[:, :count], taus[b].numpy(), lefts[b].numpy())
+
+    in_threads(work, len(p))
     return taus.T, lefts.T
 
 
 def found_rates(weight: Tensor, q: Tensor, most: int) -> Tensor:
     """``sum_i weight_i (1 - (1 - q_i)^n)`` ``[most, B]``, n = 1..most: mass found among n independent draws of q."""
     compiled = compiled_for(q)
-    if compiled is None:
-        return torch_found(weight, q, most)
+    return torch_found(weight, q, most) if compiled is None else _each_row(compiled.found, weight, q, most)
+
+
+def found_after_first(p: Tensor, q: Tensor, most: int) -> Tensor:
+    """``sum min(p, q) + sum_i (p_i - q_i)_+ (1 - (1 - q_i)^{n-1})`` ``[most, B]``, n = 1..most.
+
+    What speculative sampling of a first draft accepts, and the mass of its residual found among the other drafts.
+    """
+    compiled = compiled_for(q)
+    if compiled is not None:
+        return _each_row(compiled.found_after_first, p, q, most)
+    kept, left = torch.minimum(p, q).sum(-1), (p - q).clamp(min=0.0)
+    found = torch_found(left, q, most - 1) if most > 1 else left.new_empty((0, len(p)))
+    return kept + torch.cat([torch.zeros_like(kept)[None], found])
+
+
+def _each_row(kernel: Callable[..., None], x: Tensor, q: Tensor, most: int) -> Tensor:
+    """``[most, B]``: what a kernel makes of each row, rows shared among threads."""
     rates = q.new_empty((q.shape[0], most))
-    for b in range(q.shape[0]):
-        compiled.found(weight[b].contiguous().numpy(), q[b].contiguous().numpy(), rates[b].numpy())
+    rows = [y.contiguous().numpy() for y in (x, q, rates)]
+
+    def work(first: int, last: int) -> None:
+        for b in range(first, last):
+            kernel(*(y[b] for y in rows))
+
+    in_threads(work, len(q))
     return rates.T
 
 

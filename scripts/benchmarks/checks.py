@@ -31,6 +31,7 @@ from torch import Tensor
 from mdsd_bounds import open_dump
 from mdsd_bounds._backend.memory import VARIABLE
 from mdsd_bounds.dumps import base
+from mdsd_bounds.dumps.checks import admit
 from mdsd_bounds.dumps.formats import native
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
@@ -70,7 +71,7 @@ def measure(blocks: int, runs: int, folder: str | None) -> dict[str, Any]:
                 if turn:  # the first run verifies
                     times[name].append(time.process_time() - begun)
         batch = next(open_dump(path).batches(BLOCK_ROWS))
-        gate = min(_seconds(lambda: base.admit("x", 0, batch.target_logits, batch.draft_logits, {})) for _ in range(20))
+        gate = min(_seconds(lambda: admit("x", 0, batch.target_logits, batch.draft_logits, {})) for _ in range(20))
     least = {name: min(seconds) for name, seconds in times.items()}
     share = gate * blocks / least["without"]
     ratio = least["with"] / least["without"]

@@ -96,7 +96,9 @@ def table(runs: int) -> list[dict[str, Any]]:
             bound("batch", sampler, WIDTH, batch, ALL)
     for most in (16, 64):
         bound("drafts", "with_replacement", WIDTH, 16, (*ALL, most))
-    bound("drafts", "without_replacement", WIDTH, 1, (16,), "prefix")
+    for most in (8, 16, 32, 64):
+        bound("drafts alone", "without_replacement", WIDTH, 16, (most,))
+    bound("drafts alone", "without_replacement", WIDTH, 1, (16,), "prefix")
     check = lambda p, q: make_problem(p, q, ALL, "with_replacement")  # noqa: E731
     found.append(
         _measure("before", WIDTH, 64, check, runs, sampler="validation of both distributions", method="", drafts=8)

@@ -84,7 +84,7 @@ def _lines(ax: Any, series: dict[str, tuple[list[float], list[float]]], mine: st
 def _peers(ax: Any, rows: Rows) -> None:
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
-        x, y = series.setdefault(SOLVERS.get(row["solver"], row["solver"]), ([], []))
+        x, y = series.setdefault(SOLVERS.get(row["solver"]) or row["solver"], ([], []))
         x.append(row["vocabulary"])
         y.append(row["ms"])
     _lines(ax, series, SOLVERS["prefix"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from benchmarks.timing import interleaved, logits, softmax_of_both
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, to_probs
-from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare, prepare_batch
+from mdsd_bounds.verifiers.optimal import RULES, Prepared, PreparedBatch, prepare, prepare_batch
 
 TITLE = "Optimal verifier, per position: prepare (p and q given) and step (drafts given), full and truncated rows"
 
@@ -32,6 +34,15 @@ def table(runs: int) -> list[dict[str, Any]]:
     return full_rows(runs) + truncated_rows(runs) + batches(runs)
 
 
+def _prepared(pairs: Sequence[tuple[Tensor, Tensor]], n: int) -> list[Prepared]:
+    return [prepare(p, q, n) for p, q in pairs]
+
+
+def _stepped(ready: PreparedBatch, drafts: Tensor) -> None:
+    for _ in range(STEPS):
+        ready.step(drafts)
+
+
 def truncated_rows(runs: int) -> list[dict[str, Any]]:
     """Rows given as their support alone, as :func:`prepare_batch` and a server's own top-k leave them."""
     target, draft = logits(151_936, ROWS)
@@ -42,10 +53,9 @@ def truncated_rows(runs: int) -> list[dict[str, Any]]:
         pairs = [(p[b][inside[b]], q[b][inside[b]]) for b in range(ROWS)]
         for n in COUNTS:
             print(f"top-k {kept} n={n}", file=sys.stderr)
-            rules = [prepare(*pair, n) for pair in pairs]
-            times, softmax = interleaved(
-                runs, lambda pairs=pairs, n=n: [prepare(*pair, n) for pair in pairs], softmax_of_both(target, draft)
-            )
+            prepared = partial(_prepared, pairs, n)
+            rules = prepared()
+            times, softmax = interleaved(runs, prepared, softmax_of_both(target, draft))
             each, reference = statistics.median(times) / ROWS, statistics.median(softmax) / ROWS
             lines.append(
                 {
@@ -74,8 +84,8 @@ def batches(runs: int) -> list[dict[str, Any]]:
             ready = prepare_batch(p[rows], q[rows], n)
             made, stepped, softmax = interleaved(
                 min(runs, 3),
-                lambda rows=rows, n=n: prepare_batch(p[rows], q[rows], n),
-                lambda ready=ready, drafts=drafts: [ready.step(drafts) for _ in range(STEPS)],
+                partial(prepare_batch, p[rows], q[rows], n),
+                partial(_stepped, ready, drafts),
                 softmax_of_both(target, draft),
             )
             each, reference = statistics.median(made) / size, statistics.median(softmax) / ROWS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,8 +46,13 @@ def table(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _excess(kept: list[Prepared]) -> Tensor:
+    return kept[0].excess
+
+
 def _measured(p: Tensor, q: Tensor, n: int, sampler: str, scores: tuple[Tensor, Tensor], runs: int) -> dict[str, float]:
-    softmax, whole, compact, excess, step, gap = [], [], [], [], [], 0.0
+    softmax, whole, compact, excess, step = (list[float]() for _ in range(5))
+    gap = 0.0
     # Drafts of the first row: sampling them takes longer than everything measured here.
     drafts = SAMPLERS[sampler].sample(q[:1].expand(BATCH, -1), n, torch.Generator().manual_seed(0))
     stepping = prepare(p[0], q[0], n, sampler)
@@ -63,8 +69,8 @@ def _measured(p: Tensor, q: Tensor, n: int, sampler: str, scores: tuple[Tensor, 
             runs,
             softmax_of_both(*(x[b : b + 1] for x in scores)),
             prepared,
-            lambda kept=kept: kept[0].excess,
-            lambda x=small_p, y=small_q: prepare(x, y, n, sampler),
+            partial(_excess, kept),
+            partial(prepare, small_p, small_q, n, sampler),
             lambda: stepping.step(drafts),
         )
         for held, found in zip((softmax, whole, excess, compact, step), times, strict=True):

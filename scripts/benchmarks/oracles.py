@@ -81,7 +81,7 @@ def min_cost_flow(p: np.ndarray, sets: Any) -> float:
     graph.set_nodes_supplies(np.array([spill]), np.array([-int(supply.sum())]))
     if graph.solve() != graph.OPTIMAL:
         raise RuntimeError("min-cost flow found no optimum")
-    return 1.0 - graph.optimal_cost() / scale
+    return float(1.0 - graph.optimal_cost() / scale)
 
 
 def emd(p: np.ndarray, sets: Any) -> float:

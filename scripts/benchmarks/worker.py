@@ -52,7 +52,8 @@ def table(runs: int) -> list[dict[str, Any]]:
             rows.append(_row(f"bound {sampler}", lambda one=one: compute(one, batch), reference, runs))  # type: ignore[misc]
         frame = as_table([compute(job, batch)])
         store = open_store(str(Path(place) / "out.parquet"), "bench")
-        size = (store.write(0, frame), Path(store.path(0)).stat().st_size / BLOCK_ROWS)[1]
+        store.write(0, frame)
+        size = Path(store.path(0)).stat().st_size / BLOCK_ROWS
         rows.append(_row("write results", lambda: store.write(0, frame), reference, runs, size))
         for dtype in (torch.float32, torch.bfloat16):
             heads = [Head(torch.randn(SIZE, width).to(dtype)) for width in WIDTHS]

@@ -177,7 +177,7 @@ def heads(folder: Path) -> None:
         "draft_logits": random_rows(ROWS, 2, V, seed=1),
         "doc": torch.tensor([0, 0, 1, 1]),
     }
-    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in held.items()})
+    np.savez(folder / "x.npz", **{name: value.numpy() for name, value in held.items()})  # type: ignore[arg-type]
 
 
 def texts_of_tokens(folder: Path) -> None:

@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]
         if not (out / f"{name}.npz").exists():
             arrays = acceptances(texts, targets, reading(name, target, arguments.out, before))
             with whole_file(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
             means = arrays["accepted"].mean(0).round(4).tolist()
             print(f"{name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         if name in (*OTHERS, "long") and not (out / f"{name}-trees.json").exists():
@@ -207,7 +207,7 @@ def acceptances(
 
 
 def trees(texts: Sequence[Text], target: LoadedModel, name: str, out: Path, before: list[int]) -> list[dict[str, Any]]:
-    """Tokens expected of one target call, given each tree, at one place of every text."""
+    """Tokens expected of one target forward pass, given each tree, at one place of every text."""
     lines = []
     head = None if name in OTHERS else head_draft(str(out / name), target)
     for doc, text in enumerate(texts[:PLACES]):

@@ -16,7 +16,7 @@ import numpy as np
 
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.pipeline.tables import bootstrap_interval
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
+from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend, root_of
 
 ABLATIONS = ("full", "context", "trigram", "medusa")
 LOSSES = {
@@ -66,14 +66,14 @@ class Measured:
         runs = self.seeds(name)
         if not runs:
             raise SystemExit(f"{name}: nothing was measured; run the stage measure first")
-        return np.mean([self._columns(self._held[run]) for run in runs], 0)
+        return np.asarray(np.mean([self._columns(self._held[run]) for run in runs], 0))
 
     def depths(self, name: str) -> np.ndarray:
         """``[positions, depths]``: acceptance of one draft."""
-        return np.mean([self._held[run]["accepted"] for run in self.seeds(name)], 0)
+        return np.asarray(np.mean([self._held[run]["accepted"] for run in self.seeds(name)], 0))
 
     def trees(self, name: str) -> dict[str, np.ndarray]:
-        """Tokens of one target call at one place of every text, by tree."""
+        """Tokens of one target forward pass at one place of every text, by tree."""
         file = self.folder / f"{name}-trees.json"
         lines = json.loads(file.read_text()) if file.exists() else []
         return {tree: np.array([line["emitted"] for line in lines if line["tree"] == tree]) for tree in LEVELS if lines}
@@ -219,7 +219,7 @@ def loss_table(held: Measured) -> str:
 
 
 def tree_tables(held: Measured, costs: Mapping[str, Any]) -> list[str]:
-    """Tokens of one target call by tree, and what they would be worth at measured costs."""
+    """Tokens of one target forward pass by tree, and what they would be worth at measured costs."""
     rows, speeds = [], []
     seconds = {name: value["median"] for name, value in costs["seconds"].items()}
     one = seconds["target 1"]
@@ -241,7 +241,7 @@ def tree_tables(held: Measured, costs: Mapping[str, Any]) -> list[str]:
         rows.append([title(name), *cells])
         speeds.append([title(name), f"{draft_cost.get(name, 0.0):.2f}", *line])
     return [
-        "**Tokens of one target call** (recursive rejection)\n\n" + table(["draft", *LEVELS], rows),
+        "**Tokens of one target forward pass** (recursive rejection)\n\n" + table(["draft", *LEVELS], rows),
         f"**Modelled speed-up**: at the costs measured here, one pass of the target over 10 tokens costing "
         f"{seconds['target 10'] / one:.2f} times one token / where such a pass costs as much as one token and the head "
         f"{paper:.2f} of it\n\n" + table(["draft", "cost of a draft pass", *LEVELS], speeds),
@@ -297,8 +297,8 @@ def draw_drafts(held: Measured, file: Path) -> None:
     ax.set_xlabel("drafts n, with replacement")
     ax.set_ylabel("mean optimal acceptance rate")
     legend(ax, beside=True)
-    ax.figure.savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(ax.figure)
+    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
+    plt.close(root_of(ax))
 
 
 def draw_losses(held: Measured, file: Path) -> None:
@@ -316,5 +316,5 @@ def draw_losses(held: Measured, file: Path) -> None:
     ax.set_title("Training losses against cross-entropy; bars: paired 95% intervals over texts", fontsize=9)
     ax.set_ylabel("percentage points over cross-entropy")
     legend(ax)
-    ax.figure.savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(ax.figure)
+    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
+    plt.close(root_of(ax))

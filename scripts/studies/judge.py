@@ -122,7 +122,8 @@ def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., b
     fold = folds_of(every)
     penalty = fit(labels, facts, resamples=200).head.facts["penalty"]
     label = labels.columns["label"]
-    heads = [fit_head(*(x[fold[labels.group] != k] for x in (labels.states, label)), penalty) for k in range(5)]
+    train = [fold[labels.group] != k for k in range(5)]
+    heads = [fit_head(labels.states[keep], label[keep], penalty) for keep in train]
 
     def head_of(task: str) -> JudgeHead:
         # A task without labels was seen by no head.
@@ -148,7 +149,7 @@ def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., b
 
         def typical(task: str, one: Difference, state: Tensor, e: float = epsilon) -> bool:
             least = min(e, e**0.5 * float(torch.tensor(-one.entropy).exp()))
-            return float(torch.tensor(one.log_p).exp()) > least
+            return bool(float(torch.tensor(one.log_p).exp()) > least)
 
         rules[f"typical acceptance {epsilon}"] = typical
     return rules

@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -25,6 +24,7 @@ from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_la
 from mdsd_bounds.judge.evidence import auc_with_intervals, token_type
 from mdsd_bounds.judge.labels import read_task
 from mdsd_bounds.judge.plane import CONFIDENT
+from mdsd_bounds.plots import save_figure
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
 
 #: Shares of the draft's tokens approved, at which harm is compared.
@@ -75,7 +75,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
 
 def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
     labels, facts = read_labels([folder])
-    own = Counter()
+    own: Counter[str] = Counter()
     for path in (folder / "tasks").glob("*.safetensors"):
         _, notes = read_task(path)
         own["passed" if notes["own"].startswith("passed") else "failed"] += 1
@@ -199,8 +199,7 @@ def _harm_figure(table: pd.DataFrame, every: float, title: str, file: Path) -> N
     ax.set_ylabel("share of the approved that break the program")
     ax.set_title(f"Labels from {title}", fontsize=9)
     legend(ax)
-    ax.figure.savefig(file, dpi=150)
-    plt.close(ax.figure)
+    save_figure(ax, file)
 
 
 def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
@@ -215,19 +214,23 @@ def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> li
         PLANE.format(rows=len(held), documents=documents), "",
         "| rule | parameter | acceptance | TV | line alpha\\* + TV |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for row in table.itertuples():
+    rows: Any = table.itertuples()
+    for row in rows:
         parameter = "" if np.isnan(row.parameter) else f"{row.parameter:.3g}"
         lines.append(f"| {row.rule} | {parameter} | {row.acceptance:.4f} | {row.tv:.4f} | {row.bound:.4f} |")
     ax = axes(None)
     for i, (name, part) in enumerate(table.groupby("rule", sort=False)):
         part = part.sort_values("tv")
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linewidth": 1.4}
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linewidth": 1.4,
+        }
         ax.plot(part["tv"], part["acceptance"], linestyle="none" if len(part) == 1 else "-", label=name, **look)
     ax.set_xlabel("mean total variation from the target")
     ax.set_ylabel("mean acceptance, one draft")
     legend(ax)
-    ax.figure.savefig(figure, dpi=150)
-    plt.close(ax.figure)
+    save_figure(ax, figure)
     return [*lines, "", f"![acceptance and total variation]({figure.name})", ""]
 
 

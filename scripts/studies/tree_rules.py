@@ -27,7 +27,7 @@ from mdsd_bounds.trees.enumerate import branching_trees, tree_distribution
 from mdsd_bounds.trees.sequoia import shaped
 from mdsd_bounds.trees.sweep import rule, sweep_stops
 from mdsd_bounds.trees.sweep.layer import Drafting, LayerRule, prepare_layer
-from mdsd_bounds.trees.verify import expected_accepted, stops
+from mdsd_bounds.trees.verify import Stop, expected_accepted, stops
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "tree_rules"
 Trees = list[tuple[Tree, float]]
@@ -93,7 +93,7 @@ def trees_of(shape: str, toy: Toy, *, ordered: bool) -> Trees:
 
 def remember_layers() -> None:
     """Layers that many trees have in common, the root's above all, are prepared once."""
-    known: dict[tuple, LayerRule] = {}
+    known: dict[tuple[object, ...], LayerRule] = {}
 
     def prepare(draftings: Sequence[Drafting], targets: Sequence[np.ndarray]) -> LayerRule:
         shape = tuple((d.token.tobytes(), d.probs.tobytes(), d.draws, d.replacement) for d in draftings)
@@ -104,10 +104,10 @@ def remember_layers() -> None:
             known[key] = prepare_layer(draftings, targets)
         return known[key]
 
-    rule.prepare_layer = prepare  # type: ignore[assignment]
+    rule.prepare_layer = prepare  # type: ignore[assignment, attr-defined]
 
 
-def accepted(trees: Trees, toy: Toy, verification: Callable[[Tree, torch.Tensor], list]) -> float:
+def accepted(trees: Trees, toy: Toy, verification: Callable[[Tree, torch.Tensor], list[Stop]]) -> float:
     """Accepted tokens of a rule in the mean."""
     target = toy.model(0)
     return sum(chance * expected_accepted(tree, verification(tree, target(tree.paths))) for tree, chance in trees)

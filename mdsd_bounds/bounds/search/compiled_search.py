@@ -27,17 +27,20 @@ it, W_n the mass outside the n - 1 largest q (with replacement: q_j).  So adding
 **Rounding.**  Every sum of non-negative terms that passes through at most L additions is right to a relative L u
 (u = 2^-53).  A prefix sum passes through at most V + C additions, C the cells: with ``r = (V + C + 16) u`` P is off
 by at most r, ``(x/total)^n`` by ``2 n r``, and Q without replacement by r times a number derived in
-:mod:`mdsd_bounds.bounds.search.exponential_race_kernel` (34 for eight draws).  Dividing p by q misorders tokens only
-if their ratios agree to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported is a subset
-whatever its order. At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement, 2.3e-9 for 64, and 1.1e-9
-for eight without replacement (0.6e-9 of it rounding).  Where rounding would pass 4.5e-9 the prefix scan answers.
+:mod:`mdsd_bounds.bounds.search.exponential_race_kernel` (16 for eight draws, 151 for 64).  Dividing p by q misorders
+tokens only if their ratios agree to 2u; any order within 2u changes a prefix's f by at most 2u, and the subset reported
+is a subset whatever its order.  At V = 151,936 r is 1.75e-11: e is 3e-10 for eight draws with replacement and 2.3e-9
+for 64; without replacement 3e-10 for eight and 2.7e-9 for 64, and at most 0.7e-9 more from nodes, truncation and the
+recurrence.  Where rounding would pass 4.5e-9 (64 draws from about V = 220,000 on) the prefix scan answers.
 Greedy sums go by strips of 2048, which leaves 1e-12.
 
 Interval: ``[1 + LB - e, 1 + UB + e]`` with ``UB - LB <= 2e-10``.
 
-Cost: two passes over p and q and a few thousand operations.  Compiled with Numba and shared among torch's threads;
-without Numba, on other devices and for rows outside the limits above the prefix scan answers, row by row.  The subset
-and prefix theorem are those of Hu et al., ICLR 2025 (arXiv 2502.18779); the search is ours.
+Cost: two passes over p and q and a few thousand operations; without replacement one such search for the numbers of
+draws up to 8, and one each for those up to 16, 32 and 64, because the nodes and the tokens that are taken one by one
+depend on the largest.  Compiled with Numba and shared among torch's threads; without Numba, on other devices and for
+rows outside the limits above the prefix scan answers, row by row.  The subset and prefix theorem are those of Hu et
+al., ICLR 2025 (arXiv 2502.18779); the search is ours.
 """
 
 from __future__ import annotations
@@ -65,8 +68,8 @@ from mdsd_bounds.samplers.base import fixed_mask
 TOLERANCE = 2e-10
 #: Error allowed to each cut of the nodes without replacement.
 CUT = 2e-11
-#: Most random draws of the search without replacement.
-DRAWS = 8
+#: Most random draws of a search without replacement: each serves the numbers of draws above the entry before.
+REACHES = (8, 16, 32, 64)
 #: Largest rounding error accepted from the searches; beyond it the prefix scan answers.
 ROUNDING = 4.5e-9
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
@@ -83,8 +86,17 @@ class Found:
 
 
 def applies(problem: Problem) -> bool:
-    """Whether the compiled search takes wide rows of this problem (what is left over goes to the prefix scan)."""
-    return problem.p.device.type == "cpu" and problem.p.shape[-1] >= WIDE and _kernels() is not None
+    """Whether the compiled search takes rows of this problem (what is left over goes to the prefix scan)."""
+    return problem.p.device.type == "cpu" and _is_wide(problem) and _kernels() is not None
+
+
+def _is_wide(problem: Problem) -> bool:
+    """From :data:`WIDE` tokens on; without replacement the scan's cost grows as the square of the draws beyond 8."""
+    width, sampler = problem.p.shape[-1], get_sampler(problem.sampler)
+    if width >= WIDE or sampler.split is None or sampler.replacement:
+        return width >= WIDE
+    most = max((k for _, k in sampler.splits(problem.n_drafts, problem.options, "the compiled search")), default=0)
+    return width * max(most / REACHES[0], 1.0) ** 2 >= WIDE
 
 
 def solve_fast(problem: Problem) -> Bound:
@@ -190,15 +202,26 @@ def _search(
         slots = [i for i, (m, k) in enumerate(splits) if m == 0 and k >= 1 and _power_error(p.shape[1], k) <= ROUNDING]
         return [_with_replacement(kernels, p, q, slots, [splits[i][1] for i in slots])] if slots else []
     # One random draw has a closed form unless all numbers of drafts share their fixed tokens and one pass does all.
-    most = max((k for _, k in splits if k <= DRAWS), default=0)
-    small = (1 + sensitivity_of(most)) * 1.2 * p.shape[1] * rounding_unit() <= ROUNDING if most > 1 else False
-    shared = {m for m, k in splits if 2 <= k <= DRAWS and small}
-    slots = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and m not in shared)]
-    results = [_greedy(kernels, p, q, slots, [splits[i] for i in slots])] if slots else []
-    for m in sorted(shared):
-        slots = sorted((i for i, (f, k) in enumerate(splits) if f == m and 1 <= k <= DRAWS), key=lambda i: splits[i][1])
+    shared = sorted({(m, _reach(k)) for m, k in splits if k >= 2 and _race_error(p.shape[1], k) <= ROUNDING})
+    alone = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and (m, REACHES[0]) not in shared)]
+    results = [_greedy(kernels, p, q, alone, [splits[i] for i in alone])] if alone else []
+    for m, reach in shared:
+        slots = [i for i, (f, k) in enumerate(splits) if f == m and k >= 1 and _reach(k) == reach]
+        slots = sorted(
+            (i for i in slots if _race_error(p.shape[1], splits[i][1]) <= ROUNDING), key=lambda i: splits[i][1]
+        )
         results.append(_without_replacement(p, q, m, slots, [splits[i][1] for i in slots]))
     return results
+
+
+def _reach(draws: int) -> int:
+    """The entry of :data:`REACHES` whose search serves a number of draws; 0 where none does."""
+    return next((reach for reach in REACHES if draws <= reach), 0)
+
+
+def _race_error(width: int, draws: int) -> float:
+    """Rounding error of the sums without replacement, at most, and infinite for more draws than any search takes."""
+    return (1 + sensitivity_of(draws)) * 1.2 * width * rounding_unit() if _reach(draws) else math.inf
 
 
 def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
@@ -233,7 +256,7 @@ def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple
 
     None where the search does not take the row, or the number of draws.
     """
-    if not 2 <= draws <= DRAWS:
+    if not 2 <= draws <= REACHES[-1]:
         return None
     found = _without_replacement(p[None], q[None], fixed, [0], [draws])
     if not found.answers.usable[0, 0]:

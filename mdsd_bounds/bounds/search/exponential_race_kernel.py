@@ -24,17 +24,26 @@ depends only on how many heavy tokens H holds, so an evaluation calls exp nowher
 **Truncation.**  Medium tokens, ``TAU < qT <= LIGHT``, keep k <= 8, the rest k <= 3.  Leaving out the powers beyond K
 changes ``log prod (1 + z y)`` coefficientwise by at most ``D = s_K (t/T)^{K+1} sum_{k>K} a_k b^{k-K}`` (b the largest
 qT of the class, a_k the coefficients of ``-log(2 - e^x)``, that is of ``sum_m y^m/m``), hence (2) relatively by at
-most ``e^D - 1``.  Summed over the nodes with the weight ``h min(1/e, t Pr(Poisson(W_n t) < n))``, which bounds
-``h c t e^{-ct} Pr(N_H(t) < n)``, it goes into the interval.
+most ``e^D - 1``.  Summed over the nodes with a weight that bounds ``h c t e^{-ct} Pr(N_H(t) < n)``, it goes into the
+interval.  The weight is ``h min(1/e, t)`` and, where ``x = W_n t >= n``, at most ``h x Pr(Poisson(x) < n)``: for c
+below W_n by the right cut (4), for the others because ``u e^{-u}`` falls.  It holds for fewer draws as well, whose
+x is no less: ``y Pr(Poisson(y) < n)`` falls from y = n on.
 
-**Rounding.**  Let all sums that enter (c, s_k, q outside) be right to a relative r.  (1) is linear in c and its factor
-``e^{-ct}`` adds ``integral of (ct)^2 e^{-ct} ds = 1``: 2r.  Write h_k for E_k with all signs positive.  By (2) and
-homogeneity the s_k move E_k by at most ``k h_k r``, and ``e^{-s_1 t/T}`` moves by ``s_1 (t/T) r``.  As y/(qt) <= 1.14
-and ``X_m <= 0.285^{m-1} X_1``, ``h_k <= X_1 (X_1 + 0.285) .. (X_1 + 0.285 (k-1)) / k!``, so both sums over k < n,
-times ``e^{-s_1 t/T}``, are bounded by a function of X_1 alone, whose maximum
-:func:`mdsd_bounds.bounds.search.power_sums.sensitivity` finds.  What an evaluation adds itself is some 100 u times
-the same
-function.
+**Rounding of the sums.**  Let all sums that enter (c, s_k, q outside) be right to a relative r.  (1) is linear in c
+and its factor ``e^{-ct}`` adds ``integral of (ct)^2 e^{-ct} ds = 1``: 2r.  With x the expected number of light arrivals
+in H, ``e^{-s_1 t/T}`` moves relatively by ``x r``.  By (2) ``sum_k E_k z^k = exp(sum_m (-1)^{m-1} X_m z^m / m)``, so
+what moves each X_m by at most ``r X_m`` multiplies this series by ``exp(sum_m d_m z^m)`` with ``|d_m| <= r X_m / m``.
+The E_k that belong to the tokens are not negative: their sums over k < n, with any falling weights, move relatively by
+at most ``e^D - 1``, ``D = r sum_m X_m / m = -r sum log(1 - y) <= 1.34 r x``.  All of it is multiplied by the
+probability that fewer than n light tokens have rung, which falls as x grows; the largest product is what
+:func:`mdsd_bounds.bounds.search.power_sums.sensitivity` finds.
+
+**Rounding of the recurrence.**  Write h_k for E_k with all signs in (2) positive.  A step leaves at most
+``31 u h_j`` in E_j, and what is left there comes to at most ``h_k / h_j`` times as much in E_k (the recurrence with
+positive signs, begun at j, never overtakes the one begun at 0): together ``31 u k h_k``.
+:func:`mdsd_bounds.bounds.search.outer_approximation_kernel.recurrence_rounding` bounds their sum for each row, by
+``sum_k h_k z^k = exp(sum_m X_m z^m / m)``; where it is too large, tokens are moved from the light to the heavy ones.
+The other operations are on positive terms: fewer than ``5 K + n G + 1000`` of them, K the heavy tokens, G the nodes.
 
 **Q is convex in x along any order of tokens.**  Write ``m_G(i) = Q(G + i) - Q(G)`` for a token i outside G; to be
 shown is ``m_H(j)/q_j <= m_{H+j}(i)/q_i``.  Let T'_k be the arrivals when token j is left out, T_k those of all.

@@ -16,6 +16,9 @@ from mdsd_bounds.bounds.search.exponential_race_kernel import INSIDE, OUTSIDE, T
 from mdsd_bounds.bounds.search.power_sums import ORDER
 from mdsd_bounds.bounds.search.ratio_cells import crossing_bound
 
+#: Half the distance from one to the next larger number.
+UNIT = 2.0**-53
+
 
 @njit(**STEP)
 def _span(run, a, b):  # type: ignore[no-untyped-def]
@@ -130,12 +133,36 @@ def truncation(eighth, third, classes, rest, race, rate):  # type: ignore[no-unt
         factor_small += rest[k] * least ** (k - 3)
     for g in range(times.shape[0]):
         x = rate * times[g]
-        term, fewer = math.exp(-min(x, 700.0)), 0.0
-        for k in range(n):
-            fewer += term
-            term *= x / (k + 1)
-        weight = step * min(1.0 / math.e, times[g] * min(fewer, 1.0))
+        weight = step * min(1.0 / math.e, times[g])
+        if x >= n:
+            term, fewer = math.exp(-min(x, 700.0)), 0.0
+            for k in range(n):
+                fewer += term
+                term *= x / (k + 1)
+            weight = min(weight, step * x * fewer)
         reach = times[g] / last
         medium += weight * math.expm1(min(eighth * reach**9 * factor, 50.0))
         small += weight * math.expm1(min(third * reach**4 * factor_small, 50.0))
     return medium, small
+
+
+@njit(**STEP)
+def recurrence_rounding(sums, light, rest, race):  # type: ignore[no-untyped-def]
+    """Error of an evaluation from its own recurrence (2), given the first three power sums of all light tokens.
+
+    Each node adds at most ``31 u h c t e^{-ct} sum over k < n of k h_k e^{-x}`` (Rounding in
+    :mod:`.exponential_race_kernel`), and for every z in (0, 1]
+    ``sum over k < n of h_k <= z^{-(n-1)} exp(sum_m X_m z^m / m)``; z = 1 or, beyond n - 1 expected arrivals x,
+    ``(n-1)/x``.
+    """
+    first, second, third = sums
+    n, higher, total = race.most, 0.0, 0.0
+    for k in range(rest.shape[0] - 1, 2, -1):
+        higher += rest[k] * light ** (k - 3)
+    for g in range(race.times.shape[0]):
+        reach = race.times[g] / race.last
+        x, beyond = first * reach, second * reach**2 / 2.0 + third * reach**3 * higher
+        z = min(1.0, (n - 1) / x) if x > 0.0 else 1.0
+        growth = math.exp(min(z * (x + beyond) + z * z * beyond - x - (n - 1) * math.log(z), 50.0))
+        total += min(1.0 / math.e, race.times[g]) * growth
+    return 31.0 * UNIT * n * race.step * total

@@ -22,7 +22,13 @@ from mdsd_bounds.bounds.search.exponential_race_kernel import (
     evaluate,
     heavy_table,
 )
-from mdsd_bounds.bounds.search.outer_approximation_kernel import node_range, search, truncation
+from mdsd_bounds.bounds.search.outer_approximation_kernel import (
+    UNIT,
+    node_range,
+    recurrence_rounding,
+    search,
+    truncation,
+)
 from mdsd_bounds.bounds.search.power_sums import ORDER
 from mdsd_bounds.bounds.search.ratio_cells import (
     BLOCK,
@@ -42,7 +48,6 @@ from mdsd_bounds.bounds.search.without_replacement_rows import (
     HEAVY_MASS,
     HEAVY_ODDS,
     NODES,
-    UNIT,
     before_search,
     largest_tokens,
     room_for,
@@ -51,10 +56,10 @@ from mdsd_bounds.bounds.search.without_replacement_rows import (
 #: Tokens with ``q T`` above this are heavy; up to the second they keep three powers.
 LIGHT = 0.25
 LEAST = 1e-3
-#: Truncation error above which the classes are moved and the row is read again.
+#: Truncation error, and error of the recurrence, above which the classes are moved and the row is read again.
 TRUNCATION = 3e-10
 #: Entries of the table of heavy tokens above which a row goes to the prefix scan.
-TABLE = 6_000_000
+TABLE = 12_000_000
 
 
 @njit(**STEP)
@@ -92,11 +97,16 @@ def _row_classes(row, classes, last, space):  # type: ignore[no-untyped-def]
 
 @njit(**STEP)
 def _powers_left_out(row, classes, last, listed, space):  # type: ignore[no-untyped-def]
-    """Sums of the eighth powers of the medium tokens and of the cubes of the lightest, in cells that H may hold."""
+    """Sums of the eighth powers of the medium tokens and of the cubes of the lightest, in cells that H may hold.
+
+    Also the sums of the first three powers of both.
+    """
     q, scale, light, never = row.q, row.scale, classes.light, classes.never
     cell, mass, token = space.cells.of, space.cells.mass, space.tokens.listed
-    eighth, cubes, medium = 0.0, 0.0, 0.0
+    eighth, rates, squares, cubes, medium = 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(never):
+        rates += mass[k, 1]
+        squares += mass[k, 2]
         cubes += mass[k, 3]
     for i in range(listed):
         y = q[token[i]] * scale * last
@@ -105,7 +115,7 @@ def _powers_left_out(row, classes, last, listed, space):  # type: ignore[no-unty
             eighth += cube * cube * y * y
             medium += cube
     # What the difference may have lost to rounding is added.
-    return eighth, max(cubes - medium, 0.0) + 2.0 * q.shape[0] * UNIT * cubes
+    return eighth, max(cubes - medium, 0.0) + 2.0 * q.shape[0] * UNIT * cubes, (rates, squares, cubes)
 
 
 @njit(**STEP)
@@ -195,21 +205,21 @@ def _token_run(row, light, last, token, j, runs):  # type: ignore[no-untyped-def
 
 @njit(**STEP)
 def _classify(row, race, never, asked, rest, space):  # type: ignore[no-untyped-def]
-    """Classes fine enough for :data:`TRUNCATION`: them, the number of listed tokens, and the error they leave."""
-    light, least, cut_off, listed = LIGHT, LEAST, np.inf, 0
+    """Classes fine enough for :data:`TRUNCATION`: them, the number of listed tokens, and the errors they leave."""
+    light, least, cut_off, rounding, listed = LIGHT, LEAST, np.inf, np.inf, 0
     rate = space.top.spare[race.most - 1]
     classes = Classes(light, least, never, asked.edge[never])
     for _ in range(12):
         classes = Classes(light, least, never, asked.edge[never])
         listed = _row_classes(row, classes, race.last, space)
-        eighth, third = _powers_left_out(row, classes, race.last, listed, space)
+        eighth, third, sums = _powers_left_out(row, classes, race.last, listed, space)
         medium, small = truncation(eighth, third, classes, rest, race, rate)
-        cut_off = medium + small
-        if not cut_off > TRUNCATION:
+        cut_off, rounding = medium + small, recurrence_rounding(sums, light, rest, race)
+        if not max(cut_off, rounding) > TRUNCATION:
             break
-        light /= 2.0 if medium > TRUNCATION / 2 else 1.0
+        light /= 2.0 if medium > TRUNCATION / 2 or rounding > TRUNCATION else 1.0
         least /= 8.0 if small > TRUNCATION / 2 else 1.0
-    return classes, listed, cut_off
+    return classes, listed, cut_off, rounding
 
 
 @njit(**STEP)
@@ -291,8 +301,8 @@ def _search_row(row, left, asked, rule, space, table, answers):  # type: ignore[
         slowest = max(slowest, draws[d] / spare[draws[d] - 1])
     never = last_cell(edge, slowest * 1.001)
     race = Race(last, times, rule.step, rule.weights, table, most, draws, space.nodes.work)
-    classes, listed, cut_off = _classify(row, race, never, asked, rule.rest, space)
-    if cut_off > TRUNCATION:
+    classes, listed, cut_off, rounding = _classify(row, race, never, asked, rule.rest, space)
+    if max(cut_off, rounding) > TRUNCATION:
         return False, table
     heavy = _heavy_tokens(row, classes.light, last, listed, space)
     entries = (heavy + 1) * most * nodes
@@ -309,9 +319,10 @@ def _search_row(row, left, asked, rule, space, table, answers):  # type: ignore[
         race = Race(last, times, rule.step, rule.weights, table, most, draws, space.nodes.work)
     light_outside = space.runs.cells[cells, POWERS] / last + space.cells.mass[never, 1] / last
     _fill_table(row, race, heavy, light_outside, space)
+    rounding += (5 * heavy + most * nodes + 1000) * UNIT
     for d in range(left):
         sums = (1.0 + asked.sensitivity[d]) * (row.p.shape[0] + never + 16) * UNIT
-        answers.error[d, row.place] = rule.error + cut_off + 1e-12 + sums
+        answers.error[d, row.place] = rule.error + cut_off + rounding + sums
     opened = _search_cells(row, race, cells, asked, space, answers)
     _search_tokens(row, race, classes.light, cells, opened, asked.tolerance, space, answers)
     best = space.runs.best

@@ -7,6 +7,7 @@ from numba import njit
 
 from mdsd_bounds._backend.numba_options import STEP, STRIP
 from mdsd_bounds.bounds.search.exponential_race_kernel import COLUMNS
+from mdsd_bounds.bounds.search.outer_approximation_kernel import UNIT
 from mdsd_bounds.bounds.search.ratio_cells import BLOCK, CELLS, block_facts, largest, outside_largest
 from mdsd_bounds.bounds.search.records import Best, Cells, Nodes, Runs, Space, Spans, Tokens, Top
 
@@ -14,7 +15,6 @@ from mdsd_bounds.bounds.search.records import Best, Cells, Nodes, Runs, Space, S
 NODES = 768
 SMALLEST_MASS = 2.0**-200
 LEAST_SHARE = 5e-324
-UNIT = 2.0**-53
 #: Quantities kept per cell besides ``mass``: higher powers of medium tokens, then number, mass and odds of heavy ones.
 HEAVY, HEAVY_MASS, HEAVY_ODDS, EXTRAS = 5, 6, 7, 8
 

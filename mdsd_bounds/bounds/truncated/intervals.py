@@ -4,11 +4,11 @@ Let p be known on the kept tokens ``K_p`` with mass ``m_p`` elsewhere, q on ``K_
 drafts be n draws of q, with or without replacement.  Write ``P(H)``, ``Q(H) = Pr(every draft lies in H)``; then
 ``alpha* = 1 + min_H (P(H) - Q(H))`` (Hu et al., ICLR 2025, arXiv 2502.18779).  Two facts about Q are used.
 
-*Monotone.*  Drafts are the first n arrivals of clocks of rate q_i.  Moving mass into H, or enlarging H, makes arrivals
+*Monotone.*  Drafts are the first n arrivals of tokens of rate q_i.  Moving mass into H, or enlarging H, makes arrivals
 in H earlier and the first one outside later: Q(H) grows.
 
-*Splitting.*  Without replacement, replace a token of H of rate a by two of rates b + c = a.  The clock of the one is
-the earlier of the clocks of the two, so the two give at least as many arrivals at every time: Q(H) grows.  For fixed
+*Splitting.*  Without replacement, replace a token of H of rate a by two of rates b + c = a.  The one arrives when
+the earlier of the two does, so the two give at least as many arrivals at every time: Q(H) grows.  For fixed
 b + c the number of arrivals is stochastically largest at b = c (``Pr(2) = 1 - e^{-bt} - e^{-ct} + e^{-at}``, Pr(0)
 fixed).  So among all ways to spread a mass over J tokens of H, equal parts give the largest Q(H), and one lump the
 smallest.  With replacement only the mass counts.
@@ -245,23 +245,23 @@ def _with_fixed(
     r = _off(q, fixed, scale)
     rest = ~fixed
     # The least and the greatest that the fixed tokens, and each other token, may weigh under p.
-    lean, rich = (1 - p.high)[:, None] * p.probs, (1 - p.low)[:, None] * p.probs
+    least, most = (1 - p.high)[:, None] * p.probs, (1 - p.low)[:, None] * p.probs
     cap = torch.minimum(p.cap * (1 - p.low), p.high)
     unknown_fixed = (fixed & ~p.kept).sum(-1)
-    fixed_low = (lean * fixed).sum(-1)
-    fixed_high = (rich * fixed).sum(-1)
+    fixed_low = (least * fixed).sum(-1)
+    fixed_high = (most * fixed).sum(-1)
     both = p.kept & r.kept & rest
-    either = (r.kept & ~p.kept & rest).to(lean.dtype)
-    zero = torch.zeros_like(lean)
+    either = (r.kept & ~p.kept & rest).to(least.dtype)
+    zero = torch.zeros_like(least)
 
     r_low, r_high = scale * r.low, scale * r.high
     kept_low, kept_high = ((1 - mass)[:, None] * r.probs for mass in (r.high, r.low))
     lump = r_low + (kept_high * ~both).sum(-1)
-    merged = 1.0 - (lean * both).sum(-1)  # everything off K, the fixed tokens included
+    merged = 1.0 - (least * both).sum(-1)  # everything off K, the fixed tokens included
     uppers = [
-        (merged, torch.where(both, lean, zero), 0.0, torch.where(both, kept_high, zero), lump),
-        (fixed_high + cap * unknown_fixed, rich * rest + either * cap[:, None], 2.0, kept_low, r_high),
-        (fixed_high + p.high, rich * rest, 2.0, kept_low, r_high),
+        (merged, torch.where(both, least, zero), 0.0, torch.where(both, kept_high, zero), lump),
+        (fixed_high + cap * unknown_fixed, most * rest + either * cap[:, None], 2.0, kept_low, r_high),
+        (fixed_high + p.high, most * rest, 2.0, kept_low, r_high),
     ]
     high = torch.full((len(draws), p.probs.shape[0]), float("inf"), dtype=torch.float64, device=p.probs.device)
     size = torch.zeros(high.shape, dtype=torch.int64, device=high.device)
@@ -284,7 +284,7 @@ def _with_fixed(
     share = torch.where(parts > 0, r_high / parts.clamp(min=1), torch.zeros_like(r_high))
     tail_rates = share[:, None] * (torch.arange(columns, device=parts.device) < parts[:, None])
     found = _solve(
-        torch.cat([lean * rest, torch.zeros_like(tail_rates)], -1),
+        torch.cat([least * rest, torch.zeros_like(tail_rates)], -1),
         torch.cat([kept_low, tail_rates], -1),
         draws,
         replacement,
@@ -297,7 +297,7 @@ def _with_fixed(
     widen = torch.tanh(p.slack) + torch.tanh(count * q.slack)
     low, high = (low - widen).clamp(0.0, 1.0), (high + widen).clamp(0.0, 1.0)
     open_rows, sure = _open(q, m)
-    floor = ((lean * sure).sum(-1) - torch.tanh(p.slack)).clamp(0.0, 1.0)
+    floor = ((least * sure).sum(-1) - torch.tanh(p.slack)).clamp(0.0, 1.0)
     return torch.where(open_rows, floor, low), high.masked_fill(open_rows, 1.0), size
 
 

@@ -1,14 +1,20 @@
-"""The safetensors container: a length, a JSON header, and the tensors one after the other without gaps."""
+"""The safetensors container: a length, a JSON header, and the tensors one after the other without gaps.
+
+The one place where such files are read and written: small ones in memory by the library, dumps through a descriptor.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import NAMES, torch_name
@@ -78,8 +84,8 @@ def entries(source: Source) -> dict[str, Entry]:
     return found
 
 
-def open_safetensors(path: Path) -> dict[str, Array]:
-    """The tensors of a file, read through a descriptor.
+def open_safetensors(path: Path, remedy: str = "write it again") -> dict[str, Array]:
+    """The tensors of a file, read through a descriptor: a mapped file that is cut meanwhile ends the process.
 
     Raises
     ------
@@ -87,8 +93,54 @@ def open_safetensors(path: Path) -> dict[str, Array]:
         If the file is truncated or corrupt, or tensors overlap.
     """
     file = open_file(path)
-    with reading(path, ".safetensors", "the file is truncated or corrupt, write it again"):
+    with reading(path, ".safetensors", f"the file is truncated or corrupt, {remedy}"):
         return {name: _array(file, name, entry) for name, entry in entries(file).items()}
+
+
+def load_safetensors(data: bytes, path: Path, remedy: str = "write it again") -> dict[str, Tensor]:
+    """The tensors of a small file that was read whole.
+
+    Raises
+    ------
+    InputError
+        If it is truncated or corrupt.
+    """
+    try:
+        return load(data)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: truncated or corrupt ({error}); {remedy}") from None
+
+
+def safetensors_bytes(arrays: Mapping[str, Tensor]) -> bytes:
+    """A small file with these tensors, to be written whole: only its owner could read one that the library writes."""
+    return save({name: value.detach().cpu().contiguous() for name, value in arrays.items()})
+
+
+def write_safetensors(
+    stream: BinaryIO, layout: Mapping[str, tuple[torch.dtype, Sequence[int]]], pieces: Iterable[Tensor]
+) -> None:
+    """Write a file piece by piece.
+
+    Parameters
+    ----------
+    stream : binary file
+        Where to.
+    layout : mapping
+        Type and shape of each tensor, in order.  For aligned tensors put the widest types first.
+    pieces : iterable of Tensor
+        Rows of the first tensor, then of the second, and so on.
+    """
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, (dtype, shape) in layout.items():
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for piece in pieces:
+        stream.write(piece.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def _array(source: Source, name: str, entry: Entry) -> Array:

@@ -35,7 +35,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
-from mdsd_bounds.dumps.formats.array_files import Array, open_store
+from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
@@ -65,7 +65,7 @@ def open_named(path: Path, role: str = "") -> Side:
     InputError
         If no form is recognised, or the arrays do not fit each other.
     """
-    store = open_store(path)
+    store = open_arrays(path)
     mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
@@ -132,7 +132,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def has_pair(path: Path) -> bool:
     """Whether a file of named arrays holds both models."""
     try:
-        names = set(open_store(path))
+        names = set(open_arrays(path))
     except InputError:
         # What a capture wrote is a pair; elsewhere another reader may know the file.
         if (path / FACTS).is_file():
@@ -144,7 +144,7 @@ def has_pair(path: Path) -> bool:
 
 def needs_care(path: Path) -> bool:
     """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
-    arrays = open_store(path)
+    arrays = open_arrays(path)
     names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
     return bool(names & {*_TEXTS} or maps_in(arrays))
 
@@ -354,6 +354,6 @@ def _hidden(path: Path, arrays: Mapping[str, Array], size: int) -> Side:
         kind="hidden",
         bytes=size,
         hidden=hidden.shape[1],
-        once=sum(arrays[name].bytes for name in HEAD if name in arrays),
+        fixed_bytes=sum(arrays[name].bytes for name in HEAD if name in arrays),
         notes={"hidden size": hidden.shape[1]},
     )

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS, torch_name
@@ -25,6 +24,7 @@ from mdsd_bounds._backend.memory import memory_limit
 from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, write_whole
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.dumps.checks import CUTS, JUDGED, SCORED
+from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes
 from mdsd_bounds.dumps.containers.text import whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
 from mdsd_bounds.dumps.verified import ALGORITHMS, Record, digest_of
@@ -185,7 +185,7 @@ class DumpWriter:
         joined = {name: torch.cat([part[name] for part in self._pending]) for name in self._pending[0]}
         shard = {name: value[:rows].contiguous() for name, value in joined.items()}
         rest = {name: value[rows:] for name, value in joined.items()}
-        data = save(shard)
+        data = safetensors_bytes(shard)
         assert self._manifest is not None
         name = f"shard-{len(self._manifest.shards):05d}.safetensors"
         write_whole(self.path / name, data, INTACT)

@@ -1,15 +1,6 @@
 """Step logs of a speculative decoder: what was drafted, accepted, and how probable the tokens were.
 
-One object a line or item of an array, one a step::
-
-    {"step": 0, "drafts": [5, 9], "accepted": 1, "positions": [
-        {"token": 5, "p": 0.62, "logprob": -0.48, "candidates": [[5, 0.55], [7, 0.2]],
-         "target_candidates": [[5, 0.62], [7, 0.1]]}, ...]}
-
-``positions`` are the positions of the step in order; ``token`` is the committed token, ``p`` the target's probability
-of it (``logprob``, its natural logarithm, stands in for it), ``candidates`` the draft's top N and, where the decoder
-writes them, ``target_candidates`` the target's, each as ``[token, probability]`` or
-``{"token": ..., "p" or "logprob": ...}``.  All at temperature 1.  ``doc`` may number the request.
+The format is that of :mod:`mdsd_bounds.dumps.step_schema`; probabilities are read as those at temperature 1.
 
 Such a log knows little of the target: without ``target_candidates`` one probability a row.  The intervals say so.
 """
@@ -18,7 +9,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +17,8 @@ from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.containers.records import first_record, records
-from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
+from mdsd_bounds.dumps.step_schema import Candidates, PositionRecord, read_step
 from mdsd_bounds.problem import InputError
 
 Row = dict[int, float]
@@ -58,21 +48,18 @@ def open_step_log(path: Path) -> Dump:
     steps = accepted = drafted = 0
     with reading(path, "step of a step log", _REMEDY) as place:
         for record in records(path):
-            place.at, step = record.at, record.value
-            given, kept = [_token(draft) for draft in _listed(step["drafts"])], integer(step["accepted"])
-            if not 0 <= kept <= len(given):
-                raise ValueError(f"{kept} of {len(given)} drafts accepted")
-            steps, accepted, drafted = steps + 1, accepted + kept, drafted + len(given)
-            doc = integer(step.get("doc", 0))
-            for position in _listed(step["positions"]):
-                token, row = _target(position)
+            place.at = record.at
+            step = read_step(record.value)
+            steps, accepted, drafted = steps + 1, accepted + step.accepted, drafted + len(step.drafts)
+            for position in step.positions:
+                row = _target(position)
                 # A row without the target's probability is no row of a dump; the step still counts.
-                if row and position.get("candidates"):
+                if row and position.candidates:
                     targets.append(row)
-                    drafts.append(_candidates(position["candidates"]))
-                    columns["doc"].append(doc)
+                    drafts.append(_logprobs(position.candidates))
+                    columns["doc"].append(step.doc)
                     columns["position"].append(len(columns["position"]))
-                    columns["token"].append(token)
+                    columns["token"].append(position.token)
     if not targets:
         raise InputError(f"{path}: no position has both p and candidates; log the draft's top candidates")
     notes = {
@@ -85,57 +72,22 @@ def open_step_log(path: Path) -> Dump:
     return pair_sides(first, _side(path, drafts, held, {}, top=True), str(path))
 
 
-def _target(position: dict[str, Any]) -> tuple[int, Row]:
-    """The committed token of a position, and what is known of the target's distribution there."""
-    token = _token(position["token"])
-    row = _candidates(position.get("target_candidates", []))
-    if "p" in position or "logprob" in position:
-        given = _logprob(position)
+def _target(position: PositionRecord) -> Row:
+    """What is known of the target's distribution at a position."""
+    token, row = position.token, _logprobs(position.target_candidates or {})
+    if position.chance is not None:
         # The committed token may be among the candidates, rounded otherwise.
-        if abs(math.exp(row.get(token, given)) - math.exp(given)) > 1e-3:
+        if token in row and abs(math.exp(row[token]) - position.chance.p) > 1e-3:
             raise ValueError(f"token {token} has two probabilities")
-        row[token] = given
-    return token, row
-
-
-def _token(value: Any) -> int:
-    token = integer(value)
-    if token < 0:
-        raise ValueError(f"{token} is no token id")
-    return token
-
-
-def _candidates(listed: Any) -> Row:
-    row: Row = {}
-    for entry in _listed(listed):
-        if isinstance(entry, dict):
-            token, logprob = _token(entry["token"]), _logprob(entry)
-        else:
-            name, p = _listed(entry)
-            token, logprob = _token(name), _log(float(p))
-        if token in row:
-            raise ValueError(f"candidate {token} is listed twice")
-        row[token] = logprob
+        row[token] = position.chance.logprob
     return row
 
 
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no list")
-    return value
+def _logprobs(candidates: Candidates) -> Row:
+    return {token: chance.logprob for token, chance in candidates.items()}
 
 
-def _logprob(entry: dict[str, Any]) -> float:
-    return _log(float(entry["p"])) if "p" in entry else float(entry["logprob"])
-
-
-def _log(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError(f"probability {p}")
-    return math.log(p) if p > 0 else -math.inf
-
-
-def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[str, Any], *, top: bool) -> Side:
+def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[str, object], *, top: bool) -> Side:
     k = max(len(row) for row in rows)
     ids = torch.full((len(rows), k), -1, dtype=torch.int64)
     logprobs = torch.full((len(rows), k), -float("inf"), dtype=torch.float64)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import write_whole
+from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes
 from mdsd_bounds.models.chimera.network import Chimera, Shape
 from mdsd_bounds.models.loading import LoadedModel
 from mdsd_bounds.problem import InputError
@@ -24,7 +23,7 @@ WEIGHTS, FACTS = "head.safetensors", "head.json"
 
 def save_head(out: Path, network: Chimera, facts: Mapping[str, Any]) -> None:
     """Write a head; ``head.json`` comes last, so that a folder which has it is complete."""
-    data = save({name: value.detach().contiguous() for name, value in network.state_dict().items()})
+    data = safetensors_bytes(network.state_dict())
     write_whole(out / WEIGHTS, data)
     held = {**facts, "shape": asdict(network.shape), "sha256": hashlib.sha256(data).hexdigest()}
     write_whole(out / FACTS, (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
@@ -67,7 +66,7 @@ def load_head(folder: str | Path, target: LoadedModel) -> Chimera:
         raise InputError(f"{file}: cannot be read ({error.strerror}); train the head again") from None
     if hashlib.sha256(data).hexdigest() != facts["sha256"]:
         raise InputError(f"{file}: truncated, or not the file that {FACTS} describes; train the head again")
-    fill(network, load(data), file)
+    fill(network, load_safetensors(data, file, "train the head again"), file)
     return network.eval()
 
 
@@ -118,6 +117,7 @@ def read_arrays(file: Path) -> dict[str, Tensor]:
         If it is truncated.
     """
     try:
-        return load(file.read_bytes())
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file}: truncated or corrupt ({error}); delete it to begin anew") from None
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); delete it to begin anew") from None
+    return load_safetensors(data, file, "delete it to begin anew")

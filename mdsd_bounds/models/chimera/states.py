@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import write_whole
+from mdsd_bounds.dumps.containers.files import Array
+from mdsd_bounds.dumps.containers.safetensors import open_safetensors, safetensors_bytes
 from mdsd_bounds.models.chimera.text import Document, Window, digest, held_out, windows
 from mdsd_bounds.models.forward import forward, left_pad
 from mdsd_bounds.models.loading import LoadedModel
@@ -90,7 +91,9 @@ class StateStore:
             part = self._first(kind, (block + 1) * BLOCK)[block * BLOCK : (block + 1) * BLOCK]
             own = kind == "own"
             part = continued(self.target, part, self.window, block) if own else [Window(w.tokens) for w in part]
-            write_whole(self._file(kind, block), save(self._read(part)), "finished blocks are kept: make room")
+            write_whole(
+                self._file(kind, block), safetensors_bytes(self._read(part)), "finished blocks are kept: make room"
+            )
             spent = time.monotonic() - begun
             left = spent / done * (len(missing) - done)
             report(f"target read {kind} block {done} of {len(missing)}, {left:.0f} s left")
@@ -132,12 +135,8 @@ class StateStore:
         return Sample(tokens, torch.stack([part["states"][:most] for part in parts]), counts)
 
     def _load(self, kind: str, number: int) -> dict[str, Tensor]:
-        file = self._file(kind, number // BLOCK)
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                return {name: tensors.get_slice(name)[number % BLOCK] for name in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file}: truncated or corrupt ({error}); delete it and run again") from None
+        block = open_safetensors(self._file(kind, number // BLOCK), "delete it and run again")
+        return {name: _item(array, number % BLOCK) for name, array in block.items()}
 
     def _file(self, kind: str, block: int) -> Path:
         return self.folder / f"{kind}-{block:05d}.safetensors"
@@ -163,6 +162,13 @@ class StateStore:
             "length": torch.tensor([len(window.tokens) for window in part]),
             "prompt": torch.tensor([window.prompt for window in part]),
         }
+
+
+def _item(array: Array, number: int) -> Tensor:
+    if len(array.shape) < 2:
+        return array.whole()[number]
+    rows = math.prod(array.shape[1:-1])
+    return array.rows(number * rows, (number + 1) * rows).reshape(array.shape[1:])
 
 
 def states_of(model: Any, tokens: Sequence[int]) -> Tensor:

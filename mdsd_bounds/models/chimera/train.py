@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import remove_leftovers, write_whole
+from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes
 from mdsd_bounds.models.chimera.folder import FACTS, fill, load_head, read_arrays, read_facts, save_head
 from mdsd_bounds.models.chimera.held_out import held_out_acceptance
 from mdsd_bounds.models.chimera.losses import Loss
@@ -333,7 +333,7 @@ def _save(run: Run, file: Path) -> None:
         for name, value in run.optimizer.state[parameter].items():
             arrays[f"optimizer.{number}.{name}"] = value
     arrays["step"] = torch.tensor(run.step)
-    write_whole(file, save({name: value.contiguous() for name, value in arrays.items()}), "make room and run again")
+    write_whole(file, safetensors_bytes(arrays), "make room and run again")
 
 
 def _restore(run: Run, file: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.kernels.single_row import above_draft, excess, k_seq_roots
+from mdsd_bounds.verifiers.kernels.single_row import above_draft, excess, k_seq_root
 
 #: What is left of q is raised by ``_RAISE`` where it is less than ``_SMALL``: its reciprocal would be infinite.
 _SMALL, _RAISE = 1e-290, 2.0**64
@@ -186,7 +186,6 @@ def k_seq_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.nd
     n = drafts.shape[1]
     nothing = np.empty(0, np.int64)
     above, below = np.empty(p.shape[1]), np.empty(p.shape[1])
-    counts, roots, lefts = np.array([n]), np.empty(1), np.empty(1)
     for b in range(p.shape[0]):
         token[b], rho = -1, 0.0
         for k in range(n + 1):
@@ -199,8 +198,7 @@ def k_seq_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.nd
                 continue
             if rho == 0.0:
                 count = above_draft(p[b], q[b], above, below)
-                k_seq_roots(above[:count], below[:count], counts, roots, lefts)
-                rho = roots[0]
+                rho = k_seq_root(above[:count], below[:count], n)
             if x >= 0 and bar * rho < p[b, x]:
                 token[b] = x
                 break
@@ -221,10 +219,10 @@ def _hazard(p: np.ndarray, q: np.ndarray, t: float, first: float) -> tuple[float
 
 @njit(cache=True, nogil=True)
 def gumbel_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.ndarray, token: np.ndarray) -> None:
-    """The target's race given the drafts, without drawing a clock for every token.
+    """The target's race given the drafts, without drawing an arrival time for every token.
 
-    Column k was won at time M_k ~ Exp(1): its other clocks are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
-    the target's scale, clock over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
+    Column k was won at time M_k ~ Exp(1): its other times are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
+    the target's scale, time over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
     convex and piecewise linear in t, and the winners at ``q_x M_k / p_x``.  The first arrival is a winner, or the
     point where the total hazard reaches an Exp(1), found by Newton steps from above; its token has distribution p over
     those that can have arrived.  Winners add no hazard before their own time.

@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.threads import in_threads
+
 #: Rows narrower than this stay with torch.
 WIDE = 8192
 
@@ -45,6 +47,11 @@ def compiled_step(
     steps = importlib.import_module("mdsd_bounds.verifiers.kernels.batch_steps")
     uniform = torch.rand((drafts.shape[0], drafts.shape[1] + 2), dtype=torch.float64, generator=generator)
     token = torch.empty(drafts.shape[0], dtype=torch.int64)
-    rows = (p.numpy(), q.numpy(), drafts.contiguous().numpy())
-    getattr(steps, kernel)(*rows, *settings, uniform.numpy(), token.numpy())
+    given, random = (p.numpy(), q.numpy(), drafts.contiguous().numpy()), (uniform.numpy(), token.numpy())
+    step = getattr(steps, kernel)
+
+    def work(first: int, last: int) -> None:
+        step(*(x[first:last] for x in given), *settings, *(x[first:last] for x in random))
+
+    in_threads(work, len(drafts))
     return token

@@ -9,6 +9,8 @@ from numba import njit
 _FAST = {"reassoc", "contract", "nsz"}
 #: Bins of p/q in [1, n] that bracket the roots of K-SEQ.
 BINS = 1024
+#: Parts into which one root's bracket is divided at a time.
+PARTS = 8
 
 
 @njit(cache=True, nogil=True)
@@ -136,6 +138,42 @@ def k_seq_roots(above: np.ndarray, below: np.ndarray, counts: np.ndarray, rhos: 
         rhos[c], lefts[c] = _root(near_p[:near], near_q[:near], more, slope, counts[c], low, max(high, low))
 
 
+@njit(cache=True, nogil=True)
+def k_seq_root(above: np.ndarray, below: np.ndarray, n: int) -> float:
+    """rho* for one number of drafts; the two arrays are written over.
+
+    E at the edges of eight equal parts of the bracket says in which of them the root lies.  The tokens whose ratio lies
+    above that part add a line to E, those below add nothing, and only the others are kept for the next round.
+    """
+    low, high, more, slope, count = 1.0, float(n), 0.0, 0.0, above.shape[0]
+    for _ in range(6):
+        if count <= 64:
+            break
+        width, values = (high - low) / PARTS, np.zeros(PARTS)
+        for first in range(0, count, 512):
+            part_p, part_q = above[first : min(first + 512, count)], below[first : min(first + 512, count)]
+            for j in range(1, PARTS):
+                values[j] += excess(part_p, part_q, low + j * width)
+        part = 0
+        for j in range(1, PARTS):
+            rho = low + j * width
+            if _gap(values[j] + more - slope * rho, rho, n) > 0.0:
+                part = j
+        if part < PARTS - 1:
+            high = low + (part + 1) * width
+        low = low + part * width
+        kept = 0
+        for i in range(count):
+            p, q = above[i], below[i]
+            above[kept], below[kept] = p, q
+            over, under = p > high * q, p <= low * q
+            more += p if over else 0.0
+            slope += q if over else 0.0
+            kept += not (over or under)
+        count = kept
+    return _root(above[:count], below[:count], more, slope, n, low, high)[0]
+
+
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def found(weight: np.ndarray, q: np.ndarray, rates: np.ndarray) -> None:
     """``rates[n - 1] = sum_i weight_i (1 - (1 - q_i)^n)``: mass of the tokens found among n independent draws.
@@ -145,14 +183,33 @@ def found(weight: np.ndarray, q: np.ndarray, rates: np.ndarray) -> None:
     rates[:] = 0.0
     seen = np.empty(512)
     for first in range(0, q.shape[0], 512):
-        size = min(512, q.shape[0] - first)
-        seen[:size] = 0.0
-        for n in range(rates.shape[0]):
-            total = 0.0
-            for i in range(size):
-                seen[i] += q[first + i] * (1.0 - seen[i])
-                total += weight[first + i] * seen[i]
-            rates[n] += total
+        _add_found(weight[first : first + 512], q[first : first + 512], seen, rates)
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _add_found(weight: np.ndarray, q: np.ndarray, seen: np.ndarray, rates: np.ndarray) -> None:
+    for i in range(q.shape[0]):
+        seen[i] = 0.0
+    for n in range(rates.shape[0]):
+        total = 0.0
+        for i in range(q.shape[0]):
+            seen[i] += q[i] * (1.0 - seen[i])
+            total += weight[i] * seen[i]
+        rates[n] += total
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def found_after_first(p: np.ndarray, q: np.ndarray, rates: np.ndarray) -> None:
+    """``rates[n - 1] = sum min(p, q) + sum_i (p_i - q_i)_+ (1 - (1 - q_i)^{n-1})``."""
+    rates[:] = 0.0
+    seen, left, kept = np.empty(512), np.empty(512), 0.0
+    for first in range(0, q.shape[0], 512):
+        part_p, part_q = p[first : first + 512], q[first : first + 512]
+        for i in range(part_q.shape[0]):
+            left[i] = max(part_p[i] - part_q[i], 0.0)
+            kept += min(part_p[i], part_q[i])
+        _add_found(left[: part_q.shape[0]], part_q, seen, rates[1:])
+    rates += kept
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
+from mdsd_bounds._backend.stirling import surjections
 from mdsd_bounds.verifiers.optimal.bin_kernels import coefficients, newton
 
 #: Moments of q kept for a bin: its tokens have ``q t < 1`` wherever anything is left to arrive.
@@ -34,17 +34,6 @@ MOMENTS = 18
 def heavy_from(n: int) -> float:
     """Share of the mass off the n - 1 heaviest tokens above which a token is an item of its own."""
     return min(0.02, 0.08 / n)
-
-
-@cache
-def arrivals() -> np.ndarray:
-    """``m! S(k, m)``, ``[MOMENTS + 1, MOMENTS + 1]``."""
-    table = np.zeros((MOMENTS + 1, MOMENTS + 1))
-    table[0, 0] = 1.0
-    for k in range(1, MOMENTS + 1):
-        for m in range(1, k + 1):
-            table[k, m] = m * (table[k - 1, m] + table[k - 1, m - 1])
-    return table
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ def bin_polynomials(moments: np.ndarray, scale: float, t: np.ndarray, draws: tup
     ``draws`` is n and the mass off the n - 1 heaviest tokens of the row.
     """
     n = draws[0]
-    kept, stirling = min(n, MOMENTS), arrivals()
+    kept, stirling = min(n, MOMENTS), surjections(MOMENTS)
     powers = (t / scale) ** np.arange(MOMENTS + 1)[:, None] / np.array(
         [float(math.factorial(k)) for k in range(MOMENTS + 1)]
     ).reshape(-1, 1)
@@ -97,7 +86,7 @@ def token_series(bins: Bins, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``[B, MOMENTS]``: r of a token is ``sum_k series_k x^{k+1}``, ``x = q scale``; ``a``, ``b`` as the bins' rows."""
     first = np.concatenate([[0], np.cumsum(bins.degree + 1)])
     plain, doubled = coefficients(first, bins.arrived, bins.closing, a, b)
-    orders, stirling = plain.shape[0], arrivals()
+    orders, stirling = plain.shape[0], surjections(MOMENTS)
     series = np.zeros((len(bins.degree), MOMENTS))
     for power in range(min(orders, MOMENTS)):
         sign = (-1.0) ** power

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers.base import place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,9 +181,7 @@ class Prepared:
         rejected = uniform[0] >= self._accept_probability(token)
         if bool(rejected.any()):
             table = self.excess if bool(self.excess[-1] > 0) else self.p.cumsum(0)
-            # 1 - U lies in (0, 1], so that a token of probability zero is never hit.
-            goal = table[-1] * (1.0 - uniform[1, rejected])
-            token[rejected] = torch.searchsorted(table, goal).clamp_(max=len(table) - 1)
+            token[rejected] = place_of(table, uniform[1, rejected])
         return token
 
     def checked(self, drafts: Tensor) -> Tensor:
@@ -213,10 +212,7 @@ class Prepared:
 
 def sample_slots(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     """A slot ``[T]`` from each row of ``probs`` ``[T, n]``."""
-    table = probs.cumsum(-1)
-    # 1 - U lies in (0, 1], so that a slot of probability zero is never hit.
-    goal = table[:, -1:] * (1.0 - torch.rand((len(probs), 1), dtype=table.dtype, generator=generator))
-    return torch.searchsorted(table, goal)[:, 0].clamp_(max=probs.shape[1] - 1)
+    return place_of(probs.cumsum(-1), torch.rand((len(probs), 1), dtype=probs.dtype, generator=generator))[:, 0]
 
 
 def own_memory(value: Any, copies: dict[int, Tensor]) -> Any:

@@ -205,6 +205,7 @@ VERIFIER = Verifier(
     name="judge",
     paper="Bachmann et al., Judge Decoding, ICLR 2025, arXiv 2501.19309 (one draft); more drafts: new",
     lossless=False,
+    cost="O(V)",
     samplers=("with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus", "independent"),
     output_distribution=output_distribution,
     exact_rate=exact_rate,

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import draw
 from mdsd_bounds.verifiers.base import Verifier
@@ -51,11 +52,15 @@ def torch_roots(p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor
 
 def _compiled_roots(compiled: ModuleType, p: Tensor, q: Tensor, n_drafts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     roots, left = p.new_empty((p.shape[0], len(n_drafts))), p.new_empty((p.shape[0], len(n_drafts)))
-    space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
     counts = torch.tensor(n_drafts).numpy()
-    for b in range(p.shape[0]):
-        count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
-        compiled.k_seq_roots(*space[:, :count], counts, roots[b].numpy(), left[b].numpy())
+
+    def work(first: int, last: int) -> None:
+        space = torch.empty((2, p.shape[1]), dtype=p.dtype).numpy()
+        for b in range(first, last):
+            count = compiled.above_draft(p[b].numpy(), q[b].numpy(), *space)
+            compiled.k_seq_roots(*space[:, :count], counts, roots[b].numpy(), left[b].numpy())
+
+    in_threads(work, len(p))
     return roots.T, left.T
 
 
@@ -137,4 +142,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
+    cost="O(V) a Newton step for rho",
 )

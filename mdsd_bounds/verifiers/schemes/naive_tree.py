@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdsd_bounds.problem import Option
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution
-from mdsd_bounds.verifiers.excess_function import found_rates
+from mdsd_bounds.verifiers.excess_function import found_after_first
 from mdsd_bounds.verifiers.schemes.rrs import first_accepted
 from mdsd_bounds.verifiers.speculative_sampling import speculative_distribution
 
@@ -30,12 +30,10 @@ def fast_step(
 
 def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``sum min(p, q_1) + sum (p-q_1)_+ (1 - prod_{k>1} (1-q_k))`` ``[N, B]``, O(V) per n."""
+    if q.ndim == 2:
+        return found_after_first(p, q, max(n_drafts))[[n - 1 for n in n_drafts]]
     first = draft_distribution(q, 0)
     kept, left = torch.minimum(p, first).sum(-1), (p - first).clamp(min=0.0)
-    if q.ndim == 2:
-        # No other draft finds nothing.
-        found = torch.cat([torch.zeros_like(kept)[None], found_rates(left, q, max(max(n_drafts) - 1, 1))])
-        return kept + found[[n - 1 for n in n_drafts]]
     return torch.stack([kept + (left * (1.0 - (1.0 - q[:, 1:n]).prod(1))).sum(-1) for n in n_drafts])
 
 
@@ -47,4 +45,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
+    cost="O(V)",
 )
