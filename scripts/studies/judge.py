@@ -122,8 +122,8 @@ def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., b
     fold = folds_of(every)
     penalty = fit(labels, facts, resamples=200).head.facts["penalty"]
     label = labels.columns["label"]
-    others = [fold[labels.group] != k for k in range(5)]
-    heads = [fit_head(labels.states[kept], label[kept], penalty) for kept in others]
+    train = [fold[labels.group] != k for k in range(5)]
+    heads = [fit_head(labels.states[keep], label[keep], penalty) for keep in train]
 
     def head_of(task: str) -> JudgeHead:
         # A task without labels was seen by no head.

@@ -8,17 +8,14 @@ import json
 import tokenize
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from scipy.stats import beta, binomtest
 
 from mdsd_bounds import open_dump
@@ -27,6 +24,7 @@ from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_la
 from mdsd_bounds.judge.evidence import auc_with_intervals, token_type
 from mdsd_bounds.judge.labels import read_task
 from mdsd_bounds.judge.plane import CONFIDENT
+from mdsd_bounds.plots import save_figure
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
 
 #: Shares of the draft's tokens approved, at which harm is compared.
@@ -189,15 +187,6 @@ def _by_type(labels: Labels) -> str:
     return "Harmless by the kind of the draft's token: " + ", ".join(parts) + "."
 
 
-def save(ax: Axes, file: Path) -> None:
-    """Write the figure of ``ax``."""
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ValueError("the axes belong to no figure")
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-
-
 def _harm_figure(table: pd.DataFrame, every: float, title: str, file: Path) -> None:
     ax = axes(None)
     for i, (name, part) in enumerate(table.groupby("score", sort=False)):
@@ -210,7 +199,7 @@ def _harm_figure(table: pd.DataFrame, every: float, title: str, file: Path) -> N
     ax.set_ylabel("share of the approved that break the program")
     ax.set_title(f"Labels from {title}", fontsize=9)
     legend(ax)
-    save(ax, file)
+    save_figure(ax, file)
 
 
 def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
@@ -225,20 +214,23 @@ def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> li
         PLANE.format(rows=len(held), documents=documents), "",
         "| rule | parameter | acceptance | TV | line alpha\\* + TV |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for entry in table.to_dict(orient="records"):
-        row: Any = SimpleNamespace(**{str(name): value for name, value in entry.items()})
+    rows: Any = table.itertuples()
+    for row in rows:
         parameter = "" if np.isnan(row.parameter) else f"{row.parameter:.3g}"
         lines.append(f"| {row.rule} | {parameter} | {row.acceptance:.4f} | {row.tv:.4f} | {row.bound:.4f} |")
     ax = axes(None)
     for i, (name, part) in enumerate(table.groupby("rule", sort=False)):
         part = part.sort_values("tv")
-        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        style = "none" if len(part) == 1 else "-"
-        ax.plot(part["tv"], part["acceptance"], linestyle=style, linewidth=1.4, label=name, **look)
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "linewidth": 1.4,
+        }
+        ax.plot(part["tv"], part["acceptance"], linestyle="none" if len(part) == 1 else "-", label=name, **look)
     ax.set_xlabel("mean total variation from the target")
     ax.set_ylabel("mean acceptance, one draft")
     legend(ax)
-    save(ax, figure)
+    save_figure(ax, figure)
     return [*lines, "", f"![acceptance and total variation]({figure.name})", ""]
 
 
