@@ -150,7 +150,19 @@ def test_what_cannot_be_paired(pairs: list[str], capsys: Any, monkeypatch: Any) 
 
 
 def test_advice_says_where_it_rests_on_a_limit(pairs: list[str], capsys: Any, monkeypatch: Any) -> None:
-    ask = ("advise", pairs[0], "--draft-cost", "0.01", "--sampler", "with_replacement", "--verifier", "rrs", "--quiet")
+    ask = (
+        "advise",
+        pairs[0],
+        "--draft-cost",
+        "0.01",
+        "--sampler",
+        "with_replacement",
+        "--verifier",
+        "rrs",
+        "--quiet",
+        "--rules",
+        "none",
+    )
     code, text, err = call(*ask, "--nodes", "3", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0, err
     assert text.startswith("fastest: with_replacement, rrs, ")
