@@ -2,6 +2,7 @@
 #   make demo   the bounds of the shipped dump, as a table and a figure (out/demo.png)
 #   make test   every test, the linters and the type checker
 #   make docs   the documentation site in out/site; every warning is an error
+#   make notebooks  every notebook executed in place, so that its outputs are those of this code; some minutes
 #   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); half an hour, resumable
 #   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
@@ -13,7 +14,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 FUZZ_COUNT ?= 10000
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check docs fuzz chaos bench bench-gpu clean
+.PHONY: demo test check docs notebooks fuzz chaos bench bench-gpu clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -52,6 +53,9 @@ check: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/site
 	@echo "the site is in out/site/index.html"
+
+notebooks: $(VENV)/.dev
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/run_notebooks.py
 
 fuzz: $(VENV)/.dev
 	mkdir -p out

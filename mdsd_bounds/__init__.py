@@ -6,8 +6,9 @@ The one idea: ``alpha* = 1 + min over token sets H of (P(H) - Q(H))``.  Names ar
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from mdsd_bounds._backend.lazy import lazily
 
 if TYPE_CHECKING:
     from mdsd_bounds.bounds import METHODS as METHODS
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOMES = {
     "Acceptance": "mdsd_bounds.problem",
     "Bound": "mdsd_bounds.problem",
     "InputError": "mdsd_bounds.problem",
@@ -52,13 +53,10 @@ _HOME = {
     "acceptance_rate": "mdsd_bounds.verifiers",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'mdsd_bounds' has no attribute {name!r}")
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

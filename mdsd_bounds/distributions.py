@@ -283,7 +283,10 @@ def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) ->
     values, mass, sound = probs.numpy(), np.empty(len(rows)), np.empty(len(rows), np.bool_)
 
     def work(first: int, last: int) -> None:
-        softmax_rows.softmax_rows(*given, kind, float(temperature), first, last, values, mass, sound)
+        some = slice(first, last)
+        # Of the two the empty one stays empty.
+        parts = (given[0][some], given[1][some])
+        softmax_rows.softmax_rows(*parts, kind, float(temperature), values[some], mass[some], sound[some])
 
     in_threads(work, len(rows))
     return (probs, torch.from_numpy(mass)) if sound.all() else None

@@ -17,6 +17,8 @@ from torch import Tensor
 from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 
+__all__ = ["UNCHANGED", "SamplingOptions", "adjusted", "shift_of"]
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -70,16 +72,16 @@ class SamplingOptions:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     def __str__(self) -> str:
-        told = [f"logit bias on {len(self.logit_bias)} tokens"] if self.logit_bias else []
+        parts = [f"logit bias on {len(self.logit_bias)} tokens"] if self.logit_bias else []
         for name, neutral in (("repetition", 1), ("presence", 0), ("frequency", 0)):
             value = getattr(self, f"{name}_penalty")
-            told += [f"{name} penalty {value:g}"] if value != neutral else []
-        told += [
+            parts += [f"{name} penalty {value:g}"] if value != neutral else []
+        parts += [
             f"{name.replace('_', '-')} {value:g}"
             for name, value in (("min_p", self.min_p), ("top_k", self.top_k), ("top_p", self.top_p))
             if value is not None
         ]
-        return ", ".join(told) or "as it is"
+        return ", ".join(parts) or "as it is"
 
 
 #: A request that asks for nothing.

@@ -35,7 +35,9 @@ KEPT = 64
 LOGGED_AGAIN = 448
 COUNTS = (1, 2, 4, 8)
 SAMPLERS = ("with_replacement", "without_replacement", "greedy", "top_k")
-HIDDEN = CaptureSettings(new_tokens=28, temperature=1.0, seed=0, batch_size=16, store="hidden")
+HIDDEN = CaptureSettings(
+    new_tokens=28, temperature=1.0, seed=0, batch_size=16, store="hidden", max_positions=LOGGED_AGAIN
+)
 KEY = ["sampler", "drafts", "row"]
 
 
@@ -56,7 +58,6 @@ def main() -> None:
         "humaneval",
         arguments.out / "hidden",
         HIDDEN,
-        max_positions=LOGGED_AGAIN,
     )
     full = bounds(arguments.study, arguments.out / "full.parquet", POSITIONS)
     again = bounds(hidden, arguments.out / "hidden.parquet", LOGGED_AGAIN)

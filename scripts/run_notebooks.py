@@ -1,4 +1,4 @@
-"""Execute the notebooks in place, so that their outputs are those of the present code.
+"""Execute the notebooks in place, so that their outputs are those of the present code (``make notebooks``).
 
 python scripts/run_notebooks.py [NAME ...]
 """

@@ -12,6 +12,7 @@ Nothing on the page is measured at that size: it is the rates of ``docs/scale.js
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,7 @@ def page(part: dict[str, Any]) -> str:
         "| workers | " + " | ".join(f"{label}: own disk | shared" for label in KINDS.values()) + " |",
         "|---:|" + "---:|---:|" * len(KINDS),
     ]
-    for workers in WORKERS:
-        cells = []
-        for kind in KINDS:
-            slower = max(compute_ms(kind), read_ms(kind))
-            cells.append(_time(slower * POSITIONS / workers / 1e3))
-            cells.append(f"{sizes[kind] * workers / compute_ms(kind) / 1e6:,.3g} GB/s")
-        lines.append(f"| {workers:,} | " + " | ".join(cells) + " |")
+    lines += [_elapsed(workers, sizes, compute_ms, read_ms) for workers in WORKERS]
     saved = sizes["logits"] / sizes["hidden"]
     dearer = compute_ms("hidden") / compute_ms("logits")
     lines += [
@@ -113,6 +108,18 @@ def page(part: dict[str, Any]) -> str:
         "- Not counted: starting workers, opening dumps, scheduling, and whatever a network adds to a disk.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _elapsed(
+    workers: int, sizes: Mapping[str, float], compute_ms: Callable[[str], float], read_ms: Callable[[str], float]
+) -> str:
+    """A line of elapsed times: what each kind of dump takes so many workers, and what it asks of a store."""
+    cells = []
+    for kind in KINDS:
+        slower = max(compute_ms(kind), read_ms(kind))
+        cells.append(_time(slower * POSITIONS / workers / 1e3))
+        cells.append(f"{sizes[kind] * workers / compute_ms(kind) / 1e6:,.3g} GB/s")
+    return f"| {workers:,} | " + " | ".join(cells) + " |"
 
 
 def streaming(part: dict[str, Any]) -> str:

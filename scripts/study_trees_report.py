@@ -12,6 +12,7 @@ import pandas as pd
 
 from mdsd_bounds.dumps.step_schema import read_step
 from mdsd_bounds.pipeline.tables import bootstrap_interval
+from mdsd_bounds.plots.style import root_of
 from mdsd_bounds.plots.tree_depths import tree_depths
 from mdsd_bounds.plots.tree_protocols import tree_protocols
 from mdsd_bounds.trees.log import summarise_log, summary_table
@@ -328,8 +329,8 @@ def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
     held = pd.concat(parts)
     ax = tree_depths(held[held["depth"] <= 10])
     ax.set_title("14 nodes per call: how deep drafts are accepted")
-    ax.figure.savefig(results / "depths.png", dpi=150)
-    plt.close(ax.figure)
+    root_of(ax).savefig(results / "depths.png", dpi=150)
+    plt.close(root_of(ax))
 
 
 def _csv(table: pd.DataFrame, file: Path) -> None:

@@ -19,6 +19,7 @@ from mdsd_bounds.audit.draft_check import draft_check
 from mdsd_bounds.audit.logs import distribution_of, rounding
 from mdsd_bounds.audit.martingale import wager
 from mdsd_bounds.audit.self_check import drawn_rows
+from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.trees.base import grow
@@ -77,7 +78,7 @@ def test_jsonl_parquet_and_rows_of_a_dump_say_the_same(tmp_path: Path) -> None:
     held = audit_log(written(tmp_path / "rows.jsonl", by_row), dump=str(tmp_path / "pair.npz"))
     assert same_verdict(text, held)
     # Another temperature is another distribution.
-    other = audit_log(str(tmp_path / "rows.jsonl"), dump=str(tmp_path / "pair.npz"), temperature=0.5)
+    other = audit_log(str(tmp_path / "rows.jsonl"), dump=str(tmp_path / "pair.npz"), target=Warp(0.5))
     assert other.chi.statistic > text.chi.statistic
 
 
@@ -167,9 +168,9 @@ def test_rounding_of_stored_logits_is_allowed_for() -> None:
         for row in range(20):
             probs = to_probs(stored[row : row + 1])[0]
             moved = 0.5 * float((probs - to_probs(exact[row : row + 1])[0]).abs().sum())
-            assert moved <= rounding(stored[row], probs, {"temperature": 1.0})
-            assert distribution_of(stored[row : row + 1], None, "x", row, None, {"temperature": 1.0}).defect >= moved
-            assert distribution_of(stored[row : row + 1], None, "x", row, 1e-4, {"temperature": 1.0}).defect == 0.0
+            assert moved <= rounding(stored[row], probs, 1.0)
+            assert distribution_of(stored[row : row + 1], None, "x", row, None, Warp()).defect >= moved
+            assert distribution_of(stored[row : row + 1], None, "x", row, 1e-4, Warp()).defect == 0.0
 
 
 # --- block verification ----------------------------------------------------------------------------------------------

@@ -125,3 +125,13 @@ def test_demo_needs_no_file(capsys: Any, monkeypatch: Any) -> None:
     assert f"{float(best.value.mean()):.4f} of the positions, 0.00 percentage points below its bound" in text
     rate = acceptance_rate(p, q, 4, "with_replacement", "rrs")
     assert f"{float(rate.value.mean()):.4f}" in text
+
+
+def test_costs_are_stated_and_are_those_of_the_page(capsys: Any, monkeypatch: Any) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    for what in ("samplers", "verifiers"):
+        _, rows, _ = call("list", what, "--format", "json", capsys=capsys, monkeypatch=monkeypatch)
+        for row in json.loads(rows):
+            assert row["cost"] not in ("", "not stated")
+            lines = [line for line in page.splitlines() if line.startswith(f"| `{row['name']}` |")]
+            assert any(f"| {row['cost']} |" in line for line in lines)

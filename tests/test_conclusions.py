@@ -13,11 +13,19 @@ import pytest
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds._backend.text_table import text_table
-from mdsd_bounds.pipeline.conclusions import bounds_in_words, comparison_in_words, paired_in_words
+from mdsd_bounds.pipeline.conclusions import (
+    bounds_in_words,
+    comparison_in_words,
+    gaussian_in_words,
+    paired_in_words,
+    speculation_in_words,
+    world_in_words,
+)
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.paired import paired
+from mdsd_bounds.pipeline.rendering import fitted, render
 from mdsd_bounds.pipeline.run import run
-from mdsd_bounds.pipeline.tables import fitted, render, summarise_comparison
+from mdsd_bounds.pipeline.tables import summarise_comparison
 from tests.command import call
 
 
@@ -142,7 +150,19 @@ def test_what_cannot_be_paired(pairs: list[str], capsys: Any, monkeypatch: Any) 
 
 
 def test_advice_says_where_it_rests_on_a_limit(pairs: list[str], capsys: Any, monkeypatch: Any) -> None:
-    ask = ("advise", pairs[0], "--draft-cost", "0.01", "--sampler", "with_replacement", "--verifier", "rrs", "--quiet")
+    ask = (
+        "advise",
+        pairs[0],
+        "--draft-cost",
+        "0.01",
+        "--sampler",
+        "with_replacement",
+        "--verifier",
+        "rrs",
+        "--quiet",
+        "--rules",
+        "none",
+    )
     code, text, err = call(*ask, "--nodes", "3", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0, err
     assert text.startswith("fastest: with_replacement, rrs, ")
@@ -170,6 +190,35 @@ def test_wide_tables_lose_columns_and_never_the_interval() -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert text.splitlines()[1].split()[-3:] == ["gap", "ci_low", "ci_high"]
     assert "0.0500" in text
+
+
+def test_continuous_states_in_words() -> None:
+    rows = [
+        {"delta": 1.0, "n": 4, "alpha_star": 0.92, "d_grs": 0.80, "rank_mixture": 0.90, "reflection": 0.6},
+        {"delta": 2.0, "n": 1, "alpha_star": 0.32, "d_grs": 0.31, "rank_mixture": float("nan"), "reflection": 0.3},
+    ]
+    said = gaussian_in_words(pd.DataFrame(rows))
+    assert "shift of 1 standard deviations the optimum of 4 drafts accepts 0.9200" in said
+    assert "2.00 percentage points more than rank_mixture" in said
+    assert "of 1 draft accepts 0.3200" in gaussian_in_words(pd.DataFrame(rows[1:]))
+    methods = pd.DataFrame({"method": ["exact", "SynCoS", "Gen-L-Video"], "energy_distance": [5.0, 5.5, 7.0]})
+    assert world_in_words(methods, 9).startswith("Of 2 methods from windows, SynCoS comes closest")
+    assert "exact samples have 5)" in world_in_words(methods, 9)
+    assert world_in_words(methods[:1], 9) == "1 method, 9 videos each; none of them works from windows."
+    runs = {"steps": [50, 50], "draft": ["a", "b"], "tree": ["1x4", "2x3"], "rule": ["reflection", "optimal"]}
+    runs |= {"calls": [12.0, 10.0], "calls_95": [0.5, 0.25], "steps_per_call": [4.2, 5.0]}
+    assert speculation_in_words(pd.DataFrame(runs)) == (
+        "Fewest sequential target calls for 50 steps: 10.0 +- 0.2 (95%), with drafts b, tree 2x3 and rule optimal; "
+        "5.00 steps per call."
+    )
+
+
+def test_inspect_begins_with_what_the_file_is(pairs: list[str], capsys: Any, monkeypatch: Any) -> None:
+    code, text, _ = call("inspect", pairs[0], capsys=capsys, monkeypatch=monkeypatch)
+    _, facts, _ = call("inspect", pairs[0], "--format", "json", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0
+    assert text.splitlines()[0] == json.loads(facts)["conclusion"]
+    assert text.startswith(f"{pairs[0]} is a dump of 40 positions in 8 documents over 12 tokens; missing: the tokens")
 
 
 def test_foreign_text_moves_no_column_and_no_cursor() -> None:

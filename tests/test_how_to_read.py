@@ -16,12 +16,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.cli.commands import app
 from mdsd_bounds.dumps import open_pair, single_model
 from mdsd_bounds.dumps.formats.llama_cpp import write_llama_cpp
 from mdsd_bounds.dumps.formats.top_logprobs.positions import Text
 from mdsd_bounds.dumps.formats.top_logprobs.tokenizer import resolver
-from mdsd_bounds.dumps.how_to_read import HowToRead, reading_so
+from mdsd_bounds.dumps.how_to_read import HowToRead
 
 CASES = Path(__file__).parent / "data" / "cases"
 
@@ -61,6 +62,19 @@ def test_head_k_predicts_what_the_target_predicts_k_rows_later(form: str, head: 
     wanted = draft[[i - head for i in places], head]
     assert torch.equal(torch.cat([batch.draft_logits for batch in held]), wanted)
     assert dump.fingerprint() != open_dump(f"{path}#head={(head + 1) % 3}").fingerprint()
+
+
+def test_a_head_of_a_dump_that_is_fetched(tmp_path: Path) -> None:
+    """How a dump is to be read holds for what was fetched as well, and stays in its name."""
+    target, draft = torch.randn(6, 5), torch.randn(6, 3, 5)
+    np.savez(tmp_path / "x.npz", target_logits=target.numpy(), draft_logits=draft.numpy())
+    fs, place = split(f"memory://{tmp_path.name}/x.npz")
+    fs.pipe_file(place, (tmp_path / "x.npz").read_bytes())
+    url = f"memory://{tmp_path.name}/x.npz#head=2"
+    dump = open_dump(url)
+    assert dump.facts.path == url
+    (batch,) = dump.batches(9)
+    assert torch.equal(batch.draft_logits, draft[:4, 2])
 
 
 def test_heads_of_a_batch_with_its_texts(tmp_path: Path) -> None:
@@ -162,8 +176,7 @@ def test_two_tokens_with_one_text_are_never_merged(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(single_model, "UNSTATED_WIDTH", 64)
     # The text "x" is both the word x and x with a leading space that decoding drops.
     folder = tokenizer(tmp_path, {"t0": 0, "x": 1, "y": 2, "\u2581z": 3, " z": 4})
-    with reading_so(HowToRead(tokenizer=str(folder))):
-        found = resolver()
+    found = resolver(HowToRead(tokenizer=str(folder)))
     assert found is not None
     assert (found(Text("x")), found(Text("y"))) == (1, 2)
     assert found(Text(" z")) is None

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     prompts = [*(text for text in PROMPTS if len(text) > 1), "abcdabcd", "cc"]
 
     def run(folder: str, report: Callable[[str], None]) -> None:
-        log_pair(pair["target"], pair.get(draft, draft), prompts, tmp_path / folder, settings, max_positions=limit,
-                 report=report)  # fmt: skip
+        asked = replace(settings, max_positions=limit)
+        log_pair(pair["target"], pair.get(draft, draft), prompts, tmp_path / folder, asked, report=report)
 
     run("whole", lambda line: None)
     for stop in (1, 2):
@@ -393,9 +394,9 @@ def test_other_tokens_are_read_once_where_they_extend(pair: dict[str, str], monk
         ({"settings": CaptureSettings(temperature=float("nan"))}, "temperature nan"),
         ({"settings": CaptureSettings(new_tokens=0)}, "new_tokens 0"),
         ({"settings": CaptureSettings(store_dtype="int8")}, "store_dtype"),
-        ({"dtype": "float8"}, "choose float32, bfloat16 or float16"),
-        ({"device": "quantum"}, "device 'quantum'"),
-        ({"max_positions": 0}, "max_positions 0"),
+        ({"settings": replace(SMALL, dtype="float8")}, "choose float32, bfloat16, float16 or int8"),
+        ({"settings": replace(SMALL, device="quantum")}, "device 'quantum'"),
+        ({"settings": replace(SMALL, max_positions=0)}, "max_positions 0"),
     ],
 )
 def test_one_clear_line(pair: dict[str, str], change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_command_line(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monke
         assert set(table["sampler"]) == {"sticky"}
         part = table[table["drafts"] == 2]
         assert part["value"].to_numpy() == pytest.approx([by_hand(p[b], q[b], 0.5) for b in range(4)], abs=1e-6)
-    of_rule = ("--verifier", "nss", "--sampler", "sticky", "--drafts", "2", "--steps", "20")
+    of_rule = ("--verifier", "nss", "--sampler", "sticky", "--drafts", "2", "--steps", "20", "--dump", dump)
     for arguments in ((logged(tmp_path / "log.jsonl", 50),), of_rule):
         code, text = call("audit", *arguments, "--quiet", capsys=capsys, monkeypatch=monkeypatch)
         assert code == 0, text

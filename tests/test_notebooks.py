@@ -35,13 +35,18 @@ def test_all_notebooks_are_known() -> None:
         "00_quickstart",
         "10_the_dual_by_hand",
         "20_verifiers_against_the_bound",
+        "22_the_optimal_rule_as_a_tree",
         "25_own_verifier",
         "30_several_drafts_of_a_diffusion_step",
+        "40_my_own_models",
+        "50_is_this_log_lossless",
     ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_repeats_its_outputs(name: str) -> None:
+    if name == "40_my_own_models":
+        pytest.importorskip("transformers", reason="the extra 'models' is not installed")
     stored = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     fresh = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     with warnings.catch_warnings():

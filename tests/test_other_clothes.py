@@ -23,7 +23,7 @@ from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.dumps.containers import records as records_module
 from mdsd_bounds.dumps.containers.records import records
 from mdsd_bounds.dumps.containers.text import whole_text
-from mdsd_bounds.dumps.formats.array_files import open_store
+from mdsd_bounds.dumps.formats.array_files import open_arrays
 from mdsd_bounds.models.prompts import read_prompts
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.run import run
@@ -116,7 +116,7 @@ def test_columns_are_read_at_any_place(make: Callable[[Any], Any], group: int, t
         }
     )
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=group)
-    store = open_store(tmp_path / "x.parquet")
+    store = open_arrays(tmp_path / "x.parquet")
     assert set(store) == {"rows", "deep", "doc"}
     assert (store["rows"].shape, store["deep"].shape, store["doc"].shape) == ((150, 7), (150, 2, 3), (150,))
     for a, b in [(0, 5), (5, 9), (9, 140), (140, 150), (3, 4), (149, 150), (0, 150)]:

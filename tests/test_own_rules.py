@@ -21,7 +21,7 @@ from mdsd_bounds._backend.progress import stage, watching
 from mdsd_bounds.audit import audit_rule, load_rule
 from mdsd_bounds.cli import options
 from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
-from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.run import Execution, run
 from mdsd_bounds.samplers import Sampler, register_sampler
 from mdsd_bounds.verifiers import Verifier, enumerate_verifier, from_function, get_verifier, register_verifier
 from tests.command import call
@@ -353,7 +353,7 @@ def test_workers_find_it(folder: Path, tmp_path: Path) -> None:
         dump = open_dump(str(folder / "pair.npz"))
         local = run(dump, settings)
         ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
-        far = run(dump, settings, engine="ray")
+        far = run(dump, settings, execution=Execution("ray"))
     finally:
         ray.shutdown()
         SAMPLERS.pop(again.name)

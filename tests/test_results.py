@@ -10,14 +10,8 @@ import pytest
 
 from mdsd_bounds import InputError
 from mdsd_bounds.pipeline import tables as results
-from mdsd_bounds.pipeline.tables import (
-    COLUMNS,
-    bootstrap_interval,
-    document_means,
-    read_table,
-    render,
-    summarise_comparison,
-)
+from mdsd_bounds.pipeline.rendering import render
+from mdsd_bounds.pipeline.tables import COLUMNS, bootstrap_interval, document_means, read_table, summarise_comparison
 
 
 def test_document_standard_error_covers() -> None:

@@ -30,7 +30,7 @@ from mdsd_bounds.pipeline.engines import ENGINES, Job, job, local
 from mdsd_bounds.pipeline.engines.job import reads
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
 from mdsd_bounds.pipeline.part_files import claim, open_store
-from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.run import Execution, run
 
 ROWS, SIZE = 6 * BLOCK_ROWS + 1, 40  # six blocks and a single row
 SETTINGS = Settings(samplers=("with_replacement", "top_k"), drafts=(1, 3))
@@ -70,7 +70,7 @@ def to_bytes(pair: str, out: Path, settings: Settings = SETTINGS, **options: Any
 def test_same_bytes_for_every_batch_size_and_number_of_shards(pair: str, tmp_path: Path, settings: Settings) -> None:
     whole = to_bytes(pair, tmp_path / "whole.parquet", settings)
     for batch_rows in (1, BLOCK_ROWS + 1, 2 * BLOCK_ROWS, 10**6):
-        assert to_bytes(pair, tmp_path / "batch.parquet", settings, batch_rows=batch_rows) == whole
+        assert to_bytes(pair, tmp_path / "batch.parquet", settings, execution=Execution(batch_rows=batch_rows)) == whole
     for shards in (2, 5, 9):
         out = tmp_path / f"{shards}.parquet"
         order = [*range(1, shards), 0]
@@ -130,7 +130,7 @@ def test_blocks_and_parts_cover_every_row_once(pair: str, rows: int, max_parts: 
 
 
 def test_parts_of_several_blocks_hold_the_same_table(pair: str, tmp_path: Path) -> None:
-    few = to_bytes(pair, tmp_path / "few.parquet", max_parts=2)
+    few = to_bytes(pair, tmp_path / "few.parquet", execution=Execution(max_parts=2))
     assert few == to_bytes(pair, tmp_path / "many.parquet")
 
 
@@ -148,7 +148,13 @@ def test_batches_are_what_is_read_at_once(
     monkeypatch.setattr(local, "read", read)
     whole = Job(open_dump(pair), SETTINGS, len(open_dump(pair)))
     mine = whole.blocks[shard[0] :: shard[1]]
-    run(open_dump(pair), SETTINGS, out=str(tmp_path / "out.parquet"), batch_rows=batch_rows, shard=shard)
+    run(
+        open_dump(pair),
+        SETTINGS,
+        out=str(tmp_path / "out.parquet"),
+        shard=shard,
+        execution=Execution(batch_rows=batch_rows),
+    )
     assert sum(stop - start for start, stop in read_rows) == sum(stop - start for start, stop in mine)
     # Blocks that are no neighbours are never read together.
     assert len(read_rows) == len(reads(replace(whole, batch_rows=batch_rows if shard == (0, 1) else 1), mine))
@@ -480,7 +486,7 @@ def test_what_an_engine_prints_is_no_data(
 
 def test_unknown_engines_and_file_systems(pair: str) -> None:
     with pytest.raises(InputError, match="unknown engine 'gpu'; choose local or ray"):
-        run(open_dump(pair), SETTINGS, engine="gpu")
+        run(open_dump(pair), SETTINGS, execution=Execution("gpu"))
     with pytest.raises(InputError, match="nosuch"):
         run(open_dump(pair), SETTINGS, out="nosuch://bucket/out.parquet")
 

@@ -16,7 +16,7 @@ import pytest
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
-from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.run import Execution, run
 
 ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 
@@ -73,9 +73,13 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
     monkeypatch.setattr(ray_data, "make_worker", make_worker)
     out, seen = tmp_path / "out.parquet", []
-    assert run(open_dump(pair), SETTINGS, out=str(out), engine="ray", shard=(1, 3)) is None
+    assert run(open_dump(pair), SETTINGS, out=str(out), shard=(1, 3), execution=Execution("ray")) is None
     table = run(
-        open_dump(pair), SETTINGS, out=f"file://{out}", engine="ray", progress=lambda done, _: seen.append(done)
+        open_dump(pair),
+        SETTINGS,
+        out=f"file://{out}",
+        execution=Execution("ray"),
+        progress=lambda done, _: seen.append(done),
     )
     assert seen == sorted(set(seen))
     assert seen[0] == 2 * BLOCK_ROWS + 6  # parts 1, 4 and 7: the shard before is not computed again
@@ -109,7 +113,7 @@ def test_a_part_that_kills_every_worker_is_named(pair: str, tmp_path: Path, monk
         InputError,
         match=rf"rows {BLOCK_ROWS} to {2 * BLOCK_ROWS - 1}: \d workers died over them, perhaps out of memory",
     ):
-        run(open_dump(pair), SETTINGS, out=str(tmp_path / "out.parquet"), engine="ray")
+        run(open_dump(pair), SETTINGS, out=str(tmp_path / "out.parquet"), execution=Execution("ray"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -119,9 +123,9 @@ def test_bad_rows_and_places_give_one_line(tmp_path: Path, pair: str) -> None:
     bad[67, 2] = np.nan
     np.savez(tmp_path / "bad.npz", target_logits=bad, draft_logits=rows)
     with pytest.raises(InputError, match=r"bad.npz target_logits row 67: NaN"):
-        run(open_dump(tmp_path / "bad.npz"), SETTINGS, engine="ray")
+        run(open_dump(tmp_path / "bad.npz"), SETTINGS, execution=Execution("ray"))
     with pytest.raises(InputError, match="this one's memory; give a shared path"):
-        run(open_dump(pair), SETTINGS, out="memory://out.parquet", engine="ray")
+        run(open_dump(pair), SETTINGS, out="memory://out.parquet", execution=Execution("ray"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -129,7 +133,7 @@ def test_actors_of_gpu_clusters(pair: str, monkeypatch: pytest.MonkeyPatch) -> N
     # The actors run on the processor here: the cluster has no GPU to give, and torch sees none.
     monkeypatch.setattr("mdsd_bounds.pipeline.engines.ray_data._gpus", lambda ray: 2)
     monkeypatch.setattr("mdsd_bounds.pipeline.engines.ray_data.GPUS_PER_ACTOR", 0)
-    table = run(open_dump(pair), SETTINGS, engine="ray")
+    table = run(open_dump(pair), SETTINGS, execution=Execution("ray"))
     pd.testing.assert_frame_equal(table, run(open_dump(pair), SETTINGS))
 
 

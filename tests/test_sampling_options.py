@@ -19,7 +19,7 @@ from mdsd_bounds.cli import app
 from mdsd_bounds.cli.sampling import read_bias
 from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.pipeline.evaluate_block import Settings
-from mdsd_bounds.pipeline.run import run
+from mdsd_bounds.pipeline.run import Execution, run
 from mdsd_bounds.sampling import SamplingOptions, adjusted
 
 DATA = Path(__file__).parent / "data" / "options"
@@ -241,7 +241,7 @@ def test_penalties_do_not_depend_on_reads_and_shards(tmp_path: Path) -> None:
     whole = run(open_dump(str(path)), settings)
     assert whole is not None
     for batch_rows in (64, 128, 1000):
-        again = run(open_dump(str(path)), settings, batch_rows=batch_rows, max_parts=2)
+        again = run(open_dump(str(path)), settings, execution=Execution(batch_rows=batch_rows, max_parts=2))
         pd.testing.assert_frame_equal(whole, again)
     out = str(tmp_path / "x.parquet")
     assert run(open_dump(str(path)), settings, out=out, shard=(1, 2)) is None

@@ -108,6 +108,8 @@ def test_costs_of_a_file_count_the_width_of_each_level(tmp_path):
         (0.0, None, "positive"),
         (0.1, "1:1,0:2", "from 1"),
         (0.1, "1:-1", "positive"),
+        (0.1, "1:1,4:0", "positive"),
+        (0.1, "1:1,4:2,1:3", "twice"),
         (0.1, "1=1", "nodes:cost pairs"),
         (0.1, "one:1", "numbers of nodes"),
         (0.1, "nowhere.json", r"nowhere\.json: cannot be opened \(No such file"),
@@ -116,6 +118,54 @@ def test_costs_of_a_file_count_the_width_of_each_level(tmp_path):
 def test_costs_that_are_none_are_refused(draft, target, message):
     with pytest.raises(InputError, match=message):
         costs_from(draft, target)
+
+
+def test_costs_out_of_order_are_sorted():
+    costs = costs_from(0.1, "33:3,1:1,9:1.8")
+    assert costs.target == ((1, 1.0), (9, 1.8), (33, 3.0))
+    assert costs.widest == 33
+
+
+def test_a_batch_reads_the_nodes_of_all_its_texts_and_verifies_one_after_the_other():
+    costs = costs_from(0.2, "1:1,9:1.8,33:3", batch=4, call_ms=20.0)
+    # Two levels of 2 nodes: the draft reads 4 and 8 tokens, the target 4 * 5.
+    calls = 2 * 0.2 + 1.8 + 1.2 * 11 / 24
+    assert costs.of([2, 2]) == pytest.approx(calls / 4)
+    assert costs.of([2, 2], verification=0.005) == pytest.approx(calls / 4 + 0.25)
+    assert costs.of([]) == pytest.approx((1 + 0.8 * 3 / 8) / 4)
+    assert costs_from(0.2, None).of([2], verification=1.0) == costs_from(0.2, None).of([2])
+    for wrong in ({"batch": 0}, {"call_ms": 0.0}, {"call_ms": float("nan")}):
+        with pytest.raises(InputError, match=r"at least 1|more than 0"):
+            costs_from(0.2, None, **wrong)
+
+
+def test_seconds_say_how_long_a_call_takes_alone(tmp_path):
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({"target": {"1": 0.5}, "draft": {"1": 0.1}}))
+    assert costs_from(None, str(file)).of([1], verification=0.25) == pytest.approx(0.1 + 0.5 + 0.25)
+    with pytest.raises(InputError, match="leave out --call-ms"):
+        costs_from(None, str(file), call_ms=5.0)
+
+
+def test_the_time_of_verification_counts_nodes_that_are_come_to():
+    profile = Profile("s", "v", np.array([[0.5, 0.8]]).repeat(4, 0))
+    times = np.array([1.0, 3.0])
+    assert Choice(profile, (2, 1, 1)).seconds(profile.rates[0], times) == pytest.approx(3 + 0.8 + 0.8 * 0.5)
+    # By rank: .5 and .3; the second child is a leaf.
+    assert Choice(profile, shape=(((),), ())).seconds(profile.rates[0], times) == pytest.approx(3 + 0.5)
+
+
+def test_a_slow_verification_loses_to_a_worse_rule():
+    fast, slow = exact(), Profile("without_replacement", "slow", np.minimum(exact().rates * 1.2, 1.0))
+    rows = np.array([0, 0, 1, 1])
+    for seconds, first in ((0.0, "slow"), (0.5, "rrs_without_replacement")):
+        costs = Costs(
+            ((1, 1.0),), ((1, 0.1),), "second", seconds=1.0,
+            verification={("without_replacement", "slow"): np.full(3, seconds)},
+        )  # fmt: skip
+        advice = advise([fast, slow], rows, costs, 6, 3)
+        assert advice.iloc[0]["verifier"] == first
+        assert np.isnan(advice.set_index(["kind", "verifier"])["verify_ms"]["choice", "rrs_without_replacement"])
 
 
 def test_the_ranking_is_the_maximum_over_all_trees():
@@ -215,5 +265,21 @@ def test_the_command(tmp_path):
     assert real == sorted(real, reverse=True)
     assert figure.stat().st_size > 5000
     assert "exchangeable" in result.stderr
-    for wrong in (["--draft-cost", "-1"], ["--target-cost", "x"], ["--verifier", "nonesuch"]):
+    assert {"block", "traversal", "sweep"} <= {row["verifier"] for row in rows if row["kind"] == "choice"}
+    assert all(row["verify_ms"] > 0 for row in rows if row["kind"] == "choice")
+    without = CliRunner().invoke(
+        app, [*command, "--rules", "none", "--batch", "4", "--call-ms", "20", "--format", "json"]
+    )
+    assert without.exit_code == 0, without.output
+    assert not {"block", "traversal", "sweep"} & {row["verifier"] for row in json.loads(without.stdout)}
+    assert "4 texts a batch" in without.stderr
+    assert "not in the speed" in result.stderr
+    assert "not in the speed" not in without.stderr
+    for wrong in (
+        ["--rules", "speed"],
+        ["--batch", "0"],
+        ["--draft-cost", "-1"],
+        ["--target-cost", "x"],
+        ["--verifier", "nonesuch"],
+    ):
         assert CliRunner().invoke(app, [*command, *wrong]).exit_code != 0

@@ -20,9 +20,10 @@ from mdsd_bounds.trees.named import fixed_branching
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 from test_trees_real import TEXT, tiny
 
+from mdsd_bounds.report.page import decoded_trees
 from mdsd_bounds.trees.bound_log import DEFAULT, step_bounds, summarise_bounds
 from mdsd_bounds.trees.decode import decode
-from mdsd_bounds.trees.log import read_log, record, summarise_log, summary_table
+from mdsd_bounds.trees.log import in_words, read_log, record, summarise_log, summary_table
 from mdsd_bounds.trees.real import TreeReader
 
 
@@ -52,7 +53,16 @@ def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[i
     assert found["share"]["ci_low"] <= found["share"]["mean"] <= found["share"]["ci_high"]
     row = summary_table({"x": found}).iloc[0]
     assert row["bound_low"] <= row["bound"] <= row["bound_high"]
+    assert row["rule"] == found["rule"] != ""
+    assert row["accepted_low"] <= row["accepted"] <= row["accepted_high"]
+    assert 0 < row["verifying"] < 1
     assert "bound" not in summarise_log(plain)
+    both = summary_table({"x": found, "y": summarise_log(plain)})
+    assert f"accepts {100 * row['share']:.1f}% [" in in_words(both)
+    assert "any lossless rule" not in in_words(both.iloc[1:])
+    page = decoded_trees(both)
+    assert f"{row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}]" in page
+    assert page.count("–") == 2  # the bound and the share of the log that has none
 
 
 def test_the_certificate_of_one_half_is_chosen_on_the_other() -> None:

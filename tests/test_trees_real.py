@@ -172,6 +172,8 @@ def test_the_command_runs_every_builder(
     lines = read_log(log)
     assert row["calls"] == len(lines)
     assert row["documents"] == 2
+    assert row["rule"] == rule
+    assert row["conclusion"].startswith(f"{rule} emits {row['block_efficiency']:.3f} [")
     assert 1.0 <= row["realised"] <= max(len(line.tree.tokens) for line in lines)
     again = CliRunner().invoke(app, ["tree", str(log), "--format", "json"])
     assert json.loads(again.stdout)[0]["block_efficiency"] == pytest.approx(row["block_efficiency"])
@@ -315,6 +317,8 @@ def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     [
         (lambda line: line.pop("reach"), "lacks reach"),
         (lambda line: line["parents"].append(0), "lengths disagree"),
+        (lambda line: line.update(reach=None, emitted=None), "both numbers, or both null"),
+        (lambda line: line.update(emitted=10**30), "emitted is 10"),
         (lambda line: line["parents"].__setitem__(0, 9), "parent comes after"),
     ],
 )

@@ -11,8 +11,10 @@ import torch
 from toy_models import emitted_distribution, sequence_distribution, toy, worst_difference
 
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees import greedy_path
 from mdsd_bounds.trees.base import sampling
 from mdsd_bounds.trees.beam import rsd_s
+from mdsd_bounds.trees.bounds import joint_optimum
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.dynamic import dynamic_top_k
 from mdsd_bounds.trees.enumerate import beam_by_arrivals, outcomes, tree_distribution
@@ -259,14 +261,45 @@ def test_a_rule_that_counts_the_drafts_is_not_lossless_on_a_beam_and_is_refused(
     assert worst_difference(found, sequence_distribution(p, LENGTH)) > 1e-6
 
 
+@pytest.mark.parametrize(("count", "length"), [(2, 2), (3, 2), (2, 3)])
+def test_the_greatest_of_independent_paths_is_verified_without_loss(count, length, monkeypatch):
+    for zeros, ending in ((False, False), (True, True)):
+        stop = STOP if ending else frozenset()
+        q, p = toy(5, zeros=zeros), toy(11, zeros=zeros, sharp=2)
+        trees = tree_distribution(lambda m, d, s=stop: independent_paths(m, d, count, length, s), q)
+        found = emitted_distribution(trees, p, lambda t, x: stops(t, x, "greedy_multi_path"), LENGTH + 1, stop)
+        assert worst_difference(found, sequence_distribution(p, LENGTH + 1, stop)) < 1e-13
+        best = joint_optimum(trees, p)
+        assert (
+            sum(c * expected_emitted(t, stops(t, p(t.paths), "greedy_multi_path")) for t, c in trees) <= 1 + best + 1e-8
+        )
+    # The greatest of several paths taken for a path drawn from q is seen.
+    monkeypatch.setattr(greedy_path, "_power_sum", lambda high, low, count: torch.ones_like(high))
+    wrong = emitted_distribution(trees, p, lambda t, x: stops(t, x, "greedy_multi_path"), LENGTH + 1, stop)
+    assert worst_difference(wrong, sequence_distribution(p, LENGTH + 1, stop)) > 1e-6
+
+
+def test_one_path_is_its_own_greatest():
+    q, p = toy(8), toy(9, sharp=2)
+    for tree, _ in tree_distribution(lambda m, d: independent_paths(m, d, 1, 3), q):
+        for one, other in zip(
+            stops(tree, p(tree.paths), "block"), stops(tree, p(tree.paths), "greedy_multi_path"), strict=True
+        ):
+            assert (one.node, one.probability) == (other.node, pytest.approx(other.probability, abs=1e-13))
+
+
 def test_sampled_verification_follows_the_stops():
     q, p = toy(5), toy(11)
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(q, sampling(generator), (2, 2))
     distributions = p(tree.paths)
-    for rule in ("recursive", "traversal"):
-        ways = {way.node: way.probability for way in stops(tree, distributions, rule)}
-        drawn = [verify(tree, distributions, rule, generator) for _ in range(1500)]
+    for rule in ("recursive", "nss", "optimal", "traversal"):
+        found = stops(tree, distributions, rule)
+        ways = {way.node: way.probability for way in found}
+        drawn = [verify(tree, distributions, rule, generator) for _ in range(1000)]
+        # The token after the path, too: rules that go down node by node draw it another way than the stops do.
+        last = torch.bincount(torch.tensor([v.tokens[-1] for v in drawn]), minlength=3) / len(drawn)
+        assert (last - sum(way.probability * way.probs for way in found)).abs().max() < 5 * 0.5 / len(drawn) ** 0.5
         for node, probability in ways.items():
             share = sum((v.nodes[-1] if v.nodes else 0) == node for v in drawn) / len(drawn)
             assert abs(share - probability) < 5 * (probability * (1 - probability) / len(drawn)) ** 0.5 + 1e-9
@@ -302,6 +335,11 @@ def test_rules_that_do_not_fit_are_refused():
     iid = independent_paths(q, draw, 3, 2)
     with pytest.raises(InputError, match="draw without replacement"):
         stops(iid, p(iid.paths), "traversal")
+    # Two different drafts below the root, so that no two paths can run through one of them.
+    twice = rsd_c(q, lambda path, *_: (0, 2), (2, 2), sampler="with_replacement")
+    for other in (tree, twice):
+        with pytest.raises(InputError, match="independent paths"):
+            stops(other, p(other.paths), "greedy_multi_path")
     with pytest.raises(InputError, match="unknown verifier"):
         stops(tree, p(tree.paths), "nonesuch")
 

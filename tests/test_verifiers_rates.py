@@ -195,7 +195,7 @@ def test_gumbel_clocks_given_the_drafts_are_exponential() -> None:
 
 def test_lossy_rules_say_so_and_keep_their_budget() -> None:
     p, q = row(5, 4), row(5, 5)
-    lossy = {"typical_acceptance", "top_k_membership", "cactus", "mentored_decoding", "tv_budget"}
+    lossy = {"typical_acceptance", "top_k_membership", "cactus", "mentored_decoding", "judge", "tv_budget"}
     assert {name for name, rule in VERIFIERS.items() if not rule.lossless} == lossy
     assert not acceptance_rate(p, q, 2, "with_replacement", "typical_acceptance").lossless
     for sampler in ("with_replacement", "without_replacement"):
@@ -342,6 +342,7 @@ LOSSY: dict[str, Callable[[float], dict[str, Any]]] = {
     "top_k_membership": lambda scale: {"k": 1 + int(3 * scale)},
     "cactus": lambda scale: {"delta": scale},
     "mentored_decoding": lambda scale: {"kl": scale},
+    "judge": lambda scale: {"threshold": scale},
     "tv_budget": lambda scale: {"budget": scale},
 }
 

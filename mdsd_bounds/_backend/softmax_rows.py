@@ -39,8 +39,8 @@ _FRACTION = np.int64(52)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def softmax_rows(numbers, bits, kind, temperature, first, last, probs, mass, sound):  # type: ignore[no-untyped-def]
-    """Rows ``first`` to ``last`` of logits into ``probs`` ``[B, V]`` float64.
+def softmax_rows(numbers, bits, kind, temperature, probs, mass, sound):  # type: ignore[no-untyped-def]
+    """Rows of logits into ``probs`` ``[B, V]`` float64.
 
     The logits are ``numbers`` ``[B, V]``, float32 or float64, where ``kind`` is :data:`NUMBERS`; else ``bits``
     ``[B, V]`` int16, those of float16 (:data:`HALF`) or bfloat16 (:data:`BFLOAT`).  The other one is not looked at.
@@ -48,7 +48,7 @@ def softmax_rows(numbers, bits, kind, temperature, first, last, probs, mass, sou
     is the sum of what was written, by blocks as in :mod:`mdsd_bounds._backend.row_sums`.
     """
     best, power, rest = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    for b in range(first, last):
+    for b in range(probs.shape[0]):
         peak, bad = _largest_number(numbers[b], best) if kind == NUMBERS else _largest_bits(bits[b], kind)
         sound[b] = bad == 0 and np.isfinite(peak)
         if not sound[b]:

@@ -20,7 +20,7 @@ from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Distribution, Line
 from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler, sampler_options
 
 #: Entries [units, K] held at a time (64 MB of float64 for each of p and q).
@@ -43,7 +43,7 @@ def assemble(
     units: Iterator[Unit],
     path: str,
     sampler: str = "",
-    options: dict[str, Any] | None = None,
+    options: dict[str, Option] | None = None,
     tolerance: float = 0.0,
 ) -> Positions:
     """All positions of a log.
@@ -143,7 +143,7 @@ def _fill(
     names: tuple[str, ...],
     batch: list[Unit],
     path: str,
-    options: dict[str, Any],
+    options: dict[str, Option],
     tolerance: float,
 ) -> None:
     rows = _rows(batch, lines, path, tolerance)
@@ -252,13 +252,13 @@ def _column(probs: Distribution, token: int, path: str, place: int, what: str) -
     return int(hit[0]) if len(hit) else len(probs.probs)
 
 
-def _starts_from_q(name: str, n: int, options: dict[str, Any]) -> bool:
+def _starts_from_q(name: str, n: int, options: dict[str, Option]) -> bool:
     rule = get_sampler(name)
     return rule.starts_from_q(n, **rule.own_options(options))
 
 
 def _fill_bounds(
-    table: _Table, lines: list[Line], names: tuple[str, ...], batch: list[Unit], options: dict[str, Any]
+    table: _Table, lines: list[Line], names: tuple[str, ...], batch: list[Unit], options: dict[str, Option]
 ) -> None:
     """alpha* of every line whose sampler and q are known, one call for each sampler and kind of row."""
     wanted: dict[tuple[str, bool, int], list[tuple[Unit, list[int]]]] = {}
@@ -288,13 +288,13 @@ def _fill_bounds(
                         table.columns["ladder"][i, k] = high[place[count], b]
 
 
-def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Any]) -> Floats:
+def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Option]) -> Floats:
     p = np.stack([unit.p.probs for unit in units])
     q = np.stack([unit.q.probs for unit in units if unit.q is not None])
     return bounds_of(p, q, counts, name, own)
 
 
-def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Any]) -> Floats:
+def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Option]) -> Floats:
     """Upper ends for truncated rows, over the tokens that either side knows and one that neither does."""
     from mdsd_bounds.bounds.truncated.intervals import interval_bounds
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.pipeline.tables import bootstrap_interval
+from mdsd_bounds.problem import Option
 from mdsd_bounds.verifiers import Verifier, acceptance_rate
 from mdsd_bounds.verifiers.base import sampler_options
 
@@ -34,7 +35,7 @@ class BoundGap:
 
 
 def bound_gap(
-    rule: Verifier, p: Tensor, q: Tensor, sampler: str, n: int, *, documents: Tensor, samples: int, **options: Any
+    rule: Verifier, p: Tensor, q: Tensor, sampler: str, n: int, *, documents: Tensor, samples: int, **options: Option
 ) -> BoundGap:
     """Measure one pair of sampler and number of drafts on rows p ``[B, V]`` and q (``[B, n, V]`` for ``independent``).
 
@@ -43,7 +44,8 @@ def bound_gap(
     InputError
         As :func:`mdsd_bounds.acceptance_rate`.
     """
-    rate = acceptance_rate(p, q, n, sampler, rule, samples=max(2, samples), **options)
+    given: dict[str, Any] = {"samples": max(2, samples)} | options
+    rate = acceptance_rate(p, q, n, sampler, rule, **given)
     best = optimal_acceptance(p, q, n, sampler, **sampler_options(rule, options))
     gaps = (best.value - rate.value).cpu().numpy()
     low, high = bootstrap_interval(gaps[:, None], documents.cpu().numpy())

@@ -16,59 +16,63 @@ They are not in :data:`mdsd_bounds.verifiers.VERIFIERS`, so that no table can ta
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.verifiers.base import Verifier
 from mdsd_bounds.verifiers.schemes import rrs
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
 
+#: ``(target, q, drafts, k) -> (probability of accepting draft k [B], the target after its rejection [B, V])``.
+Trial = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
-def _residual_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+
+def _in_turn(p: Tensor, q: Tensor, drafts: Tensor, trial: Trial) -> tuple[Tensor, Tensor, Tensor]:
+    """The drafts tried one after another: what they output ``[B, V]``, the mass left ``[B]``, and the last target."""
     probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
     for k in range(drafts.shape[1]):
-        accept = accept_probability(target, q, drafts[:, k])
+        accept, target = trial(target, q, drafts, k)
         probs = add_at(probs, drafts[:, k], reach * accept)
         reach = reach * (1.0 - accept)
-        target = residual(target, q)
+    return probs, reach, target
+
+
+def _right(target: Tensor, q: Tensor, drafts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return accept_probability(target, q, drafts[:, k]), residual(target, q)
+
+
+def _residual_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
+    probs, reach, _ = _in_turn(p, q, drafts, _right)
     return probs + reach[:, None] * p
 
 
-def _q_taken_as_one(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
-    for k in range(drafts.shape[1]):
-        accept = at(target, drafts[:, k])
-        probs = add_at(probs, drafts[:, k], reach * accept)
-        reach = reach * (1.0 - accept)
-        target = residual(target, q)
+def _q_taken_as_one(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
+    probs, reach, target = _in_turn(p, q, drafts, lambda p, q, x, k: (at(p, x[:, k]), residual(p, q)))
     return probs + reach[:, None] * target
 
 
-def _duplicates_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
-    for k in range(drafts.shape[1]):
+def _duplicates_skipped(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
+    def trial(target: Tensor, q: Tensor, drafts: Tensor, k: int) -> tuple[Tensor, Tensor]:
         fresh = ~(drafts[:, :k] == drafts[:, k : k + 1]).any(-1)
-        accept = torch.where(fresh, accept_probability(target, q, drafts[:, k]), torch.zeros_like(reach))
-        probs = add_at(probs, drafts[:, k], reach * accept)
-        reach = reach * (1.0 - accept)
-        target = torch.where(fresh[:, None], residual(target, q), target)
+        accept, after = _right(target, q, drafts, k)
+        return torch.where(fresh, accept, torch.zeros_like(accept)), torch.where(fresh[:, None], after, target)
+
+    probs, reach, target = _in_turn(p, q, drafts, trial)
     return probs + reach[:, None] * target
 
 
-def _last_draft_accepted(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
-    probs, reach, target = torch.zeros_like(p), torch.ones_like(p[:, 0]), p
-    last = drafts.shape[1] - 1
-    for k in range(last + 1):
-        accept = accept_probability(target, q, drafts[:, k]) if k < last else torch.ones_like(reach)
-        probs = add_at(probs, drafts[:, k], reach * accept)
-        reach = reach * (1.0 - accept)
-        target = residual(target, q)
-    return probs
+def _last_draft_accepted(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
+    def trial(target: Tensor, q: Tensor, drafts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        accept, after = _right(target, q, drafts, k)
+        return accept if k < drafts.shape[1] - 1 else torch.ones_like(accept), after
+
+    return _in_turn(p, q, drafts, trial)[0]
 
 
-def _control(name: str, probs: Any, sampler: str = "with_replacement") -> Verifier:
+def _control(name: str, probs: Callable[..., Tensor], sampler: str = "with_replacement") -> Verifier:
     return Verifier(name, "none: a fault planted to be found", False, (sampler,), probs)
 
 

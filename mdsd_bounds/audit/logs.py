@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from mdsd_bounds.audit.cells import Floats, Ints
 from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.report import LogReport, judge
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.distributions import Warp
+from mdsd_bounds.problem import InputError, Option
 
 #: Total variation by which a logged p may be off where nothing else is said: digits lost in writing it.
 TOLERANCE = 1e-6
@@ -29,11 +29,9 @@ def audit_log(
     alpha: float = 0.01,
     tolerance: float | None = None,
     blockwise: bool = False,
-    temperature: float = 1.0,
-    draft_temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    **options: Any,
+    target: Warp | None = None,
+    draft: Warp | None = None,
+    **options: Option,
 ) -> LogReport:
     """Is the rule that wrote this log lossless?
 
@@ -51,8 +49,9 @@ def audit_log(
         Total variation by which p may be off.  Default: :data:`TOLERANCE`, and for a dump what its dtype leaves open.
     blockwise : bool
         The rule decides over whole blocks or trees (block, traversal verification): see :func:`first_of_steps`.
-    temperature, draft_temperature, top_k, top_p : optional
-        Applied to the rows of the dump, as the running system did.
+    target, draft : Warp, optional
+        Temperature and cuts of the rows of the dump, as the running system applied them; the draft's are the target's
+        unless given.
     **options
         Options of the sampler (``m``).
 
@@ -67,7 +66,8 @@ def audit_log(
         sampler=sampler,
         tolerance=tolerance,
         blockwise=blockwise,
-        warp={"temperature": temperature, "draft_temperature": draft_temperature, "top_k": top_k, "top_p": top_p},
+        target=target,
+        draft=draft,
         **options,
     )
     notes = []
@@ -87,8 +87,9 @@ def read_positions(
     sampler: str = "",
     tolerance: float | None = None,
     blockwise: bool = False,
-    warp: dict[str, Any] | None = None,
-    **options: Any,
+    target: Warp | None = None,
+    draft: Warp | None = None,
+    **options: Option,
 ) -> Positions:
     """The positions of a log, for tests of one's own; parameters and errors as :func:`audit_log`."""
     if tolerance is not None and not 0 <= tolerance < 1:
@@ -100,7 +101,8 @@ def read_positions(
     if blockwise and any(line.row is None and line.q is None for line in lines):
         # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
         lines = [replace(line, q=None) for line in lines]
-    units = _units(lines, path, dump, warp or {}, tolerance)
+    first = target or Warp()
+    units = _units(lines, path, dump, (first, draft or first), tolerance)
     positions = assemble(lines, units, path, sampler, options, TOLERANCE if tolerance is None else tolerance)
     return first_of_steps(positions, path) if blockwise else positions
 
@@ -138,7 +140,7 @@ def from_arrays(
     row: Ints | None = None,
     sampler: str = "",
     tolerance: float = 0.0,
-    **options: Any,
+    **options: Option,
 ) -> Positions:
     """Positions of a log held in arrays.
 
@@ -177,7 +179,7 @@ def _first_with_row(lines: list[Line]) -> int:
 
 
 def _units(
-    lines: list[Line], path: str, dump: str | None, warp: dict[str, Any], tolerance: float | None
+    lines: list[Line], path: str, dump: str | None, warps: tuple[Warp, Warp], tolerance: float | None
 ) -> Iterator[Unit]:
     by_row: dict[int, list[int]] = {}
     for i, line in enumerate(lines):
@@ -187,11 +189,16 @@ def _units(
             assert line.p is not None
             yield Unit(line.p, line.q, (i,))
     if by_row and dump is not None:
-        yield from _dump_units(by_row, lines, path, dump, warp, tolerance)
+        yield from _dump_units(by_row, lines, path, dump, warps, tolerance)
 
 
 def _dump_units(
-    by_row: dict[int, list[int]], lines: list[Line], path: str, dump: str, warp: dict[str, Any], tolerance: float | None
+    by_row: dict[int, list[int]],
+    lines: list[Line],
+    path: str,
+    dump: str,
+    warps: tuple[Warp, Warp],
+    tolerance: float | None,
 ) -> Iterator[Unit]:
     from mdsd_bounds.dumps import open_dump
 
@@ -200,28 +207,24 @@ def _dump_units(
     if last >= len(held):
         place = lines[by_row[last][0]].place
         raise InputError(f"{path} line {place}: row {last}, but {dump} has {len(held)} rows; give the right dump")
-    second = warp.get("draft_temperature")
-    cuts = {name: warp.get(name) for name in ("top_k", "top_p")}
-    first = {"temperature": warp.get("temperature", 1.0), **cuts}
-    other = {**first, "temperature": first["temperature"] if second is None else second}
     for row in sorted(by_row):
         batch = next(iter(held.batches(1, row, row + 1)))
-        p = distribution_of(batch.target_logits, batch.target_cut, f"{dump} target_logits", row, tolerance, first)
-        q = distribution_of(batch.draft_logits, batch.draft_cut, f"{dump} draft_logits", row, tolerance, other)
+        p = distribution_of(batch.target_logits, batch.target_cut, f"{dump} target_logits", row, tolerance, warps[0])
+        q = distribution_of(batch.draft_logits, batch.draft_cut, f"{dump} draft_logits", row, tolerance, warps[1])
         yield Unit(p, q, tuple(by_row[row]))
 
 
 def distribution_of(
-    logits: Tensor, cut: Tensor | None, name: str, row: int, tolerance: float | None, warp: dict[str, Any]
+    logits: Tensor, cut: Tensor | None, name: str, row: int, tolerance: float | None, warp: Warp
 ) -> Distribution:
     """One row ``[1, V]`` of a dump as a distribution; ``defect`` is what its dtype, or its cut, leaves open."""
     from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 
-    found = truncated_distribution(logits, cut, name=name, first_row=row, **warp)
+    found = truncated_distribution(logits, cut, name=name, first_row=row, **asdict(warp))
     probs = found.probs[0].numpy()
     if cut is None:
         return Distribution(
-            None, probs, 0.0, 0.0 if tolerance is not None else rounding(logits[0], found.probs[0], warp)
+            None, probs, 0.0, 0.0 if tolerance is not None else rounding(logits[0], found.probs[0], warp.temperature)
         )
     kept = np.flatnonzero(probs > 0)
     low, high = float(found.low[0]), float(found.high[0])
@@ -230,14 +233,14 @@ def distribution_of(
     return Distribution(kept.astype(np.int64), (1.0 - middle) * probs[kept], middle, open_mass)
 
 
-def rounding(logits: Tensor, probs: Tensor, warp: dict[str, Any]) -> float:
+def rounding(logits: Tensor, probs: Tensor, temperature: float) -> float:
     """Total variation by which rounding of the stored logits may have moved their distribution.
 
     With ``|delta_i| <= e_i = eps |l_i| / (2 T)`` and ``w = sum p_i (exp(e_i) - 1)``, ``TV <= w / (1 - w)``: both the
     weights and their sum move by at most w.  A cut (top-k, top-p) whose edge rounding moves is not covered.
     """
-    if not logits.is_floating_point() or warp["temperature"] == 0:
+    if not logits.is_floating_point() or temperature == 0:
         return 0.0
-    error = torch.finfo(logits.dtype).eps / 2 * logits.double().abs() / warp["temperature"]
+    error = torch.finfo(logits.dtype).eps / 2 * logits.double().abs() / temperature
     moved = float((probs * torch.expm1(error.masked_fill(probs <= 0, 0.0))).sum())
     return min(moved / (1.0 - moved), 1.0) if moved < 1 else 1.0

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdsd_bounds.audit.cells import Flags, Floats, Ints, cell_masses, cells_of
+from mdsd_bounds.problem import Option
 
 #: Numbers of drafts for which "what would n drafts buy" is answered.
 LADDER = (1, 2, 3, 4)
@@ -133,11 +134,11 @@ def sort_rows(rows: Rows) -> Sorted:
     return Sorted(cells, p_mass / p_mass.sum(1, keepdims=True), q_mass, distance)
 
 
-def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, options: dict[str, Any]) -> Floats:
+def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, options: dict[str, Option]) -> Floats:
     """Upper ends of alpha* ``[len(counts), B]`` of full rows ``[B, V]``."""
     from mdsd_bounds.bounds import optimal_acceptance
 
     # All 2^V subsets are the quicker route to the same number for a handful of tokens.
-    method = "subsets" if p.shape[1] <= FEW_TOKENS else "auto"
-    bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, method=method, **options)
+    given: dict[str, Any] = {"method": "subsets" if p.shape[1] <= FEW_TOKENS else "auto"} | options
+    bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, **given)
     return np.asarray(bound.high.numpy(), dtype=np.float64)

@@ -209,8 +209,8 @@ def check_text(checked: list[Checked]) -> str:
             ]
         )
     good = all(row.as_known for row in checked)
-    said = "all as known" if good else "NOT all as known: the audit itself is broken"
-    return "\n".join([f"self-check: {said}", "", _aligned([head, *rows])])
+    outcome = "all as known" if good else "NOT all as known: the audit itself is broken"
+    return "\n".join([f"self-check: {outcome}", "", _aligned([head, *rows])])
 
 
 def _loss(report: LogReport) -> list[str]:

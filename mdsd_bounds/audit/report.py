@@ -200,14 +200,14 @@ def _power_of_ten(log: float) -> str:
 
 
 def _facts(positions: Positions) -> list[str]:
-    said = positions.flag >= 0
-    differ = said & (positions.flag != positions.accepted)
+    flagged = positions.flag >= 0
+    differ = flagged & (positions.flag != positions.accepted)
     remarks = []
     if bool(differ.any()):
         first = int(positions.place[differ][0])
         remarks.append(
             f"the engine's own 'accepted' differs from 'the output is one of the drafts' at {int(differ.sum())} of "
-            f"{int(said.sum())} positions (first at {first}); the figures here use the latter"
+            f"{int(flagged.sum())} positions (first at {first}); the figures here use the latter"
         )
     none = positions.cell == IMPOSSIBLE
     if bool(none.any()):

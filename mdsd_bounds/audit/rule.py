@@ -23,7 +23,7 @@ from mdsd_bounds.audit.logs import from_arrays
 from mdsd_bounds.audit.positions import LADDER, Positions, bounds_of
 from mdsd_bounds.audit.report import LogReport, judge
 from mdsd_bounds.bounds import optimal_acceptance
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
@@ -115,7 +115,7 @@ def pad(probs: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(probs, (0, size - len(probs)))
 
 
-def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Any) -> Counted:
+def enumerate_rule(rule: Verifier, sampler: str, n: int, **options: Option) -> Counted:
     """The rule's exact output distribution on every row of :func:`audit_rows`.
 
     Raises
@@ -172,7 +172,7 @@ def run_steps(
     n: int,
     steps: int,
     generator: torch.Generator,
-    **options: Any,
+    **options: Option,
 ) -> Positions:
     """Run the rule ``steps`` times on each of B rows ``[B, V]`` (q ``[B, n, V]`` for ``independent``), as a log.
 
@@ -216,7 +216,7 @@ def audit_rule(
     alpha: float = 0.01,
     seed: int = 0,
     progress: Callable[[float, int], None] | None = None,
-    m: int = 1,
+    **options: Option,
 ) -> RuleReport:
     """Enumerate a rule and judge its steps.
 
@@ -235,8 +235,8 @@ def audit_rule(
         False-alarm rate of the steps' verdict, shared equally by all logs.
     progress : callable, optional
         Called with the number of pairs done and their total.
-    m : int
-        Fixed tokens of top_m_plus.
+    **options :
+        Of the samplers; each takes its own (``m``, the fixed tokens of top_m_plus).
 
     Raises
     ------
@@ -256,24 +256,24 @@ def audit_rule(
     if progress is not None:
         progress(0, len(pairs))
     for done, (sampler, n) in enumerate(pairs):
-        options = get_sampler(sampler).own_options({"m": m})
+        own = get_sampler(sampler).own_options(options)
         if rule.output_distribution is not None:
-            counted.append(enumerate_rule(rule, sampler, n, **options))
+            counted.append(enumerate_rule(rule, sampler, n, **own))
         # Rows of one width: the padding has p = q = 0, which changes nothing for a sound rule.
         size = max(len(p) for _, p, _ in audit_rows())
         distributions = [(pad(p, size), shaped(pad(q, size), sampler, n)) for _, p, q in audit_rows()]
         first, second = (torch.stack(side) for side in zip(*distributions, strict=True))
-        small = run_steps(rule, first, second, sampler, n, steps, generator, **options)
+        small = run_steps(rule, first, second, sampler, n, steps, generator, **own)
         logs.append((f"{sampler}, n={n}, small rows", judge(small, share)))
         if rows is not None:
             p, q = rows[:2]
             apart = get_sampler(sampler).takes == "drafters"
             wide = torch.stack([q.roll(k, -1) for k in range(n)], 1) if apart else q
-            real = run_steps(rule, p, wide, sampler, n, max(1, steps // 4), generator, **options)
+            real = run_steps(rule, p, wide, sampler, n, max(1, steps // 4), generator, **own)
             logs.append((f"{sampler}, n={n}, rows of the dump", judge(real, share)))
             documents = rows[2] if len(rows) > 2 else torch.arange(len(p))
             with watching(_inside(progress, done, len(pairs))):
-                found = bound_gap(rule, p, wide, sampler, n, documents=documents, samples=steps, **options)
+                found = bound_gap(rule, p, wide, sampler, n, documents=documents, samples=steps, **own)
             gaps.append(found)
         if progress is not None:
             progress(done + 1, len(pairs))

@@ -76,7 +76,7 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
 
     Notes
     -----
-    Without replacement the tokens outside H are one exponential clock of rate ``1 - q(H)``: only its first arrival
+    Without replacement the tokens outside H are one exponential arrival of rate ``1 - q(H)``: only its first arrival
     matters (:mod:`mdsd_bounds.bounds.search.exponential_race`).
     """
     rule, options = get_sampler(sampler), dict(options or {})
@@ -110,7 +110,7 @@ def _share(inside: Tensor, probs: Tensor) -> Tensor:
 
 
 def _race_mass(rates: Tensor, outside: float, draws: int) -> Tensor:
-    """``Q`` of the tokens with the given rates against one clock of rate ``outside``."""
+    """``Q`` of the tokens with the given rates against one arrival of rate ``outside``."""
     rates = rates[rates > 0]
     if outside == 0.0:
         return torch.ones((), dtype=rates.dtype, device=rates.device)

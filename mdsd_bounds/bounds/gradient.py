@@ -9,8 +9,8 @@ minimiser's term is taken, which is one of the directional derivatives' slopes.
     \frac{\partial \alpha^*_n}{\partial p_i} = 1\{i \in H^*\}, \qquad
     \frac{\partial \alpha^*_n}{\partial q_i} = -\frac{\partial Q_n(H^*)}{\partial q_i}.
 
-With replacement ``Q = q(H)^n``.  Draws without replacement are the first n arrivals of independent exponential clocks
-of rates q, and with N(t) the arrivals in H up to time t and c the rate of all others
+With replacement ``Q = q(H)^n``.  Draws without replacement are the first n of independent exponential arrival
+times of rates q, and with N(t) the arrivals in H up to time t and c the rate of all others
 
 .. math::
 
@@ -200,7 +200,7 @@ def _nodes(n: int, log_rate: float, log_total: float) -> Tensor:
 
 
 def _fewer_than(n: int, inside: Tensor, rate: Tensor, t: Tensor) -> Tensor:
-    """``Pr(N(t) < n)`` ``[B, G]``: fewer than n arrivals at the clocks ``inside`` ``[B, V]`` up to each time."""
+    """``Pr(N(t) < n)`` ``[B, G]``: fewer than n arrivals at the rates ``inside`` ``[B, V]`` up to each time."""
     is_heavy = inside > HEAVY * rate[:, None]
     most = int(is_heavy.sum(-1).max())
     light = _light(n, inside.masked_fill(is_heavy, 0.0) / rate[:, None], t * rate[:, None])
@@ -220,7 +220,7 @@ def _fewer_than(n: int, inside: Tensor, rate: Tensor, t: Tensor) -> Tensor:
 
 
 def _light(n: int, share: Tensor, time: Tensor) -> list[Tensor]:
-    """``Pr(j arrivals)`` ``[B, G]``, j < n, at clocks of small rates: elementary symmetric functions of their odds.
+    """``Pr(j arrivals)`` ``[B, G]``, j < n, at small rates: elementary symmetric functions of their odds.
 
     The odds ``e^x - 1`` have power sums that are series in the moments of the rates (Stirling numbers), and Newton's
     identities give the elementary symmetric functions.

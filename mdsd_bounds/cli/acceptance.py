@@ -61,7 +61,7 @@ def acceptance(
     from mdsd_bounds.counts import read_counts
     from mdsd_bounds.counts.tables import as_json, as_table, as_text
     from mdsd_bounds.pipeline.evaluate_block import Settings
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     if figure is not None:
         need("matplotlib", purpose="--figure")

@@ -122,13 +122,26 @@ def _log(
     figure: str | None,
     verbose: bool,
 ) -> int:
+    from dataclasses import replace
     from pathlib import Path
 
     from mdsd_bounds.audit import audit_log
     from mdsd_bounds.audit.render import log_data, log_text
+    from mdsd_bounds.distributions import Warp
 
+    target = Warp(warp["temperature"], warp["top_k"], warp["top_p"])
+    second = warp["draft_temperature"]
+    draft = target if second is None else replace(target, temperature=second)
     report = audit_log(
-        log, dump=dump, sampler=sampler, alpha=alpha, tolerance=tolerance, blockwise=blockwise, **warp, m=m
+        log,
+        dump=dump,
+        sampler=sampler,
+        alpha=alpha,
+        tolerance=tolerance,
+        blockwise=blockwise,
+        target=target,
+        draft=draft,
+        m=m,
     )
     _show(log_text(report, verbose), log_data(report), format)
     if figure is not None:

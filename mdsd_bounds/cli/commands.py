@@ -18,6 +18,7 @@ from mdsd_bounds.cli.diffusion import diffusion
 from mdsd_bounds.cli.draft_temperature import draft_temperature
 from mdsd_bounds.cli.help_texts import texts
 from mdsd_bounds.cli.inspect import inspect
+from mdsd_bounds.cli.judge import judge
 from mdsd_bounds.cli.listing import list_
 from mdsd_bounds.cli.log import log
 from mdsd_bounds.cli.plot import plot
@@ -78,4 +79,5 @@ def _every_command(
 for command in COMMANDS:
     name = command.__name__.rstrip("_").replace("_", "-")
     app.command(name, **texts(name))(command)  # type: ignore[arg-type]
+app.add_typer(judge, name="judge", short_help="A judge of draft tokens (lossy): labels, head, curve.")
 app.add_typer(diffusion, name="diffusion", short_help="Several drafts of a diffusion step.")

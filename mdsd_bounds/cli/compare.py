@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,6 +36,8 @@ from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_s
 from mdsd_bounds.cli.table import Running, Summary, computed, print_summary, run_and_print
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
@@ -80,7 +82,8 @@ def compare(
         raise typer.BadParameter("--paired goes with two dumps or two tables: mdsd compare A B --paired")
     samplers = names_in(sampler)
     counts = numbers_in(drafts, "--drafts", int)
-    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy)
+    columns = _judged(dump, head, tokenizer) if lossy else ()
+    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy, columns=columns)
     settings = Settings(
         samplers=samplers,
         drafts=counts,
@@ -111,7 +114,21 @@ def compare(
     run_and_print(dump, settings, running, best_first, Summary(comparison_in_words, shown, ("share",)), format)
 
 
-def best_first(table: Any) -> Any:
+def _judged(dump: str, head: int | None, tokenizer: str | None) -> tuple[str, ...]:
+    """Columns of a judge that the dump holds; says so where it holds none."""
+    from mdsd_bounds import open_dump
+    from mdsd_bounds.dumps.checks import JUDGED
+    from mdsd_bounds.dumps.how_to_read import named
+
+    if not _is_table(dump):
+        first = next(open_dump(named(dump, head=head, tokenizer=tokenizer)).batches(1))
+        if first.judge_score is not None:
+            return JUDGED
+    print("note: judge is left out: it needs a dump with a judge's scores (mdsd judge log)", file=sys.stderr)
+    return ()
+
+
+def best_first(table: pd.DataFrame) -> pd.DataFrame:
     """The summary of a comparison: by temperature and number of drafts, and within these what accepts most first."""
     from mdsd_bounds.pipeline.tables import summarise_comparison
 

@@ -24,7 +24,8 @@ def table(
 
     from mdsd_bounds.diffusion import gaussian
     from mdsd_bounds.diffusion.rank_mixture import best_rank_mixture
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.conclusions import gaussian_in_words
+    from mdsd_bounds.pipeline.rendering import render
 
     rows = []
     for shift in numbers_in(delta, "--delta", float):
@@ -43,7 +44,8 @@ def table(
                     "joint_ceiling": gaussian.joint_ceiling(shift, n),
                 }
             )
-    print(render(pd.DataFrame(rows), format.value))
+    found = pd.DataFrame(rows)
+    print(render(found, format.value, conclusion=gaussian_in_words(found)))
 
 
 @diffusion.command("world")
@@ -57,7 +59,8 @@ def world(
 ) -> None:
     """Long videos from windows, SynCoS among them, where every distribution is known: agreement, motion, distance."""
     from mdsd_bounds.diffusion import synchronised, tables
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.conclusions import world_in_words
+    from mdsd_bounds.pipeline.rendering import render
 
     names = synchronised.ALL if method == "all" else tuple(name.strip() for name in method.split(","))
     table, found = tables.world_table(videos, names, seed, _teller(quiet))
@@ -65,7 +68,7 @@ def world(
         from mdsd_bounds.plots.diffusion import world_strips
 
         _save(world_strips(found), out)
-    print(render(table, format.value))
+    print(render(table, format.value, conclusion=world_in_words(table, videos)))
 
 
 @diffusion.command("speculate")
@@ -81,10 +84,12 @@ def speculate(
 ) -> None:
     """Lossless long videos from cheap drafts: sequential target calls and rows of chains and trees, rule by rule."""
     from mdsd_bounds.diffusion import tables
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.conclusions import speculation_in_words
+    from mdsd_bounds.pipeline.rendering import render
 
     names = tuple(name.strip() for name in draft.split(","))
-    print(render(tables.speculation_table(videos, steps, names, seed, _teller(quiet)), format.value))
+    found = tables.speculation_table(videos, steps, names, seed, _teller(quiet))
+    print(render(found, format.value, conclusion=speculation_in_words(found)))
 
 
 def _teller(quiet: bool) -> Callable[[str], None]:

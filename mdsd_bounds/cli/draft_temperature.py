@@ -25,7 +25,7 @@ def draft_temperature(
     """The best draft temperature, chosen on some documents and judged on others; 1 unless the gain is clear."""
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.diagnostics import choose_draft_temperature
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     source, warnings = opened(dump, limit)
     found = choose_draft_temperature(
@@ -36,7 +36,7 @@ def draft_temperature(
         ratios=numbers_in(ratios, "--ratios", float),
         folds=folds,
         limit=limit,
-        options={"m": m},
+        m=m,
     )
     table = found.table.assign(
         draft_temperature=found.table["ratio"] * temperature, advised=found.table["ratio"] == found.ratio

@@ -32,13 +32,15 @@ def inspect(
     facts, notes = _facts(named(dump, head=head, tokenizer=tokenizer))
     if verify:
         facts[VERIFIED] = _verified(dump, str(facts.get("format")), quiet)
+    conclusion = in_words(facts)
     if format is Format.json:
-        print(json.dumps(facts | notes, indent=1, default=str))
+        print(json.dumps(facts | notes | {"conclusion": conclusion}, indent=1, default=str))
     elif format is Format.csv:
         rows = io.StringIO()
         csv.writer(rows, lineterminator="\n").writerows([("fact", "value"), *_shown(facts), *_shown(notes)])
         print(rows.getvalue(), end="")
     else:
+        print(f"{printable(conclusion)}\n")
         width = max(len(name) for name, _ in _shown(facts) + _shown(notes))
         print("\n".join(f"{name.ljust(width)}  {value}" for name, value in _shown(facts)))
         if notes:
@@ -50,7 +52,7 @@ def _facts(dump: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Facts and notes of a dump, or of whatever else the file is."""
     from mdsd_bounds.cli.recognise import after_dump, recognised
     from mdsd_bounds.dumps import open_dump
-    from mdsd_bounds.dumps.how_to_read import parted, reading_so
+    from mdsd_bounds.dumps.how_to_read import parted
     from mdsd_bounds.dumps.inspect import facts_and_notes
     from mdsd_bounds.problem import InputError
 
@@ -58,13 +60,28 @@ def _facts(dump: str) -> tuple[dict[str, Any], dict[str, Any]]:
         opened = open_dump(dump)
     except InputError:
         plain, how = parted(dump)
-        with reading_so(how):
-            found = recognised(Path(plain)) if Path(plain).exists() else None
+        found = recognised(Path(plain), how) if Path(plain).exists() else None
         if found is None:
             raise
         return found
     facts, notes = facts_and_notes(opened)
     return facts | after_dump(dump, facts), notes
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """What a file is and whether something is missing, in one sentence.
+
+    Examples
+    --------
+    >>> in_words({"path": "notes.txt", "recognised as": "text: prompts, one a line", "missing": "a model pair"})
+    'notes.txt is text: prompts, one a line; missing: a model pair.'
+    """
+    what = facts.get("recognised as")
+    if what is None:
+        documents = "" if facts["documents"] == "not recorded" else f" in {facts['documents']} documents"
+        what = f"a dump of {facts['positions']} positions{documents} over {facts['vocabulary']} tokens"
+    missing = str(facts.get("missing", "nothing"))
+    return f"{facts['path']} is {what}; {'nothing is missing' if missing == 'nothing' else f'missing: {missing}'}."
 
 
 def _shown(lines: dict[str, Any]) -> list[tuple[str, str]]:

@@ -42,11 +42,11 @@ class What(StrEnum):
 def list_(
     what: Annotated[What, typer.Argument(help="What to list.")] = What.verifiers, format: Style = Format.table
 ) -> None:
-    """Samplers, verifiers, dump formats, trees or figures: name, one line, paper."""
+    """Samplers, verifiers, dump formats, trees or figures: name, one line, cost, paper."""
     import pandas as pd
 
     from mdsd_bounds._backend.text_table import text_table
-    from mdsd_bounds.pipeline.tables import render
+    from mdsd_bounds.pipeline.rendering import render
 
     if what is What.figures:
         need("matplotlib", purpose="mdsd list figures")
@@ -61,8 +61,10 @@ def list_(
     if format is not Format.table:
         print(render(pd.DataFrame(rows), format.value, conclusion=conclusion))
         return
-    head = [name for name in rows[0] if name not in ("paper", "samplers")]
-    cells = [[textwrap.fill(str(row[name]), 36) for name in head[:-1]] for row in rows]
+    # Programs get the others too (--format json).
+    head = [name for name in rows[0] if name not in ("paper", "samplers", "bound")]
+    wide = {"cost": 24, "rate": 11}
+    cells = [[textwrap.fill(str(row[name]), wide.get(name, 36)) for name in head[:-1]] for row in rows]
     widths = [max(len(line) for row in [head, *cells] for line in row[i].split("\n")) for i in range(len(head) - 1)]
     rest = 98 - sum(width + 2 for width in widths)
     for cell, row in zip(cells, rows, strict=True):
@@ -85,7 +87,9 @@ def _samplers() -> list[dict[str, Any]]:
         text = _first_line(sys.modules.get(f"mdsd_bounds.samplers.{name}"))
         # Taken from Python alone: it needs a table of tuples.
         bound = "small vocabularies, in Python" if sampler.takes == "table" else "any vocabulary"
-        found.append({"name": name, "bound": bound, "what": text, "paper": _sources(text)})
+        found.append(
+            {"name": name, "bound": bound, "cost": sampler.cost or "not stated", "what": text, "paper": _sources(text)}
+        )
     return found
 
 
@@ -97,8 +101,9 @@ def _verifiers() -> list[dict[str, Any]]:
         {
             "name": name,
             "lossless": "yes" if rule.lossless else "LOSSY",
-            "rate": "exact if feasible" if rule.exact_rate is not None else "sampled",
+            "rate": "exact where feasible" if rule.exact_rate is not None else "sampled",
             "samplers": ", ".join(rule.samplers),
+            "cost": rule.cost or "not stated",
             "paper": rule.paper,
             "what": _first_line(inspect.getmodule(rule.output_distribution or rule.fast_step)),
         }

@@ -41,6 +41,15 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Computation(StrEnum):
+    """What models compute in; int8 means their linear layers, on a processor."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    int8 = "int8"
+
+
 Target = Annotated[
     str | None,
     typer.Option("--target", help="Hugging Face name, local folder or GGUF file; of a server the name it serves."),
@@ -94,7 +103,9 @@ def log(
     top_k: Kept = None,
     token_map: TokenMap = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampled text.")] = 0,
-    dtype: Annotated[Precision, typer.Option("--dtype", help="Of the computation.")] = Precision.float32,
+    dtype: Annotated[
+        Computation, typer.Option("--dtype", help="Of the computation; int8: linear layers, on a processor.")
+    ] = Computation.float32,
     store_dtype: Annotated[Precision, typer.Option("--store-dtype", help="Of stored logits.")] = Precision.float16,
     device: Annotated[str, typer.Option("--device", help="A torch device, for example cpu or cuda:0.")] = "cpu",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts run together; the unit of resuming.")] = 16,
@@ -142,20 +153,12 @@ def log(
         max_prompt_tokens=max_prompt_tokens,
         store=store.value,
         top_k=64 if top_k is None else top_k,
+        max_positions=max_positions,
+        dtype=dtype.value,
+        device=device,
     )
     with resumable(f"finished batches are in {out}"):
-        path = log_pair(
-            target,
-            draft,
-            prompts,
-            out,
-            settings,
-            dtype=dtype.value,
-            device=device,
-            max_positions=max_positions,
-            token_map=token_map,
-            report=report,
-        )
+        path = log_pair(target, draft, prompts, out, settings, token_map=token_map, report=report)
     print(path)
 
 
@@ -166,7 +169,7 @@ def _of_servers(
     out: str,
     settings: ServerSettings,
     timeout: float,
-    dtype: Precision,
+    dtype: Computation,
     device: str,
     report: Callable[[str], None],
 ) -> Path:

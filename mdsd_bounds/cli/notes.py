@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mdsd_bounds.dumps.base import Dump
 
 
-def opened(path: str, limit: int | None = None) -> tuple[Any, list[str]]:
+def opened(path: str, limit: int | None = None) -> tuple[Dump, list[str]]:
     """The opened dump; facts and warnings of :mod:`mdsd_bounds.dumps.evidence` are printed, the warnings returned."""
     from mdsd_bounds.dumps import open_dump
     from mdsd_bounds.dumps.evidence import evidence
@@ -23,7 +28,7 @@ def opened(path: str, limit: int | None = None) -> tuple[Any, list[str]]:
     return dump, found.warnings
 
 
-def say_beyond(table: Any) -> None:
+def say_beyond(table: pd.DataFrame) -> None:
     """The largest and the mean mass on columns that the other model lacks, over all rows of a per-position table."""
     for role in ("target", "draft"):
         name = f"{role}_beyond"

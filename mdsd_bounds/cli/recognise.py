@@ -8,8 +8,12 @@ models.
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdsd_bounds.dumps.how_to_read import HowToRead
 
 Facts = dict[str, Any]
 
@@ -31,7 +35,7 @@ def after_dump(label: str, facts: Facts) -> Facts:
     }
 
 
-def recognised(path: Path) -> tuple[Facts, Facts] | None:
+def recognised(path: Path, how: HowToRead) -> tuple[Facts, Facts] | None:
     """Facts of a file that is no dump, and its own notes, or None where it is of no known kind.
 
     Raises
@@ -41,7 +45,7 @@ def recognised(path: Path) -> tuple[Facts, Facts] | None:
     """
     from mdsd_bounds.dumps.inspect import notes_beside
 
-    for known in (_model, _one_model, _steps, _table, _counts, _token_map, _prompts):
+    for known in (_model, partial(_one_model, how=how), _steps, _table, _counts, _token_map, _prompts):
         if (found := known(path)) is not None:
             notes = found.pop("notes", {})
             facts = {"path": str(path), **found}
@@ -68,7 +72,7 @@ def _model(path: Path) -> Facts | None:
     return None
 
 
-def _one_model(path: Path) -> Facts | None:
+def _one_model(path: Path, how: HowToRead) -> Facts | None:
     from mdsd_bounds.dumps import SIDES, open_side
     from mdsd_bounds.dumps.containers.files import opening
     from mdsd_bounds.problem import InputError
@@ -78,7 +82,7 @@ def _one_model(path: Path) -> Facts | None:
         if not form:
             return None
         try:
-            side = open_side(path)
+            side = open_side(path, how=how)
         except InputError:
             if form == "arrays":  # any file of arrays looks like it
                 return None
@@ -157,12 +161,12 @@ def _counts(path: Path) -> Facts | None:
 
 
 def _token_map(path: Path) -> Facts | None:
-    from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+    from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
     from mdsd_bounds.dumps.token_map import maps_in
 
     if not path.is_file() or not array_form(path):
         return None
-    if not (held := maps_in(open_store(path))):
+    if not (held := maps_in(open_arrays(path))):
         return None
     return {
         "recognised as": f"a token map ({', '.join(held)})",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from mdsd_bounds.cli.options import (
 )
 from mdsd_bounds.cli.outputs import Force, check_out
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
+
+if TYPE_CHECKING:
+    from mdsd_bounds.trees.advise import Costs
 
 
 @with_sampling
@@ -51,6 +54,9 @@ def report(
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="A tokenizer.json: tokens are shown as text.")
     ] = None,
+    trees: Annotated[
+        str | None, typer.Option("--trees", help="Logs of mdsd tree, comma-separated: rule, certified bound, share.")
+    ] = None,
     positions: Annotated[int, typer.Option("--positions", min=0, help="Positions that the page opens up.")] = 12,
     limit: Limit = None,
     force: Force = False,
@@ -69,7 +75,7 @@ def report(
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.report import answer, explore, html_report, read_tokenizer, run_of
 
-    costs = _costs(draft_cost, target_cost)
+    costs, decoded = _costs(draft_cost, target_cost), _decoded(trees)
     name = None if tokenizer is None else read_tokenizer(tokenizer)
     settings = Settings(
         samplers=names_in(sampler),
@@ -86,7 +92,7 @@ def report(
     say_sampling(sampling)
     (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)
-    asked = _digest(draft_cost, target_cost, tokenizer, positions)
+    asked = _digest(draft_cost, target_cost, tokenizer, positions, None if decoded is None else decoded.to_csv())
     mark = f"{compared.key(source)}-{limit}-{asked}-{__version__}"
     if not force and run_of(out) == mark:
         print(f"note: {out} is this report already; --force makes it again", file=sys.stderr)
@@ -101,20 +107,28 @@ def report(
             comparison = run(source, compared, limit=limit, progress=progress)
     answers = [answer(table, comparison, at, costs) for at in settings.temperatures]
     shown = table if comparison is None else comparison
+    answers[0] = dataclasses.replace(answers[0], logs=decoded)
     explored = explore(source, shown, answers[0], compared, positions) if positions else []
     page = html_report(table, comparison, answers, inspect_dump(dump), __version__, mark, explored, name)
     write_whole(out, page.encode())
     print(out)
 
 
-def _costs(draft: float | None, target: str | None) -> Any:
+def _costs(draft: float | None, target: str | None) -> Costs | None:
     """Costs where any is given."""
     from mdsd_bounds.trees.advise import costs_from
 
     return None if draft is None and target is None else costs_from(draft, target)
 
 
-def _digest(*asked: Any) -> str:
+def _decoded(logs: str | None) -> Any:
+    """The summaries of logs of ``mdsd tree``."""
+    from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
+
+    return None if logs is None else summary_table({name: summarise_log(read_log(name)) for name in names_in(logs)})
+
+
+def _digest(*asked: object) -> str:
     """What else the page depends on; a short name, as any of it may be long."""
     import hashlib
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,7 +15,12 @@ from mdsd_bounds.cli.options import Format, progress_bar, shard_in
 from mdsd_bounds.cli.outputs import check_out
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from mdsd_bounds.dumps.base import Dump
     from mdsd_bounds.pipeline.evaluate_block import Settings
+
+    Summarise = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class Summary:
     ``droppable`` are the columns that text goes without where it would be wider than 100 columns, first to last.
     """
 
-    conclude: Callable[..., str]
+    conclude: Callable[[pd.DataFrame], str]
     columns: list[str] | None = None
     droppable: tuple[str, ...] = ()
 
 
 def run_and_print(
-    dump: str, settings: Settings, running: Running, summarise: Callable[..., Any], layout: Summary, format: Format
+    dump: str, settings: Settings, running: Running, summarise: Summarise, layout: Summary, format: Format
 ) -> None:
     """Compute, write per-position results where asked, and print the summary, of each head where there are several."""
     from pandas import concat
@@ -70,9 +75,9 @@ def run_and_print(
     print_summary(concat(summaries, ignore_index=True) if heads else summaries[0], layout, format, warnings)
 
 
-def print_summary(summary: Any, layout: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
+def print_summary(summary: pd.DataFrame, layout: Summary, format: Format, warnings: Sequence[str] = ()) -> None:
     """The summary on stdout, its conclusion first (in JSON a field of every row; CSV holds rows alone)."""
-    from mdsd_bounds.pipeline.tables import fitted, render
+    from mdsd_bounds.pipeline.rendering import fitted, render
 
     columns, conclusion = layout.columns, layout.conclude(summary)
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
@@ -85,7 +90,7 @@ def print_summary(summary: Any, layout: Summary, format: Format, warnings: Seque
         print(render(summary, format.value, columns, warnings, conclusion))
 
 
-def computed(dump: str, settings: Settings, running: Running) -> tuple[Any, list[str]] | None:
+def computed(dump: str, settings: Settings, running: Running) -> tuple[pd.DataFrame, list[str]] | None:
     """The per-position table and the warnings about its dump; None where other shards are still missing."""
     source, warnings = _opened(dump, settings, running)
     if heads := _other_heads(dump, source, running.out):
@@ -94,7 +99,7 @@ def computed(dump: str, settings: Settings, running: Running) -> tuple[Any, list
     return None if table is None else (table, warnings)
 
 
-def _opened(dump: str, settings: Settings, running: Running) -> tuple[Any, list[str]]:
+def _opened(dump: str, settings: Settings, running: Running) -> tuple[Dump, list[str]]:
     """The dump and the warnings about it, after everything that can be refused before it is opened."""
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.problem import draft_counts
@@ -110,7 +115,7 @@ def _opened(dump: str, settings: Settings, running: Running) -> tuple[Any, list[
     return opened(dump, running.limit)
 
 
-def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
+def _other_heads(dump: str, source: Dump, out: str | None) -> list[str]:
     """The names of a draft's heads, one dump each, where it has several and none was chosen."""
     from mdsd_bounds.dumps.how_to_read import named, parted
 
@@ -122,9 +127,9 @@ def _other_heads(dump: str, source: Any, out: str | None) -> list[str]:
     return [named(plain, head=head, tokenizer=how.tokenizer) for head in range(source.facts.heads)]
 
 
-def _table(source: Any, name: str, settings: Settings, running: Running) -> Any:
+def _table(source: Dump, name: str, settings: Settings, running: Running) -> pd.DataFrame | None:
     """The per-position table of an open dump, with notes on stderr; None where other shards are still missing."""
-    from mdsd_bounds.pipeline.run import is_finished, run
+    from mdsd_bounds.pipeline.run import Execution, is_finished, run
 
     out, force, limit = running.out, running.force, running.limit
     index, number = shard_in(running.shard, out)
@@ -141,9 +146,8 @@ def _table(source: Any, name: str, settings: Settings, running: Running) -> Any:
             shard=(index, number),
             limit=limit,
             progress=progress,
-            engine=running.engine,
-            batch_rows=running.batch,
             force=force,
+            execution=Execution(running.engine, running.batch),
         )
     if table is None:
         print(f"shard {index}/{number} done; the table is written when every shard has run", file=sys.stderr)
@@ -152,7 +156,7 @@ def _table(source: Any, name: str, settings: Settings, running: Running) -> Any:
     return table
 
 
-def _say(table: Any) -> None:
+def _say(table: pd.DataFrame) -> None:
     """Notes on a table of per-position results."""
     from mdsd_bounds.cli.notes import say_beyond
     from mdsd_bounds.pipeline.tables import underflow_notes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,10 +10,16 @@ import typer
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import Format, Quiet, Style
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.table import Summary, print_summary
 
 if TYPE_CHECKING:
     from mdsd_bounds.dumps.step_schema import StepRecord
-    from mdsd_bounds.models.loading import LoadedModel
+
+#: What text goes without where it would be wider than 100 columns.
+DROPPABLE = (
+    "documents", "draft_calls", "accepted_low", "accepted_high", "realised", "calls", "bound_low", "bound_high",
+    "nodes", "verifying", "tokens_per_second",
+)  # fmt: skip
 
 
 def tree(
@@ -33,7 +38,10 @@ def tree(
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
     ] = "2,2,1",
     rule: Annotated[
-        str, typer.Option("--rule", help="recursive, traversal, sweep, block (chains), or any verifier, at every node.")
+        str,
+        typer.Option(
+            "--rule", help="recursive, traversal, sweep, block (chains), greedy_multi_path (paths), or any verifier."
+        ),
     ] = "recursive",
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, help="Tokens to emit after each prompt.")] = 32,
     temperature: Annotated[float, typer.Option("--temperature", help="Temperature of both models.")] = 1.0,
@@ -58,8 +66,7 @@ def tree(
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from mdsd_bounds.pipeline.tables import render
-    from mdsd_bounds.trees.log import read_log, summarise_log, summary_table
+    from mdsd_bounds.trees.log import in_words, read_log, summarise_log, summary_table
 
     if log is not None:
         lines, name = read_log(log), log
@@ -91,7 +98,8 @@ def tree(
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
         shares = "  ".join(f"{place}: {share:.3f} of {asked:.1f}" for place, (asked, share) in found[key].items())
         print(f"note: accepted by {title}  {shares}", file=sys.stderr)
-    print(render(summary_table({name: found}), format.value))
+    layout = Summary(lambda table: f"{in_words(table)}.", None, DROPPABLE)
+    print_summary(summary_table({name: found}), layout, format)
 
 
 def _run(
@@ -121,17 +129,17 @@ def _run(
     from mdsd_bounds.models.prompts import read_prompts
     from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
+    from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
     from mdsd_bounds.trees.log import record
     from mdsd_bounds.trees.named import fixed_branching, named_tree
-    from mdsd_bounds.trees.real import TreeReader
 
     silence()
     named_tree(builder, shape)
     branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
-    drafting = _draft(draft, first, dtype, device)
-    stop = _stop_tokens(first)
+    drafting = drafting_from(draft, first, dtype, device)
+    stop = stop_tokens(first)
     build = named_tree(builder, shape, stop)
     model = drafting.model
     width = min(first.model.config.get_text_config().vocab_size, model.config.get_text_config().vocab_size)
@@ -139,8 +147,7 @@ def _run(
     with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
-            reader = TreeReader(first.model, ids, width=width, states=drafting.head is not None, **warp)
-            readers = reader, drafting.reader(reader, ids, width=width, **warp)
+            readers = drafting.readers(first.model, ids, width=width, **warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
@@ -151,50 +158,3 @@ def _run(
                 done = sum(len(line.tree.tokens) for line in lines)
                 print(f"{doc + 1} of {len(texts)} prompts, {done / len(lines):.2f} tokens a call", file=sys.stderr)
     return lines
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What drafts: a model, the layers it leaves out, or a head on the target's states."""
-
-    model: Any
-    skip: tuple[int, ...] = ()
-    head: Any = None
-
-    def reader(self, target: Any, ids: list[int], **options: Any) -> Any:
-        from mdsd_bounds.trees.chimera import HeadReader
-        from mdsd_bounds.trees.real import TreeReader
-
-        if self.head is not None:
-            return HeadReader(target, self.head, ids, **options)
-        return TreeReader(self.model, ids, skip=self.skip, **options)
-
-
-def _draft(source: str, target: LoadedModel, dtype: str, device: str) -> _Draft:
-    from mdsd_bounds.models.chimera import head_draft
-    from mdsd_bounds.models.loading import load_model
-    from mdsd_bounds.models.self_draft import decoder_layers, parse_layers
-    from mdsd_bounds.models.vocabulary import same_vocabulary
-    from mdsd_bounds.problem import InputError
-
-    kind, _, value = source.partition(":")
-    if kind == "chimera":
-        return _Draft(target.model, head=head_draft(value, target))
-    depth = len(decoder_layers(target.model)) if kind in ("early-exit", "skip-layers") else 0
-    if kind == "skip-layers":
-        return _Draft(target.model, parse_layers(value, depth))
-    if kind == "early-exit":
-        if not value.isdigit() or not 1 <= int(value) < depth:
-            raise InputError(f"{source}: give the number of layers to keep, 1 to {depth - 1}")
-        return _Draft(target.model, tuple(range(int(value), depth)))
-    draft = load_model(source, dtype, device)
-    difference = same_vocabulary(target.tokenizer, draft.tokenizer)
-    if difference is not None:
-        raise InputError(f"{source}: its tokenizer differs from the target's ({difference}); trees need one vocabulary")
-    return _Draft(draft.model)
-
-
-def _stop_tokens(target: LoadedModel) -> frozenset[int]:
-    held = getattr(target.model.generation_config, "eos_token_id", None)
-    found = {target.tokenizer.eos_token_id, *(held if isinstance(held, list) else [held])}
-    return frozenset(int(token) for token in found if token is not None)

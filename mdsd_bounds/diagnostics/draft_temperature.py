@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.pipeline.evaluate_block import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import document_means
@@ -54,7 +54,7 @@ class DraftTemperature:
 
 
 def choose_draft_temperature(
-    dump: Any,
+    dump: Dump,
     n_drafts: int,
     sampler: str = "without_replacement",
     *,
@@ -63,7 +63,7 @@ def choose_draft_temperature(
     folds: int = 5,
     seed: int = 0,
     limit: int | None = None,
-    options: dict[str, Option] | None = None,
+    **options: Option,
 ) -> DraftTemperature:
     """The draft temperature for a pair of models, cross-fitted over documents.
 
@@ -71,7 +71,7 @@ def choose_draft_temperature(
     ----------
     dump :
         An opened dump.
-    n_drafts, sampler, options :
+    n_drafts, sampler, **options :
         What is drafted; as :func:`mdsd_bounds.optimal_acceptance`.
     temperature : float
         The target's temperature, above 0.
@@ -103,7 +103,7 @@ def choose_draft_temperature(
             drafts=(n_drafts,),
             temperatures=(temperature,),
             draft_temperature=ratio * temperature,
-            options=dict(options or {}),
+            options=options,
         )
         table = run(dump, settings, limit=limit)
         assert table is not None

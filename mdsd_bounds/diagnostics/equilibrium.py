@@ -35,6 +35,7 @@ from torch import Tensor
 
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.dumps.base import LogitBatch
 from mdsd_bounds.pipeline.tables import document_means
 from mdsd_bounds.problem import InputError
 
@@ -76,7 +77,7 @@ def share_in_subset(
 
 
 def equilibrium(
-    batches: Iterable[Any],
+    batches: Iterable[LogitBatch],
     n_drafts: Sequence[int] = (2,),
     temperatures: Sequence[float] = (1.0,),
     sampler: str = "without_replacement",

@@ -20,7 +20,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import beginning, opening
 from mdsd_bounds.dumps.example import EXAMPLE
 from mdsd_bounds.dumps.fingerprint import fingerprint
-from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
@@ -39,7 +39,7 @@ from mdsd_bounds.dumps.formats.step_log import is_step_log, open_step_log
 from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
 from mdsd_bounds.dumps.formats.top_logprobs.tokenizer import resolver, tokenizer_file
 from mdsd_bounds.dumps.hidden_states import is_head
-from mdsd_bounds.dumps.how_to_read import HowToRead, chosen, named, parted, reading_so
+from mdsd_bounds.dumps.how_to_read import PLAIN, HowToRead, named, parted
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.token_map import MAPS
@@ -65,17 +65,19 @@ def _is_native(paths: list[Path]) -> bool:
     return len(paths) == 1 and (paths[0] / MANIFEST).exists()
 
 
-def _open_npy(paths: list[Path], label: str) -> Dump:
+def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
     maps = [name for name in (*MAPS, *(f"draft_{name}" for name in MAPS)) if (draft.parent / f"{name}.npy").exists()]
     if not maps:
         return open_npy_pair(target, draft, label)
     # A map beside the draft's rows has a file of its own, as every array has.
-    mapped = mapped_side(open_named(draft), {name: open_store(draft.parent / f"{name}.npy")["logits"] for name in maps})
+    mapped = mapped_side(
+        open_named(draft), {name: open_arrays(draft.parent / f"{name}.npy")["logits"] for name in maps}
+    )
     return pair_sides(open_named(target), mapped, label)
 
 
-def _open_parquet(paths: list[Path], label: str) -> Dump:
+def _open_parquet(paths: list[Path], label: str, how: HowToRead) -> Dump:
     return open_pair_file(paths[0], "parquet")
 
 
@@ -92,7 +94,7 @@ def _all_of(paths: list[Path], form: str, count: int) -> bool:
 
 def _is_plain(path: Path) -> bool:
     """Whether a file of arrays is one matrix of logits and nothing that says how its rows are to be read."""
-    arrays = open_store(path)
+    arrays = open_arrays(path)
     named = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
     plain = not named & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
     return plain and not needs_care(path)
@@ -111,33 +113,34 @@ def _is_named_pair(paths: list[Path]) -> bool:
     if not has_pair(paths[0]):
         return False
     # Two matrices and columns have readers of their own; what says more of its rows is read array by array.
-    return not {"target_logits", "draft_logits"} <= set(open_store(paths[0])) or needs_care(paths[0])
+    return not {"target_logits", "draft_logits"} <= set(open_arrays(paths[0])) or needs_care(paths[0])
 
 
 Recognise = Callable[[list[Path]], bool]
-Open = Callable[[list[Path], str], Dump]
+Open = Callable[[list[Path], str, HowToRead], Dump]
 
 #: One-model formats: name -> (does the content look like it, how to open it as target or draft).
-SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str], Side]]] = {
+SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str, HowToRead], Side]]] = {
     "llama.cpp": (
         lambda path: beginning(path).startswith(MAGIC),
-        lambda path, role: open_llama_cpp(path),
+        lambda path, role, how: open_llama_cpp(path),
     ),
-    "distillkit": (is_distillkit, lambda path, role: open_distillkit(path)),
-    "top-logprobs": (is_top_logprobs, lambda path, role: open_top_logprobs(path, resolver())),
-    "arrays": (_is_named, open_named),
+    "distillkit": (is_distillkit, lambda path, role, how: open_distillkit(path)),
+    "top-logprobs": (is_top_logprobs, lambda path, role, how: open_top_logprobs(path, resolver(how))),
+    "arrays": (_is_named, lambda path, role, how: open_named(path, role)),
 }
 
 
-def _join(paths: list[Path], label: str) -> Dump:
+def _join(paths: list[Path], label: str, how: HowToRead) -> Dump:
     paths = _pair_in_folder(paths, ".safetensors")
-    return pair_sides(open_side(paths[0], "target"), open_side(paths[1], "draft"), label)
+    target, draft = (open_side(path, role, how) for path, role in zip(paths, ("target", "draft"), strict=True))
+    return pair_sides(target, draft, label)
 
 
-def _open_named_pair(path: Path, label: str) -> Dump:
+def _open_named_pair(path: Path, label: str, how: HowToRead) -> Dump:
     """Both models in one file or folder; ``facts.json``, where a capture left it, says what they are."""
-    dump = _join([path, path], label)
-    once = sum(array.bytes for name, array in open_store(path).items() if is_head(name))
+    dump = _join([path, path], label, how)
+    once = sum(array.bytes for name, array in open_arrays(path).items() if is_head(name))
     facts = replace(dump.facts, bytes=size_on_disk(path), fixed_bytes=once)
     if (path / FACTS).is_file():
         metadata = read_facts(path)
@@ -150,11 +153,14 @@ def _open_named_pair(path: Path, label: str) -> Dump:
 #: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft; two
 #: one-model files of any formats of :data:`SIDES` are joined.
 READERS: dict[str, tuple[Recognise, Open]] = {
-    "native": (_is_native, lambda paths, label: open_native(paths[0])),
-    "step-log": (lambda paths: len(paths) == 1 and is_step_log(paths[0]), lambda paths, label: open_step_log(paths[0])),
+    "native": (_is_native, lambda paths, label, how: open_native(paths[0])),
+    "step-log": (
+        lambda paths: len(paths) == 1 and is_step_log(paths[0]),
+        lambda paths, label, how: open_step_log(paths[0]),
+    ),
     "heads": (has_heads, open_heads),
-    "arrays": (_is_named_pair, lambda paths, label: _open_named_pair(paths[0], label)),
-    "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label: open_pair_file(paths[0], "npz")),
+    "arrays": (_is_named_pair, lambda paths, label, how: _open_named_pair(paths[0], label, how)),
+    "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label, how: open_pair_file(paths[0], "npz")),
     "npy": (
         lambda paths: (
             _all_of(pair := _pair_in_folder(paths, ".npy"), "npy", 2) and all(_is_plain(path) for path in pair)
@@ -166,9 +172,9 @@ READERS: dict[str, tuple[Recognise, Open]] = {
             _all_of(files := _pair_in_folder(paths, ".safetensors"), "safetensors", 1)
             or (_all_of(files, "safetensors", 2) and all(_is_plain(path) for path in files))
         ),
-        lambda paths, label: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
+        lambda paths, label, how: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
-    "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label: open_pair_file(paths[0], "pt")),
+    "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label, how: open_pair_file(paths[0], "pt")),
     "parquet": (lambda paths: _all_of(paths, "parquet", 1) and has_pair(paths[0]), _open_parquet),
     "joined": (
         lambda paths: (
@@ -183,8 +189,8 @@ def _side_format(path: Path) -> str:
     return next((name for name, (recognise, _) in SIDES.items() if recognise(path)), "")
 
 
-def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
-    """Open one model's file in any format of :data:`SIDES`.
+def open_side(path: str | os.PathLike[str], role: str = "", how: HowToRead = PLAIN) -> Side:
+    """Open one model's file in any format of :data:`SIDES`, as the ``target`` or ``draft`` that it is.
 
     Raises
     ------
@@ -199,7 +205,7 @@ def open_side(path: str | os.PathLike[str], role: str = "") -> Side:
         if not name:
             raise InputError(f"{file}: not recognised as any of {', '.join(SIDES)}; {described(file)}")
     with opening(), reading(file, name):
-        side = SIDES[name][1](file, role)
+        side = SIDES[name][1](file, role, how)
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         with reading(file, name) as place:
@@ -217,7 +223,7 @@ def open_pair(target: str | os.PathLike[str], draft: str | os.PathLike[str]) -> 
     InputError
         As :func:`open_dump`.
     """
-    return _open([Path(target), Path(draft)], f"{os.fspath(target)},{os.fspath(draft)}")
+    return _open([Path(target), Path(draft)], f"{os.fspath(target)},{os.fspath(draft)}", PLAIN)
 
 
 def open_dump(path: str | os.PathLike[str]) -> Dump:
@@ -242,32 +248,31 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
         If the path does not exist, the format is unknown, or the content is damaged.
     """
     label, how = parted(os.fspath(path))
-    with reading_so(how):
-        return _open_label(label, how)
+    return _open_label(label, how)
 
 
 def _open_label(label: str, how: HowToRead) -> Dump:
     if label.startswith("file://"):
         label = split(label)[1]
-    elif "://" in label:
-        return open_remote(label, open_dump)
+    name = label if how == PLAIN else named(label, head=how.head, tokenizer=how.tokenizer)
+    if "://" in label:
+        fetched = open_remote(label, lambda copy: _open_label(copy, how))
+        return replace(fetched, facts=replace(fetched.facts, path=name))
     with reading(label, "path", "give the name of a file or folder"):
         paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
     if label == "example" and not paths[0].exists():
         paths = [EXAMPLE]
-    name = label if how == HowToRead() else named(label, head=how.head, tokenizer=how.tokenizer)
-    dump = _open(paths, label)
+    dump = _open(paths, label, how)
     return replace(dump, facts=replace(dump.facts, path=name))
 
 
-def _open(paths: list[Path], label: str) -> Dump:
+def _open(paths: list[Path], label: str, how: HowToRead) -> Dump:
     """The dump at these paths; what a library raises while it is recognised, opened or read becomes one line."""
-    how = chosen()
     with opening():
         with reading(label, "dump"):
             form = _format(paths, label)
         with reading(label, form):
-            dump = READERS[form][1](paths, label)
+            dump = READERS[form][1](paths, label, how)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         with reading(label, form) as place:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.printable import printable
-from mdsd_bounds.dumps.checks import CUTS, admit
+from mdsd_bounds.dumps.checks import CUTS, JUDGED, SCORED, admit
 from mdsd_bounds.dumps.widths import check_widths
 from mdsd_bounds.problem import InputError
 
@@ -92,6 +92,9 @@ class LogitBatch:
 
     ``target_width`` and ``draft_width`` are the columns that each side has itself; the others hold exact zeros.
 
+    ``judge_token`` int64 and ``judge_score`` float64 ``[B, 8]`` are tokens that a judge scored and its scores, or None;
+    -1 and NaN where it scored fewer.
+
     ``past`` ``[P]`` int64 are the tokens of the first row's document in the rows before it, where they were asked for.
     """
 
@@ -106,6 +109,8 @@ class LogitBatch:
     target_width: int | None = None
     draft_width: int | None = None
     past: Tensor | None = None
+    judge_token: Tensor | None = None
+    judge_score: Tensor | None = None
 
 
 #: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.
@@ -229,6 +234,14 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
         if name in CUTS:
             if column.shape != (rows, 4) or column.dtype != torch.float64:
                 raise InputError(f"{path}: {name} has shape {tuple(column.shape)}; give float64 [{rows}, 4]")
+            checked[name] = column
+            continue
+        if name in JUDGED:
+            kind = torch.int64 if name == JUDGED[0] else torch.float64
+            if column.shape != (rows, SCORED) or column.dtype != kind:
+                raise InputError(
+                    f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {kind} [{rows}, 8]"
+                )
             checked[name] = column
             continue
         if column.ndim != 1 or column.shape[0] != rows or column.is_floating_point():

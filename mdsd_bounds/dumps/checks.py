@@ -20,6 +20,10 @@ from mdsd_bounds.problem import InputError, rounding_unit
 
 #: Names of the columns that say what truncated rows leave open, and of the models that they belong to.
 CUTS = ("target_cut", "draft_cut")
+#: Names of the columns of a judge: tokens that it scored at a position, -1 where fewer, and its scores, NaN there.
+JUDGED = ("judge_token", "judge_score")
+#: Tokens scored at a position.
+SCORED = 8
 #: How far stored and missing mass together may be from one: llama.cpp adds up its rows in float32.
 _SUM = 1e-3
 
@@ -65,6 +69,8 @@ def admit(
         If a recorded token is not in the vocabulary, full rows are on another scale or were never written, or what a
         truncated row leaves open cannot be true.
     """
+    if any(name in columns for name in JUDGED):
+        _check_scores(path, first, columns, max(target.shape[1], draft.shape[1]))
     if "token" in columns:
         _check_tokens(path, first, columns["token"], max(target.shape[1], draft.shape[1]))
     for role, rows in (("target", target), ("draft", draft)):
@@ -77,6 +83,24 @@ def admit(
         refuse_unwritten(path, first, target, draft)
     target, draft, _ = align_widths(target, draft, path)
     return target, draft, columns
+
+
+def _check_scores(path: str, first: int, columns: dict[str, Tensor], width: int) -> None:
+    if not all(name in columns for name in JUDGED):
+        raise InputError(f"{path}: one of {' and '.join(JUDGED)} is missing; score the dump again")
+    token, score = columns["judge_token"], columns["judge_score"]
+    _refuse(
+        ((token >= width) | (token < -1)).any(-1),
+        path,
+        first,
+        lambda row: f"a judge scored token {token[row].tolist()}, but the vocabulary has {width}; score the dump again",
+    )
+    _refuse(
+        ((token >= 0) & ~((score >= 0) & (score <= 1))).any(-1),
+        path,
+        first,
+        lambda row: f"a judge's scores are {score[row].tolist()}; give numbers from 0 to 1",
+    )
 
 
 def _check_tokens(path: str, first: int, token: Tensor, width: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.dumps.base import Dump, LogitBatch
-from mdsd_bounds.dumps.checks import CUTS
+from mdsd_bounds.dumps.checks import CUTS, JUDGED
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes, write_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -172,7 +172,9 @@ def _native(dump: Dump, path: Path, shard_rows: int) -> Path:
     with whole_folder(path) as begun, DumpWriter(begun, shard_rows=shard_rows, **metadata) as writer:
         for batch in dump.batches(_BLOCK):
             columns = {
-                name: value for name in ("doc", "position", "token") if (value := getattr(batch, name)) is not None
+                name: value
+                for name in ("doc", "position", "token", *JUDGED)
+                if (value := getattr(batch, name)) is not None
             }
             rows = []
             for role in _ROLES:
@@ -215,7 +217,7 @@ def _columns(dump: Dump) -> dict[str, Tensor]:
     for start in range(0, len(dump), _BLOCK):
         _, _, held = dump.read_rows(start, min(start + _BLOCK, len(dump)))
         for name, value in held.items():
-            if name not in CUTS:
+            if name not in (*CUTS, *JUDGED):
                 pieces.setdefault(name, []).append(value)
     return {name: torch.cat(parts) for name, parts in pieces.items()}
 

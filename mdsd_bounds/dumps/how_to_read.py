@@ -6,10 +6,7 @@ It is part of the dump's name, so that it goes wherever the dump goes (keys of r
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mdsd_bounds.problem import InputError
@@ -27,22 +24,6 @@ class HowToRead:
 
 #: Nothing is said.
 PLAIN = HowToRead()
-_chosen: contextvars.ContextVar[HowToRead] = contextvars.ContextVar("chosen", default=PLAIN)
-
-
-def chosen() -> HowToRead:
-    """What holds for the dump that is being opened."""
-    return _chosen.get()
-
-
-@contextlib.contextmanager
-def reading_so(how: HowToRead) -> Iterator[None]:
-    """Inside, dumps are opened so."""
-    token = _chosen.set(how)
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
 
 
 def named(dump: str, *, head: int | None = None, tokenizer: str | None = None) -> str:
@@ -53,9 +34,9 @@ def named(dump: str, *, head: int | None = None, tokenizer: str | None = None) -
     >>> named("pair.npz", head=2)
     'pair.npz#head=2'
     """
-    said = [f"head={head}"] if head is not None else []
-    said += [f"tokenizer={tokenizer}"] if tokenizer else []
-    return f"{dump}#{'&'.join(said)}" if said else dump
+    parts = [f"head={head}"] if head is not None else []
+    parts += [f"tokenizer={tokenizer}"] if tokenizer else []
+    return f"{dump}#{'&'.join(parts)}" if parts else dump
 
 
 def parted(label: str) -> tuple[str, HowToRead]:

@@ -269,6 +269,8 @@ def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:
         raise ValueError("lengths disagree")
     if any(not 0 <= parent <= place for place, parent in enumerate(tree.parents)):
         raise ValueError("a parent comes after its child")
+    if "expected" in entry and "emitted" in entry and (tree.expected is None) != (tree.emitted is None):
+        raise ValueError("expected and emitted are both numbers, or both null")
     return tree
 
 
@@ -310,6 +312,7 @@ def _amounts(values: Iterable[Any], name: str, most: float = math.inf) -> tuple[
     found = tuple(values)
     for value in found:
         number = not isinstance(value, bool) and isinstance(value, int | float)
-        if not number or not 0 <= value <= most or not math.isfinite(value):
+        # An integer beyond 64 bits is no number to numpy.
+        if not number or not 0 <= value <= min(most, 2.0**63) or not math.isfinite(value):
             raise ValueError(f"{name} is {value!r}")
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds.models.capture_settings import CaptureSettings as CaptureSettings
 from mdsd_bounds.models.drafts import Draft, make_draft
-from mdsd_bounds.models.dump_writers import STORES, Store, open_store
+from mdsd_bounds.models.dump_writers import STORES, Store, open_writer
 from mdsd_bounds.models.finished import finished_rows
 from mdsd_bounds.models.forward import forward, head_inputs, left_pad, read_rows
 from mdsd_bounds.models.loading import LoadedModel, load_model, require_transformers
@@ -35,44 +36,6 @@ Report = Callable[[str], None]
 QUIET_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class CaptureSettings:
-    """How text is made and what is stored.
-
-    Attributes
-    ----------
-    new_tokens : int
-        Positions logged per prompt (at most, in mode ``teacher_forced``).
-    temperature : float
-        Of the sampling that makes the text (mode ``sampled``); 0 is greedy.
-    mode : str
-        ``sampled``: the target continues each prompt, beyond an end-of-text token too.  ``teacher_forced``: the
-        prompt itself is the text.
-    seed : int
-        With the number of the batch, determines every draw.
-    batch_size : int
-        Prompts of a batch.
-    store_dtype : str
-        Dtype of the stored logits (``store="logits"`` only).
-    store : str
-        ``logits``, ``hidden`` or ``top-k`` (:mod:`mdsd_bounds.models.dump_writers`).
-    top_k : int
-        Tokens kept of each row with ``store="top-k"``.
-    max_prompt_tokens : int
-        Longer prompts are refused, never cut.
-    """
-
-    new_tokens: int = 32
-    temperature: float = 1.0
-    mode: str = "sampled"
-    seed: int = 0
-    batch_size: int = 16
-    store_dtype: str = "float16"
-    max_prompt_tokens: int = 2048
-    store: str = "logits"
-    top_k: int = 64
-
-
 def log_pair(
     target: str | LoadedModel,
     draft: str,
@@ -80,9 +43,6 @@ def log_pair(
     out: str | Path,
     settings: CaptureSettings | None = None,
     *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    max_positions: int | None = None,
     token_map: str | None = None,
     notes: dict[str, Any] | None = None,
     report: Report | None = None,
@@ -103,10 +63,6 @@ def log_pair(
         Folder of the dump: native for full logits, named arrays for the small forms.
     settings : CaptureSettings
         See there.
-    dtype, device : str
-        Of the computation.
-    max_positions : int or None
-        Stop after this many rows.
     token_map : str or None
         For pairs of different vocabularies: ``intersection`` or a file, see ``make_draft``.
     notes : dict
@@ -127,7 +83,7 @@ def log_pair(
         run's dump.
     """
     settings = settings or CaptureSettings()
-    _check(settings, max_positions)
+    _check(settings)
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     texts = given_texts(prompts)
     require_transformers()
@@ -135,34 +91,24 @@ def log_pair(
         "settings": _stated(settings),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "prompts_sha256": texts_digest(texts),
-        **({"max_positions": max_positions} if max_positions is not None else {}),
+        **({} if settings.max_positions is None else {"max_positions": settings.max_positions}),
         **(notes or {}),
     }
     if isinstance(target, str):
-        rows = finished_rows(Path(out), settings.store, settings.top_k, facts, target, draft, token_map, dtype)
+        rows = finished_rows(Path(out), settings, facts, target, draft, token_map)
         if rows is not None:
             report(f"{out}: already complete, {rows} positions")
             return Path(out)
         report(f"loading {target} and {draft}")
-    first = load_model(target, dtype, device) if isinstance(target, str) else target
-    second = make_draft(draft, first, dtype, device, token_map)
+    first = load_model(target, settings.dtype, settings.device) if isinstance(target, str) else target
+    second = make_draft(draft, first, settings.dtype, settings.device, token_map)
     documents = encode(first.tokenizer, texts, settings)
     facts = {"target": first.identity, "draft": second.identity, **facts}
-    store = open_store(
-        settings.store,
-        out,
-        facts,
-        first,
-        second,
-        documents[0],
-        shard_rows=settings.new_tokens * settings.batch_size,
-        dtype=settings.store_dtype,
-        top_k=settings.top_k,
-    )
+    store = open_writer(settings, out, facts, (first, second), documents[0])
     if store.complete:
         report(f"{out}: already complete, {store.rows} positions")
         return Path(out)
-    _write(first, second, documents, settings, max_positions, store, report)
+    _write(first, second, documents, settings, store, report)
     store.close()
     return Path(out)
 
@@ -170,7 +116,8 @@ def log_pair(
 def _stated(settings: CaptureSettings) -> dict[str, Any]:
     """The settings that matter to the rows: of the small forms the manifest says the rest."""
     stated = asdict(settings)
-    unused = ("store", "top_k") if settings.store == "logits" else ("store", "top_k", "store_dtype")
+    unused = {"store", "top_k", "max_positions", "dtype", "device"}
+    unused |= set() if settings.store == "logits" else {"store_dtype"}
     return {name: value for name, value in stated.items() if name not in unused}
 
 
@@ -179,12 +126,12 @@ def _write(
     draft: Draft,
     documents: list[list[int]],
     settings: CaptureSettings,
-    limit: int | None,
     store: Store,
     report: Report,
 ) -> None:
     begun = time.monotonic()
     total = sum(_rows(document, settings) for document in documents)
+    limit = settings.max_positions
     total = total if limit is None else min(total, limit)
     hidden = settings.store == "hidden"
     read = draft.read_hidden if hidden else draft.read
@@ -230,7 +177,7 @@ def encode(tokenizer: Any, prompts: Sequence[str], settings: CaptureSettings) ->
     return documents
 
 
-def _check(settings: CaptureSettings, max_positions: int | None) -> None:
+def _check(settings: CaptureSettings) -> None:
     if settings.mode not in ("sampled", "teacher_forced"):
         raise InputError(f"mode {settings.mode!r}: choose sampled or teacher_forced")
     if settings.store_dtype not in ("float16", "bfloat16", "float32"):
@@ -239,9 +186,8 @@ def _check(settings: CaptureSettings, max_positions: int | None) -> None:
         raise InputError(f"store {settings.store!r}: choose {', '.join(STORES)}")
     if not 0 <= settings.temperature < float("inf"):
         raise InputError(f"temperature {settings.temperature!r}: give a finite number of at least 0")
-    counts = {name: getattr(settings, name) for name in ("new_tokens", "batch_size", "top_k", "max_prompt_tokens")}
-    counts["max_positions"] = max_positions
-    for name, value in counts.items():
+    for name in ("new_tokens", "batch_size", "top_k", "max_prompt_tokens", "max_positions"):
+        value = getattr(settings, name)
         if value is not None and value < 1:
             raise InputError(f"{name} {value!r}: give an integer of at least 1")
 
@@ -279,7 +225,7 @@ def _target_pass(
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
     ids, mask = (x.to(loaded.model.device) for x in left_pad(part))
     text, steps, cache = [list(document) for document in part], [], None
-    said = time.monotonic()
+    last_reported = time.monotonic()
     for step in range(settings.new_tokens):
         with head_inputs(loaded.model) as states:
             output, cache = forward(loaded.model, ids, mask, cache)
@@ -290,8 +236,8 @@ def _target_pass(
             document.append(choice)
         ids = token[:, None].to(mask.device)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        if time.monotonic() - said > QUIET_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_reported > QUIET_SECONDS:
+            last_reported = time.monotonic()
             report(f"batch {number}: {step + 1} of {settings.new_tokens} tokens drawn for {len(part)} prompts")
     return text, [len(document) for document in part], torch.stack(steps, 1).flatten(0, 1)
 

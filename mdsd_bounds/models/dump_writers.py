@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from mdsd_bounds.dumps.formats.native import DumpWriter
 from mdsd_bounds.dumps.top_k_rows import top_k_arrays
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.models.array_writer import ArrayWriter
+from mdsd_bounds.models.capture_settings import CaptureSettings
 from mdsd_bounds.models.drafts import Draft, head_width
 from mdsd_bounds.models.forward import to_store
 from mdsd_bounds.models.heads import check_head, head_arrays
@@ -57,11 +58,15 @@ class Store(Protocol):
         ...
 
 
-class LogitStore:
-    """Full logits in a native dump."""
+Writer = TypeVar("Writer", DumpWriter, ArrayWriter)
 
-    def __init__(self, writer: DumpWriter, dtype: torch.dtype) -> None:
-        self.path, self._writer, self._dtype = writer.path, writer, dtype
+
+class _Held(Generic[Writer]):
+    """What all stores take from the writer below them."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.path = writer.path
+        self._writer: Writer = writer
 
     @property
     def rows(self) -> int:
@@ -72,32 +77,27 @@ class LogitStore:
     def complete(self) -> bool:
         """Whether it was closed as whole."""
         return self._writer.complete
+
+    def close(self) -> None:
+        """Write the last shard, or join the parts."""
+        self._writer.close()
+
+
+class LogitStore(_Held[DumpWriter]):
+    """Full logits in a native dump."""
+
+    def __init__(self, writer: DumpWriter, dtype: torch.dtype) -> None:
+        super().__init__(writer)
+        self._dtype = dtype
 
     def append(self, target: Tensor, draft: Tensor, columns: Mapping[str, Tensor]) -> None:
         """Round and write."""
         rows = [to_store(logits, self._dtype, str(self.path)) for logits in (target, draft)]
         self._writer.append(rows[0], rows[1], **columns)
 
-    def close(self) -> None:
-        """Write the last shard."""
-        self._writer.close()
 
-
-class HiddenStore:
+class HiddenStore(_Held[ArrayWriter]):
     """Hidden states, and the heads once, as named arrays in a folder."""
-
-    def __init__(self, writer: ArrayWriter) -> None:
-        self.path, self._writer = writer.path, writer
-
-    @property
-    def rows(self) -> int:
-        """Rows on disk."""
-        return self._writer.rows
-
-    @property
-    def complete(self) -> bool:
-        """Whether it was closed as whole."""
-        return self._writer.complete
 
     def append(self, target: Tensor, draft: Tensor, columns: Mapping[str, Tensor]) -> None:
         """Write the states of a batch."""
@@ -106,10 +106,6 @@ class HiddenStore:
             if not bool(torch.isfinite(states).all()):
                 raise InputError(f"{self.path}: {name} holds NaN or infinity; run the model in float32")
         self._writer.append({**arrays, **columns})
-
-    def close(self) -> None:
-        """Join the parts."""
-        self._writer.close()
 
 
 class TopKStore(HiddenStore):
@@ -128,26 +124,23 @@ class TopKStore(HiddenStore):
         self._writer.append({**columns, **top_k_arrays((target, None), (draft, None), self._k)})
 
 
-def open_store(
-    kind: str,
+def open_writer(
+    settings: CaptureSettings,
     out: str | Path,
     facts: Mapping[str, Any],
-    target: LoadedModel,
-    draft: Draft,
+    models: tuple[LoadedModel, Draft],
     text: list[int],
-    *,
-    shard_rows: int,
-    dtype: str,
-    top_k: int,
 ) -> Store:
     """Open a store, new or to be continued.
 
     Parameters
     ----------
-    kind : str
-        One of :data:`STORES`.
+    settings : CaptureSettings
+        Whose ``store`` is one of :data:`STORES`.
     facts : mapping
         What identifies the run; kept with the rows.
+    models : (LoadedModel, Draft)
+        Target and draft.
     text : list of int
         Token ids on which rebuilt logits are checked (``hidden``).
 
@@ -156,10 +149,13 @@ def open_store(
     InputError
         If the draft has no hidden states, the heads do not rebuild the models' logits, or the folder holds another run.
     """
+    target, draft = models
+    kind, top_k = settings.store, settings.top_k
     sizes = None if draft.head_of is None else (hidden_size(target.model), hidden_size(draft.head_of))
     if kind == "logits":
-        writer = DumpWriter(out, shard_rows=shard_rows, hidden_sizes=sizes, notes=dict(facts), support=draft.support)
-        return LogitStore(writer, getattr(torch, dtype))
+        rows = settings.new_tokens * settings.batch_size
+        writer = DumpWriter(out, shard_rows=rows, hidden_sizes=sizes, notes=dict(facts), support=draft.support)
+        return LogitStore(writer, getattr(torch, settings.store_dtype))
     described = {**facts, "store": kind, "support": draft.support}
     if kind == "top-k":
         width = head_width(target.model)

@@ -16,6 +16,7 @@ from typing import Any
 from mdsd_bounds._backend.whole_files import remove_leftovers
 from mdsd_bounds.dumps.formats.native import MANIFEST, read_manifest
 from mdsd_bounds.models.array_writer import rows_of
+from mdsd_bounds.models.capture_settings import CaptureSettings
 from mdsd_bounds.models.chimera import head_identity
 from mdsd_bounds.models.drafts import lookup_identity
 from mdsd_bounds.models.loading import model_identity
@@ -23,14 +24,7 @@ from mdsd_bounds.problem import InputError
 
 
 def finished_rows(
-    out: Path,
-    kind: str,
-    top_k: int,
-    facts: Mapping[str, Any],
-    target: str,
-    draft: str,
-    token_map: str | None,
-    dtype: str,
+    out: Path, settings: CaptureSettings, facts: Mapping[str, Any], target: str, draft: str, token_map: str | None
 ) -> int | None:
     """Rows of a dump that is complete and of this run; None where it is not, or that cannot be told.
 
@@ -38,21 +32,21 @@ def finished_rows(
     ----------
     out : Path
         Folder of the dump.
-    kind, top_k :
-        What is stored (:data:`mdsd_bounds.models.dump_writers.STORES`).
+    settings : CaptureSettings
+        What is stored, and the dtype of the computation.
     facts : mapping
         What identifies the run, without the models.
-    target, draft, token_map, dtype :
+    target, draft, token_map :
         As :func:`mdsd_bounds.models.capture.log_pair` takes them.
     """
     if token_map not in (None, "intersection"):
         return None
     try:
-        held, rows = _logits(out) if kind == "logits" else _arrays(out, kind, top_k)
+        held, rows = _logits(out) if settings.store == "logits" else _arrays(out, settings.store, settings.top_k)
         if held is None or not _says(held, facts):
             return None
-        same = _says(held.get("target"), _of_model(target, dtype))
-        same = same and _says(held.get("draft"), _of_draft(draft, token_map, dtype))
+        same = _says(held.get("target"), _of_model(target, settings.dtype))
+        same = same and _says(held.get("draft"), _of_draft(draft, token_map, settings.dtype))
     except (InputError, OSError, ValueError, TypeError):
         return None
     if not same:

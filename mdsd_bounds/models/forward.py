@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 
+#: Names that decoders give to their final norm.
+_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 #: Logits computed in one pass (numbers, not bytes): 1 GB in float32.
 MAX_LOGITS = 1 << 28
 
@@ -35,17 +37,22 @@ def left_pad(documents: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def forward(model: Any, ids: Tensor, mask: Tensor, cache: Any = None, *, kept: int = 1) -> tuple[Tensor, Any]:
+def forward(
+    model: Any, ids: Tensor, mask: Tensor, cache: Any = None, *, kept: int = 1, positions: Tensor | None = None
+) -> tuple[Tensor, Any]:
     """One pass of a transformers model.
 
     Parameters
     ----------
     ids, mask : Tensor
-        ``[B, T]`` new tokens and ``[B, T_all]`` mask of all tokens so far.
+        ``[B, T]`` new tokens and ``[B, T_all]`` mask of all tokens so far; or, with ``positions``, the mask ``[B, 1, T,
+        T_all]`` of what each new token sees, zero or minus infinity.
     cache : object, None or False
         Key-value cache of the tokens before; None starts one, False keeps none.
     kept : int
         How many last places get logits.
+    positions : Tensor or None
+        ``[B, T]`` place of each new token; counted from the mask by default.
 
     Returns
     -------
@@ -57,7 +64,8 @@ def forward(model: Any, ids: Tensor, mask: Tensor, cache: Any = None, *, kept: i
     # Releases of transformers differ in the name of the cache argument and of the output's field.
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     given = {"use_cache": False} if cache is False else {name: cache, "use_cache": True}
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    if positions is None:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     with torch.inference_mode():
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept, **given)
     return output.logits, None if cache is False else output[name]
@@ -89,6 +97,21 @@ def read_rows(model: Any, text: Sequence[Sequence[int]], starts: Sequence[int], 
         wanted = states[-1] if hidden else logits.float()
         parts.extend(wanted[i, -count:].cpu() for i, count in enumerate(counts))
     return torch.cat(parts)
+
+
+def final_norm(model: Any) -> Any:
+    """The norm between a decoder's last layer and the head.
+
+    Raises
+    ------
+    InputError
+        If none is found.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    found = next((norm for name in _NORMS if (norm := getattr(decoder, name, None)) is not None), None)
+    if found is None:
+        raise InputError(f"{type(model).__name__}: no final norm found ({', '.join(_NORMS)}); use another target")
+    return found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mdsd_bounds.models.eight_bit import to_eight_bit
 from mdsd_bounds.problem import InputError
 
 
@@ -55,7 +56,7 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     source : str
         A folder with a GGUF file or a Hugging Face checkpoint, a ``.gguf`` file, or the name of a model on a hub.
     dtype : str
-        ``float32``, ``bfloat16`` or ``float16``.
+        ``float32``, ``bfloat16`` or ``float16``; or ``int8`` (:mod:`mdsd_bounds.models.eight_bit`, on a processor).
     device : str
         A torch device.
 
@@ -67,8 +68,10 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     require_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"dtype {dtype!r}: choose float32, bfloat16 or float16")
+    if dtype not in ("float32", "bfloat16", "float16", "int8"):
+        raise InputError(f"dtype {dtype!r}: choose float32, bfloat16, float16 or int8")
+    if dtype == "int8" and torch.device(device).type != "cpu":
+        raise InputError(f"dtype 'int8' is for processors, not for the device {device!r}; use bfloat16 there")
     try:
         place_on = torch.device(device)
         torch.empty(0, device=place_on)
@@ -79,12 +82,15 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     gguf = _gguf_file(path)
     place: dict[str, Any] = {"gguf_file": gguf.name} if gguf is not None else {}
     name = str(gguf.parent) if gguf is not None else source
+    floating = torch.float32 if dtype == "int8" else getattr(torch, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **place)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **place)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=floating, **place)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the model cannot be loaded ({reason}); give a hub name, folder or GGUF") from None
+    if dtype == "int8":
+        to_eight_bit(model)
     identity = model_identity(source)
     if "sha256" not in identity:
         identity["revision"] = str(getattr(model.config, "_commit_hash", None))

@@ -165,3 +165,22 @@ def _smoothed(counts: Sequence[Counter[int]], vocabulary: int, strength: float) 
 
 def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
+
+
+def layers_left_out(source: str, model: Any) -> tuple[int, ...]:
+    """The layers that ``early-exit:K`` (keep the first K) or ``skip-layers:4-9`` leave out of ``model``.
+
+    Raises
+    ------
+    InputError
+        If ``source`` is neither, or names layers that the model lacks.
+    """
+    kind, _, value = source.partition(":")
+    depth = len(decoder_layers(model))
+    if kind == "skip-layers":
+        return parse_layers(value, depth)
+    if kind != "early-exit":
+        raise InputError(f"draft {source!r}: give early-exit:K or skip-layers:4-9")
+    if not value.isdigit() or not 1 <= int(value) < depth:
+        raise InputError(f"{source}: give the number of layers to keep, 1 to {depth - 1}")
+    return tuple(range(int(value), depth))

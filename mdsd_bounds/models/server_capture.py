@@ -116,7 +116,7 @@ def log_servers(
     first, already = writer.parts, writer.rows
     if first:
         report(f"{out}: goes on after {first} of {len(texts)} prompts, {already} positions")
-    begun = said = time.monotonic()
+    begun = last_reported = time.monotonic()
     for number in range(first, len(texts)):
         left = None if settings.max_positions is None else settings.max_positions - writer.rows
         if left is not None and left <= 0:
@@ -125,8 +125,8 @@ def log_servers(
         arrays = _arrays(*rows, width, settings, number, left)
         writer.append(arrays)
         now = time.monotonic()
-        if now - said >= QUIET_SECONDS or number + 1 == len(texts):
-            said, done = now, number + 1 - first
+        if now - last_reported >= QUIET_SECONDS or number + 1 == len(texts):
+            last_reported, done = now, number + 1 - first
             rate, ahead = (writer.rows - already) / (now - begun), (now - begun) / done * (len(texts) - number - 1)
             report(
                 f"{number + 1} of {len(texts)} prompts, {writer.rows} positions, {rate:.1f} a second, {ahead:.0f} s "

@@ -117,7 +117,7 @@ def prompt_logprobs(server: Server, model: str, prompt: str | list[int], k: int)
         If it cannot be reached, or answers no prompt log-probabilities in either form.
     """
     common = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0}
-    said = ""
+    message = ""
     for form in (
         {"prompt_logprobs": k, "return_token_ids": True},
         {"echo": True, "logprobs": k, "return_tokens_as_token_ids": True},
@@ -128,14 +128,14 @@ def prompt_logprobs(server: Server, model: str, prompt: str | list[int], k: int)
             # Another form may be known; a wrong key or model is wrong for both.
             if error.status not in (400, 404, 422):
                 raise
-            said = _short(error)
+            message = _short(error)
             continue
         found = _with_prompt(answer, "echo" in form)
         if found is not None:
             return found
     raise InputError(
-        f"{server.base}/completions: answers no prompt log-probabilities{f' ({said})' if said else ''}; start a server "
-        "that does (vLLM: as it is; llama-cpp-python: --logits_all true)"
+        f"{server.base}/completions: answers no prompt log-probabilities{f' ({message})' if message else ''}; start a "
+        "server that does (vLLM: as it is; llama-cpp-python: --logits_all true)"
     )
 
 
@@ -150,7 +150,7 @@ def ask(server: Server, path: str, body: dict[str, Any] | None = None) -> Any:
         If no answer comes, or it is no JSON.
     """
     url = f"{server.base}{path}"
-    said, pause = "", _PAUSE
+    message, pause = "", _PAUSE
     for attempt in range(server.tries):
         if attempt:
             server.wait(min(pause, _LONGEST_PAUSE))
@@ -161,17 +161,17 @@ def ask(server: Server, path: str, body: dict[str, Any] | None = None) -> Any:
             text = f"{url}: HTTP {error.code}{_words(error)}"
             if error.code not in _AGAIN:
                 raise AnsweredError(f"{text}; {_remedy(error.code)}", error.code) from error
-            said = text
+            message = text
             pause = _asked_pause(error, pause)
         except TimeoutError:
-            said = f"{url}: no answer in {server.timeout:g} s"
+            message = f"{url}: no answer in {server.timeout:g} s"
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
             timed_out = isinstance(reason, TimeoutError)
-            said = f"{url}: " + (f"no answer in {server.timeout:g} s" if timed_out else _short(reason))
+            message = f"{url}: " + (f"no answer in {server.timeout:g} s" if timed_out else _short(reason))
     raise InputError(
-        f"{said} ({server.tries} tries); start the server, or give its address, or more time with --timeout; the same "
-        "command goes on"
+        f"{message} ({server.tries} tries); start the server, or give its address, or more time with --timeout; the "
+        "same command goes on"
     )
 
 
@@ -227,8 +227,8 @@ def _words(error: urllib.error.HTTPError) -> str:
         return ""
     try:
         held = json.loads(text)
-        told = held.get("error", held.get("message", held.get("detail"))) if isinstance(held, dict) else None
-        text = str(told.get("message") if isinstance(told, dict) else told or text)
+        detail = held.get("error", held.get("message", held.get("detail"))) if isinstance(held, dict) else None
+        text = str(detail.get("message") if isinstance(detail, dict) else detail or text)
     except (ValueError, RecursionError):
         # Plain text, or a page.
         pass

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import opening
-from mdsd_bounds.dumps.formats.array_files import array_form, open_store
+from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.token_map import token_columns
 from mdsd_bounds.problem import InputError
 
@@ -174,7 +174,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     with opening(), reading(path, "token map", "give .safetensors, .npz or .npy"):
-        store = open_store(path)
+        store = open_arrays(path)
         wanted = ("target_ids", "d2t", "t2d")
         found = {"target_ids": store["logits"]} if array_form(path) == "npy" else dict(store)
         arrays = {}

@@ -76,6 +76,47 @@ def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:
     )
 
 
+def gaussian_in_words(table: pd.DataFrame) -> str:
+    """Where the optimum of a Gaussian step is furthest above the rules beside it; rows of ``mdsd diffusion table``."""
+    rules = ["d_grs", "rank_mixture", "reflection"]
+    left = table["alpha_star"] - table[rules].max(axis=1)
+    row = table.iloc[int(left.to_numpy().argmax())]
+    best = str(row[rules].astype(float).idxmax())
+    return (
+        f"At a shift of {row['delta']:g} standard deviations the optimum of {_many(int(row['n']), 'draft')} accepts "
+        f"{row['alpha_star']:.4f} of the steps, {100 * left.max() + 0.0:.2f} percentage points more than {best}, the "
+        "best rule beside it: the largest such difference of the table."
+    )
+
+
+def world_in_words(table: pd.DataFrame, videos: int) -> str:
+    """The method from windows that is closest to the exact distribution; rows of ``mdsd diffusion world``."""
+    other = table[~table["method"].isin(["exact", "whole video"])]
+    if not len(other):
+        return f"{_many(len(table), 'method')}, {videos} videos each; none of them works from windows."
+    best = other.iloc[int(other["energy_distance"].to_numpy().argmin())]
+    text = (
+        f"Of {_many(len(other), 'method')} from windows, {best['method']} comes closest to the exact distribution "
+        f"(energy distance {best['energy_distance']:.3g}, {videos} videos"
+    )
+    exact = table[table["method"] == "exact"]
+    return text + (f"; exact samples have {exact['energy_distance'].iloc[0]:.3g})." if len(exact) else ").")
+
+
+def speculation_in_words(table: pd.DataFrame) -> str:
+    """The tree and rule with the fewest sequential target calls; rows of ``mdsd diffusion speculate``."""
+    best = table.iloc[int(table["calls"].to_numpy().argmin())]
+    return (
+        f"Fewest sequential target calls for {int(best['steps'])} steps: {best['calls']:.1f} +- {best['calls_95']:.1f} "
+        f"(95%), with drafts {best['draft']}, tree {best['tree']} and rule {best['rule']}; "
+        f"{best['steps_per_call']:.2f} steps per call."
+    )
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _at_most_drafts(summary: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The lines at the first temperature and total variation and the largest number of drafts, and which these are."""
     part = summary[summary["temperature"] == summary["temperature"].iloc[0]]

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from mdsd_bounds.distributions import probs_and_defect
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.pipeline.block_rows import adjusted_batch, warped_rows
 from mdsd_bounds.pipeline.tables import COLUMNS, UNDERFLOW
-from mdsd_bounds.problem import Bound, InputError
+from mdsd_bounds.problem import Bound, InputError, Option
 from mdsd_bounds.samplers import sampler_options
 from mdsd_bounds.sampling import UNCHANGED, SamplingOptions
 from mdsd_bounds.verifiers import VERIFIERS, Verifier, acceptance_rate, get_verifier, load_third_party, output_distance
@@ -66,7 +65,7 @@ class Settings:
     draft: SamplingOptions = UNCHANGED
     samples: int = 1000
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Option] = field(default_factory=dict)
     method: str = "auto"
     tvs: tuple[float, ...] = ()
 
@@ -185,7 +184,7 @@ def _cut_bounds(batch: LogitBatch, settings: Settings, temperature: float, name:
         yield solve_cut(target, draft, settings.drafts, sampler, options, solver=solve)
 
 
-def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+def _asked(settings: Settings) -> Iterator[tuple[str, dict[str, Option]]]:
     return ((sampler, sampler_options(sampler, settings.options)) for sampler in settings.samplers)
 
 
@@ -207,6 +206,7 @@ def matching_verifiers(
     drafts: Sequence[int],
     *,
     lossy: bool = False,
+    columns: Sequence[str] = (),
 ) -> tuple[str | Verifier, ...]:
     """The verifiers to compare: all registered and installed ones (lossless, or lossy where asked), or those named.
 
@@ -218,6 +218,8 @@ def matching_verifiers(
         What they must fit, at least one of each.
     lossy : bool
         Whether ``all`` means the lossy ones.
+    columns : sequence of str
+        Columns that the dump holds: ``all`` leaves out rules that need others.
 
     Returns
     -------
@@ -234,7 +236,8 @@ def matching_verifiers(
     for name in ["all"] if names is None else names:
         if name == "all":
             load_third_party()
-            found += [rule for rule in VERIFIERS.values() if rule.lossless != lossy and rule.takes(samplers)]
+            fits = [rule for rule in VERIFIERS.values() if rule.lossless != lossy and rule.takes(samplers)]
+            found += [rule for rule in fits if set(rule.needs) <= set(columns)]
         else:
             found.append(_fitting(get_verifier(name), samplers, drafts))
     chosen: dict[str, Verifier] = {}
@@ -311,6 +314,7 @@ def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings
         counts = tuple(n for n in problem.n_drafts if rule.drafts_needed in (None, n))
         if problem.sampler not in rule.samplers or not counts:
             continue
+        options = {**problem.options, **_columns(rule, batch)}
         with stage(i, len(settings.verifiers)):
             rate = acceptance_rate(
                 problem.p,
@@ -322,14 +326,26 @@ def _against_bound(bound: Bound, batch: LogitBatch, temperature: float, settings
                 # The seed belongs to the rows, so that results do not depend on what else ran before them.
                 seed=settings.seed + int(batch.row[0]),
                 generator=None,
-                **problem.options,
+                **options,
             )
         frame = _frame(bound, batch, temperature, rule.name)
         frame = frame[frame["drafts"].isin(counts)].reset_index(drop=True)
         frame["acceptance"] = rate.value.reshape(-1).cpu().numpy()
         frame["mc_stderr"] = rate.stderr.reshape(-1).cpu().numpy()
         if not rule.lossless:
-            distance = output_distance(problem.p, problem.q, counts, problem.sampler, rule, **problem.options)
+            distance = output_distance(problem.p, problem.q, counts, problem.sampler, rule, **options)
             frame["tv"] = distance.reshape(-1).cpu().numpy()
         frames.append(frame)
     return frames
+
+
+def _columns(rule: Verifier, batch: LogitBatch) -> dict[str, Tensor]:
+    """What a rule needs of a dump beside its distributions."""
+    held = {name: getattr(batch, name) for name in rule.needs}
+    missing = next((name for name, value in held.items() if value is None), None)
+    if missing is not None:
+        raise InputError(
+            f"verifier {rule.name!r} needs the column {missing!r}, which the dump does not hold; make a dump with a "
+            "judge's scores by mdsd judge log"
+        )
+    return held

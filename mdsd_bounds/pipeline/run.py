@@ -8,9 +8,9 @@ on how parts are shared among workers, or on where a run was interrupted.  Who c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds._backend.progress import watching
+from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.fingerprint import source_of
 from mdsd_bounds.pipeline.engines import Job, Store, get_engine
 from mdsd_bounds.pipeline.engines.job import MAX_PARTS
@@ -28,19 +29,35 @@ from mdsd_bounds.problem import InputError
 Progress = Callable[[float, int], None]
 
 
+@dataclass(frozen=True)
+class Execution:
+    """Who computes a run, and how much at once.  Results are the same bytes for all values.
+
+    Attributes
+    ----------
+    engine : str
+        Name in :data:`mdsd_bounds.pipeline.engines.ENGINES`.
+    batch_rows : int
+        Rows read at once.
+    max_parts : int
+        Parts at most.
+    """
+
+    engine: str = "local"
+    batch_rows: int = BLOCK_ROWS
+    max_parts: int = MAX_PARTS
+
+
 def run(
-    dump: Any,
+    dump: Dump,
     settings: Settings,
     *,
     out: str | None = None,
     shard: tuple[int, int] = (0, 1),
     limit: int | None = None,
     progress: Progress | None = None,
-    keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
-    engine: str = "local",
-    batch_rows: int = BLOCK_ROWS,
-    max_parts: int = MAX_PARTS,
     force: bool = False,
+    execution: Execution | None = None,
 ) -> pd.DataFrame | None:
     """Run ``settings`` over a dump and return the per-position table.
 
@@ -58,16 +75,10 @@ def run(
         Use only the first ``limit`` rows.
     progress : callable or None
         Called with (rows done, rows in all); inside a block of rows, rows done is a fraction.
-    keep : callable or None
-        Applied to each part's table where there is no ``out``, for callers that need only some columns.
-    engine : str
-        Name in :data:`mdsd_bounds.pipeline.engines.ENGINES`.
-    batch_rows : int
-        Rows read at once.  The results are the same bytes for every value, as for every engine and number of shards.
-    max_parts : int
-        Parts at most.
     force : bool
         Compute again where ``out`` holds these very results, and replace it where it holds anything else.
+    execution : Execution or None
+        Who computes, and how much at once; the results are the same bytes whatever it says.
 
     Returns
     -------
@@ -84,12 +95,13 @@ def run(
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:
         raise InputError(f"{dump.facts.path}: the dump has no rows; log some positions first")
-    get_engine(engine)
+    how = execution or Execution()
+    get_engine(how.engine)
     settings.check(dump)
-    job = Job(dump, settings, rows, batch_rows, max_parts)
+    job = Job(dump, settings, rows, how.batch_rows, how.max_parts)
     mine = list(range(shard[0], len(job.parts), shard[1]))
     if out is None:
-        tables = dict(_compute(job, mine, mine, None, engine, progress, keep))
+        tables = dict(_compute(job, mine, mine, None, how.engine, progress))
         return _frame(pa.concat_tables([tables.pop(part) for part in mine]))
     _refuse_other_format(out)
     if not mine:
@@ -107,7 +119,7 @@ def run(
         with claim(store, shard):
             there = store.finished()
             todo = [part for part in mine if part not in there]
-            for _ in _compute(job, mine, todo, store, engine, progress, None):
+            for _ in _compute(job, mine, todo, store, how.engine, progress):
                 pass
             with joining(store):
                 if len(store.finished()) == len(job.parts):
@@ -124,7 +136,7 @@ def run(
     return _read(out)
 
 
-def is_finished(dump: Any, settings: Settings, out: str, limit: int | None = None) -> bool:
+def is_finished(dump: Dump, settings: Settings, out: str, limit: int | None = None) -> bool:
     """Whether ``out`` holds the results of this very run, so that :func:`run` answers from it.
 
     Raises
@@ -175,8 +187,7 @@ def _compute(
     store: Store | None,
     engine: str,
     progress: Progress | None,
-    keep: Callable[[pd.DataFrame], pd.DataFrame] | None,
-) -> Any:
+) -> Iterator[tuple[int, pa.Table]]:
     """The parts still to do, with progress over all parts of this shard."""
     sizes = [part[-1][1] - part[0][0] for part in job.parts]
     total = sum(sizes[part] for part in mine)
@@ -195,7 +206,7 @@ def _compute(
         for part, table in get_engine(engine)(job, todo, store):
             done += sizes[part]
             report(done)
-            yield part, table if keep is None or table is None else pa.Table.from_pandas(keep(table.to_pandas()))
+            yield part, table
 
 
 def _version(store: Store) -> str | None:

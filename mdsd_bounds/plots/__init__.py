@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -28,22 +28,31 @@ from mdsd_bounds.plots.priority_orders import priority_orders_figure
 from mdsd_bounds.plots.sampler_wins import sampler_wins
 from mdsd_bounds.plots.saving import kind_of, save_figure
 from mdsd_bounds.plots.speed_by_nodes import speed_by_nodes
-from mdsd_bounds.plots.style import style_of
+from mdsd_bounds.plots.style import COLOURS, axes, legend, style_of
 from mdsd_bounds.plots.subset_curve import subset_curve
 from mdsd_bounds.plots.tree_depths import tree_depths
 from mdsd_bounds.plots.tree_protocols import tree_protocols
 from mdsd_bounds.problem import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 __all__ = [
+    "COLOURS",
     "FACETS",
     "FIGURES",
     "FURTHER_FIGURES",
     "SIZES",
     "Look",
     "acceptance_by_position",
+    "axes",
     "equilibrium",
     "figure_files",
+    "legend",
     "lossy_frontier",
+    "majorant_figure",
+    "priority_orders_figure",
     "save_figure",
     "save_figures",
     "select",
@@ -53,7 +62,7 @@ __all__ = [
 ]
 
 #: Figures of a per-position table, by name.
-FIGURES: dict[str, Callable[..., Any]] = {
+FIGURES: dict[str, Callable[..., Axes | Figure]] = {
     "acceptance_by_drafts": acceptance_by_drafts,
     "gap_by_drafts": gap_by_drafts,
     "gap_by_temperature": gap_by_temperature,
@@ -61,7 +70,7 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "sampler_wins": sampler_wins,
 }
 #: Figures of other data, by name; what each takes is in its docstring.
-FURTHER_FIGURES: dict[str, Callable[..., Any]] = {
+FURTHER_FIGURES: dict[str, Callable[..., Axes | Figure]] = {
     "speed_by_nodes": speed_by_nodes,
     "acceptance_by_position": acceptance_by_position,
     "lossy_frontier": lossy_frontier,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.layout import Frame, Look, Series, compose
 from mdsd_bounds.plots.style import need_verifiers
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def acceptance_against_bound(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+
+def acceptance_against_bound(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Every position as a point: acceptance of each verifier against its bound; the diagonal is optimal.
 
     Parameters
@@ -38,7 +41,7 @@ def acceptance_against_bound(table: pd.DataFrame, ax: Any = None, look: Look | N
     return compose(frame, known, ax, look)
 
 
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
+def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     lowest = 1.0
     for one in series:
         style = one.style.line(4.0 * scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,11 +10,14 @@ from mdsd_bounds.plots.estimates import acceptances
 from mdsd_bounds.plots.interval_lines import interval_lines
 from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: With more lines than this in a panel, bars stand on the bound alone: the levels share most of their uncertainty.
 MOST_BARS = 5
 
 
-def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+def acceptance_by_drafts(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Optimal acceptance rate, and acceptance of verifiers where compared, against the number of drafts.
 
     Bars are 95% intervals over documents (sampling uncertainty).  Where rows are truncated, the mean of their certified
@@ -51,7 +54,7 @@ def acceptance_by_drafts(table: pd.DataFrame, ax: Any = None, look: Look | None 
     return compose(frame, found, ax, look)
 
 
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
+def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     for one, place in zip(series, interval_lines(ax, series, "drafts", scale, log=True), strict=True):
         rows = one.rows.sort_values("drafts")
         if one.rows["verifier"].ne("").any() or (rows["certified_high"] - rows["certified_low"]).max() < 1e-3:

@@ -11,10 +11,14 @@ from mdsd_bounds.plots.style import DASHES, MARKERS, axes, legend, style_of, tit
 from mdsd_bounds.problem import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mdsd_bounds.counts import AcceptanceSummary, BesideBound
 
 
-def acceptance_by_position(summary: AcceptanceSummary, beside: Sequence[BesideBound] = (), ax: Any = None) -> Any:
+def acceptance_by_position(
+    summary: AcceptanceSummary, beside: Sequence[BesideBound] = (), ax: Axes | None = None
+) -> Axes:
     """Conditional and cumulative acceptance by draft position with 95% intervals; bounds as lines with their intervals.
 
     Parameters
@@ -56,7 +60,7 @@ def acceptance_by_position(summary: AcceptanceSummary, beside: Sequence[BesideBo
     for one in beside:
         # The name may go on with its setting: "with_replacement, n = 4".
         style = style_of(one.sampler.split(",")[0], "sampler")
-        line = {"color": style.colour, "linestyle": style.dash}
+        line: dict[str, Any] = {"color": style.colour, "linestyle": style.dash}
         ax.axhspan(one.bound_low, one.bound_high, color=style.colour, alpha=0.15, linewidth=0)
         ax.axhline(one.bound, linewidth=1.2, **line)
         ax.plot([], [], label=f"bound: {title(one.sampler)}", **line)

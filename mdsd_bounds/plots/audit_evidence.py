@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from mdsd_bounds.plots.saving import save_figure
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend, title
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mdsd_bounds.audit.report import LogReport
 
 
-def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Any = None) -> Any:
+def audit_evidence(reports: Mapping[str, tuple[LogReport, bool]], ax: Axes | None = None) -> Axes:
     """Wealth against "the output has distribution p", on a logarithmic scale, over positions.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from mdsd_bounds.diffusion import gaussian
 from mdsd_bounds.diffusion.rank_mixture import best_rank_mixture
 from mdsd_bounds.plots.style import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Rules beneath the optimum: label, colour, dash.
 _RULES = (
@@ -21,7 +24,7 @@ _RULES = (
 )
 
 
-def acceptance_figure(counts: tuple[int, ...] = (2, 4, 8), high: float = 4.0) -> Any:
+def acceptance_figure(counts: tuple[int, ...] = (2, 4, 8), high: float = 4.0) -> Figure:
     """alpha*_n against delta with the published rules beneath, one panel a number of drafts; below, what they lose."""
     import matplotlib.pyplot as plt
 
@@ -57,7 +60,7 @@ def acceptance_figure(counts: tuple[int, ...] = (2, 4, 8), high: float = 4.0) ->
     return figure
 
 
-def strips_figure(strips: Mapping[str, np.ndarray], title: str, marks: int = 0) -> Any:
+def strips_figure(strips: Mapping[str, np.ndarray], title: str, marks: int = 0) -> Figure:
     """One strip of frames a row: ``[frames, d]`` numbers as columns of colour, or ``[frames, h, w]`` pictures.
 
     ``marks`` draws a line every so many frames.
@@ -82,7 +85,7 @@ def strips_figure(strips: Mapping[str, np.ndarray], title: str, marks: int = 0) 
     return figure
 
 
-def world_strips(videos: Mapping[str, Tensor]) -> Any:
+def world_strips(videos: Mapping[str, Tensor]) -> Figure:
     """Figure: the first video of each method, lines between disjoint windows."""
     import matplotlib
 

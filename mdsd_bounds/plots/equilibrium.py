@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
 from mdsd_bounds.problem import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def equilibrium(shares: pd.DataFrame, ax: Any = None) -> Any:
+
+def equilibrium(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How often the token of each rank under q is in the minimising subset H*; flat where no sampler does better.
 
     Parameters

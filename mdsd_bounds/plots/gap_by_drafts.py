@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.gap_lines import gap_figure
 from mdsd_bounds.plots.layout import Look
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def gap_by_drafts(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+
+def gap_by_drafts(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Bound minus acceptance of each verifier, in percentage points, against the number of drafts.
 
     The difference is taken at every position before it is averaged, so its interval is much narrower than those of the

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.gap_lines import gap_figure
 from mdsd_bounds.plots.layout import Look
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def gap_by_temperature(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+
+def gap_by_temperature(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Bound minus acceptance of each verifier, in percentage points, against temperature.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,15 +11,18 @@ from mdsd_bounds.plots.interval_lines import interval_lines
 from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
 from mdsd_bounds.plots.style import need_verifiers
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def gap_figure(
-    table: pd.DataFrame, ax: Any, look: Look | None, axis: str, label: str, other: str, *, log: bool = False
-) -> Any:
+    table: pd.DataFrame, ax: Axes | None, look: Look | None, axis: str, label: str, other: str, *, log: bool = False
+) -> Axes:
     """The paired gap of each verifier against ``axis``; facets are the sampler and the ``other`` of the two axes."""
     name = f"gap_by_{axis}"
     need_verifiers(table, name)
 
-    def panel(ax: Any, series: list[Series], scale: float) -> None:
+    def panel(ax: Axes, series: list[Series], scale: float) -> None:
         ax.axhline(0.0, color="#999999", linewidth=0.8 * scale, zorder=1)
         interval_lines(ax, series, axis, scale, factor=100.0, log=log)
 

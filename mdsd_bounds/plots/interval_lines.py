@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mdsd_bounds.plots.layout import Series
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def interval_lines(
-    ax: Any, series: Sequence[Series], column: str, scale: float = 1.0, factor: float = 1.0, log: bool = False
+    ax: Axes, series: Sequence[Series], column: str, scale: float = 1.0, factor: float = 1.0, log: bool = False
 ) -> list[np.ndarray]:
     """Draw ``factor`` times estimate, low and high of each series against ``column``; returns where each one stands.
 

@@ -11,12 +11,17 @@ import itertools
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mdsd_bounds.plots.style import BOUND, Style, styles_of, tidy, title
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["FACETS", "INTERVALS", "SIZES", "Frame", "Look", "Series", "compose"]
 
@@ -70,7 +75,7 @@ class Look:
         if self.facet is not None and self.facet not in FACETS:
             raise InputError(f"--facet {self.facet}: choose one of {', '.join(FACETS)}")
 
-    def name(self, name: Any) -> str:
+    def name(self, name: object) -> str:
         """A registry name: as people read it, or as it is typed."""
         return str(name) if self.typed else title(name)
 
@@ -94,7 +99,7 @@ class Frame:
     """
 
     name: str
-    panel: Callable[[Any, list[Series], float], None]
+    panel: Callable[[Axes, list[Series], float], None]
     heading: str
     xlabel: str
     ylabel: str
@@ -106,7 +111,7 @@ class Frame:
     sharex: bool = True
 
 
-def compose(frame: Frame, table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+def compose(frame: Frame, table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Draw a figure; returns its first axes.
 
     Parameters
@@ -148,7 +153,7 @@ def _figure(
     look: Look,
     table: pd.DataFrame,
     together: int,
-) -> Any:
+) -> Axes:
     """All panels on a new figure, the legend below them."""
     import matplotlib.pyplot as plt
 
@@ -187,10 +192,11 @@ def _figure(
                 fontsize=1.1 * size.font,
             )
         below(figure, _entries(shown), note if not size.titled else frame.note, 0.9 * size.font)
-    return shown[0]
+    first: Axes = shown[0]
+    return first
 
 
-def below(figure: Any, entries: tuple[list[Any], list[str]], note: str, font: float) -> None:
+def below(figure: Figure, entries: tuple[list[Artist], list[str]], note: str, font: float) -> None:
     """The legend below all axes, in as many columns as fit; names that are too long for the figure are broken."""
     handles, names = entries
     inches = figure.get_figwidth()
@@ -249,7 +255,7 @@ def _panels(frame: Frame, table: pd.DataFrame, look: Look) -> tuple[list[tuple[s
     return panels, ", ".join(fixed), len(kept[order[1]]) if whole else 0
 
 
-def _value(column: str, value: Any, look: Look) -> str:
+def _value(column: str, value: object, look: Look) -> str:
     if column == "sampler":
         return look.name(value)
     # Spaces that do not break.
@@ -257,8 +263,8 @@ def _value(column: str, value: Any, look: Look) -> str:
 
 
 def _heading(frame: Frame, panels: list[tuple[str, pd.DataFrame]], fixed: str) -> str:
-    told = [panels[0][0] if len(panels) == 1 else "", fixed]
-    return ": ".join(part for part in (frame.heading, ", ".join(part for part in told if part)) if part)
+    named = [panels[0][0] if len(panels) == 1 else "", fixed]
+    return ": ".join(part for part in (frame.heading, ", ".join(part for part in named if part)) if part)
 
 
 def _series(frame: Frame, rows: pd.DataFrame, look: Look, table: pd.DataFrame) -> list[Series]:
@@ -281,9 +287,9 @@ def _series(frame: Frame, rows: pd.DataFrame, look: Look, table: pd.DataFrame) -
     return sorted(found, key=lambda series: series.name != "")
 
 
-def _entries(axes: list[Any]) -> tuple[list[Any], list[str]]:
+def _entries(axes: list[Axes]) -> tuple[list[Artist], list[str]]:
     """Handles and labels of all panels, each label once."""
-    found: dict[str, Any] = {}
+    found: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)

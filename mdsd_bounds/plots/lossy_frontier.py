@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.layout import Frame, Look, Series, compose
 from mdsd_bounds.problem import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Total variations that are drawn, from zero.
 MOST = 0.16
 
 
 def lossy_frontier(
-    table: pd.DataFrame, ax: Any = None, look: Look | None = None, registered: Mapping[str, str] | None = None
-) -> Any:
+    table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None, registered: Mapping[str, str] | None = None
+) -> Axes:
     """Mean acceptance against mean total variation from the target, one line a rule, a panel for each number of drafts.
 
     The star is the lossless optimum alpha*, the line above it ``min(1, alpha* + TV)``: no rule lies in the grey.
@@ -51,7 +54,7 @@ def lossy_frontier(
     return compose(frame, given, ax, Look(look.size, "drafts", look.typed))
 
 
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
+def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     alpha = float(series[0].rows["alpha"].iloc[0])
     ends = [0.0, min(1 - alpha, MOST), MOST]
     line = [alpha, min(1.0, alpha + MOST), min(1.0, alpha + MOST)]

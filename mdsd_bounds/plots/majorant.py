@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdsd_bounds.plots.style import COLOURS, MARKERS
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 #: Blocks that span less than this in P and Q are not shaded; pieces of less area are not marked.
 _VISIBLE = 0.004
@@ -15,8 +20,13 @@ _OTHERS = "#e4e4e4"
 
 
 def majorant_figure(
-    p: Any, q: Any, n_drafts: int = 4, names: Mapping[int, str] | None = None, tokens: int = 8, figure: Any = None
-) -> Any:
+    p: ArrayLike,
+    q: ArrayLike,
+    n_drafts: int = 4,
+    names: Mapping[int, str] | None = None,
+    tokens: int = 8,
+    figure: Figure | None = None,
+) -> Figure:
     """Three panels for one position with replacement; returns the figure.
 
     Parameters
@@ -68,7 +78,7 @@ def majorant_figure(
     return figure
 
 
-def _curve(ax: Any, points: Any, heavy: list[int], n: int) -> None:
+def _curve(ax: Axes, points: Any, heavy: list[int], n: int) -> None:
     """The points over prefixes, the majorant and its blocks, and where the slope passes one."""
     import numpy as np
 
@@ -108,7 +118,7 @@ def _curve(ax: Any, points: Any, heavy: list[int], n: int) -> None:
     ax.legend(frameon=False, fontsize=9, loc="lower right")
 
 
-def _distributions(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels: Mapping[int, str]) -> None:
+def _distributions(ax: Axes, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int], labels: Mapping[int, str]) -> None:
     """p, q, r* and the distribution of the pick of the heaviest tokens, on a square-root scale."""
     import numpy as np
 
@@ -146,7 +156,7 @@ def _distributions(ax: Any, p: Any, q: Any, ideal: Any, r: Any, heavy: list[int]
     )  # fmt: skip
 
 
-def _intervals(ax: Any, rule: Any, heavy: list[int], n: int) -> None:
+def _intervals(ax: Axes, rule: Any, heavy: list[int], n: int) -> None:
     """Priority intervals and what fills them after the exchanges; the area of a colour is its q."""
     import numpy as np
     from matplotlib.collections import PatchCollection

@@ -8,6 +8,7 @@ from mdsd_bounds.plots.style import COLOURS
 from mdsd_bounds.problem import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -67,7 +68,7 @@ def priority_orders_figure(
     return figure
 
 
-def _components(ax: Any, tree: Any) -> None:
+def _components(ax: Axes, tree: Any) -> None:
     """One bar for each node, at its depth; darker where it is more likely that its own order picks."""
     ends, depth, reached = {0: len(tree.place)}, {0: 0}, {0: 1.0}
     for node, (start, cut, lower, coin) in enumerate(zip(tree.start, tree.cut, tree.lower, tree.coin, strict=True)):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mdsd_bounds.plots.layout import Frame, Look, Series, compose
 from mdsd_bounds.problem import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Bounds closer than this are a tie: certified to 1e-8, they cannot be told apart further.
 TIE = 2e-8
 _HATCHES: dict[Any, str] = {"-": "", "--": "////", "-.": "....", ":": "xxxx"}
 
 
-def sampler_wins(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+def sampler_wins(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Share of positions on which one sampler alone has the highest bound, against n; ties are a bar of their own.
 
     With one draft, for example, with_replacement, without_replacement and greedy are the same distribution or tie.
@@ -56,7 +59,7 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     return won.groupby("drafts").mean()
 
 
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
+def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     share = shares(pd.concat([one.rows for one in series]))
     places = range(len(share))
     bottom = share[""] * 0.0

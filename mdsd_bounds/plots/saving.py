@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdsd_bounds._backend.origin import MARKER
 from mdsd_bounds._backend.whole_files import whole_file
+from mdsd_bounds.plots.style import root_of
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": MARKER},
@@ -38,12 +43,12 @@ def kind_of(path: str | Path) -> str:
 _SETTINGS: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": MARKER}
 
 
-def save_figure(figure: Any, path: str | Path, dpi: int = 150, tight: bool = True) -> None:
+def save_figure(figure: Axes | Figure | SubFigure, path: str | Path, dpi: int = 150, tight: bool = True) -> None:
     """Write a matplotlib figure and close it.
 
     Parameters
     ----------
-    figure : matplotlib Figure
+    figure : matplotlib Figure, or axes of it
         What is written.
     path : str
         PNG, PDF, SVG or whatever else matplotlib writes, by its ending.
@@ -59,10 +64,11 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 150, tight: bool = Tru
     """
     import matplotlib.pyplot as plt
 
+    root = root_of(figure)
     try:
         kind = kind_of(path)
         cut = "tight" if tight else None
         with whole_file(path) as temporary, plt.rc_context(_SETTINGS):
-            figure.savefig(temporary, dpi=dpi, bbox_inches=cut, format=kind, metadata=_METADATA.get(kind))
+            root.savefig(temporary, dpi=dpi, bbox_inches=cut, format=kind, metadata=_METADATA.get(kind))
     finally:
-        plt.close(figure)
+        plt.close(root)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
 from mdsd_bounds.problem import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _COLUMNS = ("sampler", "verifier", "nodes", "tree", "speed", "speed_ci_low", "speed_ci_high", "choice", "alone", "unit")
 
 
-def speed_by_nodes(table: pd.DataFrame, ax: Any = None, look: Look | None = None) -> Any:
+def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Tokens per unit of cost against nodes per target forward pass, a panel for each sampler.
 
     The black line is the best that any rule at single nodes could reach.  A ring marks the fastest rule that exists,
@@ -53,7 +56,7 @@ def speed_by_nodes(table: pd.DataFrame, ax: Any = None, look: Look | None = None
     return compose(frame, table, ax, look)
 
 
-def _panel(ax: Any, series: list[Series], scale: float) -> None:
+def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     ax.axhline(series[0].rows["alone"].iloc[0], color="#999999", linewidth=1.0 * scale, zorder=1)
     for one in series:
         rows = one.rows.sort_values("nodes")

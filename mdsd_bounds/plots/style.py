@@ -10,11 +10,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mdsd_bounds.problem import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.typing import LineStyleType, MarkerType
 
 __all__ = [
     "BOUND",
@@ -41,7 +46,7 @@ DASHES = ["-", "--", "-.", ":"]
 #: Dashes that no named style of the maps below has.
 _FURTHER_DASHES = [(0, (5, 1, 1, 1, 1, 1)), (0, (3, 3)), (0, (6, 2, 2, 2)), (0, (1, 3))]
 #: Markers that no named style of the maps below has.
-_FURTHER_MARKERS: list[Any] = ["p", "d", "h", (4, 1, 0), (3, 1, 0), (3, 1, 180)]
+_FURTHER_MARKERS: list[MarkerType] = ["p", "d", "h", (4, 1, 0), (3, 1, 0), (3, 1, 180)]
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class Style:
     """How one series is drawn: ``colour``, ``marker`` (None: none), ``dash``, and whether its marker is filled."""
 
     colour: str
-    marker: Any
-    dash: Any = "-"
+    marker: MarkerType | None
+    dash: LineStyleType = "-"
     filled: bool = True
 
     def line(self, size: float = 5.0, width: float = 1.3) -> dict[str, Any]:
@@ -93,6 +98,7 @@ VERIFIER_STYLES: dict[str, Style] = {
     "top_k_membership": Style("#117733", "^", "--", filled=False),
     "cactus": Style("#CC6677", "s", "-.", filled=False),
     "mentored_decoding": Style("#88BBEE", "D", ":", filled=False),
+    "judge": Style("#44AA99", "<", ":", filled=False),
     "tv_budget": Style("#882255", "v", "--", filled=False),
 }
 _MAPS = {"sampler": SAMPLER_STYLES, "verifier": VERIFIER_STYLES}
@@ -135,7 +141,7 @@ def styles_of(names: Iterable[str], kind: str = "verifier") -> dict[str, Style]:
     return found
 
 
-def tidy(ax: Any) -> Any:
+def tidy(ax: Axes) -> Axes:
     """A light grid, and no frame above and to the right."""
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
@@ -143,7 +149,7 @@ def tidy(ax: Any) -> Any:
     return ax
 
 
-def axes(ax: Any) -> Any:
+def axes(ax: Axes | None) -> Axes:
     """The given axes, or plain new ones."""
     if ax is not None:
         return ax
@@ -153,7 +159,15 @@ def axes(ax: Any) -> Any:
     return tidy(ax)
 
 
-def legend(ax: Any, *, beside: bool = True, **options: Any) -> None:
+def root_of(part: Axes | Figure | SubFigure) -> Figure:
+    """The whole figure that axes, or a part of it, belong to."""
+    from matplotlib.figure import Figure
+
+    figure = part.figure
+    return figure if isinstance(figure, Figure) else root_of(figure)
+
+
+def legend(ax: Axes, *, beside: bool = True, **options: Any) -> None:
     """The legend beside the axes, where it hides nothing; inside them where ``beside`` is false."""
     number = len(ax.get_legend_handles_labels()[1])
     if number > 8:
@@ -163,11 +177,12 @@ def legend(ax: Any, *, beside: bool = True, **options: Any) -> None:
         options |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)}
         if len(ax.figure.axes) == 1:
             # Room for it, so that the axes keep their width.
-            ax.figure.set_figwidth(max(ax.figure.get_figwidth(), 8.8))
+            root = root_of(ax)
+            root.set_figwidth(max(root.get_figwidth(), 8.8))
     ax.legend(frameon=False, **options)
 
 
-def title(name: Any) -> str:
+def title(name: object) -> str:
     """A registry name as people read it."""
     return str(name).replace("_", " ")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mdsd_bounds.plots.style import COLOURS, axes, title
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
-def subset_curve(p: Any, q: Any, n_drafts: int = 4, sampler: str = "without_replacement", ax: Any = None) -> Any:
+
+def subset_curve(
+    p: ArrayLike, q: ArrayLike, n_drafts: int = 4, sampler: str = "without_replacement", ax: Axes | None = None
+) -> Axes:
     """One position: the curve ``P(H) - Q(H)`` over prefixes of the q/p order, its minimum marked.
 
     Parameters

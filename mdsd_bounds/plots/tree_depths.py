@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def tree_depths(table: pd.DataFrame, ax: Any = None) -> Any:
+
+def tree_depths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Probability that at least so many drafts are accepted, against their number, one line a tree.
 
     Parameters

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mdsd_bounds.plots.layout import INTERVALS
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AXES = {"length": "draft length (levels)", "budget": "target budget (nodes per call)"}
 VALUES = {
@@ -18,7 +21,7 @@ VALUES = {
 }
 
 
-def tree_protocols(table: pd.DataFrame, protocol: str, value: str = "block_efficiency", ax: Any = None) -> Any:
+def tree_protocols(table: pd.DataFrame, protocol: str, value: str = "block_efficiency", ax: Axes | None = None) -> Axes:
     """One line a family, with 95% intervals over documents.
 
     Parameters

@@ -49,6 +49,8 @@ class Answer:
         given; None where the numbers of drafts have gaps or nothing was compared.
     positions, documents : int
         What the answer rests on.
+    logs : DataFrame or None
+        What text decoded with draft trees gave (:func:`mdsd_bounds.trees.log.summary_table`), where logs were given.
     """
 
     temperature: float
@@ -64,6 +66,7 @@ class Answer:
     positions: int
     documents: int
     tree: Mapping[str, Any] | None = field(default=None)
+    logs: pd.DataFrame | None = field(default=None)
 
 
 def answer(

@@ -64,6 +64,8 @@ def html_report(
     parts += [_answer(answers[0], compared), *_others(answers)]
     parts += _figures(bounds, compared)
     parts += ['<h2 id="tables">Tables</h2>', *_tables(bounds, compared)]
+    if answers[0].logs is not None:
+        parts += ['<h2 id="trees">Draft trees</h2>', decoded_trees(answers[0].logs)]
     if explored:
         parts += [
             '<section id="positions"><h2>Positions</h2>',
@@ -273,6 +275,34 @@ def _tables(bounds: pd.DataFrame, compared: pd.DataFrame | None) -> list[str]:
     )
     parts.append(fold(f"Bounds of the samplers ({len(lines)} rows)", table(lines, columns, caption), compared is None))
     return parts
+
+
+def decoded_trees(logs: pd.DataFrame) -> str:
+    """Table of what draft trees gave when text was decoded (:func:`mdsd_bounds.trees.log.summary_table`)."""
+
+    def column(head: str, name: str, low: str, high: str, scale: float = 1.0) -> Column:
+        def cell(row: Mapping[str, Any]) -> str:
+            if (value := row.get(name, float("nan"))) != value:
+                return "–"
+            return f"{number(scale * value, 3)} {interval(scale * row[low], scale * row[high], 3)}"
+
+        return Column(head, cell, lambda row: row.get(name, float("nan")))
+
+    columns = [
+        Column("rule", lambda row: code(row["rule"]), lambda row: row["rule"]),
+        Column("log", lambda row: text(row["tree"]), lambda row: row["tree"]),
+        column("tokens per target call", "block_efficiency", "ci_low", "ci_high"),
+        column("accepted", "accepted", "accepted_low", "accepted_high"),
+        column("certified bound", "bound", "bound_low", "bound_high"),
+        column("share of the bound, %", "share", "share_low", "share_high", 100.0),
+        Column("time verifying, %", lambda row: _percent(row["verifying"], 1), lambda row: row["verifying"]),
+    ]
+    caption = (
+        "Decoded text, 95% intervals over documents. Certified bound: no lossless rule accepts more in the mean at "
+        "these places (mdsd tree --bound)."
+    )
+    rows: list[Any] = logs.to_dict("records")
+    return fold(f"Decoding with draft trees ({len(rows)} logs)", table(rows, columns, caption), True)
 
 
 def _provenance(facts: Mapping[str, Any]) -> str:

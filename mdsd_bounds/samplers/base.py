@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -73,6 +73,8 @@ class Sampler:
         ``(q, n, samples, generator, **options) -> [samples, n]``: many drafts at one position, without its batch axis.
     method : str or None
         Name in :data:`mdsd_bounds.bounds.METHODS` of the route to its bounds; None chooses by the fields above.
+    cost : str
+        Of the bounds at one position, stated or measured (docs/costs.md); empty where nobody has.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Sampler:
     tuples: Callable[..., tuple[Tensor, Tensor]] | None = None
     sample_position: Callable[..., Tensor] | None = None
     method: str | None = None
+    cost: str = field(default="", compare=False)
 
     def splits(
         self, n_drafts: Iterable[int], options: Mapping[str, Option], what: str, remedy: str = "use method='auto'"
@@ -222,7 +225,12 @@ def fixed_mask(q: Tensor, m: int) -> Tensor:
 
 
 def fixed_plus_random(
-    name: str, split: Callable[..., tuple[int, int]], *, replacement: bool = False, nested: bool = False
+    name: str,
+    split: Callable[..., tuple[int, int]],
+    *,
+    replacement: bool = False,
+    nested: bool = False,
+    cost: str = "",
 ) -> Sampler:
     """A member of the family: ``split(n, **options)`` fixed and random drafts, in that order.
 
@@ -245,7 +253,7 @@ def fixed_plus_random(
         return torch.cat([head, tail], -1)
 
     options = tuple(inspect.signature(split).parameters)[1:]
-    return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested)
+    return Sampler(name, conditional, split, replacement, sample_rows, options, nested=nested, cost=cost)
 
 
 def _with(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
@@ -254,19 +262,19 @@ def _with(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _without(probs: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    # The exponential race: the first n arrivals of clocks of rate q_i are sequential draws without replacement.  Raised
-    # rates have finite clocks, so that no slot stays empty while any support is left.
+    # The exponential race: the first n arrivals at rates q_i are sequential draws without replacement.  Raised
+    # rates arrive in finite time, so that no slot stays empty while any support is left.
     uniform = torch.rand(probs.shape, dtype=torch.float64, device=probs.device, generator=generator)
-    clocks = -torch.log1p(-uniform) / (probs * RAISE)
-    clocks = clocks.masked_fill(probs <= 0, float("inf"))
+    times = -torch.log1p(-uniform) / (probs * RAISE)
+    times = times.masked_fill(probs <= 0, float("inf"))
     n_held = min(n, probs.shape[-1])
-    arrival, index = clocks.topk(n_held, -1, largest=False)
+    arrival, index = times.topk(n_held, -1, largest=False)
     index = torch.where(torch.isfinite(arrival), index, torch.full_like(index, NO_DRAFT))
     return torch.nn.functional.pad(index, (0, n - n_held), value=NO_DRAFT)
 
 
-def whole_option(value: Any, name: str, least: int) -> int:
-    """A whole-number option of a sampler, checked."""
+def integer_option(value: Any, name: str, least: int) -> int:
+    """An integer option of a sampler, checked."""
     if isinstance(value, bool) or int(value) != value or int(value) < least:
         raise InputError(f"{name}={value!r}: give an integer of at least {least}")
     return int(value)

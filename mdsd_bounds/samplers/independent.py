@@ -49,4 +49,5 @@ SAMPLER = Sampler(
     subset_mass=subset_mass,
     sample_position=sample_position,
     method="product",
+    cost="bound by branch and bound; depends on the instance",
 )

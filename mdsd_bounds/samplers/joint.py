@@ -97,4 +97,5 @@ SAMPLER = _Joint(
     takes="table",
     subset_mass=subset_mass,
     tuples=tuples,
+    cost="small vocabularies, in Python alone: a linear programme",
 )

@@ -14,13 +14,13 @@ p/r optimal moves one token into or out of H' at a time and holds for targets of
 
 from typing import Any
 
-from mdsd_bounds.samplers.base import fixed_plus_random, whole_option
+from mdsd_bounds.samplers.base import fixed_plus_random, integer_option
 
 
 def split(n: int, m: Any = 1) -> tuple[int, int]:
     """``(fixed, random)``: ``min(m, n)`` fixed tokens and the rest of the n drafts at random."""
-    fixed = min(whole_option(m, "m", 0), n)
+    fixed = min(integer_option(m, "m", 0), n)
     return fixed, n - fixed
 
 
-SAMPLER = fixed_plus_random("top_m_plus", split, nested=True)
+SAMPLER = fixed_plus_random("top_m_plus", split, nested=True, cost="bound as without replacement")

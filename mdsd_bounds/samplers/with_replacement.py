@@ -2,4 +2,6 @@
 
 from mdsd_bounds.samplers.base import fixed_plus_random
 
-SAMPLER = fixed_plus_random("with_replacement", lambda n: (0, n), replacement=True, nested=True)
+SAMPLER = fixed_plus_random(
+    "with_replacement", lambda n: (0, n), replacement=True, nested=True, cost="bound O(V), 1.1 softmaxes of both rows"
+)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from mdsd_bounds.trees.advise import Costs
+from mdsd_bounds.trees.costs import Costs
 
 
 def limits_reached(advice: pd.DataFrame, costs: Costs, most_nodes: int, most_depth: int) -> Iterator[str]:
@@ -34,8 +34,9 @@ def limits_reached(advice: pd.DataFrame, costs: Costs, most_nodes: int, most_dep
             "no cost curve was given: a target forward pass over all nodes is taken to cost what one over a single "
             "token does, which favours large trees; measure it and give --target-cost 1:1,8:1.1,32:1.6"
         )
-    elif best["nodes"] + 1 > costs.target[-1][0]:
+    elif costs.batch * (best["nodes"] + 1) > costs.widest:
+        of_a_batch = f" for each of {costs.batch} texts" if costs.batch > 1 else ""
         yield (
-            f"the best tree has {int(best['nodes'])} nodes, and the last cost given is for {costs.target[-1][0]} "
+            f"the best tree has {int(best['nodes'])} nodes{of_a_batch}, and the last cost given is for {costs.widest} "
             "tokens: beyond it the cost is taken to stay the same; measure more and give it in --target-cost"
         )

@@ -11,57 +11,41 @@ The second is for recursive rejection where the first drafts do not depend on ho
 top_k): the rank acceptances are exact and Sequoia's dynamic programme finds the best shape.  With alpha* in place of a
 it bounds every rule that decides node by node: accepting one of the first j drafts is a rule for j drafts, and happens
 with probability alpha*(j) at most, and where later children are worth no more than earlier ones the increments of
-alpha* are the best that these limits allow.  Rules that look across levels (block, traversal) are not bound by it.
+alpha* are the best that these limits allow.  Rules that look across levels (block, traversal, sweep) are not bound by
+it, and have no such formula: :mod:`mdsd_bounds.trees.across` simulates them in the same model.
 
 With a total variation allowed at every position the same holds with ``min(1, alpha* + tv)`` in place of alpha*, which
 the verifier ``tv_budget`` reaches at the nodes of any branching vector (docs/lossy.md).
 
-Speed is tokens divided by the cost of one call: the draft's calls, one a level, and one call of the target over all
-nodes and the root.
+Speed is tokens divided by the cost of one step: the draft's calls, one a level, one call of the target over all nodes
+and the root, and verification as it was measured (:mod:`mdsd_bounds.trees.costs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.text import parse, whole_text
-from mdsd_bounds.pipeline.tables import BOOTSTRAP
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.trees.builders import branchings
+from mdsd_bounds.trees.costs import Costs as Costs
+from mdsd_bounds.trees.costs import costs_from as costs_from
+from mdsd_bounds.trees.resampling import document_weights, weighted_means
 from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
 #: The name under which the best possible rule at a node stands.
 BEST = "any (alpha*)"
 #: What begins the name of the best possible rule whose output may be so far from the target.
 WITHIN = "any within TV "
+#: Relative differences of a step's cost that two measured times are not told apart by.
+TIMING_NOISE = 0.02
 #: Verifiers whose acceptance splits by rank, for samplers whose first drafts do not depend on how many follow.
 BY_RANK = ("rrs_without_replacement", BEST)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Cost of one call by the number of tokens read, interpolated between what was given and constant outside it.
-
-    ``unit`` names what a cost of one is: a second where costs were measured, else the time of a target forward pass
-    over one token.
-    """
-
-    target: tuple[tuple[int, float], ...]
-    draft: tuple[tuple[int, float], ...]
-    unit: str
-
-    def of(self, widths: Sequence[int]) -> float:
-        """Cost of a tree with these numbers of nodes at levels 1, 2, ...: every level drafted, then one target call."""
-        read = [1, *widths[:-1]] if widths else []
-        return sum(_at(self.draft, n) for n in read) + _at(self.target, 1 + sum(widths))
 
 
 @dataclass(frozen=True)
@@ -119,45 +103,43 @@ class Choice:
         tokens: np.ndarray = 1.0 + worth(self.shape)
         return tokens
 
+    def seconds(self, rates: np.ndarray, at_node: np.ndarray) -> float:
+        """Expected seconds of a verification that goes down from the root and stops at the first rejection.
 
-def costs_from(draft: float | None, target: str | None) -> Costs:
-    """Costs from options: a ratio and ``nodes:cost`` pairs, or a JSON file of measured seconds.
+        Parameters
+        ----------
+        rates : ndarray
+            ``[K]`` mean acceptances.
+        at_node : ndarray
+            ``[K]`` seconds at a node with 1 .. K drafts.
+        """
+        if self.branching:
+            places = [n - 1 for n in self.branching]
+            reached = np.cumprod([1.0, *rates[places[:-1]]])
+            return float(reached @ at_node[places])
+        ranks = [float(rank) for rank in np.diff(rates, prepend=0.0)]
 
-    Parameters
-    ----------
-    draft : float or None
-        Cost of one draft call, in target calls over one token, whatever ``target`` is measured in.
-    target : str or None
-        ``"1:1,8:1.1,32:1.6"``; or a JSON file ``{"target": {"1": s, ...}, "draft": {"1": s, ...}}``; None: every call
-        costs one, as where memory traffic is all that counts.
+        def below(shape: Shape) -> float:
+            if not shape:
+                return 0.0
+            return float(at_node[len(shape) - 1]) + sum(ranks[k] * below(child) for k, child in enumerate(shape))
 
-    Raises
-    ------
-    InputError
-        If a cost is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost is known.
-    """
-    by_width: Mapping[str, Any] | None = None
-    unit, source = "time of one target forward pass", ""
-    if target is None:
-        pairs: Mapping[str, Any] = {"1": 1.0}
-    elif Path(target).suffix == ".json":
-        with reading(target, "file of costs", 'give {"target": {"1": seconds}}'):
-            held = parse(whole_text(Path(target)))
-            pairs, by_width, unit, source = held["target"], held.get("draft"), "second", f"{target}: "
-    else:
-        try:
-            pairs = dict(part.split(":") for part in target.split(","))
-        except ValueError:
-            raise InputError(f"--target-cost {target!r}: give nodes:cost pairs like 1:1,8:1.1,32:1.6") from None
-    curve = _curve(pairs, "target", source)
-    if draft is not None:
-        by_width = {"1": draft * _at(curve, 1)}
-    if by_width is None:
-        raise InputError(
-            f"{source}the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
-            + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
-        )
-    return Costs(curve, _curve(by_width, "draft", source), unit)
+        return below(self.shape)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A choice with its tokens per target call ``[1 + resamples]``, the cost of a step, and seconds of verification."""
+
+    choice: Choice
+    tokens: np.ndarray
+    cost: float
+    seconds: float = float("nan")
+
+    @property
+    def speed(self) -> np.ndarray:
+        """Tokens per unit of cost, ``[1 + resamples]``."""
+        return self.tokens / self.cost
 
 
 def profiles(
@@ -217,57 +199,90 @@ def resampled(profile: Profile, documents: np.ndarray, seed: int = 0) -> np.ndar
     The same seed draws the same documents for every profile, so that differences are paired.
     """
     _, index = np.unique(documents, return_inverse=True)
-    counts = np.bincount(index).astype(float)
-    sums = np.stack([np.bincount(index, weights=column) for column in profile.rates.T], 1)
-    number = len(counts)
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=BOOTSTRAP)
-    weights = np.concatenate([np.ones((1, number)), draws])
-    return np.asarray((weights @ sums) / (weights @ counts)[:, None])
+    return weighted_means(profile.rates, index, document_weights(int(index.max()) + 1, seed))
+
+
+def scored(choice: Choice, rates: np.ndarray, costs: Costs) -> Scored:
+    """A choice whose tokens have a formula in ``rates`` ``[1 + resamples, K]``."""
+    at_node = costs.verification.get((choice.profile.sampler, choice.profile.verifier))
+    seconds = float("nan") if at_node is None else choice.seconds(rates[0], at_node)
+    return Scored(choice, choice.tokens(rates), costs.of(choice.widths, np.nan_to_num(seconds)), seconds)
 
 
 def advise(
-    found: Sequence[Profile], documents: np.ndarray, costs: Costs, most_nodes: int = 32, most_depth: int = 8
+    found: Sequence[Profile],
+    documents: np.ndarray,
+    costs: Costs,
+    most_nodes: int = 32,
+    most_depth: int = 8,
+    across: Sequence[Scored] = (),
 ) -> pd.DataFrame:
     """The best tree of every sampler and verifier, fastest first, and what stands above and below the winner.
 
-    Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens per
-    unit of cost) with its interval, and ``behind`` with its interval: by how many percent of the winner's speed it is
-    slower.
-    Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
+    Parameters
+    ----------
+    found : sequence of Profile
+        As :func:`profiles` gives them.
+    documents : ndarray
+        ``[positions]``.
+    costs : Costs
+        Of the models, and of verification where it was measured.
+    most_nodes, most_depth : int
+        Limits of the trees.
+    across : sequence of Scored
+        Trees verified by rules that look across nodes (:func:`mdsd_bounds.trees.across.simulated`); of each sampler
+        and rule the fastest is kept.
 
-    Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each sampler
-    with its own best tree; ``lossy``: the best of any rule within the total variation that its name says, where
-    ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted, which only
-    another draft model could approach; ``no drafts``: one token a call.
+    Returns
+    -------
+    DataFrame
+        Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens
+        per unit of cost) with its interval, ``behind`` with its interval: by how many percent of the winner's speed it
+        is slower, and ``verify_ms``, milliseconds of one verification (NaN where not measured).
+        Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
+
+        Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each
+        sampler with its own best tree; ``lossy``: the best of any rule within the total variation that its name says,
+        where ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted,
+        which only another draft model could approach; ``no drafts``: one token a call.
     """
-    everything, rates = [], {}
+    everything: list[Scored] = []
     for profile in found:
-        rates[id(profile)] = resampled(profile, documents)
-        mean = rates[id(profile)][0]
+        rates = resampled(profile, documents)
         options = choices(profile, most_nodes, most_depth)
-        everything.append(max(options, key=lambda c, mean=mean: float(c.tokens(mean)) / costs.of(c.widths)))  # type: ignore[misc]
-    everything.sort(key=lambda c: -float(c.tokens(rates[id(c.profile)][0])) / costs.of(c.widths))
-    lossy = [choice for choice in everything if choice.profile.verifier.startswith(WITHIN)]
-    real = [choice for choice in everything if not choice.profile.verifier.startswith((BEST, WITHIN))]
+        best = max(options, key=lambda c, rates=rates: float(scored(c, rates[:1], costs).speed[0]))  # type: ignore[misc]
+        everything.append(scored(best, rates, costs))
+    everything.sort(key=lambda s: -s.speed[0])
+    lossy = [s for s in everything if s.choice.profile.verifier.startswith(WITHIN)]
+    real = [s for s in everything if not s.choice.profile.verifier.startswith((BEST, WITHIN))]
     if not real:
         raise InputError("no verifier fits the samplers; name one that does with --verifier")
-    speeds = {id(c): c.tokens(rates[id(c.profile)]) / costs.of(c.widths) for c in everything}
-    real = _joined(real, speeds)
-    winner = speeds[id(real[0])]
+    real = _joined(sorted([*real, *fastest(across)], key=lambda s: -s.speed[0]))
+    winner = real[0]
     rows = [
-        _row(kind, c, speeds[id(c)] * costs.of(c.widths), speeds[id(c)], winner)
+        _row(kind, s, winner.speed)
         for kind, listed in (
             ("choice", real),
-            ("better verifier", [c for c in everything if c.profile.verifier == BEST]),
+            ("better verifier", [s for s in everything if s.choice.profile.verifier == BEST]),
             ("lossy", lossy),
         )
-        for c in listed
+        for s in listed
     ]
-    full = np.full(len(winner), 1.0 + len(real[0].widths))
-    rows.append(_row("better draft", real[0], full, full / costs.of(real[0].widths), winner))
-    alone = np.ones(len(winner))
-    rows.append(_row("no drafts", Choice(Profile("-", "-", np.empty((0, 1)))), alone, alone / costs.of([]), winner))
+    full = np.full(len(winner.tokens), 1.0 + len(winner.choice.widths))
+    rows.append(_row("better draft", replace(winner, tokens=full), winner.speed))
+    nothing = Choice(Profile("-", "-", np.empty((0, 1))))
+    rows.append(_row("no drafts", Scored(nothing, np.ones(len(full)), costs.of([])), winner.speed))
     return pd.DataFrame(rows)
+
+
+def fastest(across: Sequence[Scored]) -> list[Scored]:
+    """Of each sampler and rule the tree with the most speed."""
+    best: dict[tuple[str, str], Scored] = {}
+    for one in across:
+        key = one.choice.profile.sampler, one.choice.profile.verifier
+        if key not in best or one.speed[0] > best[key].speed[0]:
+            best[key] = one
+    return list(best.values())
 
 
 def in_words(advice: pd.DataFrame) -> str:
@@ -328,32 +343,33 @@ def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, m
     return pd.DataFrame(rows)
 
 
-def _joined(real: Sequence[Choice], speeds: dict[int, np.ndarray]) -> list[Choice]:
-    """Verifiers that do the same on the same tree (all of them on a chain) as one line."""
-    kept: list[Choice] = []
-    for choice in real:
-        twin = next((i for i, c in enumerate(kept) if c.widths == choice.widths and _same(c, choice, speeds)), None)
+def _joined(real: Sequence[Scored]) -> list[Scored]:
+    """Verifiers that do the same on the same tree (all of them on a chain) as one line, unless their times differ."""
+    kept: list[Scored] = []
+    for one in real:
+        twin = next((i for i, other in enumerate(kept) if _same(other, one)), None)
         if twin is None:
-            kept.append(choice)
+            kept.append(one)
             continue
-        held = kept[twin].profile
-        names = {part: None for name in (held, choice.profile) for part in name.verifier.split(", ")}
-        drawn = {part: None for name in (held, choice.profile) for part in name.sampler.split(", ")}
-        merged = replace(kept[twin], profile=Profile(", ".join(drawn), ", ".join(names), held.rates))
-        speeds[id(merged)] = speeds[id(kept[twin])]
-        kept[twin] = merged
+        held = kept[twin].choice.profile
+        names = {part: None for name in (held, one.choice.profile) for part in name.verifier.split(", ")}
+        drawn = {part: None for name in (held, one.choice.profile) for part in name.sampler.split(", ")}
+        profile = Profile(", ".join(drawn), ", ".join(names), held.rates)
+        kept[twin] = replace(kept[twin], choice=replace(kept[twin].choice, profile=profile))
     return kept
 
 
-def _same(one: Choice, other: Choice, speeds: dict[int, np.ndarray]) -> bool:
-    return bool(np.allclose(speeds[id(one)], speeds[id(other)], rtol=1e-9, atol=0))
+def _same(one: Scored, other: Scored) -> bool:
+    alike = one.choice.widths == other.choice.widths and np.allclose(one.tokens, other.tokens, rtol=1e-9, atol=0)
+    return bool(alike and abs(one.cost - other.cost) <= TIMING_NOISE * one.cost)
 
 
-def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winner: np.ndarray) -> dict[str, Any]:
+def _row(kind: str, one: Scored, winner: np.ndarray) -> dict[str, Any]:
     def interval(values: np.ndarray) -> tuple[float, float]:
         low, high = np.quantile(values[1:], [0.025, 0.975])
         return float(low), float(high)
 
+    choice, tokens, speed = one.choice, one.tokens, one.speed
     behind = 100.0 * (1.0 - speed / winner)
     (low, high), (slow, fast), (least, most) = interval(tokens), interval(speed), interval(behind)
     return {
@@ -372,20 +388,5 @@ def _row(kind: str, choice: Choice, tokens: np.ndarray, speed: np.ndarray, winne
         "behind": float(behind[0]),
         "behind_ci_low": least,
         "behind_ci_high": most,
+        "verify_ms": 1000.0 * one.seconds,
     }
-
-
-def _curve(pairs: Mapping[str, Any], name: str, source: str) -> tuple[tuple[int, float], ...]:
-    try:
-        points = sorted((int(nodes), float(cost)) for nodes, cost in pairs.items())
-    except (ValueError, TypeError, AttributeError):
-        raise InputError(f"{source}cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
-    if not points or any(nodes < 1 or not 0 < cost < float("inf") for nodes, cost in points):
-        raise InputError(
-            f"{source}cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}"
-        )
-    return tuple(points)
-
-
-def _at(curve: Sequence[tuple[int, float]], nodes: int) -> float:
-    return float(np.interp(nodes, [n for n, _ in curve], [cost for _, cost in curve]))

@@ -11,12 +11,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT
 
@@ -24,7 +23,7 @@ Path = tuple[int, ...]
 #: ``paths -> [B, V]`` float64: the distribution of the token after each path.
 Distributions = Callable[[Sequence[Path]], Tensor]
 #: ``(path, q [V], n, sampler, options) -> n drafts below the path in draw order``, :data:`NO_DRAFT` in empty slots.
-Draw = Callable[[Path, Tensor, int, str, Mapping[str, Any]], Path]
+Draw = Callable[[Path, Tensor, int, str, Mapping[str, Option]], Path]
 #: Where random numbers come from: one generator for all, or one for each path (:func:`common_randomness`).
 Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
@@ -79,7 +78,7 @@ class Tree:
     distributions: Tensor
     probs_row: tuple[int, ...]
     sampler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict)
     stop: frozenset[int] = frozenset()
     calls: int = 0
     adaptive: bool = False
@@ -138,7 +137,7 @@ def grow(
     wanted: Callable[[Path], int],
     pick: Callable[[Sequence[Path], Tensor], Sequence[Path]],
     sampler: str,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Option] | None = None,
     stop: Sequence[int] | frozenset[int] = (),
     adaptive: bool = False,
 ) -> Tree:
@@ -204,7 +203,7 @@ def grow(
 def sampling(source: Source = None) -> Draw:
     """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k."""
 
-    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]) -> Path:
         return tuple(get_sampler(sampler).sample(q[None], n, generator_at(source, path), **options)[0].tolist())
 
     return draw

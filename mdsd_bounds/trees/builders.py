@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow, whole_numbers
 
 
@@ -24,7 +24,7 @@ def rsd_c(
     stop: Sequence[int] | frozenset[int] = (),
     *,
     sampler: str = "without_replacement",
-    **options: Any,
+    **options: Option,
 ) -> Tree:
     """A constant branching vector: every node at depth l - 1 gets ``branching[l-1]`` drafts.
 

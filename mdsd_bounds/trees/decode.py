@@ -46,7 +46,8 @@ class Step:
     target : Tensor
         ``[N, V]`` float64 distributions.
     ways : list of Stop or None
-        Conditional distribution of the verification given the tree; None for rules coupled to their drafts.
+        Conditional distribution of the verification given the tree; None for rules coupled to their drafts, and where
+        it was not asked for.
     verified : Verified
         The outcome.
     seconds : tuple of float
@@ -66,8 +67,12 @@ def take_step(
     build: Build,
     rule: str | Verifier,
     generator: torch.Generator | None = None,
+    *,
+    analysed: bool = True,
 ) -> Step:
     """Draft a tree, read it with one call of the target, and verify it.
+
+    Unless ``analysed``, verification does what a decoder needs and no more (:func:`mdsd_bounds.trees.verify.verify`).
 
     Raises
     ------
@@ -80,8 +85,8 @@ def take_step(
     distributions = target(tree.paths)
     read = time.perf_counter()
     verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
-    if isinstance(verifier, Verifier) and verifier.output_distribution is None:
-        ways, verified = None, verify(tree, distributions, verifier, generator)
+    if not analysed or (isinstance(verifier, Verifier) and verifier.output_distribution is None):
+        ways, verified = None, verify(tree, distributions, rule, generator)
     else:
         ways = stops(tree, distributions, rule)
         verified = settle(tree, ways, generator)
@@ -96,6 +101,8 @@ def decode(
     new_tokens: int,
     generator: torch.Generator | None = None,
     stop: frozenset[int] = frozenset(),
+    *,
+    analysed: bool = True,
 ) -> Iterator[Step]:
     """Steps until ``new_tokens`` were emitted (the last step may go beyond) or a stop token was.
 
@@ -118,6 +125,9 @@ def decode(
         Draws drafts and outcomes.
     stop : frozenset of int
         Tokens that end the text.
+    analysed : bool
+        Whether the steps hold the conditional distribution of the verification; without it rules that decide node by
+        node are faster.
 
     Raises
     ------
@@ -130,7 +140,7 @@ def decode(
         raise InputError(f"the target has read {target.length} tokens and the draft {draft.length}; give one text")
     emitted = 0
     while emitted < new_tokens:
-        step = take_step(target.distributions, draft.distributions, build, rule, generator)
+        step = take_step(target.distributions, draft.distributions, build, rule, generator, analysed=analysed)
         yield step
         tokens = step.verified.tokens
         if not tokens or tokens[-1] in stop:

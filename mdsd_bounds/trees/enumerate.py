@@ -7,11 +7,12 @@ A procedure takes its random choices from a function ``choose(probs) -> index``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT
 from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow
@@ -54,7 +55,7 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
 def choosing(choose: Choose) -> Draw:
     """Draw drafts one after the other from the sampler's conditional distributions by ``choose``."""
 
-    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Any]) -> Path:
+    def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]) -> Path:
         drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
         drafts = []
         for k in range(n):

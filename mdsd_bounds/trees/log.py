@@ -87,6 +87,8 @@ def read_log(path: str | File) -> list[StepRecord]:
 def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     """Block efficiency and accepted tokens per target forward pass, realised and expected, with 95% document intervals.
 
+    ``rule`` names the rules of the lines.
+
     Where the log has bounds, also ``bound``, ``full_information`` and ``share``, the accepted tokens over the bound.
     ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
     node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
@@ -102,6 +104,7 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     low, high = bootstrap_interval(values, documents)
     bounds = summarise_bounds(lines, columns.get("accepted_expected", columns["accepted"]))
     return {
+        "rule": ", ".join(dict.fromkeys(line.tree.rule for line in lines)),
         "calls": len(lines),
         "documents": len(set(documents.tolist())),
         "tokens": int(realised[:, 0].sum()),
@@ -119,13 +122,18 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
 
 
 def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row for each named summary."""
+    """One row for each named summary: rule, block efficiency, accepted tokens, and where known the certified bound and
+    the share of it that the rule accepts, each with its interval; tokens per second, and the share of the time that
+    verification takes.
+    """
     rows = []
     for name, found in summaries.items():
         best = found.get("block_efficiency_expected", found["block_efficiency"])
+        accepted, seconds = found.get("accepted_expected", found["accepted"]), sum(found["seconds"])
         rows.append(
             {
                 "tree": name,
+                "rule": found["rule"],
                 "calls": found["calls"],
                 "documents": found["documents"],
                 "nodes": found["nodes"],
@@ -134,10 +142,11 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "block_efficiency": best["mean"],
                 "ci_low": best["ci_low"],
                 "ci_high": best["ci_high"],
-                "accepted": best["mean"] - 1.0
-                if "accepted_expected" not in found
-                else found["accepted_expected"]["mean"],
-                "tokens_per_second": found["tokens"] / max(sum(found["seconds"]) * found["calls"], 1e-12),
+                "accepted": accepted["mean"],
+                "accepted_low": accepted["ci_low"],
+                "accepted_high": accepted["ci_high"],
+                "tokens_per_second": found["tokens"] / max(seconds * found["calls"], 1e-12),
+                "verifying": found["seconds"][2] / max(seconds, 1e-12),
             }
         )
         for name_of in ("bound", "share"):
@@ -145,6 +154,22 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 columns = {"mean": name_of, "ci_low": f"{name_of}_low", "ci_high": f"{name_of}_high"}
                 rows[-1].update({column: found[name_of][key] for key, column in columns.items()})
     return pd.DataFrame(rows)
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """What the first row of a summary says, in one sentence without its full stop."""
+    row = table.iloc[0]
+    text = (
+        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] "
+        f"tokens per target forward pass over {int(row['documents'])} documents"
+    )
+    if "share" in row and row["share"] == row["share"]:
+        text += (
+            f", and accepts {100 * row['share']:.1f}% [{100 * row['share_low']:.1f}, {100 * row['share_high']:.1f}] of "
+            f"what any lossless rule can (bound {row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}] "
+            "accepted tokens)"
+        )
+    return text
 
 
 def _shares(lines: Iterable[StepRecord], *, by_child: bool) -> dict[int, list[float]]:

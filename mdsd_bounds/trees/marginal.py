@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow, whole_numbers
 
 
@@ -80,7 +79,7 @@ def product_tree(
     stop: Sequence[int] | frozenset[int] = (),
     *,
     sampler: str = "without_replacement",
-    **options: Any,
+    **options: Option,
 ) -> Tree:
     """The Cartesian product of levels: all nodes of level l - 1 have the same ``branching[l-1]`` drafts below them.
 
@@ -101,7 +100,7 @@ def product_tree(
         if bool((q != q[0]).any()):
             raise InputError("nodes of one level have different distributions: a product tree needs a MarginalDraft")
         if depth not in drafted:
-            known: Mapping[str, Any] = options
+            known: Mapping[str, Option] = options
             drafted[depth] = draw(paths[0], q[0], vector[depth], sampler, known)
         return [drafted[depth]] * len(paths)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.trees.base import sampling, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Source, Tree, grow, sampling, whole_numbers
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.decode import Build
@@ -23,8 +24,18 @@ SHAPES = {
 }
 
 
-def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> Build:
+def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset(), depth: int | None = None) -> Build:
     """A builder ``(draft distributions, source) -> tree`` from its name and shape.
+
+    Parameters
+    ----------
+    builder, shape : str
+        As :data:`SHAPES` says.
+    stop : frozenset of int
+        Tokens that end the text.
+    depth : int or None
+        Levels that there is room for: a deeper shape is built with as many (the root alone at 0).  It must depend on
+        the text alone, never on what is drafted.
 
     Raises
     ------
@@ -34,10 +45,19 @@ def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset()) -> 
     if builder not in SHAPES:
         raise InputError(f"unknown builder {builder!r}; choose one of {', '.join(SHAPES)}")
     try:
-        return _MAKE[builder](shape, stop)
+        build = _MAKE[builder](shape, stop, depth if depth else None)
     except ValueError as error:
         reason = f" ({error})" if isinstance(error, InputError) else ""
         raise InputError(f"shape {shape!r} of builder {builder!r}: give {SHAPES[builder]}{reason}") from None
+    return partial(_root_alone, _SAMPLERS.get(builder, "without_replacement")) if depth == 0 else build
+
+
+#: Draft samplers of the builders that do not draw without replacement: a root alone has one, too, which rules ask for.
+_SAMPLERS = {"paths": "with_replacement", "dynamic": "top_k"}
+
+
+def _root_alone(sampler: str, distributions: Distributions, source: Source) -> Tree:
+    return grow(distributions, 0, lambda path: 0, lambda paths, q: [], sampler)
 
 
 def fixed_branching(builder: str, shape: str) -> tuple[int, ...]:
@@ -59,38 +79,43 @@ def fixed_branching(builder: str, shape: str) -> tuple[int, ...]:
     return vector
 
 
-def _chain(shape: str, stop: frozenset[int]) -> Build:
+def _chain(shape: str, stop: frozenset[int], depth: int | None) -> Build:
     (length,) = _sizes(shape, 1)
-    return lambda distributions, source: chain(distributions, sampling(source), length, stop)
+    return lambda distributions, source: chain(distributions, sampling(source), _least(length, depth), stop)
 
 
-def _paths(shape: str, stop: frozenset[int]) -> Build:
+def _paths(shape: str, stop: frozenset[int], depth: int | None) -> Build:
     count, length = _sizes(shape, 2)
-    return lambda distributions, source: independent_paths(distributions, sampling(source), count, length, stop)
+    levels = _least(length, depth)
+    return lambda distributions, source: independent_paths(distributions, sampling(source), count, levels, stop)
 
 
-def _rsd_c(shape: str, stop: frozenset[int]) -> Build:
-    vector = whole_numbers([int(part) for part in shape.split(",")], "branching")
+def _rsd_c(shape: str, stop: frozenset[int], depth: int | None) -> Build:
+    vector = whole_numbers([int(part) for part in shape.split(",")], "branching")[:depth]
     return lambda distributions, source: rsd_c(distributions, sampling(source), vector, stop)
 
 
-def _rsd_s(shape: str, stop: frozenset[int]) -> Build:
+def _rsd_s(shape: str, stop: frozenset[int], depth: int | None) -> Build:
     width, length = _sizes(shape, 2)
-    return lambda distributions, source: rsd_s(distributions, source, width, length, stop)
+    return lambda distributions, source: rsd_s(distributions, source, width, _least(length, depth), stop)
 
 
-def _sequoia(shape: str, stop: frozenset[int]) -> Build:
+def _sequoia(shape: str, stop: frozenset[int], depth: int | None) -> Build:
     nodes, ranks = shape.split(":")
-    plan, _ = best_shape([float(part) for part in ranks.split(",")], int(nodes))
+    plan, _ = best_shape([float(part) for part in ranks.split(",")], int(nodes), depth)
     return lambda distributions, source: shaped(distributions, sampling(source), plan, stop)
 
 
-def _dynamic(shape: str, stop: frozenset[int]) -> Build:
+def _dynamic(shape: str, stop: frozenset[int], depth: int | None) -> Build:
     nodes, top_k, length = _sizes(shape, 3)
-    return lambda distributions, source: dynamic_top_k(distributions, nodes, top_k, length, stop)
+    return lambda distributions, source: dynamic_top_k(distributions, nodes, top_k, _least(length, depth), stop)
 
 
-_MAKE: dict[str, Callable[[str, frozenset[int]], Build]] = {
+def _least(length: int, depth: int | None) -> int:
+    return length if depth is None else min(length, depth)
+
+
+_MAKE: dict[str, Callable[[str, frozenset[int], int | None], Build]] = {
     "chain": _chain,
     "paths": _paths,
     "rsd_c": _rsd_c,

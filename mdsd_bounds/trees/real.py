@@ -90,6 +90,15 @@ class TreeReader:
         """Tokens of the text."""
         return self._held + len(self._waiting)
 
+    @property
+    def room(self) -> int | None:
+        """Levels of a tree that the context window has room for, negative where not even the text fits; None: any."""
+        config = self._model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or ()
+        sliding = getattr(config, "sliding_window", None) if any("sliding" in kind for kind in kinds) else None
+        windows = [w for w in (getattr(config, "max_position_embeddings", None), sliding) if w is not None]
+        return min(windows) - self.length if windows else None
+
     def distributions(self, paths: Sequence[Path]) -> Tensor:
         """Distribution of the token after each path, ``[B, V]`` float64; reads what is missing in one call.
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mdsd_bounds.trees.advise import BEST, WITHIN, Choice, Costs, Profile, choices, resampled
+from mdsd_bounds.trees.advise import BEST, WITHIN, Profile, Scored, choices, resampled, scored
+from mdsd_bounds.trees.costs import Costs
 
 __all__ = ["speed_by_nodes"]
 
@@ -24,7 +25,7 @@ def speed_by_nodes(
     documents : ndarray
         ``[positions]`` document of each position.
     costs : Costs
-        Of the two models (:func:`mdsd_bounds.trees.advise.costs_from`).
+        Of the two models (:func:`mdsd_bounds.trees.costs.costs_from`).
     most_nodes, most_depth : int
         Limits of the trees.
 
@@ -42,23 +43,22 @@ def speed_by_nodes(
     rows = []
     for profile in found:
         means = resampled(profile, documents)
-        best: dict[int, tuple[float, Choice]] = {}
+        best: dict[int, Scored] = {}
         for choice in choices(profile, most_nodes, most_depth):
-            widths = choice.widths
-            nodes, speed = sum(widths), float(choice.tokens(means[0])) / costs.of(widths)
-            if nodes not in best or speed > best[nodes][0]:
-                best[nodes] = speed, choice
-        for nodes, (speed, choice) in sorted(best.items()):
-            cost, tokens = costs.of(choice.widths), choice.tokens(means)
-            low, high = np.quantile(tokens[1:] / cost, [0.025, 0.975]) if len(set(documents)) > 1 else (np.nan, np.nan)
+            one, nodes = scored(choice, means[:1], costs), sum(choice.widths)
+            if nodes not in best or one.speed[0] > best[nodes].speed[0]:
+                best[nodes] = one
+        for nodes, one in sorted(best.items()):
+            whole = scored(one.choice, means, costs)
+            low, high = np.quantile(whole.speed[1:], [0.025, 0.975]) if len(set(documents)) > 1 else (np.nan, np.nan)
             rows.append(
                 {
                     "sampler": profile.sampler,
                     "verifier": "" if profile.verifier == BEST else profile.verifier,
                     "nodes": nodes,
-                    "tree": choice.name,
-                    "tokens": float(tokens[0]),
-                    "speed": speed,
+                    "tree": whole.choice.name,
+                    "tokens": float(whole.tokens[0]),
+                    "speed": float(whole.speed[0]),
                     "speed_ci_low": float(low),
                     "speed_ci_high": float(high),
                 }

@@ -5,14 +5,15 @@ probability, having accepted the path to v, and then emits one more token from a
 conditional distribution, so expected accepted tokens need no sampling, and a lossless rule can be checked by adding up.
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
-against the sampler's own conditional distributions), ``block`` (one path), ``traversal`` (leaf to root) and ``sweep``
-(layer by layer, :mod:`mdsd_bounds.trees.sweep`).
+against the sampler's own conditional distributions), ``block`` (one path), ``greedy_multi_path`` (the greatest of
+several independent paths, :mod:`mdsd_bounds.trees.greedy_path`), ``traversal`` (leaf to root) and ``sweep`` (layer by
+layer, :mod:`mdsd_bounds.trees.sweep`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
 from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree, require_own_drafts
+from mdsd_bounds.trees.greedy_path import greatest_path
 from mdsd_bounds.trees.sweep import sweep_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
@@ -69,13 +71,17 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
         If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no distribution given the
         drafts).
     """
+    _require_rows(tree, target)
+    if isinstance(rule, str) and rule in RULES:
+        return RULES[rule](tree, target)
+    return node_stops(tree, target, get_verifier(rule))
+
+
+def _require_rows(tree: Tree, target: Tensor) -> None:
     if target.ndim != 2 or target.shape[0] != len(tree.tokens):
         raise InputError(
             f"target has shape {tuple(target.shape)}; give one distribution for each of {len(tree.tokens)} nodes"
         )
-    if isinstance(rule, str) and rule in RULES:
-        return RULES[rule](tree, target)
-    return node_stops(tree, target, get_verifier(rule))
 
 
 def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
@@ -198,6 +204,19 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return found
 
 
+def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
+    """Block verification of the greatest of K independent paths (Thomas and Pal 2026, arXiv 2602.16961).
+
+    Raises
+    ------
+    InputError
+        If the tree is not made of independent paths, or all nodes of a level share their drafts.
+    """
+    require_own_drafts(tree, "greedy_multi_path")
+    chain, nodes = greatest_path(tree, target)
+    return [replace(way, node=nodes[way.node]) for way in block_stops(chain, target[nodes])]
+
+
 def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
 
@@ -266,11 +285,25 @@ def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
 
 
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
-    """Verify once; verifiers coupled to their drafts are stepped node by node.  Arguments: :func:`stops`."""
-    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
-    if isinstance(verifier, Verifier) and verifier.output_distribution is None:
-        return _step_down(tree, target, verifier, generator)
-    return settle(tree, stops(tree, target, rule), generator)
+    """Verify once.  Arguments: :func:`stops`.
+
+    Rules that decide node by node go down from the root and look at no node that they do not come to; the others
+    sample an outcome of :func:`stops`.  The outcome has the same distribution either way.
+    """
+    _require_rows(tree, target)
+    if isinstance(rule, str) and rule in RULES:
+        if rule != "recursive":
+            return settle(tree, stops(tree, target, rule), generator)
+        return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
+    verifier = get_verifier(rule)
+    _require_fit(tree, verifier)
+
+    def step(node: int, q: Tensor) -> int:
+        drafts = torch.tensor([tree.drafts[node]])
+        output, _ = verifier.step(target[node][None], q[None], drafts, generator, sampler=tree.sampler, **tree.options)
+        return int(output[0])
+
+    return _step_down(tree, target, step, generator)
 
 
 def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = None) -> Verified:
@@ -282,21 +315,36 @@ def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = Non
     return Verified(_ancestors(tree, way.node), path + last)
 
 
-def _step_down(tree: Tree, target: Tensor, verifier: Verifier, generator: torch.Generator | None) -> Verified:
-    _require_fit(tree, verifier)
+def _step_down(
+    tree: Tree, target: Tensor, step: Callable[[int, Tensor], int], generator: torch.Generator | None
+) -> Verified:
+    """From the root, ``step(node, q)`` outputs a token at each node that is come to."""
     node = 0
     while not tree.ends(node):
         if tree.probs_row[node] < 0:
             token = int(draw(target[node][None], generator)[0])
         else:
-            q = tree.distributions[tree.probs_row[node]][None]
-            drafts = torch.tensor([tree.drafts[node]])
-            output, _ = verifier.step(target[node][None], q, drafts, generator, sampler=tree.sampler, **tree.options)
-            token = int(output[0])
+            token = step(node, tree.distributions[tree.probs_row[node]])
         if token not in tree.children[node]:
             return Verified(_ancestors(tree, node), (*tree.paths[node], token))
         node = tree.children[node][token]
     return Verified(_ancestors(tree, node), tree.paths[node])
+
+
+def _accept_in_turn(tree: Tree, target: Tensor, node: int, q: Tensor, generator: torch.Generator | None) -> int:
+    """One step of recursive rejection (:func:`recursive_stops`)."""
+    sampler, drafts = get_sampler(tree.sampler), tree.drafts[node]
+    drawn = torch.zeros((1, q.shape[0]), dtype=torch.bool)
+    r = target[node]
+    for k, token in enumerate(drafts):
+        if token == NO_DRAFT:
+            continue
+        d = sampler.conditional(q[None], drawn, k, len(drafts), **tree.options)[0]
+        if float(torch.rand((), dtype=torch.float64, generator=generator)) * float(d[token]) < float(r[token]):
+            return token
+        r = _surplus_distribution(1.0, r, d)
+        drawn[0, token] = True
+    return int(draw(r[None], generator)[0])
 
 
 def _ancestors(tree: Tree, node: int) -> tuple[int, ...]:
@@ -331,6 +379,7 @@ def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
 RULES: dict[str, Rule] = {
     "recursive": recursive_stops,
     "block": block_stops,
+    "greedy_multi_path": greedy_multi_path_stops,
     "traversal": traversal_stops,
     "sweep": sweep_stops,
 }

@@ -59,8 +59,12 @@ class Verifier:
         output distribution and p; NaN where that is not available.
     options : tuple of str
         Names of the rule's own options; all others belong to the sampler.
+    needs : tuple of str
+        Columns of a dump that the rule cannot do without; they are given to it as options of the same names.
     drafts_needed : int or None
         The one number of drafts the rule is made for, None for any.
+    cost : str
+        Of one step at one position, stated or measured; empty where nobody has.
     origin : str or None
         ``module:NAME`` or ``/path/to/file.py:NAME`` of a rule that was loaded from there, so that other processes can
         load it as well.
@@ -76,7 +80,9 @@ class Verifier:
     estimate_rate: Callable[..., tuple[Tensor, Tensor]] | None = None
     distance: Callable[..., Tensor] | None = None
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     drafts_needed: int | None = None
+    cost: str = field(default="", compare=False)
     origin: str | None = field(default=None, compare=False)
 
     def takes(self, samplers: Sequence[str]) -> bool:

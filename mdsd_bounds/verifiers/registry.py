@@ -21,6 +21,7 @@ from mdsd_bounds.verifiers.schemes import (
     greedy,
     gumbel_list,
     importance_sampling,
+    judge,
     k_seq,
     mentored_decoding,
     naive_tree,
@@ -51,6 +52,7 @@ VERIFIERS: dict[str, Verifier] = {
     "top_k_membership": top_k_membership.VERIFIER,
     "cactus": cactus.VERIFIER,
     "mentored_decoding": mentored_decoding.VERIFIER,
+    "judge": judge.VERIFIER,
     "tv_budget": tv_budget.VERIFIER,
 }
 

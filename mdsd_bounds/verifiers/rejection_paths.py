@@ -15,6 +15,8 @@ Masses that remain are summed over what remains: on peaked rows one minus the re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -111,37 +113,48 @@ def sample_paths(p: Tensor, q: Tensor, n: int, samples: int, generator: torch.Ge
         left = torch.where(mass > 0, above + light.excess(tau), left)
         answers.append(1.0 - left)
         if k + 1 < n:
-            place = _draw_rejected(light, heavy_p, heavy_q, free, before, tau, scale, places, gone, generator)
+            # Not times ``free``: the weight of a token already rejected may be infinite.
+            single = _rejection_weights(heavy_p, heavy_q, tau, scale).masked_fill(~free, 0.0)
+            step = _Step(before, tau, scale, places, gone)
+            place = _draw_rejected(light, step, single.cumsum(-1), generator)
             picked = place < 0
             free[picked, -1 - place[picked]] = False
             places = torch.cat([places, torch.where(picked, torch.full_like(place, -1), place)[:, None]], -1)
     return torch.stack(answers).clamp(0.0, 1.0)
 
 
-def _draw_rejected(
-    light: _Light,
-    heavy_p: Tensor,
-    heavy_q: Tensor,
-    free: Tensor,
-    before: Tensor,
-    tau: Tensor,
-    scale: Tensor,
-    places: Tensor,
-    gone: Tensor,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """A rejected token for each sample ``[S]``: its place among the light ones, or ``-1 - i`` for heavy token i."""
-    single = torch.minimum(heavy_q * scale[:, None], torch.addcmul(-heavy_p, tau[:, None], heavy_q).clamp_(min=0.0))
-    # Not times ``free``: the weight of a token already rejected may be infinite.
-    table = single.masked_fill(~free, 0.0).cumsum(-1)
-    cut = torch.searchsorted(light.ratio, before.contiguous(), right=True)
-    end = torch.searchsorted(light.ratio, tau.contiguous())
+def _rejection_weights(p: Tensor, q: Tensor, tau: Tensor, scale: Tensor) -> Tensor:
+    """``w_i`` ``[S, V]`` of tokens not yet rejected, after tau has moved by ``scale``."""
+    return torch.minimum(q * scale[:, None], torch.addcmul(-p, tau[:, None], q).clamp_(min=0.0))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One rejection of every sample: tau ``before`` and after it, ``scale`` by which it moved ``[S]``, and of the light
+    tokens rejected so far their ``places`` and masses ``gone`` ``[S, k]``.
+    """
+
+    before: Tensor
+    tau: Tensor
+    scale: Tensor
+    places: Tensor
+    gone: Tensor
+
+
+def _draw_rejected(light: _Light, step: _Step, table: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A rejected token for each sample ``[S]``: its place among the light ones, or ``-1 - i`` for heavy token i.
+
+    ``table`` ``[S, heavy]`` are the cumulative weights of the heavy tokens.
+    """
+    cut = torch.searchsorted(light.ratio, step.before.contiguous(), right=True)
+    end = torch.searchsorted(light.ratio, step.tau.contiguous())
 
     def cumulative(place: Tensor) -> Tensor:
         inner = torch.minimum(place, cut)
-        missing = (gone * (places < inner[:, None])).sum(-1)
-        full = scale * (light.below_q[inner] - missing).clamp(min=0.0)
-        partial = tau * (light.below_q[place] - light.below_q[inner]) - (light.below_p[place] - light.below_p[inner])
+        missing = (step.gone * (step.places < inner[:, None])).sum(-1)
+        full = step.scale * (light.below_q[inner] - missing).clamp(min=0.0)
+        beyond = light.below_p[place] - light.below_p[inner]
+        partial = step.tau * (light.below_q[place] - light.below_q[inner]) - beyond
         return full + partial.clamp(min=0.0)
 
-    return draw_heavy_or_light(table, cumulative, end, places, generator)
+    return draw_heavy_or_light(table, cumulative, end, step.places, generator)

@@ -46,7 +46,8 @@ def _read_trees(path: str) -> Any:
 
 
 def _read_table(path: str) -> Any:
-    from mdsd_bounds.pipeline.tables import read_table, render, summarise, summarise_comparison
+    from mdsd_bounds.pipeline.rendering import render
+    from mdsd_bounds.pipeline.tables import read_table, summarise, summarise_comparison
 
     table = read_table(path)
     found = summarise_comparison(table) if table["verifier"].astype(bool).any() else summarise(table)

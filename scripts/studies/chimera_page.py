@@ -16,7 +16,7 @@ import numpy as np
 
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.pipeline.tables import bootstrap_interval
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
+from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend, root_of
 
 ABLATIONS = ("full", "context", "trigram", "medusa")
 LOSSES = {
@@ -297,8 +297,8 @@ def draw_drafts(held: Measured, file: Path) -> None:
     ax.set_xlabel("drafts n, with replacement")
     ax.set_ylabel("mean optimal acceptance rate")
     legend(ax, beside=True)
-    ax.figure.savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(ax.figure)
+    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
+    plt.close(root_of(ax))
 
 
 def draw_losses(held: Measured, file: Path) -> None:
@@ -316,5 +316,5 @@ def draw_losses(held: Measured, file: Path) -> None:
     ax.set_title("Training losses against cross-entropy; bars: paired 95% intervals over texts", fontsize=9)
     ax.set_ylabel("percentage points over cross-entropy")
     legend(ax)
-    ax.figure.savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(ax.figure)
+    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
+    plt.close(root_of(ax))

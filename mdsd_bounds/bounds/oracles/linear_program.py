@@ -12,8 +12,8 @@ to a subset H that is evaluated exactly (an upper bound).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +54,15 @@ def solve_lp(problem: Problem) -> Bound:
     InputError
         If the problem has too many drafted sets, or the solver does not reach an optimum.
     """
-    return solve_by_programme(problem, "lp", _solve_primal, _solve_dual)
+    return solve_by_programme(problem, "lp", lambda sets, p: (_solve_primal(sets, p), _solve_dual(sets, p)))
 
 
-def solve_by_programme(problem: Problem, method: str, primal: Any, dual: Any) -> Bound:
-    """Run two solvers ``(sets, p) -> plan mass [E]`` and ``(sets, p) -> (u, v)`` on every row and certify them."""
+#: ``(sets, p) -> (mass of the plan on each edge [E], (u, v))``.
+Solve = Callable[[DraftSets, np.ndarray], tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]
+
+
+def solve_by_programme(problem: Problem, method: str, solve: Solve) -> Bound:
+    """Run a solver of plan and dual on every row and certify both."""
     shape = (len(problem.n_drafts), problem.p.shape[0])
     low, high = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     subsets: list[list[np.ndarray]] = []
@@ -71,8 +75,8 @@ def solve_by_programme(problem: Problem, method: str, primal: Any, dual: Any) ->
         for b in range(shape[1]):
             sets = draft_sets(problem, b, n)
             p = problem.p[b].cpu().numpy()
-            plan = feasible_plan(sets, p, primal(sets, p))
-            u, v = dual(sets, p)
+            mass, (u, v) = solve(sets, p)
+            plan = feasible_plan(sets, p, mass)
             subset = best_threshold(problem, b, sets, v)
             rounding = _rounding(plan, n)
             low[i, b] = float(plan.mass.sum()) - rounding

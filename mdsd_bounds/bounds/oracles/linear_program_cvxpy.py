@@ -18,13 +18,7 @@ from mdsd_bounds.problem import Bound, InputError, Problem
 def solve_cvxpy(problem: Problem) -> Bound:
     """Optimal acceptance by cvxpy; fields and certificate as
     :func:`mdsd_bounds.bounds.oracles.linear_program.solve_lp`."""
-    duals: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def primal(sets: DraftSets, p: np.ndarray) -> np.ndarray:
-        plan, duals[id(sets)] = transport(sets, p)
-        return plan
-
-    return solve_by_programme(problem, "cvxpy", primal, lambda sets, p: duals.pop(id(sets)))
+    return solve_by_programme(problem, "cvxpy", transport)
 
 
 def transport(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

@@ -26,13 +26,7 @@ def solve_maxflow(problem: Problem) -> Bound:
     InputError
         If OR-tools is not installed or there are too many drafted sets.
     """
-    cuts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def flow(sets: DraftSets, p: np.ndarray) -> np.ndarray:
-        plan, cuts[id(sets)] = maximum_flow(sets, p)
-        return plan
-
-    return solve_by_programme(problem, "maxflow", flow, lambda sets, p: cuts.pop(id(sets)))
+    return solve_by_programme(problem, "maxflow", maximum_flow)
 
 
 def maximum_flow(sets: DraftSets, p: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

@@ -1,6 +1,6 @@
 """Sampling without replacement as a race: ``Q(H)`` for every prefix H, by one shared quadrature.
 
-Give token i an exponential clock of rate q_i.  The first n arrivals, in order, are n sequential draws without
+Give token i an exponential arrival time of rate q_i.  The first n arrivals, in order, are n sequential draws without
 replacement (memorylessness).  All drafts lie in H exactly when n tokens of H arrive before the first token outside:
 with ``c`` the mass outside H and ``N_H(t)`` the number of arrivals in H by time t,
 
@@ -187,7 +187,7 @@ def _times(rate: Tensor, log_t: Tensor) -> Tensor:
 
 
 def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Arrivals at clocks with ``rate = q t`` ``[B, V]``: light ones per prefix, heavy ones per number passed.
+    """Arrivals where ``rate = q t`` ``[B, V]``: light ones per prefix, heavy ones per number passed.
 
     Returns ``light[j] [B, V+1] = Pr(j light arrivals)``, ``heavy[j] [B, S+1] = Pr(at most j heavy arrivals)`` after the
     first S heavy tokens of the order, and the number of heavy tokens ``segment`` ``[B, V+1]`` in each prefix.

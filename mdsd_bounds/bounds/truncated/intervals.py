@@ -4,11 +4,11 @@ Let p be known on the kept tokens ``K_p`` with mass ``m_p`` elsewhere, q on ``K_
 drafts be n draws of q, with or without replacement.  Write ``P(H)``, ``Q(H) = Pr(every draft lies in H)``; then
 ``alpha* = 1 + min_H (P(H) - Q(H))`` (Hu et al., ICLR 2025, arXiv 2502.18779).  Two facts about Q are used.
 
-*Monotone.*  Drafts are the first n arrivals of clocks of rate q_i.  Moving mass into H, or enlarging H, makes arrivals
+*Monotone.*  Drafts are the first n arrivals of tokens of rate q_i.  Moving mass into H, or enlarging H, makes arrivals
 in H earlier and the first one outside later: Q(H) grows.
 
-*Splitting.*  Without replacement, replace a token of H of rate a by two of rates b + c = a.  The clock of the one is
-the earlier of the clocks of the two, so the two give at least as many arrivals at every time: Q(H) grows.  For fixed
+*Splitting.*  Without replacement, replace a token of H of rate a by two of rates b + c = a.  The one arrives when
+the earlier of the two does, so the two give at least as many arrivals at every time: Q(H) grows.  For fixed
 b + c the number of arrivals is stochastically largest at b = c (``Pr(2) = 1 - e^{-bt} - e^{-ct} + e^{-at}``, Pr(0)
 fixed).  So among all ways to spread a mass over J tokens of H, equal parts give the largest Q(H), and one lump the
 smallest.  With replacement only the mass counts.

@@ -82,8 +82,8 @@ def _describe(data: bytes) -> tuple[Any, dict[int, tuple[str, torch.UntypedStora
     typed: dict[str, Any] = {}
     held: dict[int, tuple[str, torch.UntypedStorage]] = {}
 
-    def storage(said: Any) -> Any:
-        kind, storage_type, key, _, count = said
+    def storage(entry: Any) -> Any:
+        kind, storage_type, key, _, count = entry
         if kind != "storage" or type(count) is not int or count < 0:
             raise ValueError(f"no storage but {kind!r}")
         if key not in typed:

@@ -95,8 +95,8 @@ class Archive:
         member = self.members[name]
         with reading(self.file.path, f"zip archive, member {name!r}"):
             head = _LOCAL.unpack(read_bytes(self.file, member.header_offset, _LOCAL.size))
-            said = read_bytes(self.file, member.header_offset + _LOCAL.size, head[9])
-            if head[0] != MAGIC or said != member.orig_filename.encode("utf-8" if head[2] & 0x800 else "cp437"):
+            stated = read_bytes(self.file, member.header_offset + _LOCAL.size, head[9])
+            if head[0] != MAGIC or stated != member.orig_filename.encode("utf-8" if head[2] & 0x800 else "cp437"):
                 raise ValueError("the directory and the member disagree about its name")
             part = Part(self.file, member.header_offset + _LOCAL.size + head[9] + head[10], member.compress_size)
             if part.place + part.size > self.file.size:

@@ -16,7 +16,7 @@ from mdsd_bounds.dumps.containers.zip_members import open_zip
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
-__all__ = ["Array", "array_form", "open_store"]
+__all__ = ["Array", "array_form", "open_arrays"]
 
 
 def array_form(path: Path) -> str:
@@ -44,7 +44,7 @@ def _form(path: Path) -> str:
         return path.suffix.removeprefix(".")
 
 
-def open_store(path: Path) -> Mapping[str, Array]:
+def open_arrays(path: Path) -> Mapping[str, Array]:
     """The arrays of one file, or of all .safetensors files of a folder.
 
     Raises
@@ -59,7 +59,7 @@ def _store(path: Path) -> dict[str, Array]:
     if path.is_dir():
         arrays: dict[str, Array] = {}
         for file in sorted(path.glob("*.safetensors")):
-            held = open_store(file)
+            held = open_arrays(file)
             if both := sorted(set(arrays) & set(held)):
                 raise InputError(f"{file}: {both[0]} is in another file of the folder too; keep one of them")
             arrays |= held

@@ -16,7 +16,7 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.dumps.columns import COLUMNS, with_columns
-from mdsd_bounds.dumps.formats.array_files import Array, open_store
+from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.token_map import refuse_unnamed, unnamed_map
 from mdsd_bounds.problem import InputError
 
@@ -34,7 +34,7 @@ def open_pair_file(path: Path, form: str) -> Dump:
     InputError
         If a matrix is missing, the two do not fit each other, or the file is damaged.
     """
-    store = open_store(path)
+    store = open_arrays(path)
     _need(path, store)
     columns = _columns(store)
     pair = store[PAIR[0]], store[PAIR[1]]
@@ -48,8 +48,8 @@ def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
     for name in COLUMNS:
         file = target.parent / f"{name}.npy"
         if target.parent == draft.parent and file.exists():
-            columns.append((name, open_store(file)["logits"]))
-    pair = open_store(target)["logits"], open_store(draft)["logits"]
+            columns.append((name, open_arrays(file)["logits"]))
+    pair = open_arrays(target)["logits"], open_arrays(draft)["logits"]
     return _dump(Path(label), "npy", pair, columns, size_on_disk(target, draft))
 
 
@@ -60,7 +60,7 @@ def open_safetensors_pair(files: list[Path], label: str) -> Dump:
     pair: list[Array] = []
     columns: list[tuple[str, Array]] = []
     for wanted, file in zip(PAIR, files, strict=True):
-        store = open_store(file)
+        store = open_arrays(file)
         inside = [wanted] if wanted in store else [name for name in store if "logits" in name]
         if len(inside) != 1:
             raise InputError(f"{file}: holds {', '.join(store)}; one matrix named {wanted} (or logits) is wanted")

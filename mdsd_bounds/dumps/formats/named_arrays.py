@@ -35,7 +35,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
-from mdsd_bounds.dumps.formats.array_files import Array, open_store
+from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
@@ -65,7 +65,7 @@ def open_named(path: Path, role: str = "") -> Side:
     InputError
         If no form is recognised, or the arrays do not fit each other.
     """
-    store = open_store(path)
+    store = open_arrays(path)
     mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
@@ -77,9 +77,9 @@ def open_named(path: Path, role: str = "") -> Side:
         side = _full(path, mine, logits, size)
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
-        said = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
-        if maps_in(said):
-            return mapped_side(side, said)
+        stated = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
+        if maps_in(stated):
+            return mapped_side(side, stated)
         other = {name: array for name, array in store.items() if name not in _SHARED}
         return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
     raise InputError(
@@ -132,7 +132,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def has_pair(path: Path) -> bool:
     """Whether a file of named arrays holds both models."""
     try:
-        names = set(open_store(path))
+        names = set(open_arrays(path))
     except InputError:
         # What a capture wrote is a pair; elsewhere another reader may know the file.
         if (path / FACTS).is_file():
@@ -144,7 +144,7 @@ def has_pair(path: Path) -> bool:
 
 def needs_care(path: Path) -> bool:
     """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
-    arrays = open_store(path)
+    arrays = open_arrays(path)
     names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
     return bool(names & {*_TEXTS} or maps_in(arrays))
 
@@ -233,11 +233,11 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         columns = _places(kept, steps, 1)
     if not len(kept):
         raise InputError(f"{path}: no row has a token that follows it; save texts of two tokens or more")
-    said = _columns(path, arrays, len(kept))
-    if "token" in columns and "token" in said:
+    stated = _columns(path, arrays, len(kept))
+    if "token" in columns and "token" in stated:
         # Documents and places may be counted otherwise than here; the text is one.
-        with_columns(str(path), {"token": columns["token"]}, {"token": said["token"]}, "token")
-    columns |= said
+        with_columns(str(path), {"token": columns["token"]}, {"token": stated["token"]}, "token")
+    columns |= stated
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         return torch.cat([array.rows(a, b) for a, b in runs(kept[start:stop])]), None

@@ -23,7 +23,7 @@ from mdsd_bounds._backend.dtypes import LOGITS, torch_name
 from mdsd_bounds._backend.memory import memory_limit
 from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, write_whole
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
-from mdsd_bounds.dumps.checks import CUTS
+from mdsd_bounds.dumps.checks import CUTS, JUDGED, SCORED
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes
 from mdsd_bounds.dumps.containers.text import whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
@@ -32,7 +32,7 @@ from mdsd_bounds.problem import InputError
 
 MANIFEST = "manifest.json"
 INTACT = "finished shards are intact: make room and run again"
-_COLUMNS = ("doc", "position", "token", *CUTS)
+_COLUMNS = ("doc", "position", "token", *CUTS, *JUDGED)
 
 
 class Shard(BaseModel):
@@ -60,7 +60,7 @@ class Manifest(BaseModel):
     support: Literal["full", "mapped", "floored", "top-k"] = "full"
     shift: Literal["next", "same"] = "next"
     stage: Literal["raw", "processed"] = "raw"
-    columns: list[Literal["doc", "position", "token", "target_cut", "draft_cut"]] = []
+    columns: list[Literal["doc", "position", "token", "target_cut", "draft_cut", "judge_token", "judge_score"]] = []
     hidden_sizes: tuple[int, int] | None = None
     notes: dict[str, Any] = {}
     shards: list[Shard] = []
@@ -331,7 +331,8 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, list[int]]]:
     dtype = getattr(torch, manifest.dtype)
     held = {"target_logits": (dtype, [manifest.target_width]), "draft_logits": (dtype, [manifest.draft_width])}
     for column in manifest.columns:
-        held[column] = (torch.float64, [4]) if column in CUTS else (torch.int64, [])
+        wide = [4] if column in CUTS else [SCORED] if column in JUDGED else []
+        held[column] = (torch.float64 if column in (*CUTS, JUDGED[1]) else torch.int64, wide)
     return held
 
 

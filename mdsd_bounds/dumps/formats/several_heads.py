@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_store
+from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_arrays
 from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
-from mdsd_bounds.dumps.how_to_read import chosen
+from mdsd_bounds.dumps.how_to_read import HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides, runs
 from mdsd_bounds.problem import InputError
 
@@ -30,7 +30,7 @@ def _pair(paths: list[Path]) -> tuple[Array, Array] | None:
         return None
     found = []
     for role, path in zip(("target", "draft"), paths * (3 - len(paths)), strict=True):
-        store = open_store(path)
+        store = open_arrays(path)
         names = [f"{role}_{name}" for name in LOGITS] + ([*LOGITS] if len(paths) == 2 else [])
         name = next((name for name in names if name in store), None)
         if name is None:
@@ -53,8 +53,8 @@ def has_heads(paths: list[Path]) -> bool:
     )
 
 
-def open_heads(paths: list[Path], label: str) -> Dump:
-    """The target beside one head of the draft, by :func:`mdsd_bounds.dumps.how_to_read.chosen`, the first by default.
+def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
+    """The target beside one head of the draft, the first by default.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def open_heads(paths: list[Path], label: str) -> Dump:
     assert pair is not None
     target, array = open_named(paths[0], "target"), pair[1]
     heads, steps = array.shape[-2], array.shape[-3]
-    head = chosen().head or 0
+    head = how.head or 0
     if head >= heads:
         raise InputError(
             f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"

@@ -198,7 +198,7 @@ def _begun(
 
 def _steps_of(run: Run, store: StateStore, recipe: Recipe, steps: int, checkpoint: Path, report: Report) -> None:
     side = run.side.restricted(run.columns)
-    begun = saved = said = time.monotonic()
+    begun = saved = last_reported = time.monotonic()
     first, total, tokens = run.step, 0.0, 0
     while run.step < steps:
         sample = part_of(store.sample(*chosen(recipe, run.step, steps, run.counts)), recipe, run.step)
@@ -211,7 +211,7 @@ def _steps_of(run: Run, store: StateStore, recipe: Recipe, steps: int, checkpoin
         run.step += 1
         total, tokens = total + loss, tokens + int(sample.counts.sum())
         now = time.monotonic()
-        if now - said > QUIET or run.step == steps:
+        if now - last_reported > QUIET or run.step == steps:
             rate = (run.step - first) / (now - begun)
             left = (steps - run.step) / rate
             per = tokens / (now - begun)
@@ -220,7 +220,7 @@ def _steps_of(run: Run, store: StateStore, recipe: Recipe, steps: int, checkpoin
                 f"step {run.step} of {steps}, {rate:.2f} steps ({per:.0f} tokens) a second, loss {loss:.4f} "
                 f"(mean {mean:.4f}), {left:.0f} s left"
             )
-            said = now
+            last_reported = now
         if now - saved > EVERY and run.step < steps:
             _save(run, checkpoint)
             saved = now

@@ -219,10 +219,10 @@ def _hazard(p: np.ndarray, q: np.ndarray, t: float, first: float) -> tuple[float
 
 @njit(cache=True, nogil=True)
 def gumbel_steps(p: np.ndarray, q: np.ndarray, drafts: np.ndarray, uniform: np.ndarray, token: np.ndarray) -> None:
-    """The target's race given the drafts, without drawing a clock for every token.
+    """The target's race given the drafts, without drawing an arrival time for every token.
 
-    Column k was won at time M_k ~ Exp(1): its other clocks are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
-    the target's scale, clock over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
+    Column k was won at time M_k ~ Exp(1): its other times are ``q_i M_k + Exp(1)``, the winner's is ``q_x M_k``.  On
+    the target's scale, time over p, the others arrive together with cumulative hazard ``sum_i (p_i t - q_i M_k)_+``,
     convex and piecewise linear in t, and the winners at ``q_x M_k / p_x``.  The first arrival is a winner, or the
     point where the total hazard reaches an Exp(1), found by Newton steps from above; its token has distribution p over
     those that can have arrived.  Winners add no hazard before their own time.

@@ -143,4 +143,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
+    cost="prepared in 1.4 ms with replacement, 9 to 31 ms without (V = 151,936), then 0.1 ms",
 )

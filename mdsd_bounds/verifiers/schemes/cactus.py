@@ -100,4 +100,5 @@ VERIFIER = Verifier(
     distance=distance,
     options=("delta",),
     drafts_needed=1,
+    cost="O(V)",
 )

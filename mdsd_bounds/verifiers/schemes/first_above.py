@@ -57,6 +57,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
         estimate_rate=bound_to(estimate_rate),
         distance=bound_to(distance),
         options=options,
+        cost="O(V)",
     )
 
 
@@ -208,7 +209,7 @@ def distance(
     none. The output distribution is ``(1 - R) u + R p``, so the distance is ``(1 - R) TV(u, p)``.
 
     *u.*  A typical fixed token comes first, always: u is one-hot at the first of them, and R = 0.  Otherwise u = q on
-    the typical tokens T, renormalised, for any number of draws with or without replacement: in a race of clocks the
+    the typical tokens T, renormalised, for any number of draws with or without replacement: in an exponential race the
     token of the first arrival in T is independent of its time and of all arrivals outside T.
 
     *R.*  With the target u, putting out the first typical draft is lossless, and no rule is right more often than a

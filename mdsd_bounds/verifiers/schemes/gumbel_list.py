@@ -1,12 +1,12 @@
-"""Gumbel list matching (Rowan et al., 2025): the target and the drafts race on shared clocks.
+"""Gumbel list matching (Rowan et al., 2025): the target and the drafts race on shared exponential arrival times.
 
 With independent ``S_ik ~ Exp(1)``, i a token and k a draft: ``x_k = argmin_i S_ik / q_i`` and ``y = argmin_i min_k S_ik
 / p_i``.  ``min_k S_ik`` is exponential of rate n for every i, so y has distribution p: lossless, and the same whatever
-the order of the drafts.  A step rebuilds the clocks from their distribution given the drafts.
+the order of the drafts.  A step rebuilds the arrival times from their distribution given the drafts.
 
 **Everything in one integral** [the derivation is ours].  Let ``c(r) = sum_j (q_j r - p_j)_+``, ``r_i = p_i / q_i`` and
-``G(t, r) = t * integral from r to infinity of e^{-t c(u)} du``.  Let y = i be decided by clock k at ``S_ik = p_i t``; t
-has the density ``p_i e^{-nt}`` for each k and i.  All other clocks are then ``S_jl = p_j t + Exp(1)``, independent.
+``G(t, r) = t * integral from r to infinity of e^{-t c(u)} du``.  Let y = i be decided by draft k at ``S_ik = p_i t``; t
+has the density ``p_i e^{-nt}`` for each k and i.  All other times are then ``S_jl = p_j t + Exp(1)``, independent.
 In a column l != k draft j wins when ``S_jl / q_j = u t`` is the least for some u, so with probability
 
     ``g_j = integral of q_j t e^{-t c(u)} du over u > r_j = q_j G(t, r_j)``;
@@ -146,9 +146,9 @@ def _distributions_given(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
 def fast_step(
     p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
-    """Output tokens ``[B]``: clocks drawn given the drafts, then the target's race.  O(nV).
+    """Output tokens ``[B]``: arrival times drawn given the drafts, then the target's race.  O(nV).
 
-    Compiled, only the first arrival of the target's race is drawn, not every clock.
+    Compiled, only the first arrival of the target's race is drawn, not every time.
     """
     quick = compiled_step("gumbel_steps", p, q, drafts, generator)
     if quick is not None:
@@ -204,7 +204,7 @@ def missed_by_torch(races: _Races, mass: Tensor, t: Tensor, weight: Tensor, miss
 
 
 def list_matching_bound(p: Tensor, q: Tensor, n: int) -> Tensor:
-    """Lower bound ``[B]``: y and some x_k are decided by one clock, ``sum_i p_i n / (n + c(r_i))``.  O(V log V)."""
+    """Lower bound ``[B]``: y and some x_k are decided by one arrival, ``sum_i p_i n / (n + c(r_i))``.  O(V log V)."""
     rows = []
     for target, draft in zip(p, q, strict=True):
         races = _Races(target, draft)
@@ -224,4 +224,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
+    cost="O(nV)",
 )

@@ -22,7 +22,7 @@ from torch import Tensor
 from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.problem import Option
-from mdsd_bounds.samplers.base import draw, whole_option
+from mdsd_bounds.samplers.base import draw, integer_option
 from mdsd_bounds.verifiers.base import Verifier, draft_distribution
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from mdsd_bounds.verifiers.speculative_sampling import residual, speculative_distribution
@@ -63,7 +63,7 @@ class Match:
 def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Match]:
     """The n - 1 matches of the tournament for one row; q is ``[V]`` or ``[n, V]``.  O(V) a match and the programmes."""
     size = len(p)
-    count = (size if size <= FULL else TRUNCATED) if tokens is None else min(whole_option(tokens, "tokens", 1), size)
+    count = (size if size <= FULL else TRUNCATED) if tokens is None else min(integer_option(tokens, "tokens", 1), size)
     require_memory(
         float(count) * count * _BYTES,
         f"importance_sampling: tokens={count} makes {count * (count - 1):.0f} variables in each match, which",
@@ -241,4 +241,5 @@ VERIFIER = Verifier(
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
     options=("tokens",),
+    cost="n - 1 matches, each O(V) and a linear programme",
 )

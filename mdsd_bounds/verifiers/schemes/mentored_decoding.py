@@ -118,4 +118,5 @@ VERIFIER = Verifier(
     distance=distance,
     options=("kl",),
     drafts_needed=1,
+    cost="O(V log V)",
 )

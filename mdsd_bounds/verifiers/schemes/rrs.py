@@ -122,4 +122,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
+    cost="O(V) a rejection",
 )

@@ -133,4 +133,5 @@ VERIFIER = Verifier(
     fast_step=fast_step,
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
+    cost="O(V) a rejection, O(nV) with fixed tokens",
 )

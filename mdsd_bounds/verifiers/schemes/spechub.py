@@ -46,4 +46,5 @@ VERIFIER = Verifier(
     fast_step=greedy.fast_step,
     exact_rate=greedy.exact_rate,
     drafts_needed=2,
+    cost="O(V)",
 )

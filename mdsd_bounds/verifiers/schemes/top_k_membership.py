@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mdsd_bounds.samplers.base import whole_option
+from mdsd_bounds.samplers.base import integer_option
 from mdsd_bounds.verifiers.schemes.first_above import first_above
 
 K = 5
@@ -27,7 +27,7 @@ def threshold(p: Tensor, k: int = K) -> Tensor:
     InputError
         If k is no integer of at least 1.
     """
-    k = whole_option(k, "k", 1)
+    k = integer_option(k, "k", 1)
     last = p.topk(min(k, p.shape[-1]), -1).values[:, -1]
     return torch.nextafter(last, torch.full_like(last, -1.0)).clamp(min=0.0)
 

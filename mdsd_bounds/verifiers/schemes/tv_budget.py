@@ -161,4 +161,5 @@ VERIFIER = Verifier(
     exact_rate=exact_rate,
     distance=distance,
     options=("budget",),
+    cost="as optimal, and O(V)",
 )

@@ -13,7 +13,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import open_file, read_bytes
 from mdsd_bounds.dumps.formats.top_logprobs.positions import Text, UnreadableError
 from mdsd_bounds.dumps.formats.top_logprobs.rows import Resolve
-from mdsd_bounds.dumps.how_to_read import chosen
+from mdsd_bounds.dumps.how_to_read import HowToRead
 from mdsd_bounds.problem import InputError
 
 #: Bytes of a tokenizer's file.
@@ -37,9 +37,9 @@ def tokenizer_file(name: str) -> Path:
     return file
 
 
-def resolver() -> Resolve | None:
-    """The chosen tokenizer's way from texts to ids, or None where none was chosen (:mod:`..how_to_read`)."""
-    name = chosen().tokenizer
+def resolver(how: HowToRead) -> Resolve | None:
+    """The chosen tokenizer's way from texts to ids, or None where none was chosen."""
+    name = how.tokenizer
     return _resolve(tokenizer_file(name)) if name else None
 
 

@@ -1,0 +1,175 @@
+"""Quality: which tasks are solved when a rule lets the draft's tokens pass, all rules over one tree of texts.
+
+Decoding is greedy.  The target writes; where the draft would have written another token, the rule keeps that token or
+does not.  A rule that keeps none gives the target's own solution, one that keeps all gives the draft's, as the target
+continues it.  Texts that two rules share are written once, so that a further threshold costs only the texts that are
+new with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mdsd_bounds._backend.whole_files import write_whole
+from mdsd_bounds.judge.continuations import Continuations, Text, use_grouped_attention
+from mdsd_bounds.judge.labels import file_of
+from mdsd_bounds.judge.outcomes import MineSettings
+from mdsd_bounds.judge.sandbox import require_sandbox
+from mdsd_bounds.judge.solutions import Difference, Solutions, joined
+from mdsd_bounds.judge.tasks import Task
+from mdsd_bounds.models.drafts import make_draft
+from mdsd_bounds.models.loading import LoadedModel
+from mdsd_bounds.problem import InputError
+
+#: Whether a rule keeps the draft's token: of the task's name, the difference, and the target's state after the token.
+Rule = Callable[[str, Difference, Tensor], bool]
+
+
+@dataclass
+class _Node:
+    """One text and the texts that come of it."""
+
+    text: Text
+    differences: list[tuple[Difference, Tensor]]
+    passed: bool
+    end: int
+    children: dict[tuple[int, int], _Node] = field(default_factory=dict)
+
+
+def decode(
+    target: LoadedModel,
+    draft: str,
+    tasks: Sequence[Task],
+    rules: Mapping[str, Rule],
+    out: str | Path,
+    settings: MineSettings | None = None,
+    *,
+    dtype: str = "float32",
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Decode tasks under every rule; resumable task by task.
+
+    Parameters
+    ----------
+    target, draft, tasks, settings, dtype, report
+        As :func:`mdsd_bounds.judge.mine`.
+    rules : mapping
+        Name -> rule.  A folder belongs to one set of names.
+    out : str or Path
+        Folder: one JSON file a task.
+
+    Returns
+    -------
+    list of dict
+        One row for each task and rule: ``task``, ``rule``, ``passed``, ``tokens`` of the solution, ``accepted`` of them
+        the draft's, ``kept`` of these other than the target's, and ``passes`` of the target with four drafts a pass.
+        The token that the target itself adds after four accepted drafts is counted as the rule would have decided it.
+    """
+    settings = settings or MineSettings()
+    require_sandbox()
+    use_grouped_attention(target.model)
+    solutions = Solutions(target, make_draft(draft, target, dtype, "cpu"), settings.new_tokens)
+    texts = Continuations(target, settings.lanes, solutions.ended)
+    folder = Path(out)
+    key = hashlib.sha256(json.dumps(sorted(rules)).encode()).hexdigest()[:12]
+    done = {task.name: file_of(folder, task.name).with_suffix(f".{key}.json") for task in tasks}
+    queue = iter([task for task in tasks if not done[task.name].exists()])
+    running: dict[str, Generator[Text, Text, list[dict[str, Any]]]] = {}
+    begun, finished = time.monotonic(), 0
+    while True:
+        while len(running) < settings.lanes and (task := next(queue, None)) is not None:
+            running[task.name] = _solve(solutions, task, rules)
+            texts.submit(next(running[task.name]))
+        if not running:
+            break
+        for text in texts.step():
+            try:
+                texts.submit(running[text.key].send(text))
+            except StopIteration as end:
+                del running[text.key]
+                done[text.key].parent.mkdir(parents=True, exist_ok=True)
+                write_whole(done[text.key], (json.dumps(end.value, indent=1) + "\n").encode())
+                finished += 1
+                report(f"{finished} tasks, {len(running)} on their way, {time.monotonic() - begun:.0f} s")
+    return [row for path in done.values() for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from None
+    return found
+
+
+def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Generator[Text, Text, list[dict[str, Any]]]:
+    """Ask for texts until every rule's solution of one task is known."""
+    begun = yield solutions.begin(task)
+    first = begun.given
+    root = _node(solutions, task, begun, first)
+    rows = []
+    for name, rule in rules.items():
+        node, place, refused, kept = root, first, [], 0
+        while True:
+            hit = None
+            for difference, state in node.differences:
+                if difference.place < place:
+                    continue
+                if rule(task.name, difference, state):
+                    hit = difference
+                    break
+                refused.append(difference.place)
+            if hit is None:
+                break
+            kept, place = kept + 1, hit.place + 1
+            branch = hit.place, hit.token
+            if branch not in node.children:
+                text = yield node.text.cut(task.name, *branch)
+                node.children[branch] = _node(solutions, task, joined(node.text, text), place)
+            node = node.children[branch]
+        flags = [at not in set(refused) for at in range(first, node.end + 1)]
+        rows.append(
+            {
+                "task": task.name,
+                "rule": name,
+                "passed": node.passed,
+                "tokens": len(flags),
+                "accepted": sum(flags),
+                "kept": kept,
+                "passes": passes(flags),
+            }
+        )
+    solutions.forget(task.name)
+    return rows
+
+
+def _node(solutions: Solutions, task: Task, text: Text, first: int) -> _Node:
+    found = solutions.differences(text, first)
+    states = solutions.states_after(text, found)
+    passed = task.run(solutions.completion(text)).passed
+    return _Node(text, list(zip(found, states, strict=True)), passed, solutions.last_place(text))
+
+
+def passes(flags: Sequence[bool], drafts: int = 4) -> int:
+    """Target passes over tokens of which some were accepted: each gives up to ``drafts`` of these and one more token.
+
+    Examples
+    --------
+    >>> passes([True] * 10), passes([False] * 3), passes([True, False, True, True])
+    (2, 3, 2)
+    """
+    place = count = 0
+    while place < len(flags):
+        run = 0
+        while run < drafts and place + run < len(flags) and flags[place + run]:
+            run += 1
+        place, count = place + run + 1, count + 1
+    return count

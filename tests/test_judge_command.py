@@ -1,0 +1,120 @@
+"""``mdsd judge`` and the judge in ``mdsd compare --lossy``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdsd_bounds import open_dump
+from mdsd_bounds.dumps.formats.native import DumpWriter
+from mdsd_bounds.judge.labels import TaskLabels, write_facts, write_labels
+from tests.command import call
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def mdsd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line."""
+    return functools.partial(call, capsys=capsys, monkeypatch=monkeypatch)
+
+
+def scored(folder: Path, bad: float | None = None) -> Path:
+    """A small dump with a judge's scores."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 12, 30, generator=generator)
+    token = logits[1].topk(8).indices
+    score = torch.rand(12, 8, generator=generator, dtype=torch.float64)
+    if bad is not None:
+        score[4, 2] = bad
+    with DumpWriter(folder) as writer:
+        doc = torch.arange(12) // 4
+        writer.append(logits[0], logits[1], doc=doc, judge_token=token, judge_score=score)
+    return folder
+
+
+def test_a_judge_stands_among_the_lossy_rules_where_the_dump_has_its_scores(mdsd: Command, tmp_path: Path) -> None:
+    dump = scored(tmp_path / "dump")
+    code, out, errors = mdsd("compare", str(dump), "--lossy", "--drafts", "1,2", "--sampler", "with_replacement")
+    assert code == 0, errors
+    assert "judge" in out
+    assert "left out" not in errors
+    code, out, _ = mdsd("judge", "curve", str(dump), "--thresholds", "0,0.5,1")
+    assert code == 0
+    assert "the judge accepts up to" in out
+    assert "random judge" in out
+    assert "speculative sampling" in out
+
+
+def test_without_scores_it_is_left_out_or_one_line_says_what_is_missing(mdsd: Command, tmp_path: Path) -> None:
+    logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(1))
+    with DumpWriter(tmp_path / "plain") as writer:
+        writer.append(logits, logits.flip(0))
+    rest = ["--drafts", "1", "--sampler", "with_replacement"]
+    code, out, errors = mdsd("compare", str(tmp_path / "plain"), "--lossy", *rest)
+    assert code == 0
+    assert "judge is left out" in errors
+    assert "judge" not in out
+    code, _, errors = mdsd("compare", str(tmp_path / "plain"), "--verifier", "judge", *rest)
+    assert code == 2
+    assert "verifier 'judge' needs the column 'judge_score'" in errors
+    code, _, errors = mdsd("judge", "curve", str(tmp_path / "plain"))
+    assert code == 2
+    assert "holds no judge's scores" in errors
+
+
+@pytest.mark.parametrize("bad", [1.5, -0.1, float("nan")])
+def test_scores_outside_their_range_are_refused(mdsd: Command, tmp_path: Path, bad: float) -> None:
+    dump = scored(tmp_path / "dump", bad)
+    code, _, errors = mdsd("judge", "curve", str(dump))
+    assert code == 2
+    assert "row 4: a judge's scores are" in errors
+
+
+def test_a_scored_dump_keeps_its_scores_when_converted(mdsd: Command, tmp_path: Path) -> None:
+    dump = scored(tmp_path / "dump")
+    code, _, errors = mdsd("convert", str(dump), str(tmp_path / "copy"))
+    assert code == 0, errors
+    one, other = (next(open_dump(tmp_path / name).batches(64)) for name in ("dump", "copy"))
+    assert one.judge_score is not None
+    assert other.judge_score is not None
+    assert torch.equal(one.judge_score, other.judge_score)
+    code, _, errors = mdsd("convert", str(dump), str(tmp_path / "copy.npz"))
+    assert code == 0, errors
+
+
+def test_fit_prints_its_verdict_first(mdsd: Command, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    write_facts(tmp_path / "labels", {"target": {"source": "t", "sha256": "a"}, "width": 6, "kind": "outcome"})
+    for task in range(12):
+        rows = []
+        for _ in range(8):
+            state = torch.randn(6, generator=generator)
+            label = int(float(state[0]) > 0)
+            rows.append(
+                {
+                    "state": state, "label": label, "place": 0, "token": 5, "target_token": 6, "log_p": -1.0,
+                    "log_q": -1.0, "entropy": 0.5, "top": 0.9, "divergence": 0.1, "word": " x", "verdict": "passed",
+                    "detail": "", "text": "x",
+                }
+            )  # fmt: skip
+        write_labels(tmp_path / "labels", TaskLabels(f"t/{task}", "passed", rows), 6)
+    code, out, errors = mdsd("judge", "fit", str(tmp_path / "labels"), "--out", str(tmp_path / "judge"))
+    assert code == 0, errors
+    assert out.startswith("The judge knows more than p and the kind of token: held-out ROC-AUC")
+    assert (tmp_path / "judge" / "judge.json").exists()
+    code, _, errors = mdsd("judge", "fit", str(tmp_path), "--out", str(tmp_path / "judge"))
+    assert code == 2
+    assert "no folder of labels" in errors
+
+
+def test_mining_needs_a_sandbox(mdsd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    code, _, errors = mdsd("judge", "mine", "--target", "t", "--draft", "d", "--out", str(tmp_path / "labels"))
+    assert code == 2
+    assert "sandbox" in errors
+    assert not (tmp_path / "labels").exists()
