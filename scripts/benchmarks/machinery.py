@@ -67,16 +67,24 @@ def _bytes(size: int) -> torch.Tensor:
     return torch.empty(size, dtype=torch.uint8)
 
 
+def _plain_softmax(given: torch.Tensor, kept: torch.Tensor) -> None:
+    torch.softmax(given.double(), -1, out=kept)
+
+
 def _softmax() -> list[Pair]:
     target, _ = logits(SIZE, 16)
     half = target.to(torch.float16)
     kept = torch.empty(16, SIZE, dtype=torch.float64)
+    plain = "torch.softmax in float64, unchecked"
     return [
-        ("softmax kernel, float32 logits", "torch.softmax in float64", lambda: to_probs(target, out=kept),
-         lambda: torch.softmax(target.double(), -1, out=kept)),
-        ("softmax kernel, float16 logits", "torch.softmax in float64", lambda: to_probs(half, out=kept),
-         lambda: torch.softmax(half.double(), -1, out=kept)),
-    ]  # fmt: skip
+        (
+            f"softmax kernel with its checks, {name} logits",
+            plain,
+            functools.partial(to_probs, given, out=kept),
+            functools.partial(_plain_softmax, given, kept),
+        )
+        for name, given in (("float32", target), ("float16", half))
+    ]
 
 
 @njit(cache=True)
