@@ -91,10 +91,11 @@ def machinery(part: dict[str, Any]) -> list[str]:
             for row in part["rows"]
         ),
         "",
-        "Three runs on a shared machine: kept buffers 3.0 to 4.0, pages 1.5 to 2.4, the kernel 0.95 to 1.7 on",
-        "float32 and 1.2 to 2.1 on float16, the sort of thousands 3.8 to 6.4 and of twenty about 1.",
-        "Reading past the cache saved processor time every time (2.4 to 3.5) and elapsed time not always (0.76 to 1.7):",
-        "it leaves the processor to the bounds, and is taken only for dumps that the cache could not keep.",
+        "Three runs on a shared machine: kept buffers 3.0 to 4.0, pages 1.5 to 2.4, the kernel 0.95 to 1.7 on float32",
+        "and 1.2 to 2.1 on float16, the sort of thousands 3.8 to 6.4 and of twenty about 1.",
+        "Reading past the cache saved processor time every time (2.4 to 3.5) and elapsed time not always",
+        "(0.76 to 1.7): it leaves the processor to the bounds, and is taken only for dumps that the cache could",
+        "not keep.",
     ]
 
 
