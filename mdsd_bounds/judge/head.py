@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from scipy.optimize import minimize
 from torch import Tensor
 
-from mdsd_bounds._backend.whole_files import write_whole
+from mdsd_bounds.models.head_files import read_weights, write_head
 from mdsd_bounds.models.loading import LoadedModel
 from mdsd_bounds.problem import InputError
 
@@ -111,12 +108,9 @@ def check_labels(states: Tensor, label: Tensor) -> None:
 
 def save_judge(folder: str | Path, head: JudgeHead) -> None:
     """Write a judge; ``judge.json`` comes last, so that a folder which has it is complete."""
-    data = save({"weight": head.weight.contiguous(), "bias": torch.tensor([head.bias], dtype=torch.float64)})
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / WEIGHTS, data)
-    facts = {**head.facts, "width": len(head.weight), "sha256": hashlib.sha256(data).hexdigest()}
-    write_whole(out / FACTS, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    arrays = {"weight": head.weight, "bias": torch.tensor([head.bias], dtype=torch.float64)}
+    write_head(out / WEIGHTS, out / FACTS, arrays, {**head.facts, "width": len(head.weight)})
 
 
 def load_judge(folder: str | Path, target: LoadedModel | None = None) -> JudgeHead:
@@ -154,16 +148,10 @@ def load_judge(folder: str | Path, target: LoadedModel | None = None) -> JudgeHe
                 f"{folder}: fitted on another target ({held.get('source')}, not {own.get('source')} with these "
                 "weights); fit one for this target"
             )
+    arrays = read_weights(path / WEIGHTS, digest, FACTS, "fit the judge again")
     try:
-        data = (path / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path / WEIGHTS}: cannot be read ({error.strerror}); fit the judge again") from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise InputError(f"{path / WEIGHTS}: truncated, or not the file that {FACTS} describes; fit the judge again")
-    try:
-        arrays = load(data)
         weight, bias = arrays["weight"], float(arrays["bias"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path / WEIGHTS}: no judge ({error}); fit the judge again") from None
     if weight.shape != (width,) or not bool(torch.isfinite(weight).all()):
         raise InputError(f"{path / WEIGHTS}: weights of shape {tuple(weight.shape)}, not finite numbers [{width}]")

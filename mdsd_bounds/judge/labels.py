@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import write_whole
+from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes, safetensors_notes
 from mdsd_bounds.problem import InputError
 
 FACTS = "mine.json"
@@ -85,9 +84,8 @@ def write_labels(folder: Path, found: TaskLabels, width: int) -> None:
     kept = {key: json.dumps([row[key] for row in found.rows]) for key in ("word", "verdict", "detail", "text")}
     path = file_of(folder, found.task)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        path, save(arrays, {"task": found.task, "own": found.own, **kept}), "finished tasks are kept: make room"
-    )
+    data = safetensors_bytes(arrays, {"task": found.task, "own": found.own, **kept})
+    write_whole(path, data, "finished tasks are kept: make room")
 
 
 def read_task(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -98,16 +96,15 @@ def read_task(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     InputError
         If it is truncated or holds something else.
     """
+    remedy = "delete it and mine the task again"
     try:
-        with safe_open(path, "pt") as held:
-            arrays = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - no dictionary
-            notes = held.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: truncated or no file of labels ({error}); delete it and mine the task again"
-        ) from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    arrays = load_safetensors(data, path, remedy)
+    notes = safetensors_notes(data)
     if not {"states", *COLUMNS} <= arrays.keys() or not {"task", "own", "word"} <= notes.keys():
-        raise InputError(f"{path}: no file of labels; delete it and mine the task again")
+        raise InputError(f"{path}: no file of labels; {remedy}")
     return arrays, notes
 
 
@@ -139,9 +136,8 @@ def read_labels(folders: Sequence[str | Path]) -> tuple[Labels, dict[str, Any]]:
     if not sum(map(len, groups)):
         raise InputError(f"{', '.join(map(str, folders))}: no label yet; run mdsd judge mine")
     columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-    return Labels(torch.cat([part["states"] for part in parts]), columns, torch.cat(groups), words, list(names)), facts[
-        0
-    ]
+    found = Labels(torch.cat([part["states"] for part in parts]), columns, torch.cat(groups), words, list(names))
+    return found, facts[0]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

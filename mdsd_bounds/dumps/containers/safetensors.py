@@ -111,9 +111,16 @@ def load_safetensors(data: bytes, path: Path, remedy: str = "write it again") ->
         raise InputError(f"{path}: truncated or corrupt ({error}); {remedy}") from None
 
 
-def safetensors_bytes(arrays: Mapping[str, Tensor]) -> bytes:
+def safetensors_notes(data: bytes) -> dict[str, str]:
+    """The texts beside the tensors of a small file that :func:`load_safetensors` has read."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header.get("__metadata__", {}))
+
+
+def safetensors_bytes(arrays: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
     """A small file with these tensors, to be written whole: only its owner could read one that the library writes."""
-    return save({name: value.detach().cpu().contiguous() for name, value in arrays.items()})
+    held = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
+    return save(held, None if notes is None else dict(notes))
 
 
 def write_safetensors(

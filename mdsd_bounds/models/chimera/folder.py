@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds._backend.whole_files import write_whole
-from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes
+from mdsd_bounds.dumps.containers.safetensors import load_safetensors
 from mdsd_bounds.models.chimera.network import Chimera, Shape
+from mdsd_bounds.models.head_files import read_weights, write_head
 from mdsd_bounds.models.loading import LoadedModel
 from mdsd_bounds.problem import InputError
 
@@ -23,10 +22,7 @@ WEIGHTS, FACTS = "head.safetensors", "head.json"
 
 def save_head(out: Path, network: Chimera, facts: Mapping[str, Any]) -> None:
     """Write a head; ``head.json`` comes last, so that a folder which has it is complete."""
-    data = safetensors_bytes(network.state_dict())
-    write_whole(out / WEIGHTS, data)
-    held = {**facts, "shape": asdict(network.shape), "sha256": hashlib.sha256(data).hexdigest()}
-    write_whole(out / FACTS, (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
+    write_head(out / WEIGHTS, out / FACTS, network.state_dict(), {**facts, "shape": asdict(network.shape)})
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
@@ -60,13 +56,7 @@ def load_head(folder: str | Path, target: LoadedModel) -> Chimera:
     check_target(folder, facts, target)
     network = Chimera(Shape(**facts["shape"]), torch.ones(facts["shape"]["hidden"]))
     file = Path(folder) / WEIGHTS
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); train the head again") from None
-    if hashlib.sha256(data).hexdigest() != facts["sha256"]:
-        raise InputError(f"{file}: truncated, or not the file that {FACTS} describes; train the head again")
-    fill(network, load_safetensors(data, file, "train the head again"), file)
+    fill(network, read_weights(file, facts["sha256"], FACTS, "train the head again"), file)
     return network.eval()
 
 
