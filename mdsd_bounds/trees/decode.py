@@ -134,12 +134,36 @@ def decode(
     InputError
         If ``new_tokens`` is below 1, the readers' texts differ in length, or the context window is exceeded.
     """
+    return decode_while(target, draft, lambda left: build, rule, new_tokens, generator, stop, analysed=analysed)
+
+
+def decode_while(
+    target: TreeReader,
+    draft: Reader,
+    build_for: Callable[[int], Build | None],
+    rule: str | Verifier,
+    new_tokens: int,
+    generator: torch.Generator | None,
+    stop: frozenset[int],
+    *,
+    analysed: bool,
+) -> Iterator[Step]:
+    """The steps of :func:`decode` while ``build_for`` gives a builder for the number of tokens that are still wanted.
+
+    Raises
+    ------
+    InputError
+        If ``new_tokens`` is below 1, or the readers' texts differ in length.
+    """
     if new_tokens < 1:
         raise InputError(f"new_tokens={new_tokens}: give an integer of at least 1")
     if target.length != draft.length:
         raise InputError(f"the target has read {target.length} tokens and the draft {draft.length}; give one text")
-    emitted = 0
-    while emitted < new_tokens:
+    left = new_tokens
+    while left > 0:
+        build = build_for(left)
+        if build is None:
+            return
         step = take_step(target.distributions, draft.distributions, build, rule, generator, analysed=analysed)
         yield step
         tokens = step.verified.tokens
@@ -147,4 +171,4 @@ def decode(
             return
         target.advance(tokens)
         draft.advance(tokens)
-        emitted += len(tokens)
+        left -= len(tokens)

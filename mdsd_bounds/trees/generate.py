@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.trees.decode import Reader, Step, take_step
+from mdsd_bounds.trees.decode import Build, Reader, Step, decode_while
 from mdsd_bounds.trees.named import named_tree
 from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.verifiers import Verifier
@@ -94,24 +94,14 @@ def generate(
     InputError
         If ``new_tokens`` is below 1, the texts differ in length, or the rule does not fit the tree.
     """
-    if new_tokens < 1:
-        raise InputError(f"new_tokens={new_tokens}: give an integer of at least 1")
-    if target.length != draft.length:
-        raise InputError(f"the target has read {target.length} tokens and the draft {draft.length}; give one text")
-    left = new_tokens
-    while left > 0:
-        rooms = [left - 1, *_rooms(target, 0), *_rooms(draft, 1)]
-        if any(room < 0 for room in _rooms(target, 0)):
-            return
-        build = named_tree(plan.builder, plan.shape, stop, max(0, min(rooms)))
-        step = take_step(target.distributions, draft.distributions, build, plan.rule, generator, analysed=False)
-        yield step
-        tokens = step.verified.tokens
-        if not tokens or tokens[-1] in stop:
-            return
-        target.advance(tokens)
-        draft.advance(tokens)
-        left -= len(tokens)
+
+    def build_for(left: int) -> Build | None:
+        room = _rooms(target, 0)
+        if any(levels < 0 for levels in room):
+            return None
+        return named_tree(plan.builder, plan.shape, stop, max(0, min(left - 1, *room, *_rooms(draft, 1))))
+
+    return decode_while(target, draft, build_for, plan.rule, new_tokens, generator, stop, analysed=False)
 
 
 def _rooms(reader: Any, more: int) -> list[int]:
