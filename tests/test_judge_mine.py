@@ -44,8 +44,7 @@ NEW = 16
 @pytest.fixture(autouse=True)
 def fake_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program passes by a checksum of its text: which ones do is arbitrary, and the same every time."""
-    monkeypatch.setattr("mdsd_bounds.judge.outcomes.require_sandbox", lambda: None)
-    monkeypatch.setattr("mdsd_bounds.judge.substitutions.require_sandbox", lambda: None)
+    monkeypatch.setattr("mdsd_bounds.judge.mining.require_sandbox", lambda: None)
     monkeypatch.setattr("mdsd_bounds.judge.decoding.require_sandbox", lambda: None)
     monkeypatch.setattr(Task, "run_program", lambda self, program, limits=None: verdict_of(program))
 

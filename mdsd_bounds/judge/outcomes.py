@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds.judge.continuations import Continuations, Text, use_grouped_attention
-from mdsd_bounds.judge.labels import TaskLabels, file_of, write_facts, write_labels
-from mdsd_bounds.judge.sandbox import Verdict, require_sandbox
+from mdsd_bounds.judge.labels import TaskLabels, file_of, write_labels
+from mdsd_bounds.judge.mining import begin_mining
+from mdsd_bounds.judge.sandbox import Verdict
 from mdsd_bounds.judge.solutions import Difference, Solutions, joined
-from mdsd_bounds.judge.tasks import Task, tasks_digest
-from mdsd_bounds.models.drafts import Draft, make_draft
+from mdsd_bounds.judge.tasks import Task
+from mdsd_bounds.models.drafts import Draft
 from mdsd_bounds.models.loading import LoadedModel
-from mdsd_bounds.problem import InputError
 
 Report = Callable[[str], None]
 #: Progress is said at least this often.
@@ -200,20 +200,9 @@ def mine(
         Where programs cannot be contained, the draft cannot be made, or the folder holds another run's labels.
     """
     settings = settings or MineSettings()
-    require_sandbox()
-    if not tasks:
-        raise InputError("no task: give at least one")
-    second = make_draft(draft, target, dtype, "cpu")
+    held = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "lanes")}
     folder = Path(out)
-    facts = {
-        "kind": "outcome",
-        "target": target.identity,
-        "draft": second.identity,
-        "tasks": tasks_digest(tasks),
-        "settings": {name: value for name, value in asdict(settings).items() if name not in ("minutes", "lanes")},
-        "width": int(target.model.config.get_text_config().hidden_size),
-    }
-    write_facts(folder, facts)
+    second, _ = begin_mining("outcome", target, draft, tasks, folder, held, dtype)
     use_grouped_attention(target.model)
     Miner(target, second, folder, settings, report).run(tasks)
     return folder

@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.judge.labels import TaskLabels, file_of, write_facts, write_labels
+from mdsd_bounds.judge.labels import TaskLabels, file_of, write_labels
+from mdsd_bounds.judge.mining import begin_mining
 from mdsd_bounds.judge.reading import DraftReader, read_with_cache, states_after
-from mdsd_bounds.judge.sandbox import require_sandbox
 from mdsd_bounds.judge.scored import tokens_of
-from mdsd_bounds.judge.tasks import Task, tasks_digest
-from mdsd_bounds.models.drafts import make_draft
+from mdsd_bounds.judge.tasks import Task
 from mdsd_bounds.models.loading import LoadedModel
-from mdsd_bounds.problem import InputError
 
 Report = Callable[[str], None]
 
@@ -63,21 +61,8 @@ def substitute(
     Parameters and errors as :func:`mdsd_bounds.judge.mine`.
     """
     settings = settings or SubstituteSettings()
-    require_sandbox()
-    if not tasks:
-        raise InputError("no task: give at least one")
-    second = make_draft(draft, target, dtype, "cpu")
     folder = Path(out)
-    width = int(target.model.config.get_text_config().hidden_size)
-    facts = {
-        "kind": "substitution",
-        "target": target.identity,
-        "draft": second.identity,
-        "tasks": tasks_digest(tasks),
-        "settings": asdict(settings),
-        "width": width,
-    }
-    write_facts(folder, facts)
+    second, width = begin_mining("substitution", target, draft, tasks, folder, asdict(settings), dtype)
     reader = DraftReader(second, target)
     todo = [task for task in tasks if not file_of(folder, task.name).exists()]
     begun, labels = time.monotonic(), 0
