@@ -3,7 +3,8 @@
 #   make test   every test, the linters and the type checker
 #   make docs   the documentation site in out/site; every warning is an error
 #   make notebooks  every notebook executed in place, so that its outputs are those of this code; some minutes
-#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each (docs/hardening.md); half an hour, resumable
+#   make fuzz   damaged inputs for every readable form, FUZZ_COUNT of each from number FUZZ_FIRST on (docs/hardening.md);
+#               an hour of one core, resumable
 #   make chaos  50 runs killed at random moments and resumed to the same bytes (docs/hardening.md); some minutes
 #   make bench  every benchmark beside its peers, as ratios (out/bench.json, out/bench.png); some minutes
 #   make bench-gpu  microseconds a position on a GPU beside softmax and a copy; skipped without one
@@ -12,6 +13,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FUZZ_COUNT ?= 10000
+FUZZ_FIRST ?= 0
 DUMP   := data/qwen2.5-coder-humaneval
 
 .PHONY: demo test check docs notebooks fuzz chaos bench bench-gpu clean
@@ -59,7 +61,7 @@ notebooks: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	mkdir -p out
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --state out/fuzz.json --out docs/hardening.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py --count $(FUZZ_COUNT) --first $(FUZZ_FIRST) --state out/fuzz.json --out docs/hardening.md
 
 bench: $(VENV)/.bench
 	$(BIN)/python scripts/bench.py --out out/bench.json

@@ -263,7 +263,7 @@ def page(found: dict[str, collections.Counter[str]], count: int, first: int) -> 
         "and it is read to its last row in a process with limits. *Read*: still valid. *Refused*: an error "
         "of one line that names the file. *Foreign*: any other exception. *Vague*: an error without the name, or of "
         f"several lines. *Hang*: over {LIMIT_SECONDS:g} s of processor time. *Jump*: memory grew by more than 1 GiB. "
-        f"Made by `make fuzz FUZZ_COUNT={count}`.",
+        f"Made by `make fuzz FUZZ_COUNT={count} FUZZ_FIRST={first}`.",
         "",
         "| form | inputs | read | refused | foreign | vague | crash | hang | jump | slowest, s |",
         "|---|---|---|---|---|---|---|---|---|---|",
