@@ -54,11 +54,14 @@ class Plan:
         As :func:`mdsd_bounds.trees.named.named_tree`.
     rule : str or Verifier
         As :func:`mdsd_bounds.trees.verify.verify`.
+    depth : int or None
+        Most levels, whatever the shape says; 0 decodes without drafts.
     """
 
     builder: str = "rsd_c"
     shape: str = "2,2,1"
     rule: str | Verifier = "recursive"
+    depth: int | None = None
 
 
 def generate(
@@ -99,7 +102,9 @@ def generate(
         room = _rooms(target, 0)
         if any(levels < 0 for levels in room):
             return None
-        return named_tree(plan.builder, plan.shape, stop, max(0, min(left - 1, *room, *_rooms(draft, 1))))
+        most = [] if plan.depth is None else [plan.depth]
+        levels = min(left - 1, *most, *room, *_rooms(draft, 1))
+        return named_tree(plan.builder, plan.shape, stop, max(0, levels))
 
     return decode_while(target, draft, build_for, plan.rule, new_tokens, generator, stop, analysed=False)
 

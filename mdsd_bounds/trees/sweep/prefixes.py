@@ -69,8 +69,9 @@ class Search(NamedTuple):
 
     Attributes
     ----------
-    order : ndarray
-        ``[K]`` int64: items, node after node; a component holds a stretch of positions of each node.
+    order, saved : ndarray
+        ``[K]`` int64: items, node after node; a component holds a stretch of positions of each node.  And the order of
+        the best cut of the component at hand.
     below : ndarray
         ``[K + m, 5]``: of the items of node v below position j, in row ``j + v``: sums of q, w and q w without the hot
         token, whether that is among them, and ``Q_v``.
@@ -94,6 +95,7 @@ class Search(NamedTuple):
     """
 
     order: np.ndarray
+    saved: np.ndarray
     below: np.ndarray
     total: np.ndarray
     target: np.ndarray
@@ -119,9 +121,9 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
         start, end = layer.first[v], layer.first[v + 1]
         order[start:end] = start + np.argsort(target[start:end] / layer.mass[start:end])
     search = Search(
-        order, np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size), np.zeros(size),
-        np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)), np.zeros(size + nodes, np.int64),
-        np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros((3, nodes)),
+        order, order.copy(), np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size),
+        np.zeros(size), np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)),
+        np.zeros(size + nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros((3, nodes)),
         start_sets(layer.arrivals, layer.first, layer.draws),
     )  # fmt: skip
     for v in range(nodes):
@@ -211,10 +213,12 @@ def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
 def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
     """Sort a component by ``key / q``, and bring the sums below its positions up to date.
 
-    Insertion sort: orders change little from one round to the next.
+    Insertion sort: orders change little from one round to the next.  Sums change between the first and the last
+    position that do; the same items lie below all others.
     """
     order, ratio = search.order, search.ratio
     for v in range(len(start)):
+        low, high = end[v], start[v]
         for j in range(start[v], end[v]):
             i, k = order[j], j - 1
             this = search.key[i] / layer.mass[i]
@@ -222,9 +226,11 @@ def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
             while k >= start[v] and ratio[order[k]] > this:
                 order[k + 1] = order[k]
                 k -= 1
-            order[k + 1] = i
-        if end[v] > start[v]:
-            sum_below(layer, search, v, start[v], end[v])
+            if k + 1 < j:
+                order[k + 1] = i
+                low, high = min(low, k + 1), j + 1
+        if high > low:
+            sum_below(layer, search, v, low, high)
 
 
 @njit(**STEP)

@@ -148,7 +148,8 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
     start, end = parts.start[node], parts.end[node]
     bottom = chance_below(search, start)
     top = chance_below(search, end) - bottom
-    coin, saved = 1.0, search.order.copy()
+    whole, _, size = sums_between(search, start, end)
+    coin, saved = 1.0, search.saved
     for _ in range(ROUNDS):
         # At c = 1 the prefixes of (t - v)/q up to 0 are the least, whatever f is.
         scale = 1.0 if coin == 1.0 else 1.0 / (1.0 - coin)
@@ -163,7 +164,6 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
             best_prefixes(layer, search, start, end)
         inside = chance_below(search, search.best) - bottom
         target, own, count = sums_between(search, start, search.best)
-        whole, _, size = sums_between(search, start, end)
         if count == 0 or count == size:
             break
         gap = top - inside - (whole - target) if left else target - inside
@@ -171,18 +171,30 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
         if gap - coin * own_gap >= -slack or own_gap <= TINY:
             break
         parts.cut[node] = search.best
-        saved[:] = search.order
+        for v in range(len(start)):
+            saved[start[v] : end[v]] = search.order[start[v] : end[v]]
         ratio = max(gap, 0.0) / own_gap
         if ratio >= coin:
             break
         coin = ratio
         if coin == 0.0:
             break
-    search.order[:] = saved
     for v in range(len(start)):
         if coin < 1.0:
-            sum_below(layer, search, v, start[v], end[v])
+            restore_order(layer, search, v, start[v], end[v])
     return coin
+
+
+@njit(**STEP)
+def restore_order(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+    """Bring the saved order of node v back, and its sums where it differs from the order at hand."""
+    low, high = end, start
+    for j in range(start, end):
+        if search.order[j] != search.saved[j]:
+            low, high = min(low, j), j + 1
+            search.order[j] = search.saved[j]
+    if high > low:
+        sum_below(layer, search, v, low, high)
 
 
 @njit(**STEP)

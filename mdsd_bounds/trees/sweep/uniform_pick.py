@@ -23,6 +23,8 @@ The most probable token of a pair is kept apart, for its w may be as large as 1/
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numba import njit
 
@@ -145,6 +147,7 @@ def add_drafted(layer, search, v, start, end, z, rest):  # type: ignore[no-untyp
         lower_position(layer.arrivals, search.sets, i, z)
 
 
+@cache
 def marks(draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes and weights on [0, 1] for a pick among ``draws`` drafts in all."""
     z, weight = np.polynomial.legendre.leggauss(max((draws + 1) // 2, 1))
