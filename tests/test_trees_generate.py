@@ -95,6 +95,9 @@ def test_no_more_tokens_than_asked_for_and_no_tree_deeper_than_what_is_left(mode
     for step in steps:
         assert step.tree.length <= min(3, left - 1)
         left -= len(step.verified.tokens)
+    # Without levels one token comes of every pass of the target.
+    plain = list(generate(TreeReader(model, TEXT), TreeReader(model, TEXT), Plan("chain", "1", depth=0), 3))
+    assert [(len(step.verified.tokens), step.tree.size) for step in plain] == [(1, 0)] * 3
     # The window full: nothing more is emitted.
     full = TreeReader(model, [1] * 65), TreeReader(model, [1] * 65)
     assert list(generate(*full, Plan(), 3)) == []
