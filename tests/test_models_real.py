@@ -156,7 +156,7 @@ def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
     )
     assert len(target.calls) == len(steps)
     assert sum(len(step.verified.tokens) for step in steps) >= 16
-    expected = [expected_accepted(step.tree, step.ways) for step in steps]
+    expected = [expected_accepted(step.tree, step.outcomes) for step in steps]
     # An exit after four fifths of the layers gets something accepted, and less than the depth of the tree.
     assert 0.2 < sum(expected) / len(expected) < 2
     spread = sum(max(value, 2 - value) ** 2 for value in expected) ** 0.5

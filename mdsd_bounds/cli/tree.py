@@ -158,5 +158,6 @@ def _run(
                 stream.write(json.dumps(write_step(lines[-1])) + "\n")
             if not quiet:
                 done = sum(len(line.tree.tokens) for line in lines)
-                print(f"{doc + 1} of {len(texts)} prompts, {done / len(lines):.2f} tokens a call", file=sys.stderr)
+                rate = f"{done / len(lines):.2f} tokens per target forward pass"
+                print(f"{doc + 1} of {len(texts)} prompts, {rate}", file=sys.stderr)
     return lines
