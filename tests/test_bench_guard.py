@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from command import load_script
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
 def guard() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_guard", SCRIPTS / "benchmarks" / "guard.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module, before = importlib.util.module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
+    before = list(sys.path)
+    module = load_script(SCRIPTS / "benchmarks" / "guard.py")
     sys.path[:] = before
     return module
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import load_script
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "chaos.py"
-
-
-def chaos() -> Any:
-    spec = importlib.util.spec_from_file_location("chaos", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["chaos"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_ten_kills_over_all_commands(tmp_path: Path) -> None:
@@ -36,7 +26,7 @@ def test_ten_kills_over_all_commands(tmp_path: Path) -> None:
 
 
 def test_a_command_that_does_not_resume_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = chaos()
+    module = load_script(SCRIPT)
     job = module.Job("none", (), "rows")
     known = module.Reference({"rows": b"whole"}, 1.0, 1)
     monkeypatch.setattr(module, "kill_once", lambda *_: "at a random time")
@@ -52,7 +42,7 @@ def test_a_command_that_does_not_resume_is_found(tmp_path: Path, monkeypatch: py
 
 
 def test_the_page_keeps_what_others_wrote(tmp_path: Path) -> None:
-    module, file = chaos(), tmp_path / "page.md"
+    module, file = load_script(SCRIPT), tmp_path / "page.md"
     file.write_text("# Title\n\nbefore\n")
     rows = [{"command": "bounds", "killed": "at a random time", "twice": False, "resumed": True}]
     module.put_section(file, module.page(rows, 0))

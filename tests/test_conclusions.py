@@ -208,8 +208,8 @@ def test_continuous_states_in_words() -> None:
     runs = {"steps": [50, 50], "draft": ["a", "b"], "tree": ["1x4", "2x3"], "rule": ["reflection", "optimal"]}
     runs |= {"calls": [12.0, 10.0], "calls_95": [0.5, 0.25], "steps_per_call": [4.2, 5.0]}
     assert speculation_in_words(pd.DataFrame(runs)) == (
-        "Fewest sequential target calls for 50 steps: 10.0 +- 0.2 (95%), with drafts b, tree 2x3 and rule optimal; "
-        "5.00 steps per call."
+        "Fewest sequential target forward passes for 50 steps: 10.0 +- 0.2 (95%), "
+        "with drafts b, tree 2x3 and rule optimal; 5.00 steps per call."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import load_script
 from harness import row
 from scipy.optimize import minimize
 from torch import Tensor
@@ -26,12 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def frontier() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("frontier", ROOT / "scripts" / "studies" / "frontier.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "scripts" / "studies" / "frontier.py")
 
 
 def judged(threshold: float) -> Verifier:

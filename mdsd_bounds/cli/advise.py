@@ -67,7 +67,7 @@ def advise(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=128, help="Most nodes of a tree.")] = 32,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Most levels of a tree.")] = 8,
     draft_cost: Annotated[
-        float | None, typer.Option("--draft-cost", help="One draft call, in target calls over one token.")
+        float | None, typer.Option("--draft-cost", help="One draft call, in target forward passes over one token.")
     ] = None,
     target_cost: Annotated[
         str | None,
@@ -76,7 +76,7 @@ def advise(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Texts that go through a step together.")] = 1,
     call_ms: Annotated[
         float | None,
-        typer.Option("--call-ms", help="Milliseconds of one target call over one token: counts verification's time."),
+        typer.Option("--call-ms", help="Milliseconds of a target forward pass over one token: verification counts."),
     ] = None,
     rules: Annotated[
         str, typer.Option("--rules", help="Rules across nodes: block, traversal, sweep, comma-separated, or none.")

@@ -176,15 +176,7 @@ def _rule(
     rows = _example_rows(limit, warp) if dump is None else _rows(dump, limit, warp)
     with progress_bar(rule.name, quiet) as progress:
         report = audit_rule(
-            rule,
-            samplers,
-            counts,
-            rows=rows,
-            steps=steps,
-            alpha=alpha,
-            seed=seed,
-            progress=progress,
-            m=m,
+            rule, samplers, counts, rows=rows, steps=steps, alpha=alpha, seed=seed, progress=progress, m=m
         )
     _show(rule_text(report, verbose), rule_data(report), format)
     return LOSSY if report.lossy else GOOD

@@ -82,7 +82,7 @@ def speculate(
     format: Style = Format.table,
     quiet: Quiet = False,
 ) -> None:
-    """Lossless long videos from cheap drafts: sequential target calls and rows of chains and trees, rule by rule."""
+    """Lossless long videos from cheap drafts: target forward passes and rows of chains and trees, rule by rule."""
     from mdsd_bounds.diffusion import tables
     from mdsd_bounds.pipeline.conclusions import speculation_in_words
     from mdsd_bounds.pipeline.rendering import render

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from mdsd_bounds.cli.outputs import Force, check_out
 from mdsd_bounds.cli.table import Summary, print_summary
 
 if TYPE_CHECKING:
+    from mdsd_bounds.distributions import Warp
     from mdsd_bounds.dumps.step_schema import StepRecord
 
 #: What text goes without where it would be wider than 100 columns.
@@ -66,6 +67,7 @@ def tree(
 
     # Read when tqdm is first imported, by torch: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from mdsd_bounds.distributions import Warp
     from mdsd_bounds.trees.log import in_words, read_log, summarise_log, summary_table
 
     if log is not None:
@@ -75,7 +77,7 @@ def tree(
             raise typer.BadParameter("give a LOG to summarise, or --target, --draft, --prompts and --out to run")
         need("transformers", purpose="running models")
         check_out(out, [target, draft, prompts], force)
-        warp: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        warp = Warp(temperature, top_p=top_p)
         name = f"{builder} {shape}, {rule}"
         lines = _run(
             target,
@@ -110,7 +112,7 @@ def _run(
     shape: str,
     rule: str,
     new_tokens: int,
-    warp: dict[str, Any],
+    warp: Warp,
     limit: int | None,
     dtype: str,
     device: str,
@@ -147,7 +149,7 @@ def _run(
     with whole_file(out) as temporary, temporary.open("w") as stream:
         for doc, text in enumerate(texts):
             ids = list(first.tokenizer(text)["input_ids"])
-            readers = drafting.readers(first.model, ids, width=width, **warp)
+            readers = drafting.readers(first.model, ids, width=width, warp=warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
             for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
@@ -156,5 +158,6 @@ def _run(
                 stream.write(json.dumps(write_step(lines[-1])) + "\n")
             if not quiet:
                 done = sum(len(line.tree.tokens) for line in lines)
-                print(f"{doc + 1} of {len(texts)} prompts, {done / len(lines):.2f} tokens a call", file=sys.stderr)
+                rate = f"{done / len(lines):.2f} tokens per target forward pass"
+                print(f"{doc + 1} of {len(texts)} prompts, {rate}", file=sys.stderr)
     return lines

@@ -215,7 +215,10 @@ def method_table(
 def speculation_table(
     network: Network, videos: int, seed: int = 0, tell: Callable[[str], None] = print
 ) -> pd.DataFrame:
-    """Sequential target calls of lossless sampling: windows of 8 frames at stride 4, or frozen drafts; 50 steps."""
+    """Sequential target forward passes of lossless sampling in 50 steps.
+
+    Drafts: windows of 8 frames at stride 4, or frozen drafts.
+    """
     clean, steps = denoiser(network), 50
     places = windows(FRAMES, 8, 4)
 

@@ -1,4 +1,4 @@
-"""Lossless speculation over denoising steps: trees of proposed states, verified by one target call a round.
+"""Lossless speculation over denoising steps: trees of proposed states, verified by one target forward pass a round.
 
 Target and draft share the noise of a stochastic (DDIM, eta = 1) step, so a step is Gaussian with equal variances, and
 its means differ by a multiple of the difference of the clean predictions.  A round drafts a tree of depth L with K
@@ -26,7 +26,7 @@ FROZEN = ("frozen-x0", "frozen-drift")
 
 @dataclass
 class Counts:
-    """What a run cost: sequential target calls and rows read ``[B]``; by depth, [nodes verified, accepted]."""
+    """What a run cost: sequential target forward passes and rows read ``[B]``; by depth, [nodes verified, accepted]."""
 
     calls: Tensor
     target_rows: Tensor
@@ -87,7 +87,7 @@ def sample_speculatively(
     shape : tuple of int
         ``(B, T, d)``.
     steps : int
-        Denoising steps; the last is deterministic and needs a target call of its own where no draft reached it.
+        Denoising steps; the last is deterministic and needs a target forward pass of its own where no draft reached it.
     tree : tuple of int
         Children a node and depth.
     rule : str

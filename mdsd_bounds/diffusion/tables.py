@@ -103,7 +103,7 @@ def speculation_table(
     seed: int = 0,
     tell: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Sequential target calls, rows and acceptance of every draft, tree and rule; 95% intervals over videos."""
+    """Sequential target forward passes, rows, acceptance of every draft, tree and rule; 95% intervals over videos."""
     world = World()
     shape = (videos, world.frames, world.size)
     rows = []

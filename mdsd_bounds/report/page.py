@@ -291,7 +291,7 @@ def decoded_trees(logs: pd.DataFrame) -> str:
     columns = [
         Column("rule", lambda row: code(row["rule"]), lambda row: row["rule"]),
         Column("log", lambda row: text(row["tree"]), lambda row: row["tree"]),
-        column("tokens per target call", "block_efficiency", "ci_low", "ci_high"),
+        column("tokens per target forward pass", "block_efficiency", "ci_low", "ci_high"),
         column("accepted", "accepted", "accepted_low", "accepted_high"),
         column("certified bound", "bound", "bound_low", "bound_high"),
         column("share of the bound, %", "share", "share_low", "share_high", 100.0),

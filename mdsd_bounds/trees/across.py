@@ -1,9 +1,9 @@
 """Block verification, traversal verification and the sweep in the model of :mod:`mdsd_bounds.trees.advise`.
 
-Rules that look across nodes have no acceptance at a single node.  Their tokens per target call are simulated where
-:mod:`mdsd_bounds.trees.advise` has formulas: in a language model with one position of the dump after each path, drawn
-independently (:class:`mdsd_bounds.trees.rows.Exchangeable`).  A rule that decides node by node stands as a control
-variate: its tokens in that model are known from the formula, so that
+Rules that look across nodes have no acceptance at a single node.  Their tokens per target forward pass are simulated
+where :mod:`mdsd_bounds.trees.advise` has formulas: in a language model with one position of the dump after each path,
+drawn independently (:class:`mdsd_bounds.trees.rows.Exchangeable`).  A rule that decides node by node stands as a
+control variate: its tokens in that model are known from the formula, so that
 
     tokens = formula of the node-by-node rule + mean over trees of (rule - node-by-node rule, both given the tree),
 

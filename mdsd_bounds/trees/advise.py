@@ -89,7 +89,7 @@ class Choice:
         return f"Sequoia {size_of(self.shape)} deep {depth_of(self.shape)}"
 
     def tokens(self, rates: np.ndarray) -> np.ndarray:
-        """Tokens per target call ``[...]`` from mean acceptances ``[..., K]``."""
+        """Tokens per target forward pass ``[...]`` from mean acceptances ``[..., K]``."""
         if self.branching:
             return np.asarray(1.0 + np.cumprod(rates[..., [n - 1 for n in self.branching]], -1).sum(-1))
         ranks = np.diff(rates, prepend=0.0, axis=-1)
@@ -129,7 +129,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Scored:
-    """A choice with its tokens per target call ``[1 + resamples]``, the cost of a step, and seconds of verification."""
+    """A choice: its tokens per target forward pass ``[1 + resamples]``, a step's cost, seconds of verification."""
 
     choice: Choice
     tokens: np.ndarray
@@ -247,9 +247,9 @@ def advise(
     Returns
     -------
     DataFrame
-        Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target call) with its interval, speed (tokens
-        per unit of cost) with its interval, ``behind`` with its interval: by how many percent of the winner's speed it
-        is slower, and ``verify_ms``, milliseconds of one verification (NaN where not measured).
+        Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target forward pass) with its interval, speed
+        (tokens per unit of cost) with its interval, ``behind`` with its interval: by how many percent of the winner's
+        speed it is slower, and ``verify_ms``, milliseconds of one verification (NaN where not measured).
         Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
 
         Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each
@@ -340,7 +340,7 @@ def in_words(advice: pd.DataFrame) -> str:
 
 
 def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, most_depth: int) -> pd.DataFrame:
-    """Most tokens per target call for each number of nodes, by sampler, verifier and family of trees."""
+    """Most tokens per target forward pass for each number of nodes, by sampler, verifier and family of trees."""
     rows = []
     for profile in found:
         means = resampled(profile, documents)

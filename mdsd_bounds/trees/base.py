@@ -250,7 +250,8 @@ def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     """A generator for each path, always begun anew: common random numbers for all trees below one prefix.
 
     Within a tree each node is drawn once, so its distribution is the builder's; between trees the drafts below one path
-    come from the same clocks.  Trees then share most of their nodes, and differences between them have less variance.
+    come from the same random numbers.  Trees then share most of their nodes, and differences between them have less
+    variance.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """RSD-S: stochastic beam search, sequences drawn without replacement and cut early.
 
-Every sequence s has an exponential clock of rate q(s); a prefix's clock is the minimum over its continuations, and so
-again exponential, of rate q(prefix).  Going down one level, a node's children race with fresh clocks shifted so that
+Every sequence s has an exponential arrival time of rate q(s); a prefix's is the minimum over its continuations, and so
+again exponential, of rate q(prefix).  Going down one level, a node's children race with fresh times shifted so that
 the winner arrives exactly when the parent did; by memorylessness the others arrive later by fresh exponentials:
 
     ``t_c = t_parent + E_c - min E,   E_c ~ Exp(q(path) q(c | path))``
@@ -87,9 +87,9 @@ def child_arrivals(probs: Tensor, uniform: Tensor, log_q: float, time: float, mo
     log_q, time : float
         The node's log-probability under the draft and the logarithm of its own arrival.
     """
-    clock = -torch.log1p(-uniform) / (probs * RAISE)
-    clock = clock.masked_fill(probs <= 0, float("inf"))
-    first, token = clock.topk(min(most, len(probs)), largest=False)
+    arrival = -torch.log1p(-uniform) / (probs * RAISE)
+    arrival = arrival.masked_fill(probs <= 0, float("inf"))
+    first, token = arrival.topk(min(most, len(probs)), largest=False)
     held = torch.isfinite(first)
     first, token = first[held], token[held]
     # The common factor 1/q(path) is taken out of the race: differences are scaled, never subtracted from large times.

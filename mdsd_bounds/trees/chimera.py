@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.distributions import Warp, to_probs
 from mdsd_bounds.models.chimera import HeadDraft
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Path
@@ -34,8 +34,8 @@ class HeadReader:
         The text.
     width : int or None
         Columns kept of the head; None keeps all.
-    **warp
-        ``temperature``, ``top_k``, ``top_p`` of :func:`mdsd_bounds.distributions.to_probs`.
+    warp : Warp, optional
+        How the logits become a distribution; temperature 1 without truncation unless given.
 
     Attributes
     ----------
@@ -49,12 +49,18 @@ class HeadReader:
     """
 
     def __init__(
-        self, target: TreeReader, head: HeadDraft, text: Sequence[int], *, width: int | None = None, **warp: Any
+        self,
+        target: TreeReader,
+        head: HeadDraft,
+        text: Sequence[int],
+        *,
+        width: int | None = None,
+        warp: Warp | None = None,
     ) -> None:
         if not target.keeps_states:
             raise InputError("the target's reader keeps no states; make it with states=True")
         self.calls: list[tuple[int, float]] = []
-        self._target, self._head, self._width, self._warp = target, head, width, warp
+        self._target, self._head, self._width, self._warp = target, head, width, warp or Warp()
         self._text = list(text)
         self._of_states: tuple[Tensor, Tensor] | None = None
         self._of_text: tuple[Tensor, Tensor] | None = None
@@ -73,7 +79,7 @@ class HeadReader:
         self.read(paths)
         for path in paths:
             if path not in self._distributions:
-                self._distributions[path] = to_probs(self._logits[path][: self._width], **self._warp)
+                self._distributions[path] = to_probs(self._logits[path][: self._width], **asdict(self._warp))
         return torch.stack([self._distributions[path] for path in paths])
 
     def logits(self, paths: Sequence[Path]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a step of decoding costs: draft calls, the target's call, and verification, for one text or a batch of them."""
+"""What a step of decoding costs: draft calls, the target's forward pass, verification, for one text or a batch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Costs:
 
     @property
     def widest(self) -> int:
-        """The most tokens in one target call of which the cost was given."""
+        """The most tokens in one target forward pass of which the cost was given."""
         return self.target[-1][0]
 
 
@@ -77,7 +77,7 @@ def costs_from(draft: float | None, target: str | None, batch: int = 1, call_ms:
     Parameters
     ----------
     draft : float or None
-        Cost of one draft call, in target calls over one token, whatever ``target`` is measured in.
+        Cost of one draft call, in target forward passes over one token, whatever ``target`` is measured in.
     target : str or None
         ``"1:1,8:1.1,32:1.6"``; or a JSON file ``{"target": {"1": s, ...}, "draft": {"1": s, ...}}``; None: every call
         costs one, as where memory traffic is all that counts.
@@ -114,7 +114,7 @@ def costs_from(draft: float | None, target: str | None, batch: int = 1, call_ms:
         by_width = {"1": draft * _at(curve, 1)}
     if by_width is None:
         raise InputError(
-            f"{source}the draft's cost is unknown; give --draft-cost, one draft call in target calls (0.3, say)"
+            f"{source}the draft's cost is unknown; give --draft-cost: a draft call in target forward passes (0.3, say)"
             + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
         )
     if batch < 1:

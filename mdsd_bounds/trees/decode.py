@@ -13,7 +13,7 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Distributions, Path, Source, Tree
 from mdsd_bounds.trees.real import TreeReader
-from mdsd_bounds.trees.verify import RULES, Stop, Verified, settle, stops, verify
+from mdsd_bounds.trees.verify import RULES, Stop, Verified, sample_outcome, stops, verify
 from mdsd_bounds.verifiers import Verifier, get_verifier
 
 
@@ -37,7 +37,7 @@ Build = Callable[[Distributions, Source], Tree]
 
 @dataclass(frozen=True)
 class Step:
-    """One target call: the tree, the target's distributions at its nodes, and what came of it.
+    """One target forward pass: the tree, the target's distributions at its nodes, and what came of it.
 
     Attributes
     ----------
@@ -45,13 +45,13 @@ class Step:
         N nodes, the root included.
     target : Tensor
         ``[N, V]`` float64 distributions.
-    ways : list of Stop or None
+    outcomes : list of Stop or None
         Conditional distribution of the verification given the tree; None for rules coupled to their drafts, and where
         it was not asked for.
     verified : Verified
         The outcome.
     seconds : tuple of float
-        Of drafting (models and draws), of the target's call, of verification.
+        Of drafting (models and draws), of the target's forward pass, of verification.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class Step:
 
     tree: Tree
     target: Tensor
-    ways: list[Stop] | None
+    outcomes: list[Stop] | None
     verified: Verified
     seconds: tuple[float, float, float]
 
@@ -108,11 +108,11 @@ def take_step(
     read = time.perf_counter()
     verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
     if not analysed or (isinstance(verifier, Verifier) and verifier.output_distribution is None):
-        ways, verified = None, verify(tree, distributions, rule, generator)
+        outcomes, verified = None, verify(tree, distributions, rule, generator)
     else:
-        ways = stops(tree, distributions, rule)
-        verified = settle(tree, ways, generator)
-    return Step(tree, distributions, ways, verified, (drafted - begun, read - drafted, time.perf_counter() - read))
+        outcomes = stops(tree, distributions, rule)
+        verified = sample_outcome(tree, outcomes, generator)
+    return Step(tree, distributions, outcomes, verified, (drafted - begun, read - drafted, time.perf_counter() - read))
 
 
 def decode(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.decode import Reader
 from mdsd_bounds.trees.real import TreeReader
@@ -22,14 +23,16 @@ class Drafting:
     skip: tuple[int, ...] = ()
     head: Any = None
 
-    def readers(self, target: Any, ids: Sequence[int], **options: Any) -> tuple[TreeReader, Reader]:
-        """Readers of the target model and of the draft over one text; ``options`` as :class:`TreeReader`."""
+    def readers(
+        self, target: Any, ids: Sequence[int], *, width: int | None = None, warp: Warp | None = None
+    ) -> tuple[TreeReader, Reader]:
+        """Readers of the target model and of the draft over one text; ``width`` and ``warp`` as :class:`TreeReader`."""
         from mdsd_bounds.trees.chimera import HeadReader
 
-        first = TreeReader(target, ids, states=self.head is not None, **options)
+        first = TreeReader(target, ids, states=self.head is not None, width=width, warp=warp)
         if self.head is not None:
-            return first, HeadReader(first, self.head, ids, **options)
-        return first, TreeReader(self.model, ids, skip=self.skip, **options)
+            return first, HeadReader(first, self.head, ids, width=width, warp=warp)
+        return first, TreeReader(self.model, ids, skip=self.skip, width=width, warp=warp)
 
 
 def drafting_from(source: str, target: LoadedModel, dtype: str = "float32", device: str = "cpu") -> Drafting:

@@ -144,10 +144,10 @@ def beam_by_arrivals(
 ) -> Tree:
     """RSD-S through its discrete twin: whole sequences arrive one by one, drawn without replacement.
 
-    Give every sequence of ``length`` tokens (shorter where it ends in a stop token) an exponential clock of rate
+    Give every sequence of ``length`` tokens (shorter where it ends in a stop token) an exponential arrival time of rate
     q(sequence); a prefix arrives with the first of its sequences.  Each level keeps the ``width`` first arrivals among
-    the children of the kept nodes above it.  Stochastic beam search does this without visiting the whole tree; here
-    the order of arrivals is drawn sequence by sequence, so that it can be enumerated.  O(V^length) per arrival.
+    the children of the kept nodes above it.  Stochastic beam search does this without visiting the whole tree; here the
+    order of arrivals is drawn sequence by sequence, so that it can be enumerated.  O(V^length) per arrival.
     """
     ends = frozenset(stop)
     leaves = _all_sequences(distributions, length, ends)

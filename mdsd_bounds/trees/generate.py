@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.decode import Build, Reader, Step, decode_while
 from mdsd_bounds.trees.named import named_tree
@@ -170,8 +171,8 @@ def generate_with_trees(
     new_tokens, stop = _new_tokens(config, len(ids)), _stop_tokens(config)
     warp = _warp(config)
     if draft_temperature is None:
-        draft_temperature = warp["temperature"] or 1.0
-    readers = _readers(model, assistant_model, source, ids, warp, {**warp, "temperature": draft_temperature})
+        draft_temperature = warp.temperature or 1.0
+    readers = _readers(model, assistant_model, source, ids, warp, replace(warp, temperature=draft_temperature))
     room = readers[0].room
     if room is not None and new_tokens - 1 > room:
         raise InputError(
@@ -228,21 +229,17 @@ def _stop_tokens(config: Any) -> frozenset[int]:
     return frozenset(int(token) for token in (ends if isinstance(ends, list | tuple) else [ends]) if token is not None)
 
 
-def _warp(config: Any) -> dict[str, Any]:
+def _warp(config: Any) -> Warp:
     """Temperature and cuts of the target; temperature 0 is greedy decoding."""
     if not config.do_sample:
-        return {"temperature": 0.0}
+        return Warp(0.0)
     top_p = None if config.top_p is None or config.top_p >= 1 else float(config.top_p)
     top_k = int(config.top_k) if config.top_k else None
-    return {
-        "temperature": 1.0 if config.temperature is None else float(config.temperature),
-        "top_k": top_k,
-        "top_p": top_p,
-    }
+    return Warp(1.0 if config.temperature is None else float(config.temperature), top_k, top_p)
 
 
 def _readers(
-    model: Any, assistant: Any, source: str | None, ids: list[int], warp: dict[str, Any], draft_warp: dict[str, Any]
+    model: Any, assistant: Any, source: str | None, ids: list[int], warp: Warp, draft_warp: Warp
 ) -> tuple[TreeReader, TreeReader]:
     """Readers of the target and of the draft: another model, or some of the target's layers."""
     from mdsd_bounds.models.self_draft import layers_left_out
@@ -252,5 +249,5 @@ def _readers(
     other = model if assistant is None else assistant
     width = min(m.config.get_text_config().vocab_size for m in (model, other))
     skip = () if source is None else layers_left_out(source, model)
-    target = TreeReader(model, ids, width=width, **warp)
-    return target, TreeReader(other, ids, skip=skip, width=width, **draft_warp)
+    target = TreeReader(model, ids, width=width, warp=warp)
+    return target, TreeReader(other, ids, skip=skip, width=width, warp=draft_warp)

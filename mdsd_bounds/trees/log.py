@@ -41,7 +41,7 @@ def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: Bo
     >>> record(step, number=0, doc=3, rule="block").doc
     3
     """
-    tree, ways = step.tree, step.ways
+    tree, outcomes = step.tree, step.outcomes
     nodes = range(1, len(tree.tokens))
     target = [float(step.target[tree.parents[v], tree.tokens[v]]) for v in nodes]
     draft = [float(tree.distributions[tree.probs_row[tree.parents[v]], tree.tokens[v]]) for v in nodes]
@@ -53,9 +53,9 @@ def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: Bo
         tokens=tuple(step.verified.tokens),
         q=_short(draft),
         p=_short(target),
-        reach=None if ways is None else _short(reach(tree, ways)[1:]),
-        expected=None if ways is None else expected_accepted(tree, ways),
-        emitted=None if ways is None else expected_emitted(tree, ways),
+        reach=None if outcomes is None else _short(reach(tree, outcomes)[1:]),
+        expected=None if outcomes is None else expected_accepted(tree, outcomes),
+        emitted=None if outcomes is None else expected_emitted(tree, outcomes),
         sampler=tree.sampler,
         rule=rule,
         draft_calls=tree.calls,

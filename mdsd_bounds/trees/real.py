@@ -13,12 +13,13 @@ import inspect
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import to_probs
+from mdsd_bounds.distributions import Warp, to_probs
 from mdsd_bounds.models.forward import decoder_states
 from mdsd_bounds.models.self_draft import skipping
 from mdsd_bounds.problem import InputError
@@ -40,8 +41,8 @@ class TreeReader:
         Columns kept of the head; None keeps all.
     states : bool
         Keep what enters the head after each token of the text, for a draft head that reads it.
-    **warp
-        ``temperature``, ``top_k``, ``top_p`` of :func:`mdsd_bounds.distributions.to_probs`.
+    warp : Warp, optional
+        How the logits become a distribution; temperature 1 without truncation unless given.
 
     Attributes
     ----------
@@ -62,12 +63,12 @@ class TreeReader:
         skip: Sequence[int] = (),
         width: int | None = None,
         states: bool = False,
-        **warp: Any,
+        warp: Warp | None = None,
     ) -> None:
         if not len(text):
             raise InputError("the text is empty; give at least one token")
         self.calls: list[tuple[int, float]] = []
-        self._model, self._skip, self._width, self._warp = model, tuple(skip), width, warp
+        self._model, self._skip, self._width, self._warp = model, tuple(skip), width, warp or Warp()
         self._cache = _empty_cache()
         self._held = 0  # tokens of the text in the cache
         self._waiting = list(text)  # tokens of the text not yet in it
@@ -110,7 +111,7 @@ class TreeReader:
         self.read(paths)
         for path in paths:
             if path not in self._distributions:
-                self._distributions[path] = to_probs(self._logits[path][: self._width].float(), **self._warp)
+                self._distributions[path] = to_probs(self._logits[path][: self._width].float(), **asdict(self._warp))
         return torch.stack([self._distributions[path] for path in paths])
 
     def logits(self, paths: Sequence[Path]) -> Tensor:

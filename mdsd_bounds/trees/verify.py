@@ -315,7 +315,7 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
         if rule != "recursive":
-            return settle(tree, stops(tree, target, rule), generator)
+            return sample_outcome(tree, stops(tree, target, rule), generator)
         return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
     verifier = get_verifier(rule)
     _require_fit(tree, verifier)
@@ -328,13 +328,13 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
     return _step_down(tree, target, step, generator)
 
 
-def settle(tree: Tree, ways: list[Stop], generator: torch.Generator | None = None) -> Verified:
-    """Draw one outcome of the conditional distribution ``ways``."""
-    chance = torch.tensor([[way.probability for way in ways]], dtype=torch.float64)
-    way = ways[int(draw(chance, generator)[0])]
-    path = tree.paths[way.node]
-    last = () if way.probs is None else (int(draw(way.probs[None], generator)[0]),)
-    return Verified(_ancestors(tree, way.node), path + last)
+def sample_outcome(tree: Tree, outcomes: list[Stop], generator: torch.Generator | None = None) -> Verified:
+    """Sample an outcome from the conditional distribution ``outcomes``."""
+    chance = torch.tensor([[outcome.probability for outcome in outcomes]], dtype=torch.float64)
+    outcome = outcomes[int(draw(chance, generator)[0])]
+    path = tree.paths[outcome.node]
+    last = () if outcome.probs is None else (int(draw(outcome.probs[None], generator)[0]),)
+    return Verified(_ancestors(tree, outcome.node), path + last)
 
 
 def _step_down(
@@ -377,7 +377,7 @@ def _ancestors(tree: Tree, node: int) -> tuple[int, ...]:
     return tuple(reversed(path))
 
 
-def expected_accepted(tree: Tree, ways: list[Stop]) -> float:
+def expected_accepted(tree: Tree, outcomes: list[Stop]) -> float:
     """Accepted tokens expected given the tree, ``sum of probability * depth``.
 
     Examples
@@ -391,11 +391,11 @@ def expected_accepted(tree: Tree, ways: list[Stop]) -> float:
     >>> round(expected_accepted(tree, stops(tree, target, "block")), 4)
     0.08
     """
-    return sum(way.probability * tree.depths[way.node] for way in ways)
+    return sum(outcome.probability * tree.depths[outcome.node] for outcome in outcomes)
 
 
-def expected_emitted(tree: Tree, ways: list[Stop]) -> float:
-    """Tokens emitted per target call expected given the tree: accepted, and one more unless the text ended.
+def expected_emitted(tree: Tree, outcomes: list[Stop]) -> float:
+    """Tokens emitted per target forward pass expected given the tree: accepted, and one more unless the text ended.
 
     Examples
     --------
@@ -408,10 +408,10 @@ def expected_emitted(tree: Tree, ways: list[Stop]) -> float:
     >>> round(expected_emitted(tree, found) - expected_accepted(tree, found), 12)
     1.0
     """
-    return sum(way.probability * (tree.depths[way.node] + (way.probs is not None)) for way in ways)
+    return sum(outcome.probability * (tree.depths[outcome.node] + (outcome.probs is not None)) for outcome in outcomes)
 
 
-def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
+def reach(tree: Tree, outcomes: list[Stop]) -> tuple[float, ...]:
     """Probability ``[N]`` that each node is on the accepted path, given the tree; 1 at the root.
 
     Examples
@@ -426,8 +426,8 @@ def reach(tree: Tree, ways: list[Stop]) -> tuple[float, ...]:
     [1.0, 0.04, 0.04]
     """
     weight = [0.0] * len(tree.tokens)
-    for way in ways:
-        weight[way.node] += way.probability
+    for outcome in outcomes:
+        weight[outcome.node] += outcome.probability
     for node in range(len(weight) - 1, 0, -1):
         weight[tree.parents[node]] += weight[node]
     return tuple(weight)

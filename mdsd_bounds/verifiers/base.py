@@ -11,9 +11,10 @@ token sampled from a residual that happens to have been drafted saves its target
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +28,22 @@ from mdsd_bounds.verifiers.monte_carlo import many_drafts
 PROBS_TOLERANCE = 1e-6
 #: Entries of a block of rows ``[B, V]`` that one Monte Carlo chunk may hold (64 MB of float64).
 CHUNK_ENTRIES = 8_000_000
+#: The numbers of drafts that a rate is asked for.
+DraftCounts: TypeAlias = tuple[int, ...]
+#: What draws the samples of an estimate; None is torch's own generator.
+Generator: TypeAlias = torch.Generator | None
+
+
+def equal_rows(p: Tensor, q: Tensor) -> Iterator[slice]:
+    """Runs of neighbouring positions with equal p ``[B, V]`` and equal q: what is prepared for one serves them all."""
+    if p.shape[0] == 0:
+        return
+    edges = [0, p.shape[0]]
+    if p.stride(0) != 0 or q.stride(0) != 0:
+        same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).flatten(1).all(-1)
+        edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
+    for first, end in itertools.pairwise(edges):
+        yield slice(first, end)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdsd_bounds.distributions import Warp
 from mdsd_bounds.models.loading import load_model, silence
 from mdsd_bounds.models.prompts import read_prompts
 from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
@@ -92,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> None:
             if (doc, cell.name) in done:
                 continue
             ids = list(target.tokenizer(prompts[doc])["input_ids"])
-            readers = drafting.readers(target.model, ids, temperature=cell.temperature)
+            readers = drafting.readers(target.model, ids, warp=Warp(cell.temperature))
             line = {"doc": doc, "cell": cell.name, **decoded(readers, cell, arguments.new_tokens, stop, doc)}
             with file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")

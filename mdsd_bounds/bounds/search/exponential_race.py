@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from scipy.special import gammainccinv
@@ -153,7 +154,7 @@ def _quadrature(
     """Formula (2) for rows ``q`` ``[B, V]``: ``(slot, n, Q [B, V + 1], error)`` for each wanted count."""
     largest = max(n for _, n in wanted)
     step, trapezoid = trapezoid_step(largest)
-    spare = _outside_top(q, top, largest)
+    spare = outside_top(q, top, largest)
     start, stop = _node_range(spare, support, [n for _, n in wanted])
     nodes = int(torch.ceil((stop - start).amax() / step)) + 1
     totals = {n: torch.zeros_like(c) for _, n in wanted}
@@ -218,23 +219,32 @@ def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], T
     return light, [heavy[:, :, j].contiguous() for j in range(largest)], segment
 
 
-def trapezoid_step(n: int, tolerance: float = TRAPEZOID) -> tuple[float, float]:
-    """Largest step h whose error bound (3) is below ``tolerance``, and that bound."""
+@cache
+def trapezoid_step(n: int, tolerance: float = TRAPEZOID, factor: float = 4.0) -> tuple[float, float]:
+    """Largest step h whose error bound (3) is below ``tolerance``, and that bound.
+
+    ``factor`` is the constant of (3): 4 for a difference of two terms, 2 for one.
+    """
 
     def error(h: float) -> float:
         phi = math.atan(2 * math.pi / (h * n))
         exponent = 2 * math.pi * phi / h
-        return 4.0 * math.exp(-n * math.log(math.cos(phi)) - exponent) / -math.expm1(-exponent)
+        return factor * math.exp(-n * math.log(math.cos(phi)) - exponent) / -math.expm1(-exponent)
 
-    low, high = 0.01, 0.5
+    low, high = 0.001, 2.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if error(middle) <= tolerance else (low, middle)
     return low, error(low)
 
 
-def _outside_top(q: Tensor, top: Tensor, largest: int) -> Tensor:
-    """``W_1 .. W_largest`` ``[B, largest]``: mass outside the 0, 1, ... largest q, summed over what is left."""
+# For whole batches on any device; :func:`mdsd_bounds.bounds.search.ratio_cells.outside_largest` is the same for one row
+# inside a compiled kernel.
+def outside_top(q: Tensor, top: Tensor, largest: int) -> Tensor:
+    """``W_1 .. W_largest`` ``[B, largest]``: mass outside the 0, 1, ... largest q, summed over what is left.
+
+    ``top`` ``[B, k]`` are the largest q of each row in descending order, ``k >= largest - 1``.
+    """
     held = top[:, : largest - 1]
     floor = held[:, -1:] if held.shape[1] else q.new_full((q.shape[0], 1), float("inf"))
     # Everything not among the held ones; ties with the smallest of them are counted out again.

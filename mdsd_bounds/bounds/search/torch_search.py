@@ -29,7 +29,7 @@ from mdsd_bounds.bounds.search.compiled_search import scan_rest
 from mdsd_bounds.bounds.search.exponential_race import (
     CUT,
     _node_range,
-    _outside_top,
+    outside_top,
     prefix_sum,
     suffix_sum,
     sum_rounding,
@@ -148,7 +148,7 @@ def outer_rows(p: Tensor, q: Tensor, m: int, draws: list[int]) -> tuple[Tensor, 
     length = torch.zeros(shape, dtype=torch.int64, device=p.device)
     usable = support > most
     if p.shape[1] > most:
-        spare = _outside_top(rates, rates.topk(most, -1).values, most)
+        spare = outside_top(rates, rates.topk(most, -1).values, most)
         usable &= spare[:, most - 1] > 1e-100
     rows = usable.nonzero()[:, 0]
     if not len(rows):

@@ -19,7 +19,7 @@ mass has room for.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -94,20 +94,10 @@ def truncated_distribution(
     InputError
         If the warp depends on tokens that were not stored (greedy decoding or a nucleus that leaves the kept tokens).
     """
+    # Checks the range of top_p too; where rows are truncated, the nucleus itself is found below.
+    warp = Warp(temperature, top_k, top_p, min_p)
     if cut is None:
-        return whole_distribution(
-            to_probs(
-                logprobs,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                name=name,
-                first_row=first_row,
-            )
-        )
-    # Checks the range of top_p; the nucleus itself is found below.
-    Warp(temperature, top_k, top_p, min_p)
+        return whole_distribution(to_probs(logprobs, name=name, first_row=first_row, **asdict(warp)))
     # Checks NaN, +inf and empty rows; top_k must see the kept tokens only.
     probs = to_probs(logprobs, temperature=temperature, top_k=top_k, name=name, first_row=first_row)
     x = logprobs.to(torch.float64)

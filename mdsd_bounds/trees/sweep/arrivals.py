@@ -26,8 +26,9 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds._backend.numba_options import STEP, SUMS
-from mdsd_bounds.verifiers.optimal.arrival_times import FINE, arrival_times, rescaling, spare_mass
+from mdsd_bounds.verifiers.optimal.arrival_times import FINE, arrival_times, rescaling
 from mdsd_bounds.verifiers.optimal.order_sweep import token_polynomials
+from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
 FAST_STEP = STEP | {"fastmath": SUMS}
 
@@ -78,7 +79,7 @@ def make_arrivals(probs: list[np.ndarray], draws: list[int], many: list[bool]) -
     found = {}
     for v, (q, n) in enumerate(zip(probs, draws, strict=True)):
         if many[v]:
-            spare = spare_mass(q, n)
+            spare = spare_masses(q, n)
             factor = rescaling(float(spare[n - 1]))
             t, weight = arrival_times(spare * factor, n, FINE)
             found[v] = (*token_polynomials(q * factor, t), weight)

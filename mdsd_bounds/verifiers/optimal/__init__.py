@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.verifiers.base import PROBS_TOLERANCE, Verifier
+from mdsd_bounds.verifiers.base import PROBS_TOLERANCE, Verifier, equal_rows
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", **options: Any) -> Prepared:
+def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", **options: Option) -> Prepared:
     """The optimal selection rule of one position.
 
     Parameters
@@ -107,7 +106,7 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     return dataclasses.replace(prepared, n=n, distinct=distinct, sampler=sampler, seconds=seconds)
 
 
-def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Any) -> Tensor:
+def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:
     """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
     probs = torch.empty_like(p)
     for rows, prepared in _prepared_rows(p, q, drafts.shape[1], sampler, options):
@@ -116,7 +115,7 @@ def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, *
 
 
 def fast_step(
-    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Any
+    p: Tensor, q: Tensor, drafts: Tensor, generator: torch.Generator | None, *, sampler: str, **options: Option
 ) -> Tensor:
     """Prepare and step; equal neighbouring rows share one preparation."""
     token = torch.empty_like(drafts[:, 0])
@@ -125,25 +124,18 @@ def fast_step(
     return token
 
 
-def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Any) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str, **options: Option) -> Tensor:
     """``sum min(p, r)`` ``[N, B]`` of the prepared rules."""
     rates = [[prepare(p[b], q[b], n, sampler, **options).acceptance for b in range(p.shape[0])] for n in n_drafts]
     return p.new_tensor(rates)
 
 
 def _prepared_rows(
-    p: Tensor, q: Tensor, n: int, sampler: str, options: dict[str, Any]
+    p: Tensor, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]
 ) -> Iterator[tuple[slice, Prepared]]:
     """Runs of equal rows, each with its rule."""
-    if p.shape[0] == 0:
-        return
-    if p.stride(0) == 0 and q.stride(0) == 0:
-        edges = [0, p.shape[0]]
-    else:
-        same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).all(-1)
-        edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
-    for first, end in itertools.pairwise(edges):
-        yield slice(first, end), prepare(p[first], q[first], n, sampler, **options)
+    for rows in equal_rows(p, q):
+        yield rows, prepare(p[rows.start], q[rows.start], n, sampler, **options)
 
 
 VERIFIER = Verifier(

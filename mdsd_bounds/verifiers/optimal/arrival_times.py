@@ -9,9 +9,9 @@ sum of such products with positive coefficients: its relative error is at most `
 1)``.
 
 **Ends.** Left of t_0, ``t`` times the density of the n-th arrival is at most ``n (W_{i+1} t)^{n-i} / (n-i)!`` for any
-i < n, W_{i+1} the mass off the i heaviest: either the last arrival is one of these i (``q t e^{-qt} <= 1/e`` each) and
-n - i others have arrived, or it is another and n - 1 - i others have.  On the right fewer than n have arrived with at
-most the probability of a Poisson count of mean ``W_n t``; the end lies 15% and two mean times beyond where that is
+i < n, W_{i+1} the mass outside the i largest: either the last arrival is one of these i (``q t e^{-qt} <= 1/e`` each)
+and n - i others have arrived, or it is another and n - 1 - i others have.  On the right fewer than n have arrived with
+at most the probability of a Poisson count of mean ``W_n t``; the end lies 15% and two mean times beyond where that is
 below the cut.
 """
 
@@ -25,6 +25,7 @@ import numpy as np
 from scipy.special import gammainccinv
 
 from mdsd_bounds._backend.lanes import LANES
+from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,12 @@ FINE, COARSE = Accuracy(1e-14, 1e-16), Accuracy(1e-7, 1e-8)
 
 
 def rescaling(least: float) -> float:
-    """Power of two by which rates are multiplied so that the mass ``least`` off the n - 1 heaviest is near one.
+    """Power of two by which rates are multiplied so that the mass ``least`` outside the n - 1 largest is near one.
 
     Drafts depend on the ratios of rates alone.  Nodes far from one would lose digits: ``exp(x)`` has a relative error
     of ``|x|`` units of rounding.
     """
     return 2.0 ** min(-math.frexp(least)[1], 960)
-
-
-@cache
-def log_step(n: int, error: float) -> float:
-    """Step of ``log t`` for which the trapezoid rule's relative error is at most ``error``."""
-
-    def exponent(h: float) -> float:
-        phi = math.atan(2 * math.pi / (h * n))
-        return math.log(2.0) - n * math.log(math.cos(phi)) - 2 * math.pi * phi / h
-
-    low, high = 0.001, 2.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if exponent(middle) <= math.log(error) else (low, middle)
-    return low
 
 
 @cache
@@ -70,23 +56,14 @@ def _ends(n: int, cut: float) -> tuple[np.ndarray, float]:
     return left, math.log(1.15 * float(gammainccinv(n, cut)) + 2.0)
 
 
-def spare_mass(q: np.ndarray, n: int) -> np.ndarray:
-    """``W_1 .. W_n``: masses off the 0, 1, .. n - 1 heaviest tokens, each a sum of what is left."""
-    if len(q) > 4 * n + 64:
-        q = np.partition(q, len(q) - n)
-        rest, heaviest = q[: len(q) - n].sum(), np.sort(q[len(q) - n :])
-        heaviest[0] += rest
-        return np.asarray(np.cumsum(heaviest)[::-1])
-    return np.asarray(np.cumsum(np.sort(q))[::-1][:n])
-
-
 def arrival_times(spare: np.ndarray, n: int, accuracy: Accuracy = FINE) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes t and weights ``[T]``, from :func:`spare_mass`; T is 56 to 120 on truncated rows at n = 4 to 8.
+    """Nodes t and weights ``[T]``; T is 56 to 120 on truncated rows at n = 4 to 8.
 
-    T is a multiple of eight (:mod:`mdsd_bounds._backend.lanes`): the last nodes may lie beyond the right end.
+    ``spare`` comes from :func:`mdsd_bounds.verifiers.optimal.unit_kernels.spare_masses`.  T is a multiple of eight
+    (:mod:`mdsd_bounds._backend.lanes`): the last nodes may lie beyond the right end.
     """
     left, right = _ends(n, accuracy.cut)
-    step, mass = log_step(n, accuracy.step), np.log(spare)
+    (step, _), mass = trapezoid_step(n, accuracy.step, factor=2.0), np.log(spare)
     first = (left - mass).max()
     count = int((right - mass[n - 1] + step - first) / step) + 1
     t = np.exp(first + step * np.arange(-(-count // LANES) * LANES))

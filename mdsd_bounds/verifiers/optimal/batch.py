@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mdsd_bounds._backend.threads import in_threads
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.verifiers.optimal.batch_step import Flat, flatten, step_rows
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
@@ -79,15 +79,15 @@ class PreparedBatch:
 
 
 def prepare_batch(
-    p: Any,
-    q: Any,
+    p: ArrayLike | Tensor,
+    q: ArrayLike | Tensor,
     n: int,
     sampler: str = "without_replacement",
     *,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
-    **options: Any,
+    **options: Option,
 ) -> PreparedBatch:
     """The optimal rules of a batch.
 
@@ -144,9 +144,9 @@ def prepare_batch(
 
     def work(first: int, last: int) -> None:
         for b in range(first, last):
-            pair = (truncated(target[b], top_k, top_p, min_p), truncated(draft[b], top_k, top_p, min_p))
+            row_p, row_q = (truncated(rows[b], top_k, top_p, min_p) for rows in (target, draft))
             try:
-                rules[b] = prepare(*pair, n, sampler, **options)
+                rules[b] = prepare(row_p, row_q, n, sampler, **options)
             except InputError as error:
                 raise InputError(f"row {b}: {error}") from error
 
@@ -155,7 +155,7 @@ def prepare_batch(
     return PreparedBatch(rows, flatten(rows))
 
 
-def as_rows(x: Any, name: str) -> Tensor:
+def as_rows(x: ArrayLike | Tensor, name: str) -> Tensor:
     """``[B, V]`` float64 on the CPU; rows of lower precision are renormalised."""
     rows = torch.as_tensor(x).cpu()
     if rows.ndim != 2:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import InputError
-from mdsd_bounds.verifiers.optimal.arrival_times import arrival_times, rescaling, spare_mass
+from mdsd_bounds.verifiers.optimal.arrival_times import arrival_times, rescaling
 from mdsd_bounds.verifiers.optimal.order_tree import (
     FEW,
     FIRST_GUESS,
@@ -25,6 +25,7 @@ from mdsd_bounds.verifiers.optimal.order_tree import (
     TINY,
     TOLERANCE,
 )
+from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
 
 class Levels(NamedTuple):
@@ -172,7 +173,7 @@ def checked_support(q: Tensor, n: int) -> Tensor:
 def quadrature(q: Tensor, n: int) -> Nodes:
     """Polynomials of the tokens at the nodes of each row; rows with fewer nodes have nodes of weight 0."""
     rows = q.cpu().numpy()
-    spare = [spare_mass(row, n) for row in rows]
+    spare = [spare_masses(row, n) for row in rows]
     factor = np.array([rescaling(float(one[n - 1])) for one in spare])
     mass = q * torch.from_numpy(factor).to(q.device)[:, None]
     if n == 2:

@@ -48,7 +48,7 @@ def _block_smaller(x, y):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def spare_masses(q: np.ndarray, n: int) -> np.ndarray:
-    """Masses off the 0, 1, .. n - 1 largest entries, each a sum of what is left."""
+    """Masses outside the 0, 1, .. n - 1 largest entries, each a sum of what is left."""
     blocks = -(-q.shape[0] // BLOCK)
     sums, peaks = np.empty(blocks), np.empty(blocks, np.int64)
     bits = q.view(np.int64)

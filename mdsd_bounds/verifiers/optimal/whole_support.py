@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdsd_bounds.problem import rounding_unit
-from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, arrival_times, rescaling, spare_mass
+from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, arrival_times, rescaling
 from mdsd_bounds.verifiers.optimal.order_sweep import Items, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import SLACK, TOLERANCE, Tree, build_tree
+from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
 #: Takes the place of q in ``p/q`` for tokens that are always drafted: they come first, in the order of their targets.
 ALWAYS = 1e290
@@ -60,7 +61,7 @@ def rounding(size: int, draws: int) -> float:
 
 def token_items(q: np.ndarray, fixed: np.ndarray, draws: int, accuracy: Accuracy = FINE) -> Items:
     """Tokens as items, for rates ``q`` ``[k]`` of any positive total."""
-    size, spare = len(q), spare_mass(q, draws)
+    size, spare = len(q), spare_masses(q, draws)
     factor = rescaling(float(spare[draws - 1]))
     q, spare = q * factor, spare * factor
     divisor = np.where(fixed, ALWAYS, q) if fixed.any() else q

@@ -58,7 +58,7 @@ def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     return prepare_orders(p, q, 0, n)
 
 
-def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: Any = 1) -> Prepared:
+def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
     """The rule for the m most probable tokens of q and n - m draws without replacement from the rest.
 
     Parameters

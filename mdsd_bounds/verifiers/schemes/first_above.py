@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,12 +17,14 @@ from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import NO_DRAFT, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, remainder, top_tokens
-from mdsd_bounds.verifiers.base import Verifier, draft_distribution, drafted_mass
+from mdsd_bounds.verifiers.base import DraftCounts, Generator, Verifier, draft_distribution, drafted_mass
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from mdsd_bounds.verifiers.speculative_sampling import add_at, at
 
 #: Share of the mass left below which it is summed afresh.
 SMALL = 1e-6
+#: ``p [B, V] -> [B]``: target probability above which a draft is accepted.
+_Least: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options: tuple[str, ...]) -> Verifier:
@@ -62,13 +64,7 @@ def first_above(name: str, paper: str, threshold: Callable[..., Tensor], options
 
 
 def output_distribution(
-    p: Tensor,
-    q: Tensor,
-    drafts: Tensor,
-    *,
-    sampler: str,
-    least: Callable[..., Tensor],
-    **options: Option,
+    p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, least: _Least, **options: Option
 ) -> Tensor:
     """Distribution of the output given the drafts."""
     above = least(p)[:, None]
@@ -81,14 +77,7 @@ def output_distribution(
 
 
 def fast_step(
-    p: Tensor,
-    q: Tensor,
-    drafts: Tensor,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    least: Callable[..., Tensor],
-    **options: Option,
+    p: Tensor, q: Tensor, drafts: Tensor, generator: Generator, *, sampler: str, least: _Least, **options: Option
 ) -> Tensor:
     """The first typical draft, else a draw from p."""
     kept = (p.gather(-1, drafts.clamp(min=0)) > least(p)[:, None]) & (drafts >= 0)
@@ -100,13 +89,7 @@ def fast_step(
 
 
 def exact_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    least: Callable[..., Tensor],
-    **options: Option,
+    p: Tensor, q: Tensor, n_drafts: DraftCounts, *, sampler: str, least: _Least, **options: Option
 ) -> Tensor:
     """Closed form ``[N, B]`` for independent draws, and where at most one draw follows the fixed tokens; NaN otherwise.
 
@@ -145,7 +128,7 @@ def estimate_rate(
     generator: torch.Generator | None,
     *,
     sampler: str,
-    least: Callable[..., Tensor],
+    least: _Least,
     **options: Option,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` without replacement: ``1 - E[w (1 - p(S))]``.
@@ -194,15 +177,7 @@ def _none_typical(
     return torch.where(hit > 0, left / (left + hit), torch.ones_like(left)).prod(-1), drafts
 
 
-def distance(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    least: Callable[..., Tensor],
-    **options: Option,
-) -> Tensor:
+def distance(p: Tensor, q: Tensor, n_drafts: DraftCounts, *, sampler: str, least: _Least, **options: Option) -> Tensor:
     """Exact total variation ``[N, B]`` between the output distribution and p.
 
     Let u be the distribution of the first typical draft, given that there is one, and R the probability that there is

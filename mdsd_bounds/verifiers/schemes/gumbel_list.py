@@ -155,12 +155,12 @@ def fast_step(
         return quick
     best = torch.full_like(p, float("inf"))
     for k in range(drafts.shape[1]):
-        best = torch.minimum(best, given_clocks(q, drafts[:, k], generator))
+        best = torch.minimum(best, _given_arrivals(q, drafts[:, k], generator))
     return torch.where(p > 0, best / torch.where(p > 0, p, torch.ones_like(p)), float("inf")).argmin(-1)
 
 
-def given_clocks(q: Tensor, draft: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Clocks ``[B, V]`` of one column given that ``draft`` won its race: ``q_i M`` plus, for the others, Exp(1).
+def _given_arrivals(q: Tensor, draft: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Arrival times ``[B, V]`` of one column given that ``draft`` won its race: ``q_i M`` plus, for the others, Exp(1).
 
     M ~ Exp(1) is the winner's time; the others are beyond it, and memoryless.
     """

@@ -23,7 +23,7 @@ from mdsd_bounds._backend.highs import SCALE, solve_highs
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers.base import draw, integer_option
-from mdsd_bounds.verifiers.base import Verifier, draft_distribution
+from mdsd_bounds.verifiers.base import Verifier, draft_distribution, equal_rows
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from mdsd_bounds.verifiers.speculative_sampling import residual, speculative_distribution
 
@@ -110,13 +110,6 @@ def _programme(need: np.ndarray, pair: np.ndarray) -> Tensor:
     return torch.from_numpy(weight)
 
 
-def _row_groups(p: Tensor, q: Tensor) -> list[slice]:
-    """Rows that are one row expanded are prepared once."""
-    if p.shape[0] > 1 and p.stride(0) == 0 and q.stride(0) == 0:
-        return [slice(0, p.shape[0])]
-    return [slice(b, b + 1) for b in range(p.shape[0])]
-
-
 def _selected_distribution(q: Tensor, matches: list[Match]) -> Tensor:
     return matches[-1].probs if matches else (q if q.ndim == 1 else q[0])
 
@@ -126,7 +119,7 @@ def output_distribution(
 ) -> Tensor:
     """Distribution of the output given the drafts: over the winner of the tournament, then over acceptance."""
     n, distributions = drafts.shape[1], []
-    for rows in _row_groups(p, q):
+    for rows in equal_rows(p, q):
         target, draft = p[rows.start], q[rows.start]
         matches = prepare(target, draft, n, tokens)
         r = _selected_distribution(draft, matches).expand(rows.stop - rows.start, -1)

@@ -30,7 +30,7 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import mark
-from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, Verifier, draft_distribution, drafted_mass
+from mdsd_bounds.verifiers.base import CHUNK_ENTRIES, DraftCounts, Generator, Verifier, draft_distribution, drafted_mass
 from mdsd_bounds.verifiers.enumeration import enumerate_verifier
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
 from mdsd_bounds.verifiers.speculative_sampling import accept_probability, add_at, at, residual
@@ -106,54 +106,26 @@ def output_distribution(
     return probs + reach[:, None] * target
 
 
-def exact_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    judge_score: Option = None,
-    judge_token: Option = None,
-    threshold: float = THRESHOLD,
-    **options: Option,
-) -> Tensor:
+def exact_rate(p: Tensor, q: Tensor, n_drafts: DraftCounts, *, sampler: str, **options: Option) -> Tensor:
     """Acceptance ``[N, B]``: a closed form for one draft and independent ones, an enumeration where tuples are few.
 
     A token that round k rejects has ``p_k < q_k``, so that no later target holds it: the last token is no draft, and
     the mass accepted in the rounds is the acceptance.
     """
-    return _both(p, q, n_drafts, approved(p, judge_score, judge_token, threshold), sampler, options)[0]
+    return _both(p, q, n_drafts, sampler, options)[0]
 
 
-def distance(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    *,
-    sampler: str,
-    judge_score: Option = None,
-    judge_token: Option = None,
-    threshold: float = THRESHOLD,
-    **options: Option,
-) -> Tensor:
+def distance(p: Tensor, q: Tensor, n_drafts: DraftCounts, *, sampler: str, **options: Option) -> Tensor:
     """Total variation ``[N, B]`` between the output distribution and p, exact where :func:`exact_rate` is."""
-    return _both(p, q, n_drafts, approved(p, judge_score, judge_token, threshold), sampler, options)[1]
+    return _both(p, q, n_drafts, sampler, options)[1]
 
 
 def estimate_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    samples: int,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    **options: Option,
+    p: Tensor, q: Tensor, n_drafts: DraftCounts, samples: int, generator: Generator, *, sampler: str, **options: Option
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of the accepted probability over sampled drafts."""
     value, error = (p.new_empty((len(n_drafts), p.shape[0])) for _ in range(2))
-    own: dict[str, Any] = {name: options.pop(name) for name in OPTIONS if name in options}
-    passes = approved(p, **own).to(p.dtype)
+    passes = _approved_by(p, options).to(p.dtype)
     for i, n in enumerate(n_drafts):
         for b in range(p.shape[0]):
             drafts = many_drafts(q[b], n, samples, generator, sampler=sampler, **options)
@@ -168,10 +140,17 @@ def estimate_rate(
     return value, error
 
 
+def _approved_by(p: Tensor, options: dict[str, Option]) -> Tensor:
+    """:func:`approved` with the options of the judge, which are taken out of ``options``; the sampler's are left."""
+    own: dict[str, Any] = {name: options.pop(name) for name in OPTIONS if name in options}
+    return approved(p, **own)
+
+
 def _both(
-    p: Tensor, q: Tensor, n_drafts: tuple[int, ...], passes: Tensor, sampler: str, options: dict[str, Option]
+    p: Tensor, q: Tensor, n_drafts: DraftCounts, sampler: str, options: dict[str, Option]
 ) -> tuple[Tensor, Tensor]:
     """Acceptance and distance ``[N, B]``; NaN where there is neither a closed form nor a feasible enumeration."""
+    passes = _approved_by(p, options)
     rate, far = (p.new_full((len(n_drafts), p.shape[0]), float("nan")) for _ in range(2))
     rule = get_sampler(sampler)
     for i, n in enumerate(n_drafts):

@@ -13,7 +13,7 @@ from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import SAMPLERS, get_sampler
 from mdsd_bounds.samplers.base import draw, fixed_mask, leftover, remainder
 from mdsd_bounds.samplers.inclusion import inclusion_probabilities
-from mdsd_bounds.verifiers.base import Verifier, draft_distribution, drafted_mass
+from mdsd_bounds.verifiers.base import DraftCounts, Generator, Verifier, draft_distribution, drafted_mass
 from mdsd_bounds.verifiers.excess_function import found_rates
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.monte_carlo import many_drafts
@@ -28,13 +28,7 @@ def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, *
 
 
 def fast_step(
-    p: Tensor,
-    q: Tensor,
-    drafts: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    sampler: str,
-    **options: Option,
+    p: Tensor, q: Tensor, drafts: Tensor, generator: Generator = None, *, sampler: str, **options: Option
 ) -> Tensor:
     """One draw from p, O(V): a cumulative sum and a search, or sums of blocks and a search in one of them."""
     quick = compiled_step("target_steps", p, p, drafts, generator)
@@ -69,14 +63,7 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
 
 
 def estimate_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    samples: int,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    **options: Option,
+    p: Tensor, q: Tensor, n_drafts: DraftCounts, samples: int, generator: Generator, *, sampler: str, **options: Option
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of the target's mass on sampled drafts.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import RAISE, draw, fixed_mask, leftover, mark, remainder
-from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.base import DraftCounts, Generator, Verifier
 from mdsd_bounds.verifiers.kernels.dispatch import compiled_step
 from mdsd_bounds.verifiers.rejection_paths import enumerate_paths, sample_paths
 from mdsd_bounds.verifiers.schemes.rrs import first_accepted
@@ -68,14 +68,7 @@ def exact_rate(p: Tensor, q: Tensor, n_drafts: tuple[int, ...], *, sampler: str,
 
 
 def estimate_rate(
-    p: Tensor,
-    q: Tensor,
-    n_drafts: tuple[int, ...],
-    samples: int,
-    generator: torch.Generator | None,
-    *,
-    sampler: str,
-    **options: Option,
+    p: Tensor, q: Tensor, n_drafts: DraftCounts, samples: int, generator: Generator, *, sampler: str, **options: Option
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard error ``[N, B]`` of ``1 - E(tau_n)`` over sampled paths.
 

@@ -17,14 +17,13 @@ Option ``budget`` (0.1): the total variation allowed between the output distribu
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.problem import Option, checked_tv
-from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.base import Generator, Verifier, equal_rows
 from mdsd_bounds.verifiers.optimal import RULES, Prepared, prepare
 from mdsd_bounds.verifiers.total_variation import total_variation
 
@@ -92,7 +91,7 @@ def output_distribution(
 ) -> Tensor:
     """Distribution of the output given the drafts; equal neighbouring rows share one preparation."""
     probs = torch.empty_like(p)
-    for rows in _equal_rows(p, q):
+    for rows in equal_rows(p, q):
         rule = prepare_within(p[rows.start], q[rows.start], drafts.shape[1], sampler, budget, **options)
         probs[rows] = rule.output_distribution(drafts[rows]).to(p.device)
     return probs
@@ -102,7 +101,7 @@ def fast_step(
     p: Tensor,
     q: Tensor,
     drafts: Tensor,
-    generator: torch.Generator | None,
+    generator: Generator,
     *,
     sampler: str,
     budget: float = BUDGET,
@@ -110,7 +109,7 @@ def fast_step(
 ) -> Tensor:
     """Prepare and step; equal neighbouring rows share one preparation."""
     token = torch.empty_like(drafts[:, 0])
-    for rows in _equal_rows(p, q):
+    for rows in equal_rows(p, q):
         rule = prepare_within(p[rows.start], q[rows.start], drafts.shape[1], sampler, budget, **options)
         token[rows] = rule.step(drafts[rows], generator).to(token.device)
     return token
@@ -139,18 +138,6 @@ def _every(
     for n in n_drafts:
         for b in range(p.shape[0]):
             yield prepare_within(p[b], q[b], n, sampler, budget, **options)
-
-
-def _equal_rows(p: Tensor, q: Tensor) -> Iterator[slice]:
-    """Runs of equal neighbouring rows."""
-    if p.shape[0] == 0:
-        return
-    edges = [0, p.shape[0]]
-    if p.stride(0) != 0 or q.stride(0) != 0:
-        same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).all(-1)
-        edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
-    for first, end in itertools.pairwise(edges):
-        yield slice(first, end)
 
 
 VERIFIER = Verifier(
