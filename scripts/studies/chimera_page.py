@@ -33,7 +33,7 @@ def page(arguments: argparse.Namespace) -> None:
     for kind, held in every.items():
         parts += [f"## On {TEXTS[kind]}", acceptance_table(held, facts)]
         parts += [depth_table(held), ablation_table(held)]
-    parts += ["## Losses and trees, on the target's own text"] + [loss_table(own)] * bool(own.seeds("ce"))
+    parts += ["## Losses and trees, on the target's own text", *([loss_table(own)] if own.seeds("ce") else [])]
     parts += [*(tree_tables(own, costs) if costs else []), "## How the heads were made", run_table(facts)]
     write_whole(out / "tables.md", ("\n\n".join(parts) + "\n").encode())
     results = {
