@@ -59,6 +59,18 @@ def audit_log(
     ------
     InputError
         On a damaged log, naming file, line and remedy.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.audit import audit_log
+    >>> file = Path(tempfile.mkdtemp()) / "log.json"
+    >>> line = {"p": [0.5, 0.5], "q": [0.9, 0.1], "sampler": "with_replacement", "drafts": [0], "token": 0}
+    >>> _ = file.write_text(json.dumps([line] * 40))
+    >>> report = audit_log(str(file))
+    >>> report.lossy, report.positions
+    (True, 40)
     """
     positions = read_positions(
         path,
@@ -91,7 +103,20 @@ def read_positions(
     draft: Warp | None = None,
     **options: Option,
 ) -> Positions:
-    """The positions of a log, for tests of one's own; parameters and errors as :func:`audit_log`."""
+    """The positions of a log, for tests of one's own; parameters and errors as :func:`audit_log`.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.audit import read_positions
+    >>> file = Path(tempfile.mkdtemp()) / "log.json"
+    >>> line = {"p": [0.5, 0.5], "q": [0.9, 0.1], "sampler": "with_replacement", "drafts": [0], "token": 1}
+    >>> _ = file.write_text(json.dumps(line))
+    >>> positions = read_positions(str(file))
+    >>> positions.token.tolist(), positions.p_token.tolist()
+    ([1], [0.5])
+    """
     if tolerance is not None and not 0 <= tolerance < 1:
         raise InputError(f"--tolerance {tolerance}: give a total variation in [0, 1)")
     lines = read_log(path)

@@ -99,6 +99,16 @@ def sample_speculatively(
     ------
     InputError
         On an unknown draft or a tree without nodes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.diffusion import World, sample_speculatively
+    >>> world = World(frames=4, size=2)
+    >>> source = torch.Generator().manual_seed(0)
+    >>> videos, counts = sample_speculatively(world.denoise, "frozen-x0", (8, 4, 2), 6, (2, 2), "optimal", source)
+    >>> tuple(videos.shape)
+    (8, 4, 2)
     """
     children, depth = tree
     if children < 1 or depth < 1:

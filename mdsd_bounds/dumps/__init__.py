@@ -196,6 +196,20 @@ def open_side(path: str | os.PathLike[str], role: str = "", how: HowToRead = PLA
     ------
     InputError
         If it does not exist, the format is unknown, or the content is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from mdsd_bounds.dumps import open_side
+    >>> file = tempfile.mkdtemp() + "/draft.npy"
+    >>> np.save(file, np.zeros((3, 8), dtype=np.float32))
+    >>> open_side(file, "draft").rows
+    3
+    >>> open_side("nowhere.npy")
+    Traceback (most recent call last):
+        ...
+    mdsd_bounds.problem.InputError: nowhere.npy: no such file or folder; give a one-model file
     """
     file = Path(path)
     if not file.exists():
@@ -222,6 +236,18 @@ def open_pair(target: str | os.PathLike[str], draft: str | os.PathLike[str]) -> 
     ------
     InputError
         As :func:`open_dump`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from mdsd_bounds.dumps import open_pair
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.save(folder / "target.npy", np.zeros((3, 8), dtype=np.float32))
+    >>> np.savez(folder / "draft.npz", logits=np.ones((3, 8), dtype=np.float32))
+    >>> len(open_pair(folder / "target.npy", folder / "draft.npz"))
+    3
     """
     return _open([Path(target), Path(draft)], f"{os.fspath(target)},{os.fspath(draft)}", PLAIN)
 
@@ -321,7 +347,19 @@ def _format(paths: list[Path], label: str) -> str:
 
 
 def inspect_dump(path: str) -> dict[str, Any]:
-    """Facts of a dump as a flat mapping, for people and for JSON (:mod:`mdsd_bounds.dumps.inspect`)."""
+    """Facts of a dump as a flat mapping, for people and for JSON (:mod:`mdsd_bounds.dumps.inspect`).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from mdsd_bounds.dumps import inspect_dump
+    >>> file = tempfile.mkdtemp() + "/pair.npz"
+    >>> np.savez(file, target_logits=np.zeros((3, 8)), draft_logits=np.ones((3, 8)))
+    >>> facts = inspect_dump(file)
+    >>> facts["format"], facts["positions"], facts["target width"]
+    ('npz', 3, 8)
+    """
     from mdsd_bounds.dumps.inspect import inspect
 
     return inspect(open_dump(path))

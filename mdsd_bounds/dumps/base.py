@@ -58,6 +58,13 @@ class Facts:
         Heads of a draft that has several (:mod:`mdsd_bounds.dumps.formats.several_heads`); the rows are of one.
     forwards : bool
         Whether going back to earlier rows costs reading the file from its beginning.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> facts = load_example().facts
+    >>> facts.rows, facts.kind, facts.support, facts.dtype
+    (32, 'logits', 'full', 'float16')
     """
 
     path: str
@@ -96,6 +103,14 @@ class LogitBatch:
     -1 and NaN where it scored fewer.
 
     ``past`` ``[P]`` int64 are the tokens of the first row's document in the rows before it, where they were asked for.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> for batch in load_example().batches(16):
+    ...     print(tuple(batch.target_logits.shape), batch.row[0].item(), batch.doc.unique().numel())
+    (16, 151936) 0 8
+    (16, 151936) 16 8
     """
 
     target_logits: Tensor
@@ -123,6 +138,19 @@ class Dump:
 
     ``content`` gives a digest of the dump's content (:mod:`mdsd_bounds.dumps.fingerprint`), and ``paths`` are the
     local files or folders it was opened from, both where known.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> dump = load_example()
+    >>> len(dump), dump.facts.target_width
+    (32, 151936)
+    >>> dump.to_frame().set_index("fact").loc[["rows", "dtype", "kind"]]
+             value
+    fact
+    rows        32
+    dtype  float16
+    kind    logits
     """
 
     facts: Facts

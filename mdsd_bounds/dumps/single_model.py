@@ -39,6 +39,17 @@ class Side:
     place. ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0
     where unknown, and ``fixed_bytes`` those of the head beside them.  ``map`` says which target tokens the columns of a
     draft over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from mdsd_bounds.dumps import open_side
+    >>> file = tempfile.mkdtemp() + "/target.npy"
+    >>> np.save(file, np.zeros((3, 8), dtype=np.float32))
+    >>> side = open_side(file, "target")
+    >>> side.rows, side.width, side.kind
+    (3, 8, 'logits')
     """
 
     path: str

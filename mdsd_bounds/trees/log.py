@@ -83,6 +83,18 @@ def read_log(path: str | File) -> list[StepRecord]:
     ------
     InputError
         Naming the line that is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.trees import read_log
+    >>> file = Path(tempfile.mkdtemp()) / "steps.jsonl"
+    >>> _ = file.write_text("")
+    >>> read_log(str(file))
+    Traceback (most recent call last):
+        ...
+    mdsd_bounds.problem.InputError: ...steps.jsonl: the log is empty; decode some text first
     """
     lines = []
     with reading(path, "step of a tree log", "log it again") as place:

@@ -53,6 +53,18 @@ class TreeReader:
     ------
     InputError
         If the text is empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import Qwen2Config, Qwen2ForCausalLM
+    >>> from mdsd_bounds.trees import TreeReader
+    >>> sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    >>> model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=2, num_key_value_heads=2)).eval()
+    >>> reader = TreeReader(model, [1, 2, 3])
+    >>> probs = reader.distributions([(), (5,), (5, 7)])
+    >>> tuple(probs.shape), [tokens for tokens, seconds in reader.calls]
+    ((3, 32), [5])
     """
 
     def __init__(

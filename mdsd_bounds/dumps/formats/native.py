@@ -85,6 +85,21 @@ class DumpWriter:
     ----------
     rows : int
         Rows safely on disk; a resumed run goes on from here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from mdsd_bounds import open_dump
+    >>> from mdsd_bounds.dumps import DumpWriter
+    >>> folder = tempfile.mkdtemp()
+    >>> with DumpWriter(folder, notes={"target": "large", "draft": "small"}) as writer:
+    ...     for doc in range(2):
+    ...         rows = torch.randn(3, 8), torch.randn(3, 8)
+    ...         writer.append(*rows, doc=torch.full((3,), doc), position=torch.arange(3))
+    >>> dump = open_dump(folder)
+    >>> len(dump), dump.facts.notes["draft"]
+    (6, 'small')
     """
 
     def __init__(

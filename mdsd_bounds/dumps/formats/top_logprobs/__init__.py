@@ -38,7 +38,18 @@ _BATCH = 64
 
 
 def is_top_logprobs(path: Path) -> bool:
-    """Whether one of the first records has the structure of a known answer."""
+    """Whether one of the first records has the structure of a known answer.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs
+    >>> file = Path(tempfile.mkdtemp()) / "answers.jsonl"
+    >>> _ = file.write_text(json.dumps({"question": "2 + 2?", "answer": "4"}))
+    >>> is_top_logprobs(file)
+    False
+    """
     return bool(once(_recognised, path))
 
 
@@ -77,6 +88,18 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
     InputError
         If it is no such file, names tokens by text without a tokenizer, or an entry is damaged; the record and position
         are named.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.dumps.formats.top_logprobs import is_top_logprobs, open_top_logprobs
+    >>> first = {"5": {"logprob": -0.2}, "7": {"logprob": -1.9}}
+    >>> answer = {"prompt_token_ids": [1, 5, 7], "prompt_logprobs": [None, first, {"7": {"logprob": -0.1}}]}
+    >>> file = Path(tempfile.mkdtemp()) / "answers.jsonl"
+    >>> _ = file.write_text(json.dumps(answer))
+    >>> is_top_logprobs(file), open_top_logprobs(file).support
+    (True, 'top-k')
     """
     rows = Rows(path, resolve or _no_tokenizer)
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
