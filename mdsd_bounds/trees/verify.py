@@ -96,7 +96,7 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    return node_stops(tree, target, get_verifier(rule))
+    return _node_stops(tree, target, get_verifier(rule))
 
 
 def _require_rows(tree: Tree, target: Tensor) -> None:
@@ -106,7 +106,7 @@ def _require_rows(tree: Tree, target: Tensor) -> None:
         )
 
 
-def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
+def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
     _require_fit(tree, verifier)
     if verifier.output_distribution is None:
@@ -226,7 +226,7 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return found
 
 
-def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
+def _greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Block verification of the greatest of K independent paths (Thomas and Pal 2026, arXiv 2602.16961).
 
     Raises
@@ -239,7 +239,7 @@ def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return [replace(way, node=nodes[way.node]) for way in block_stops(chain, target[nodes])]
 
 
-def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
+def _traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
 
     A node v carries a weight w (1 at the root), a residual distribution r (at first p) and the distribution d of its
@@ -437,7 +437,7 @@ def reach(tree: Tree, outcomes: list[Stop]) -> tuple[float, ...]:
 RULES: dict[str, Rule] = {
     "recursive": recursive_stops,
     "block": block_stops,
-    "greedy_multi_path": greedy_multi_path_stops,
-    "traversal": traversal_stops,
+    "greedy_multi_path": _greedy_multi_path_stops,
+    "traversal": _traversal_stops,
     "sweep": sweep_stops,
 }
