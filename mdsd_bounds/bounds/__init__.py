@@ -103,6 +103,7 @@ def optimal_acceptance(
 
     Examples
     --------
+    >>> from mdsd_bounds import optimal_acceptance
     >>> [round(float(optimal_acceptance([0.5, 0.5], [0.75, 0.25], 1, tv=tv).value), 3) for tv in (0.0, 0.1, 0.5)]
     [0.75, 0.85, 1.0]
     """

@@ -15,6 +15,8 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from mdsd_bounds.pipeline import bounds_in_words
     >>> line = {"sampler": "greedy", "drafts": 2, "temperature": 1.0, "positions": 32, "mean": 0.91, "ci_low": 0.9,
     ...         "ci_high": 0.93, "certified_low": 0.91, "certified_high": 0.91}
     >>> bounds_in_words(pd.DataFrame([line]))
@@ -34,7 +36,18 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
 
 
 def comparison_in_words(summary: pd.DataFrame) -> str:
-    """The verifier that accepts most at the largest number of drafts, with its gap; a summary of a comparison."""
+    """The verifier that accepts most at the largest number of drafts, with its gap; a summary of a comparison.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings, comparison_in_words, summarise_comparison
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> table = run(load_example(), Settings(("with_replacement",), (2,), verifiers=("rrs",)))
+    >>> print(comparison_in_words(summarise_comparison(table)))
+    With 2 drafts at temperature 1 rrs on with_replacement accepts most: 0.9192 of the positions, 1.30 percentage
+    points below its bound (95% interval 0.56 to 2.10, 32 positions).
+    """
     part, where = _at_most_drafts(summary)
     best = part.iloc[int(part["acceptance"].to_numpy().argmax())]
     text = f"{where} {best['verifier']} on {best['sampler']} accepts most: {best['acceptance']:.4f} of the positions"

@@ -54,6 +54,13 @@ class Settings:
     tvs : tuple of float
         Tables of bounds alone: total variations within which the output may be from the target, each with its rows and
         its entry in a column ``tv``.  Empty: lossless bounds, and no such column.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> settings = Settings(("with_replacement",), (1, 2), temperatures=(0.6, 1.0), verifiers=("rrs",))
+    >>> settings.drafts, settings.temperatures
+    ((1, 2), (0.6, 1.0))
     """
 
     samplers: tuple[str, ...]
@@ -231,6 +238,12 @@ def matching_verifiers(
     InputError
         If a named verifier is unknown, fits none of the samplers or none of the numbers of drafts, has the name of
         another one, or is lossy while others are not: lossy and lossless rules are never mixed in one table.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.pipeline import matching_verifiers
+    >>> matching_verifiers(["rrs", "nss"], ("with_replacement",), (2,))
+    ('rrs', 'nss')
     """
     found: list[Verifier] = []
     for name in ["all"] if names is None else names:

@@ -41,6 +41,12 @@ class Execution:
         Rows read at once.
     max_parts : int
         Parts at most.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.pipeline import Execution
+    >>> Execution("process", batch_rows=64).engine
+    'process'
     """
 
     engine: str = "local"

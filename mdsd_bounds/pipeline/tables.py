@@ -88,6 +88,14 @@ def document_means(values: np.ndarray, documents: np.ndarray) -> tuple[float, fl
     -------
     mean, stderr : float
         ``stderr`` is NaN with a single document: one document says nothing about the next.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.pipeline import document_means
+    >>> mean, stderr = document_means(np.array([0.6, 0.8, 0.7, 0.9]), np.array([0, 0, 1, 1]))
+    >>> round(mean, 4), round(stderr, 4)
+    (0.75, 0.05)
     """
     sums, counts = _by_document(values[:, None], documents)
     mean = float(sums[:, 0].sum() / counts.sum())
@@ -118,6 +126,15 @@ def bootstrap_interval(
     -------
     low, high : ndarray
         ``[K]``; NaN with a single document.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.pipeline import bootstrap_interval
+    >>> values, documents = np.array([[0.6], [0.8], [0.7], [0.9], [0.5], [0.7]]), np.array([0, 0, 1, 1, 2, 2])
+    >>> low, high = bootstrap_interval(values, documents)
+    >>> bool(low[0] <= values.mean() <= high[0])
+    True
     """
     sums, counts = _by_document(values, documents)
     number = len(counts)
@@ -142,6 +159,15 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     truncated rows leave open.  ``stderr`` (:func:`document_means`) and the 95% interval ``ci_low`` to ``ci_high``
     (:func:`bootstrap_interval`) are the sampling uncertainty, with documents as the unit.  Bounds within a
     total variation have a line for each ``tv``.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings, summarise
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> summarise(run(load_example(), Settings(("greedy",), (1, 2)))).columns.tolist()
+    ['sampler', 'drafts', 'temperature', 'positions', 'mean', 'certified_low', 'certified_high', 'stderr', 'ci_low',
+    'ci_high']
     """
     rows = []
     settings = list(_settings(table, ["tv"] if "tv" in table else []))
@@ -176,6 +202,16 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     Lossy verifiers have a column ``tv``, the mean total variation between their output distribution and the target's;
     ``bound_at_tv``, the most that any rule accepts which has the same total variation at every position,
     ``mean of min(1, alpha* + tv)``; and ``gap_at_tv``, what the verifier leaves of that.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings, summarise_comparison
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> found = summarise_comparison(run(load_example(), Settings(("with_replacement",), (2,), verifiers=("rrs",))))
+    >>> found[["verifier", "drafts", "positions"]]
+      verifier  drafts  positions
+    0      rrs       2         32
     """
     rows = []
     settings = list(_settings(table))
@@ -224,6 +260,18 @@ def read_table(path: str) -> pd.DataFrame:
     ------
     InputError
         If the file is missing, is no parquet file, or lacks the columns of a per-position table.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings, read_table
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = run(load_example(), Settings(("greedy",), (1,)), out=f"{folder}/bounds.parquet")
+    ...     table = read_table(f"{folder}/bounds.parquet")
+    >>> len(table)
+    32
     """
     remedy = "give a file written by mdsd bounds or compare"
     with reading(path, "parquet table", remedy):

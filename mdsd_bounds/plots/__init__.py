@@ -102,6 +102,16 @@ def figure_files(table: pd.DataFrame, out: str, figure: str = "all") -> dict[str
     ------
     InputError
         If the figure is unknown, or no figure can be written under such a name.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.plots import figure_files
+    >>> table = run(load_example(), Settings(("greedy",), (1, 2)))
+    >>> figure_files(table, "bounds.png", "acceptance_by_drafts")
+    {'acceptance_by_drafts': PosixPath('bounds.png')}
     """
     if figure != "all" and figure not in FIGURES:
         raise InputError(f"--figure {figure}: choose all or one of {', '.join(FIGURES)}")
@@ -132,6 +142,19 @@ def save_figures(table: pd.DataFrame, out: str, figure: str = "all", look: Look 
     ------
     InputError
         If the figure is unknown, cannot have the facet, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.plots import save_figures
+    >>> table = run(load_example(), Settings(("greedy",), (1, 2)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [Path(path).name for path in save_figures(table, f"{folder}/bounds.svg", "acceptance_by_drafts")]
+    ['bounds.svg']
     """
     import matplotlib
 

@@ -34,6 +34,15 @@ def acceptance_by_position(
     ------
     InputError
         If the counts have no positions.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, acceptance, counts
+    >>> from mdsd_bounds.plots import acceptance_by_position
+    >>> found = acceptance(counts("vLLM", "total", [Unit(1000, 3000, 1900, (800, 600, 500))]))
+    >>> ax = acceptance_by_position(found)
+    >>> len(ax.get_lines()) > 0
+    True
     """
     names = np.array(summary.quantity)
     if not (names == "position").any():

@@ -20,6 +20,15 @@ def equilibrium(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     shares : DataFrame
         From :func:`mdsd_bounds.diagnostics.equilibrium`; bars are one standard error over documents.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.diagnostics import equilibrium as shares_in_subset
+    >>> from mdsd_bounds.plots import equilibrium
+    >>> ax = equilibrium(shares_in_subset(load_example().batches(4), (2,)))
+    >>> ax.get_xlabel() != ""
+    True
     """
     missing = {"temperature", "drafts", "rank", "share", "stderr"} - set(shares.columns)
     if missing:

@@ -22,6 +22,15 @@ def select(
     ------
     InputError
         If the table holds none of a name; those that it holds are listed.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mdsd_bounds.plots import select
+    >>> table = pd.DataFrame({"sampler": ["greedy", "with_replacement"], "drafts": [1, 1]})
+    >>> select(table, samplers=["greedy"])
+      sampler  drafts
+    0  greedy       1
     """
     for column, names in (("sampler", samplers), ("verifier", verifiers)):
         if names is None:

@@ -63,6 +63,12 @@ class Look:
     ------
     InputError
         If the size or the facet is unknown.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.plots import Look
+    >>> Look(size="one-column", facet="temperature")
+    Look(size='one-column', facet='temperature', typed=False)
     """
 
     size: str = "screen"

@@ -39,6 +39,15 @@ def lossy_frontier(
     ------
     InputError
         If columns are missing.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from mdsd_bounds.plots import lossy_frontier
+    >>> table = pd.DataFrame({"drafts": [1, 1], "tv": [0.0, 0.1], "acceptance": [0.8, 0.9]})
+    >>> ax = lossy_frontier(table.assign(rule="tv_budget", alpha=0.8))
+    >>> len(ax.get_lines()) > 0
+    True
     """
     missing = [name for name in ("drafts", "rule", "tv", "acceptance", "alpha") if name not in table]
     if missing:

@@ -46,6 +46,13 @@ def majorant_figure(
     ------
     InputError
         If more than 8 tokens are asked for, or the distributions are none.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.plots import majorant_figure
+    >>> figure = majorant_figure([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, {0: "the", 1: "a", 2: "an"})
+    >>> len(figure.axes) > 0
+    True
     """
     import matplotlib.pyplot as plt
     import torch

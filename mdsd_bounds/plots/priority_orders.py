@@ -37,6 +37,15 @@ def priority_orders_figure(
     ------
     InputError
         If the support is wider, or no tree is needed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.plots import priority_orders_figure
+    >>> p, q = torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    >>> figure = priority_orders_figure(p, q, 2)
+    >>> len(figure.axes) > 0
+    True
     """
     import matplotlib.pyplot as plt
     import numpy as np

@@ -61,6 +61,17 @@ def save_figure(figure: Axes | Figure | SubFigure, path: str | Path, dpi: int = 
     ------
     InputError
         If the ending is of no format, or the file cannot be written; nothing half-written stays.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.plots import save_figure, subset_curve
+    >>> ax = subset_curve([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_figure(ax, Path(folder) / "curve.svg")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['curve.svg']
     """
     import matplotlib.pyplot as plt
 

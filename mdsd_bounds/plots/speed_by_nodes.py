@@ -34,6 +34,20 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     ------
     InputError
         If columns are missing.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.plots import speed_by_nodes
+    >>> from mdsd_bounds.trees import costs_from, profiles
+    >>> from mdsd_bounds.trees import speed_by_nodes as speeds
+    >>> table = run(load_example(), Settings(("with_replacement",), (1, 2), verifiers=("rrs",)))
+    >>> found, documents = profiles(table)
+    >>> ax = speed_by_nodes(speeds(found, documents, costs_from(0.1, "1:1,8:1.3"), most_nodes=8))
+    >>> ax.get_xlabel() != ""
+    True
     """
     missing = [name for name in _COLUMNS if name not in table]
     if missing:

@@ -111,6 +111,7 @@ def style_of(name: str, kind: str = "verifier") -> Style:
 
     Examples
     --------
+    >>> from mdsd_bounds.plots import style_of
     >>> style_of("rrs").colour, style_of("my_rule") == style_of("my_rule")
     ('#332288', True)
     """
@@ -150,7 +151,15 @@ def tidy(ax: Axes) -> Axes:
 
 
 def axes(ax: Axes | None) -> Axes:
-    """The given axes, or plain new ones."""
+    """The given axes, or plain new ones.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.plots import axes
+    >>> ax = axes(None)
+    >>> axes(ax) is ax
+    True
+    """
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -168,7 +177,17 @@ def root_of(part: Axes | Figure | SubFigure) -> Figure:
 
 
 def legend(ax: Axes, *, beside: bool = True, **options: Any) -> None:
-    """The legend beside the axes, where it hides nothing; inside them where ``beside`` is false."""
+    """The legend beside the axes, where it hides nothing; inside them where ``beside`` is false.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.plots import axes, legend
+    >>> ax = axes(None)
+    >>> line = ax.plot([1, 2], [0.6, 0.7], label="rrs")
+    >>> legend(ax)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['rrs']
+    """
     number = len(ax.get_legend_handles_labels()[1])
     if number > 8:
         options |= {"ncols": 1 + (number > 24), "fontsize": 7}

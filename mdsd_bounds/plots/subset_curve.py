@@ -22,6 +22,13 @@ def subset_curve(
         ``[V]`` distributions.
     n_drafts, sampler :
         As :func:`mdsd_bounds.optimal_acceptance`; a sampler of the fixed-plus-random family.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.plots import subset_curve
+    >>> ax = subset_curve([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2)
+    >>> ax.get_ylabel() != ""
+    True
     """
     import numpy as np
 

@@ -147,6 +147,17 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row for each named summary: rule, block efficiency, accepted tokens, and where known the certified bound and
     the share of it that the rule accepts, each with its interval; tokens per second, and the share of the time that
     verification takes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, summary_table, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> table = summary_table({"block": summarise_log([record(step, number=0, doc=3, rule="block")])})
+    >>> len(table)
+    1
     """
     rows = []
     for name, found in summaries.items():

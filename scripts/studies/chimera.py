@@ -6,9 +6,10 @@
     python scripts/studies/chimera.py page [--out out/chimera] [--results docs/results/chimera]
 
 ``train`` makes the heads of :data:`RUNS`, resumable run by run; the target's states are read once and shared.
-``measure`` lets the target continue the prompts of the held-out HumanEval problems (every fifth) and reads that text
-with every draft: acceptance of one draft by depth, ``alpha*_n`` by the exact search, trees, and the seconds of a pass;
-resumable draft by draft.  ``page`` makes tables, figures and docs/chimera.md's numbers of what was measured.
+``measure`` reads two texts with every draft: the held-out HumanEval documents (every fifth; prompt and solution), and
+what the target itself writes after their prompts.  It gives acceptance of one draft by depth, ``alpha*_n`` by the
+exact search, trees, and the seconds of a pass; resumable draft by draft.  ``page`` makes tables, figures and
+docs/chimera.md's numbers of what was measured.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from mdsd_bounds.models.loading import LoadedModel, load_model, silence
 
 TARGET = "smollm2-135m"
 TEXT = "humaneval,stdlib"
-#: Steps of the ablations, of what goes on from one of them, and of the long run.
-STEPS, MORE, LONG = 160, 40, 240
+#: Steps of the ablations, of what goes on from one of them, of the run with three depths, and of the long run, which
+#: are those that ``mdsd train-draft --minutes 40 --depths 2`` plans where a step takes 0.28 seconds.
+STEPS, MORE, LONG, HOUR = 160, 40, 240, 2288
 COLUMNS = 4096
 #: Peak of the learning rate, and tokens that a step reads.
 RATE, STRETCH = 5e-4, 128
@@ -52,7 +54,7 @@ class Run:
 def runs() -> dict[str, Run]:
     """Every head of the study by name."""
     base = Recipe(depths=1, steps=STEPS, columns=COLUMNS, learning_rate=RATE, stretch=STRETCH)
-    found = {"long": Run(replace(base, depths=3, steps=LONG))}
+    found = {"hour": Run(Recipe(steps=HOUR)), "long": Run(replace(base, depths=3, steps=LONG))}
     for seed in SEEDS:
         for variant in VARIANTS:
             found[f"{variant}-{seed}"] = Run(replace(base, variant=variant, seed=seed))
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results/chimera"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--wait", action="store_true", help="wait for heads that another process trains")
+    parser.add_argument("--minutes", type=float, default=8.0, help="how long trees are grown at most")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     silence()
@@ -108,7 +111,9 @@ def main() -> None:
     elif arguments.stage == "measure":
         from chimera_measure import measure
 
-        measure(arguments, load_model(str(arguments.models / TARGET)), list(runs()))
+        measure(
+            arguments, load_model(str(arguments.models / TARGET)), {name: run.start for name, run in runs().items()}
+        )
     else:
         from chimera_page import page
 

@@ -7,7 +7,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from mdsd_bounds.models.chimera import (
     head_draft,
     read_documents,
     read_facts,
+    states_of,
     target_side,
 )
 from mdsd_bounds.models.chimera.start import least_squares
@@ -45,30 +46,38 @@ from mdsd_bounds.trees.verify import expected_emitted, stops
 
 #: Tokens that the target writes after each prompt, and the prompts continued together.
 NEW, TOGETHER = 32, 8
+#: Tokens at the beginning of a document that are not measured.
+SKIPPED = 8
 #: Of every text each second position is measured: neighbours say nearly the same.
 STRIDE = 2
 SEED = 0
 COUNTS, SAMPLERS = (1, 2, 4), ("with_replacement", "without_replacement")
 #: Trees: builder and shape.
 TREES = (("chain", "4"), ("rsd_c", "2,2,1"), ("rsd_s", "3x3"), ("dynamic", "10x3x3"))
-#: Texts below which trees are grown.
-PLACES = 16
 #: Windows of the training text that the n-gram draft counts in.
 COUNTED = 100
 #: A full head before its first step.
 START = "least-squares"
 #: Where the target's states of a study lie.
 STATES: dict[Path, Path] = {}
+#: Heads below which trees are grown, the first of which is timed.
+MAIN = ("hour", "long")
 OTHERS = ("early-exit:25", "early-exit:20", "prompt-lookup", "n-gram")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A prompt, the target's own continuation, and its states at every token but the last."""
+    """Tokens, the first that is measured, the first after the prompt, and the target's states at all but the last."""
 
     ids: list[int]
     start: int
+    prompt: int
     states: Tensor
+
+    @property
+    def measured(self) -> range:
+        """Places of the tokens predicted where the text is measured."""
+        return range(self.start, len(self.ids), STRIDE)
 
 
 @dataclass(frozen=True)
@@ -85,35 +94,78 @@ class LookupReader:
         return torch.stack(rows).exp()
 
 
-def measure(arguments: argparse.Namespace, target: LoadedModel, heads: list[str]) -> None:
-    """Measure the drafts named, or all: acceptance, and of the main ones trees and costs."""
+def measure(arguments: argparse.Namespace, target: LoadedModel, heads: Mapping[str, str | None]) -> None:
+    """Measure the drafts named, or all: acceptance on both texts, and of the main ones trees and costs.
+
+    ``heads`` are the names of the study's heads, and which head each of them began with.
+    """
     out: Path = arguments.out / "measured"
     out.mkdir(parents=True, exist_ok=True)
-    texts = own_texts(target, out)
-    before = training_tokens(target)
-    side = target_side(target)
-    targets = [to_probs(side.logits(text.states[text.start - 1 :: STRIDE])) for text in texts]
     STATES[arguments.out] = arguments.cache or arguments.out / "states"
-    for name in arguments.names or [*OTHERS, *heads, START]:
-        while name in heads and arguments.wait and not (arguments.out / name / "head.json").exists():
+    before = training_tokens(target)
+    names = arguments.names or [*OTHERS, *heads, START]
+    for name in [name for name in names if name in heads]:
+        while arguments.wait and not (arguments.out / name / "head.json").exists():
             time.sleep(5.0)
-        if name in heads and not (arguments.out / name / "head.json").exists():
+        if not (arguments.out / name / "head.json").exists():
             print(f"{name}: not trained yet", file=sys.stderr, flush=True)
-            continue
-        begun = time.monotonic()
-        if not (out / f"{name}.npz").exists():
-            arrays = acceptances(texts, targets, reading(name, target, arguments.out, before))
-            with whole_file(out / f"{name}.npz") as temporary, temporary.open("wb") as stream:
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
-            means = arrays["accepted"].mean(0).round(4).tolist()
-            print(f"{name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        if name in (*OTHERS, "long") and not (out / f"{name}-trees.json").exists():
-            found = trees(texts, target, name, arguments.out, before)
-            write_whole(out / f"{name}-trees.json", json.dumps(found).encode())
-            print(f"{name}: trees, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        if name == "long" and not (out / "costs.json").exists():
-            held = costs(texts[0], target, head_draft(str(arguments.out / "long"), target))
-            write_whole(out / "costs.json", (json.dumps(held, indent=1) + "\n").encode())
+            names.remove(name)
+    own = own_texts(target, out)
+    for kind, texts in (("documents", documents(target)), ("own", own)):
+        targets = [to_probs(target_side(target).logits(text.states[text.start - 1 :: STRIDE])) for text in texts]
+        for name in names:
+            file = out / kind / f"{name}.npz"
+            # What a loss changes is measured on the text that the heads went on with.
+            if not file.exists() and (kind == "own" or heads.get(name) is None):
+                measure_one(name, file, texts, targets, reading(name, target, arguments.out, before))
+    if "hour" in names and not (out / "costs.json").exists():
+        found = costs(own[0], target, head_draft(str(arguments.out / "hour"), target))
+        write_whole(out / "costs.json", (json.dumps(found, indent=1) + "\n").encode())
+    grow(arguments, own, target, [name for name in names if name in (*OTHERS, *MAIN)], before)
+
+
+def measure_one(
+    name: str, file: Path, texts: Sequence[Text], targets: Sequence[Tensor], read: Callable[[Text], list[Tensor]]
+) -> None:
+    """Measure and keep one draft on one text."""
+    begun = time.monotonic()
+    arrays = acceptances(texts, targets, read)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    means = arrays["accepted"].mean(0).round(4).tolist()
+    print(f"{name}, {file.parent.name}: {means}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+
+def grow(
+    arguments: argparse.Namespace, texts: Sequence[Text], target: LoadedModel, names: Sequence[str], before: list[int]
+) -> None:
+    """Trees of each draft below one text after another, until all are there or the minutes have passed."""
+    begun = time.monotonic()
+    files = {name: arguments.out / "measured" / f"{name}-trees.json" for name in names}
+    lines = {name: json.loads(file.read_text()) if file.exists() else [] for name, file in files.items()}
+    missing = [
+        (doc, name) for doc in range(len(texts)) for name in names if all(line["doc"] != doc for line in lines[name])
+    ]
+    for done, (doc, name) in enumerate(missing):
+        spent = time.monotonic() - begun
+        if spent > 60 * arguments.minutes:
+            print(f"trees: stopped at text {doc + 1} of {len(texts)}; run again for the rest", file=sys.stderr)
+            return
+        lines[name] += trees(doc, texts[doc], target, name, arguments.out, before)
+        write_whole(files[name], json.dumps(lines[name]).encode())
+        print(f"{name}: trees below text {doc + 1}, {done + 1} of {len(missing)}", file=sys.stderr, flush=True)
+
+
+def documents(target: LoadedModel) -> list[Text]:
+    """The held-out HumanEval documents, prompt and solution, read by the target."""
+    found = []
+    for document in held_out(read_documents("humaneval")[0]):
+        ids, prompt = (
+            list(target.tokenizer(s)["input_ids"]) for s in (document.text, document.text[: document.prompt])
+        )
+        found.append(Text(ids, SKIPPED, len(prompt), states_of(target.model, ids[:-1])))
+    return found
 
 
 def own_texts(target: LoadedModel, out: Path) -> list[Text]:
@@ -141,7 +193,11 @@ def own_texts(target: LoadedModel, out: Path) -> list[Text]:
         write_whole(file, save(arrays))
     held = load(file.read_bytes())
     numbers = sorted({name.partition(".")[0] for name in held})
-    return [Text(held[f"{n}.ids"].tolist(), int(held[f"{n}.start"]), held[f"{n}.states"]) for n in numbers]
+    starts = [int(held[f"{n}.start"]) for n in numbers]
+    return [
+        Text(held[f"{n}.ids"].tolist(), start, start, held[f"{n}.states"])
+        for n, start in zip(numbers, starts, strict=True)
+    ]
 
 
 def training_tokens(target: LoadedModel) -> list[int]:
@@ -192,11 +248,15 @@ def start_of(target: LoadedModel, out: Path) -> tuple[Chimera, TargetSide]:
 def acceptances(
     texts: Sequence[Text], targets: Sequence[Tensor], read: Callable[[Text], list[Tensor]]
 ) -> dict[str, np.ndarray]:
-    """Of every position: ``1 - TV`` by depth, and ``alpha*_n`` of the first depth for both samplers."""
-    parts: dict[str, list[np.ndarray]] = {"doc": [], "accepted": [], **{sampler: [] for sampler in SAMPLERS}}
+    """Of every position: its text, whether it lies after the prompt, ``1 - TV`` by depth, and ``alpha*_n`` of the first
+    depth for both samplers.
+    """
+    names = ("doc", "after", "accepted", *SAMPLERS)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for doc, (text, p) in enumerate(zip(texts, targets, strict=True)):
         rows = [to_probs(logits) for logits in read(text)]
         parts["doc"].append(np.full(len(p), doc))
+        parts["after"].append(np.array(text.measured) >= text.prompt)
         parts["accepted"].append(torch.stack([torch.minimum(p, q).sum(-1) for q in rows], 1).numpy())
         for sampler in SAMPLERS:
             found = solve(make_problem(p, rows[0], COUNTS, sampler)[0]).value.T.numpy()
@@ -206,28 +266,27 @@ def acceptances(
     return {name: np.concatenate(pieces) for name, pieces in parts.items()}
 
 
-def trees(texts: Sequence[Text], target: LoadedModel, name: str, out: Path, before: list[int]) -> list[dict[str, Any]]:
-    """Tokens expected of one target forward pass, given each tree, at one place of every text."""
-    lines = []
+def trees(doc: int, text: Text, target: LoadedModel, name: str, out: Path, before: list[int]) -> list[dict[str, Any]]:
+    """Tokens expected of one target forward pass, given each tree, at one place of a text."""
     head = None if name in OTHERS else head_draft(str(out / name), target)
-    for doc, text in enumerate(texts[:PLACES]):
-        place = int(torch.randint(4, NEW - 4, (1,), generator=torch.Generator().manual_seed(doc)))
-        prefix = text.ids[: text.start + place]
-        reader = TreeReader(target.model, prefix, states=head is not None)
-        draft: Any
-        if head is not None:
-            draft = HeadReader(reader, head, prefix)
-        elif name.startswith("early-exit"):
-            draft = TreeReader(target.model, prefix, skip=range(int(name.partition(":")[2]), 30))
-        else:
-            draft = LookupReader(prefix, before if name == "n-gram" else [], int(target_width(target)))
-        source = common_randomness(SEED * 1_000_003 + doc)
-        grown = [named_tree(*tree)(draft.distributions, source) for tree in TREES]
-        reader.read([path for tree in grown for path in tree.paths])
-        for (builder, shape), tree in zip(TREES, grown, strict=True):
-            ways = stops(tree, reader.distributions(tree.paths), "recursive")
-            emitted = expected_emitted(tree, ways)
-            lines.append({"doc": doc, "tree": f"{builder} {shape}", "emitted": emitted, "nodes": tree.size})
+    place = int(torch.randint(4, NEW - 4, (1,), generator=torch.Generator().manual_seed(doc)))
+    prefix = text.ids[: text.start + place]
+    reader = TreeReader(target.model, prefix, states=head is not None)
+    draft: Any
+    if head is not None:
+        draft = HeadReader(reader, head, prefix)
+    elif name.startswith("early-exit"):
+        draft = TreeReader(target.model, prefix, skip=range(int(name.partition(":")[2]), 30))
+    else:
+        draft = LookupReader(prefix, before if name == "n-gram" else [], int(target_width(target)))
+    source = common_randomness(SEED * 1_000_003 + doc)
+    grown = [named_tree(*tree)(draft.distributions, source) for tree in TREES]
+    reader.read([path for tree in grown for path in tree.paths])
+    lines = []
+    for (builder, shape), tree in zip(TREES, grown, strict=True):
+        ways = stops(tree, reader.distributions(tree.paths), "recursive")
+        emitted = expected_emitted(tree, ways)
+        lines.append({"doc": doc, "tree": f"{builder} {shape}", "emitted": emitted, "nodes": tree.size})
     return lines
 
 

@@ -3,151 +3,122 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from chimera_figures import draw_drafts, draw_losses
+from chimera_measured import ABLATIONS, COLUMNS, LEVELS, LOSSES, MAIN, OTHERS, TEXTS, TITLES, Measured, names, title
 
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.pipeline.tables import bootstrap_interval
-from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend, root_of
 
-ABLATIONS = ("full", "context", "trigram", "medusa")
-LOSSES = {
-    "ce": "cross-entropy",
-    "tv": "total variation",
-    "alpha2with": "alpha*_2 with",
-    "alpha4with": "alpha*_4 with",
-    "alpha4without": "alpha*_4 without",
-}
-OTHERS = {"early-exit:25": "early exit 25/30", "early-exit:20": "early exit 20/30", "prompt-lookup": "prompt lookup",
-          "n-gram": "n-gram of the training text"}  # fmt: skip
-TITLES = {
-    "long": "Chimera, three depths",
-    "full": "Chimera",
-    "context": "without the trigram encoder",
-    "trigram": "trigram encoder alone",
-    "medusa": "target's state alone (Medusa)",
-    "slower": "Chimera, a third of the rate",
-    "slowercontext": "without the trigram encoder, a third of the rate",
-    "least-squares": "before the first step (least squares)",
-    **OTHERS,
-    **{loss: f"trained on {said}" for loss, said in LOSSES.items()},
-}
-#: Columns of a per-position table, in this order.
-COLUMNS = (("with", 1), ("with", 2), ("with", 4), ("without", 2), ("without", 4))
-#: Levels of each tree that is drafted.
-LEVELS = {"chain 4": 4, "rsd_c 2,2,1": 3, "rsd_s 3x3": 3, "dynamic 10x3x3": 3}
-
-
-class Measured:
-    """What ``measure`` left: per-position numbers by draft, seeds averaged position by position."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._held: dict[str, dict[str, np.ndarray]] = {}
-        for file in sorted(folder.glob("*.npz")):
-            with np.load(file) as arrays:
-                self._held[file.stem] = {name: arrays[name] for name in arrays.files}
-        self.doc = next(iter(self._held.values()))["doc"]
-
-    def seeds(self, name: str) -> list[str]:
-        """Runs of one draft."""
-        return [run for run in (name, f"{name}-0", f"{name}-1") if run in self._held]
-
-    def values(self, name: str) -> np.ndarray:
-        """``[positions, columns]``: alpha* of :data:`COLUMNS`, means over seeds."""
-        runs = self.seeds(name)
-        if not runs:
-            raise SystemExit(f"{name}: nothing was measured; run the stage measure first")
-        return np.asarray(np.mean([self._columns(self._held[run]) for run in runs], 0))
-
-    def depths(self, name: str) -> np.ndarray:
-        """``[positions, depths]``: acceptance of one draft."""
-        return np.asarray(np.mean([self._held[run]["accepted"] for run in self.seeds(name)], 0))
-
-    def trees(self, name: str) -> dict[str, np.ndarray]:
-        """Tokens of one target forward pass at one place of every text, by tree."""
-        file = self.folder / f"{name}-trees.json"
-        lines = json.loads(file.read_text()) if file.exists() else []
-        return {tree: np.array([line["emitted"] for line in lines if line["tree"] == tree]) for tree in LEVELS if lines}
-
-    def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean and its 95% interval over documents, column by column."""
-        return (values.mean(0), *bootstrap_interval(values, self.doc))
-
-    @staticmethod
-    def _columns(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        place = {1: 0, 2: 1, 4: 2}
-        return np.stack([arrays[f"{kind}_replacement"][:, place[n]] for kind, n in COLUMNS], 1)
+#: Acceptance of one draft that the long run was to reach, and what it was to have over early exit 25/30 at least.
+GOAL, OVER = 0.45, 0.03
 
 
 def page(arguments: argparse.Namespace) -> None:
     """Write ``tables.md``, ``results.json`` and the figures."""
-    held = Measured(arguments.out / "measured")
+    folder: Path = arguments.out / "measured"
+    every = {kind: Measured(folder, kind) for kind in TEXTS}
+    own = every["own"]
     out: Path = arguments.results
     out.mkdir(parents=True, exist_ok=True)
     facts = {run.parent.name: json.loads(run.read_text()) for run in sorted(arguments.out.glob("*/head.json"))}
-    costs = json.loads((held.folder / "costs.json").read_text()) if (held.folder / "costs.json").exists() else None
-    parts = [
-        "# Draft heads for SmolLM2-135M, measured",
-        introduction(held),
-        acceptance_table(held, facts),
-        *([depth_table(held)] if held.seeds("long") else []),
-        ablation_table(held),
-        *([loss_table(held)] if held.seeds("ce") else []),
-        *(tree_tables(held, costs) if costs else []),
-        run_table(facts),
-    ]
+    costs = json.loads((folder / "costs.json").read_text()) if (folder / "costs.json").exists() else None
+    parts = ["# Draft heads for SmolLM2-135M, measured", introduction(every), goal(every)]
+    for kind, held in every.items():
+        parts += [f"## On {TEXTS[kind]}", acceptance_table(held, facts)]
+        parts += [depth_table(held), ablation_table(held)]
+    parts += ["## Losses and trees, on the target's own text", *([loss_table(own)] if own.seeds("ce") else [])]
+    parts += [*(tree_tables(own, costs) if costs else []), "## How the heads were made", run_table(facts)]
     write_whole(out / "tables.md", ("\n\n".join(parts) + "\n").encode())
     results = {
         "target": next(iter(facts.values()))["target"],
-        "positions": len(held.doc),
-        "documents": len(set(held.doc.tolist())),
+        "texts": {kind: numbers(held) for kind, held in every.items()},
         "columns": [f"{kind} {n}" for kind, n in COLUMNS],
-        "means": {name: held.values(name).mean(0).round(6).tolist() for name in names(held)},
+        "trees": {name: found for name in (*MAIN, *OTHERS) if (found := own.trees(name))},
         "costs": costs,
         "heads": {name: _short(fact) for name, fact in facts.items()},
+        "measured_sha256": {
+            str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(folder.rglob("*"))
+            if file.suffix in (".npz", ".json", ".safetensors")
+            and file.parent in (folder, *(folder / k for k in TEXTS))
+        },
     }
     write_whole(out / "results.json", (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
-    draw_drafts(held, out / "drafts.png")
-    if held.seeds("ce"):
-        draw_losses(held, out / "losses.png")
+    draw_drafts(every, out / "drafts.png")
+    if own.seeds("ce"):
+        draw_losses(own, out / "losses.png")
 
 
-def introduction(held: Measured) -> str:
+def introduction(every: Mapping[str, Measured]) -> str:
     """What the numbers are of."""
-    positions, texts = len(held.doc), len(set(held.doc.tolist()))
+    documents, own = (every[kind] for kind in TEXTS)
     return (
-        f"Made by `scripts/studies/chimera.py`. {positions} positions of {texts} texts, which the target wrote at "
-        "temperature 1 after the prompts of the HumanEval problems held out; the whole vocabulary; 95% intervals over "
-        "texts. Heads of two seeds are averaged position by position."
+        f"Made by `scripts/studies/chimera.py`. The **held-out HumanEval documents** are every fifth problem with its "
+        f"canonical solution, read as they stand (teacher-forced): {len(documents.doc)} positions of "
+        f"{len(set(documents.doc.tolist()))} documents, every second token after the first eight. The **target's own "
+        f"text** is what it wrote at temperature 1 after the prompts of the same problems: {len(own.doc)} positions of "
+        f"{len(set(own.doc.tolist()))} texts. The whole vocabulary; 95% intervals over documents. Heads of two seeds "
+        "are averaged position by position."
     )
 
 
-def names(held: Measured) -> list[str]:
-    """Drafts that were measured, in the order of the tables."""
-    return [
-        name
-        for name in ("long", *ABLATIONS, "slower", "slowercontext", "least-squares", *OTHERS, *LOSSES)
-        if held.seeds(name)
-    ]
+def goal(every: Mapping[str, Measured]) -> str:
+    """Whether the long run reaches what it was to reach, on each text."""
+    rows = []
+    for kind, held in every.items():
+        if not (held.seeds("hour") and held.seeds("early-exit:25")):
+            return ""
+        one, other = held.values("hour")[:, :1], held.values("early-exit:25")[:, :1]
+        parts: dict[str, np.ndarray | None] = {TEXTS[kind]: None}
+        if not held.after.all():
+            parts |= {f"{TEXTS[kind]}, prompts": ~held.after, f"{TEXTS[kind]}, solutions": held.after}
+        for said, of in parts.items():
+            three = [tuple(float(x[0]) for x in held.interval(values, of)) for values in (one, other, one - other)]
+            reached = "yes" if three[0][0] >= GOAL and three[2][1] >= OVER else "no"
+            number = len(held.doc) if of is None else int(of.sum())
+            rows.append([said, str(number), cell(*three[0]), cell(*three[1]), signed(*three[2]), reached])
+    head = ["text", "positions", TITLES["hour"], OTHERS["early-exit:25"], "paired difference", "reached"]
+    return (
+        f"**The goal of the long run**: 1 - TV of at least {GOAL} at the first depth, and at least {OVER} over early "
+        "exit 25/30 at the lower end of the paired interval\n\n" + table(head, rows)
+    )
 
 
-def title(name: str) -> str:
-    """A draft's name as people read it."""
-    return TITLES[name]
+def numbers(held: Measured) -> dict[str, Any]:
+    """What the tables of one text say, in numbers: mean and 95% interval of each column."""
+
+    def triples(values: np.ndarray) -> list[list[float]]:
+        found: list[list[float]] = np.stack(held.interval(values), 1).round(6).tolist()
+        return found
+
+    found = names(held)
+    return {
+        "positions": len(held.doc),
+        "documents": len(set(held.doc.tolist())),
+        "after_the_prompt": int(held.after.sum()),
+        "alpha": {name: triples(held.values(name)) for name in found},
+        "by_depth": {name: triples(depths) for name in found if (depths := held.depths(name)).shape[1] > 1},
+        "long_run_minus": {name: triples(held.values("hour") - held.values(name)) for name in found if name != "hour"}
+        if "hour" in found
+        else {},
+    }
 
 
 def cell(mean: float, low: float, high: float) -> str:
     """A mean and its interval."""
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference and its interval."""
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -184,7 +155,8 @@ def depth_table(held: Measured) -> str:
 def ablation_table(held: Measured) -> str:
     """What the full head has over each ablation and over the other drafts, paired position by position."""
     rows = []
-    pairs = [("full", name) for name in ABLATIONS[1:]]
+    pairs = [("hour", name) for name in ("early-exit:25", "prompt-lookup", "n-gram", "slower", *ABLATIONS)]
+    pairs += [("full", name) for name in ABLATIONS[1:]]
     pairs += [("slower", name) for name in ("full", "slowercontext", "least-squares", *OTHERS)]
     for one, other in pairs:
         if held.seeds(one) and held.seeds(other):
@@ -197,7 +169,7 @@ def difference_row(held: Measured, one: str, other: str) -> list[str]:
     """A paired difference of two drafts, and whether the first is above for one draft."""
     mean, low, high = held.interval(held.values(one) - held.values(other))
     verdict = "above" if low[0] > 0 else "below" if high[0] < 0 else "not told apart"
-    cells = [f"{m:+.3f} [{a:+.3f}, {b:+.3f}]" for m, a, b in zip(mean, low, high, strict=True)]
+    cells = [signed(*triple) for triple in zip(mean, low, high, strict=True)]
     return [f"{title(one)} - {title(other)}", verdict, *cells]
 
 
@@ -222,30 +194,52 @@ def tree_tables(held: Measured, costs: Mapping[str, Any]) -> list[str]:
     """Tokens of one target forward pass by tree, and what they would be worth at measured costs."""
     rows, speeds = [], []
     seconds = {name: value["median"] for name, value in costs["seconds"].items()}
-    one = seconds["target 1"]
-    draft_cost = {"long": seconds["head 1"] / one, "early-exit:25": seconds["early-exit:25 1"] / one}
+    one, ten = seconds["target 1"], seconds["target 10"]
+    draft_cost = dict.fromkeys(MAIN, seconds["head 1"] / one)
+    draft_cost["early-exit:25"] = seconds["early-exit:25 1"] / one
     draft_cost["early-exit:20"] = draft_cost["early-exit:25"] * 20 / 25
     paper = paper_cost()
-    for name in ("long", *OTHERS):
+    for name in (*MAIN, *OTHERS):
         found = held.trees(name)
         if not found:
             continue
         cells, line = [], []
         for tree, emitted in found.items():
-            low, high = bootstrap_interval(emitted[:, None], np.arange(len(emitted)))
-            cells.append(f"{emitted.mean():.2f} [{low[0]:.2f}, {high[0]:.2f}]")
+            values = np.array(list(emitted.values()))
+            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*over_texts(values)))
             cost = draft_cost.get(name, 0.0)
-            here = emitted.mean() / (LEVELS[tree] * cost + seconds["target 10"] / one)
-            there = emitted.mean() / (1.0 + LEVELS[tree] * (paper if name == "long" else cost))
+            here = values.mean() / (LEVELS[tree] * cost + ten / one)
+            there = values.mean() / (1.0 + LEVELS[tree] * (paper if name in MAIN else cost))
             line.append(f"{here:.2f} / {there:.2f}")
-        rows.append([title(name), *cells])
+        rows.append([title(name), str(len(values)), *cells])
         speeds.append([title(name), f"{draft_cost.get(name, 0.0):.2f}", *line])
     return [
-        "**Tokens of one target forward pass** (recursive rejection)\n\n" + table(["draft", *LEVELS], rows),
+        "**Tokens of one target forward pass** (recursive rejection)\n\n"
+        + table(["draft", "texts", *LEVELS], [*rows, *tree_differences(held)]),
         f"**Modelled speed-up**: at the costs measured here, one pass of the target over 10 tokens costing "
-        f"{seconds['target 10'] / one:.2f} times one token / where such a pass costs as much as one token and the head "
+        f"{ten / one:.2f} times one token / where such a pass costs as much as one token and the head "
         f"{paper:.2f} of it\n\n" + table(["draft", "cost of a draft pass", *LEVELS], speeds),
     ]
+
+
+def tree_differences(held: Measured) -> list[list[str]]:
+    """The long run's trees less those of other drafts below the same texts."""
+    rows = []
+    one = held.trees("hour")
+    for name in OTHERS:
+        other = held.trees(name)
+        if one and other:
+            both = {tree: sorted(one[tree].keys() & other[tree].keys()) for tree in LEVELS}
+            values = {tree: np.array([one[tree][d] - other[tree][d] for d in both[tree]]) for tree in LEVELS}
+            cells = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*over_texts(v)) for v in values.values()]
+            rows.append([f"{title('hour')} - {title(name)}", str(len(both["chain 4"])), *cells])
+    return rows
+
+
+def over_texts(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of one number a text, and its 95% interval."""
+    low, high = bootstrap_interval(values[:, None], np.arange(len(values)))
+    return float(values.mean()), float(low[0]), float(high[0])
 
 
 def paper_cost() -> float:
@@ -275,46 +269,3 @@ def run_table(facts: Mapping[str, Any]) -> str:
 
 def _short(fact: Mapping[str, Any]) -> dict[str, Any]:
     return {name: fact[name] for name in ("sha256", "steps", "recipe", "text_sha256", "windows", "versions")}
-
-
-def draw_drafts(held: Measured, file: Path) -> None:
-    """alpha*_n with replacement of every draft, against n."""
-    ax = axes(None)
-    shown = [name for name in names(held) if name not in (*LOSSES, "full", "context")]
-    places = np.log2([1, 2, 4])
-    for i, name in enumerate(shown):
-        mean, low, high = held.interval(held.values(name)[:, :3])
-        other = name in OTHERS
-        shift = 0.04 * (i - (len(shown) - 1) / 2)
-        # Drafts that are not trained heads have open markers: colours and shapes come round again.
-        ax.errorbar(
-            places + shift, mean, [mean - low, high - mean], marker=MARKERS[i % 8], color=COLOURS[i % 8],
-            linestyle="--" if other else "-", markerfacecolor="white" if other else None, capsize=2, elinewidth=0.8,
-            linewidth=1.2, label=title(name),
-        )  # fmt: skip
-    ax.set_xticks(places, ["1", "2", "4"])
-    ax.set_title("What each draft lets a verifier accept; bars: 95% intervals over texts", fontsize=9)
-    ax.set_xlabel("drafts n, with replacement")
-    ax.set_ylabel("mean optimal acceptance rate")
-    legend(ax, beside=True)
-    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(root_of(ax))
-
-
-def draw_losses(held: Measured, file: Path) -> None:
-    """Paired differences to cross-entropy of heads that went on with another loss."""
-    ax = axes(None)
-    base = held.values("ce")
-    shown = [name for name in list(LOSSES)[1:] if held.seeds(name)]
-    for i, name in enumerate(shown):
-        mean, low, high = held.interval(100 * (held.values(name) - base))
-        places = np.arange(len(COLUMNS)) + 0.15 * (i - (len(shown) - 1) / 2)
-        bars = np.stack([mean - low, high - mean])
-        ax.errorbar(places, mean, bars, fmt="o", capsize=3, color=COLOURS[i], label=title(name))
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks(range(len(COLUMNS)), [f"alpha*_{n}\n{kind}" if n > 1 else "alpha*_1" for kind, n in COLUMNS])
-    ax.set_title("Training losses against cross-entropy; bars: paired 95% intervals over texts", fontsize=9)
-    ax.set_ylabel("percentage points over cross-entropy")
-    legend(ax)
-    root_of(ax).savefig(file, dpi=150, metadata={"Software": None})
-    plt.close(root_of(ax))

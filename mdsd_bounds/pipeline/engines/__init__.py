@@ -37,6 +37,12 @@ def get_engine(name: str) -> Engine:
     ------
     InputError
         If there is none.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.pipeline.engines import get_engine
+    >>> get_engine("local").__name__
+    'run_local'
     """
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}; choose {' or '.join(ENGINES)}")
