@@ -339,34 +339,6 @@ def in_words(advice: pd.DataFrame) -> str:
     )
 
 
-def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, most_depth: int) -> pd.DataFrame:
-    """Most tokens per target forward pass for each number of nodes, by sampler, verifier and family of trees."""
-    rows = []
-    for profile in found:
-        means = resampled(profile, documents)
-        best: dict[tuple[str, int], tuple[float, Choice]] = {}
-        for choice in choices(profile, most_nodes, most_depth):
-            family = "Sequoia" if choice.shape else "chain" if set(choice.branching) == {1} else "branching"
-            key, value = (family, sum(choice.widths)), float(choice.tokens(means[0]))
-            if key not in best or value > best[key][0]:
-                best[key] = (value, choice)
-        for (family, nodes), (value, choice) in sorted(best.items(), key=lambda item: item[0]):
-            low, high = np.quantile(choice.tokens(means[1:]), [0.025, 0.975])
-            rows.append(
-                {
-                    "sampler": profile.sampler,
-                    "verifier": profile.verifier,
-                    "family": family,
-                    "nodes": nodes,
-                    "tree": choice.name,
-                    "tokens": value,
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def _joined(real: Sequence[Scored]) -> list[Scored]:
     """Verifiers that do the same on the same tree (all of them on a chain) as one line, unless their times differ."""
     kept: list[Scored] = []
