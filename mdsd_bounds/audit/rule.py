@@ -33,7 +33,7 @@ from mdsd_bounds.verifiers.total_variation import total_variation
 #: Largest difference from p that passes for rounding.
 EXACT = 1e-12
 #: Entries [steps, V] that one call of a rule's step may hold (128 MB of float64).
-STEP_ENTRIES = 16_000_000
+_STEP_ENTRIES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,6 @@ class Counted:
 class RuleReport:
     """Audit of a rule: the enumerations (empty for a rule that gives steps only), its steps judged as logs, and its
     distance from the bound on real rows (empty where none were given).
-
-    Examples
-    --------
-    >>> from mdsd_bounds.audit import audit_rule
-    >>> from mdsd_bounds.verifiers import from_function
-    >>> rule = from_function(lambda p, q, drafts: q, name="emits the draft")
-    >>> report = audit_rule(rule, ("with_replacement",), (1,))
-    >>> report.lossy, report.name
-    (True, 'emits the draft')
     """
 
     name: str
@@ -193,7 +184,7 @@ def run_steps(
     require_pair(rule, sampler, (n,))
     own = sampler_options(rule, options)
     drafts, tokens = [], []
-    chunk = max(1, STEP_ENTRIES // p.shape[-1])
+    chunk = max(1, _STEP_ENTRIES // p.shape[-1])
     for b in range(p.shape[0]):
         drawn = many_drafts(q[b], n, steps, generator, sampler=sampler, **own)
         for part in torch.split(drawn, chunk):
@@ -251,15 +242,6 @@ def audit_rule(
     ------
     InputError
         As :func:`enumerate_rule` and :func:`mdsd_bounds.audit.report.judge`.
-
-    Examples
-    --------
-    >>> from mdsd_bounds.audit import audit_rule
-    >>> from mdsd_bounds.verifiers import from_function
-    >>> rule = from_function(lambda p, q, drafts: p, name="ignores the drafts")
-    >>> report = audit_rule(rule, ("with_replacement",), (1,))
-    >>> report.lossy
-    False
     """
     if steps < 1:
         raise InputError(f"--steps {steps}: give an integer of at least 1")

@@ -50,14 +50,7 @@ def partner(goal: float, low: float, high: float, sign: float, delta: float, n: 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exchange_ends(delta: float, n: float) -> tuple[float, float, float]:
-    """``(a, y0, t*)``: drafts below a and in (y0, t*) exchange keys.
-
-    Examples
-    --------
-    >>> from mdsd_bounds.diffusion import exchange_ends
-    >>> [round(x, 4) for x in exchange_ends(1.0, 2)]
-    [-1.4863, 0.9186, 1.0284]
-    """
+    """``(a, y0, t*)``: drafts below a and in (y0, t*) exchange keys."""
     t = larger_root(delta, n)
     a = smaller_root(delta, n, t)
     if n == 1.0:
@@ -70,7 +63,7 @@ def exchange_ends(delta: float, n: float) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def optimal_one(
+def _optimal_one(
     s: np.ndarray, uniform: np.ndarray, delta: float, ends: tuple[float, float, float]
 ) -> tuple[int, float, float]:
     """``(child, chance of acceptance, t*)`` of the optimal rule."""
@@ -134,7 +127,7 @@ def optimal_rows(s: np.ndarray, uniform: np.ndarray, deltas: np.ndarray, child: 
             continue
         if row == 0 or delta != deltas[row - 1]:
             ends = exchange_ends(delta, float(n))
-        best, chance, start[row] = optimal_one(s[row], uniform[row], delta, ends)
+        best, chance, start[row] = _optimal_one(s[row], uniform[row], delta, ends)
         child[row] = best if uniform[row, n] < chance else -1
 
 

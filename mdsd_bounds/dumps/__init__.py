@@ -272,13 +272,6 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     ------
     InputError
         If the path does not exist, the format is unknown, or the content is damaged.
-
-    Examples
-    --------
-    >>> from mdsd_bounds import load_example, open_dump
-    >>> dump = open_dump(load_example().facts.path)
-    >>> dump.facts.rows, dump.facts.target_width
-    (32, 151936)
     """
     label, how = parted(os.fspath(path))
     return _open_label(label, how)

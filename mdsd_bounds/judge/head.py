@@ -70,8 +70,6 @@ def fit_head(states: Tensor, label: Tensor, penalty: float, harmful_weight: floa
 
     Examples
     --------
-    >>> import torch
-    >>> from mdsd_bounds.judge import fit_head
     >>> states = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.2, 0.9], [0.8, 0.1]])
     >>> head = fit_head(states, torch.tensor([1, 0, 1, 0]), 0.03)
     >>> (head.scores(states) > 0.5).tolist()

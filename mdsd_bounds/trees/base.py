@@ -30,18 +30,7 @@ Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
 @dataclass(frozen=True)
 class Stop:
-    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import chain, sampling, stops
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
-    >>> tree = chain(model, sampling(torch.Generator().manual_seed(0)), 2)
-    >>> [(stop.node, round(stop.probability, 4)) for stop in stops(tree, model(tree.paths), "block")]
-    [(2, 1.0)]
-    """
+    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
 
     node: int
     probability: float
@@ -80,16 +69,6 @@ class Tree:
     shared : bool
         Whether all nodes of a level have the same drafts below them (:mod:`mdsd_bounds.trees.marginal`); then only
         rules that decide node by node are lossless.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
-    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
-    >>> tree.paths
-    ((), (2,), (1,), (2, 2), (1, 0))
     """
 
     parents: tuple[int, ...]
@@ -222,18 +201,7 @@ def grow(
 
 
 def sampling(source: Source = None) -> Draw:
-    """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
-    >>> trees = [rsd_c(draft, sampling(torch.Generator().manual_seed(3)), (2, 2)) for _ in range(2)]
-    >>> trees[0].tokens == trees[1].tokens
-    True
-    """
+    """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k."""
 
     def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]) -> Path:
         return tuple(get_sampler(sampler).sample(q[None], n, generator_at(source, path), **options)[0].tolist())
@@ -252,18 +220,6 @@ def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     Within a tree each node is drawn once, so its distribution is the builder's; between trees the drafts below one path
     come from the same random numbers.  Trees then share most of their nodes, and differences between them have less
     variance.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import chain, common_randomness, rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
-    >>> source = common_randomness(5)
-    >>> one = chain(draft, sampling(source), 1)
-    >>> two = rsd_c(draft, sampling(source), (2,))
-    >>> one.tokens[1] == two.drafts[0][0]
-    True
     """
 
     def at(path: Path) -> torch.Generator:

@@ -149,6 +149,7 @@ def depth_table(held: Measured) -> str:
         if depths.shape[1] > 1:
             rows.append([title(name), *(cell(*triple) for triple in zip(*held.interval(depths), strict=True))])
     most = max((len(row) - 1 for row in rows), default=0)
+    rows = [row + [""] * (most + 1 - len(row)) for row in rows]
     return "**Acceptance of one draft by depth**\n\n" + table(["draft", *(f"depth {i + 1}" for i in range(most))], rows)
 
 

@@ -38,7 +38,7 @@ from mdsd_bounds.trees.sweep.layer import Drafting, prepare_layer
 from mdsd_bounds.trees.sweep.plan import drafting, layer_steps, require_sweep
 
 #: Below this nothing is left of ``1 - sum m``: the children have all the probability.
-SPENT = 1e-15
+_SPENT = 1e-15
 
 
 @dataclass
@@ -98,18 +98,6 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     Notes
     -----
     O(k log k) for each component of a layer (at most twice as many as tokens that can be drafted), and O(V) a node.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import expected_accepted, rsd_c, sampling, stops
-    >>> from mdsd_bounds.trees.sweep import sweep_stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
-    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
-    >>> target = torch.tensor([[0.6, 0.3, 0.1]] * len(tree.paths), dtype=torch.float64)
-    >>> round(expected_accepted(tree, sweep_stops(tree, target)), 4)
-    2.0
     """
     sampler = require_sweep(tree)
     held = {0: Held(target[0].numpy(), 1.0)}
@@ -145,7 +133,7 @@ def _reveal(
     rule = prepare_layer(draftings, [held[v].at(d.token) for v, d in zip(nodes, draftings, strict=True)])
     given, mean = rule.accept(drafts), rule.mean
     rest = 1.0 - float(mean.sum())
-    factor = max(1.0 - float(sum(x.sum() for x in given)), 0.0) / rest if rest > SPENT else 0.0
+    factor = max(1.0 - float(sum(x.sum() for x in given)), 0.0) / rest if rest > _SPENT else 0.0
     for k, v in enumerate(nodes):
         node = held[v]
         node.taken.append((draftings[k].token, mean[rule.first[k] : rule.first[k + 1]] / node.factor))
