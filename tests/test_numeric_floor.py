@@ -128,8 +128,7 @@ def test_rates_never_exceed_the_bound() -> None:
             alpha = exact_alpha(p, q, sampler, n)
             for name, rule in VERIFIERS.items():
                 fits = sampler in rule.samplers and rule.drafts_needed in (None, n)
-                # The optimal rule has tests of its own; here stand the published ones.
-                if not fits or not rule.lossless or name == "optimal":
+                if not fits or not rule.lossless:
                     continue
                 rate = acceptance_rate(p, q, n, sampler, name, samples=200)
                 assert float(rate.value) <= alpha + 6 * float(rate.stderr) + 1e-11, (name, sampler, n, p, q)
@@ -137,6 +136,25 @@ def test_rates_never_exceed_the_bound() -> None:
                 assert float((found.probs - tensor(p)).abs().max()) < (1e-8 if name == "gumbel_list" else 1e-12)
                 if rate.exact:
                     assert float(rate.value) == pytest.approx(found.acceptance, abs=1e-8)
+
+
+@pytest.mark.parametrize("pad", [0, 9000])
+@pytest.mark.parametrize(
+    ("p", "q", "n", "alpha"),
+    [
+        ([0.1, 0.6, 0.3], [1.0, 4 * LEAST, LEAST], 2, 0.9),
+        ([0.05, 0.05, 0.9], [1.0, 2 * LEAST, 6 * LEAST], 2, 0.85),
+        ([1.35e-321, 1.23e-311, 1.0], [1.0, 2 * LEAST, LEAST], 2, 1 / 3),
+    ],
+)
+def test_the_optimal_rule_with_one_draw_of_a_subnormal_rest(
+    p: list[float], q: list[float], n: int, alpha: float, pad: int
+) -> None:
+    """The rest has no finite reciprocal: r = q / rest, never q times a reciprocal."""
+    wide_p, wide_q = (torch.nn.functional.pad(tensor(row), (0, pad)) for row in (p, q))
+    assert float(acceptance_rate(wide_p, wide_q, n, "greedy", "optimal").value) == pytest.approx(alpha, abs=1e-11)
+    found = enumerate_verifier(VERIFIERS["optimal"], tensor(p), tensor(q), n, sampler="greedy")
+    assert float((found.probs - tensor(p)).abs().max()) < 1e-12
 
 
 def test_recursive_rejection_against_fractions() -> None:
@@ -159,6 +177,8 @@ def test_recursive_rejection_against_fractions() -> None:
         ("rrs_without_replacement", "without_replacement", 3),
         ("rrs_without_replacement", "top_m_plus", 3),
         ("greedy", "greedy", 2),
+        ("optimal", "greedy", 2),
+        ("optimal", "top_m_plus", 3),
     ],
 )
 def test_steps_are_lossless_at_the_floor(name: str, sampler: str, n: int, pad: int) -> None:

@@ -20,7 +20,6 @@ from mdsd_bounds.trees.advise import (
     advise,
     choices,
     costs_from,
-    frontier,
     in_words,
     profiles,
     resampled,
@@ -29,6 +28,7 @@ from mdsd_bounds.trees.bounds import node_optimum
 from mdsd_bounds.trees.builders import rsd_c
 from mdsd_bounds.trees.enumerate import tree_distribution
 from mdsd_bounds.trees.sequoia import best_shape, shaped
+from mdsd_bounds.trees.speed_frontier import frontier
 from mdsd_bounds.trees.verify import expected_emitted, stops
 from mdsd_bounds.verifiers import acceptance_rate
 

@@ -23,9 +23,9 @@ NUMBERS, HALF, BFLOAT = 0, 1, 2
 _HALF_INF, _BFLOAT_INF = np.int16(0x7C00), np.int16(0x7F80)
 _MAGNITUDE = np.int16(0x7FFF)
 
-LOG2_E = 1.4426950408889634
+_LOG2_E = 1.4426950408889634
 #: ln 2 in two parts: the first with its last 21 bits empty, so that its multiples by k are exact.
-LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 #: Adding it rounds to an integer, which then stands in the last bits.
 ROUND = 6755399441055744.0
 #: exp of anything less may be less than the smallest normal number.
@@ -144,9 +144,9 @@ def _exponents(x, peak, temperature):  # type: ignore[no-untyped-def]
 @njit(**STEP, fastmath={"contract", "nsz"})
 def _reduced(x):  # type: ignore[no-untyped-def]
     """k with ``ROUND`` added, and ``exp(x - k ln 2)``."""
-    shifted = x * LOG2_E + ROUND
+    shifted = x * _LOG2_E + ROUND
     k = shifted - ROUND
-    r = (x - k * LN2_HIGH) - k * LN2_LOW
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     value = 1.0 / 6227020800.0
     value = value * r + 1.0 / 479001600.0
     value = value * r + 1.0 / 39916800.0

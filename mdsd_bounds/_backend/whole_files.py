@@ -18,7 +18,7 @@ from pathlib import Path
 from mdsd_bounds.problem import InputError
 
 #: What a killed run may leave in a folder of its own: names of this module, and those of earlier versions.
-LEFTOVER = re.compile(r"^(\.mdsd-[0-9a-f]{32}\.tmp|[\w.-]+\.(safetensors|json|part)\.\d+\.tmp)$")
+_LEFTOVER = re.compile(r"^(\.mdsd-[0-9a-f]{32}\.tmp|[\w.-]+\.(safetensors|json|part)\.\d+\.tmp)$")
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def leftovers(folder: Path) -> list[Path]:
     """The temporary files in a folder."""
-    return [file for file in folder.iterdir() if LEFTOVER.match(file.name)]
+    return [file for file in folder.iterdir() if _LEFTOVER.match(file.name)]
 
 
 def _link(temporary: Path, final: Path) -> None:

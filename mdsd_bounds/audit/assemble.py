@@ -26,7 +26,7 @@ from mdsd_bounds.samplers import get_sampler, sampler_options
 #: Entries [units, K] held at a time (64 MB of float64 for each of p and q).
 ENTRIES = 8_000_000
 #: Bytes a position takes at the height of an audit: masses of its cells, scores of the faults, and copies of them.
-BYTES = 3 * CELLS * (2 * 8 + 4 * len(CONTROLS))
+_BYTES = 3 * CELLS * (2 * 8 + 4 * len(CONTROLS))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def assemble(
     names = tuple(line.sampler or sampler for line in lines)
     for name in dict.fromkeys(name for name in names if name):
         _check_sampler(name, path)
-    require_memory(len(lines) * BYTES, f"{path}: a log of {len(lines)} positions", "audit it in parts")
+    require_memory(len(lines) * _BYTES, f"{path}: a log of {len(lines)} positions", "audit it in parts")
     table = _Table(len(lines))
     # Bets on faults are for the most drafts that came before: a position's own number might depend on its drafts.
     counts = np.array([len(line.drafts) for line in lines], dtype=np.int64)

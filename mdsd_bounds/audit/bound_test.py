@@ -32,7 +32,7 @@ from mdsd_bounds.samplers import get_sampler
 #: Betting fractions on an acceptance.
 FRACTIONS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 #: Variance (in positions / 4) at which the confidence sequence is tightest.
-TIGHTEST = 100.0
+_TIGHTEST = 100.0
 
 
 @dataclass(frozen=True)
@@ -105,5 +105,5 @@ def _bets(name: str, hits: Flags, most: Floats, where: Flags) -> Bets:
 
 def radius(count: int, level: float) -> float:
     """Half-width of the confidence sequence of a mean of ``count`` indicators."""
-    v = count / 4.0 + TIGHTEST
-    return float(np.sqrt(v * np.log(v / (TIGHTEST * level**2)))) / count
+    v = count / 4.0 + _TIGHTEST
+    return float(np.sqrt(v * np.log(v / (_TIGHTEST * level**2)))) / count

@@ -16,9 +16,9 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 #: Edges of log2(q/p) and of p.
-RATIO_EDGES = np.array([-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
-LEVEL_EDGES = np.array([1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.9])
-RATIOS, LEVELS = len(RATIO_EDGES) + 1, len(LEVEL_EDGES) + 1
+_RATIO_EDGES = np.array([-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+_LEVEL_EDGES = np.array([1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.9])
+RATIOS, LEVELS = len(_RATIO_EDGES) + 1, len(_LEVEL_EDGES) + 1
 #: The last cell holds the tokens with p = 0.
 IMPOSSIBLE = RATIOS * LEVELS
 CELLS = IMPOSSIBLE + 1
@@ -40,7 +40,7 @@ def cells_of(p: Floats, q: Floats) -> Ints:
     """Cell of every token, same shape as p; without q (all zeros or p itself) only p tells cells apart."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log2(q) - np.log2(p)
-    place = np.digitize(ratio, RATIO_EDGES) * LEVELS + np.digitize(p, LEVEL_EDGES)
+    place = np.digitize(ratio, _RATIO_EDGES) * LEVELS + np.digitize(p, _LEVEL_EDGES)
     return np.where(p > 0, place, IMPOSSIBLE)
 
 

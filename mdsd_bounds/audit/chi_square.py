@@ -79,7 +79,7 @@ def chi_square(probs: Floats, cell: Ints, tolerance: Floats) -> ChiSquare:
     statistic = float(gap @ inverse @ gap)
     shift = 2.0 * float(tolerance.sum()) ** 2 / float(values[held].min())
     return ChiSquare(
-        statistic, freedom, upper_tail(statistic, freedom, shift), groups, observed, expected, inverse, shift
+        statistic, freedom, _upper_tail(statistic, freedom, shift), groups, observed, expected, inverse, shift
     )
 
 
@@ -100,14 +100,14 @@ def pool(probs: Floats) -> Ints:
     return groups
 
 
-def upper_tail(statistic: float, freedom: int, shift: float) -> float:
+def _upper_tail(statistic: float, freedom: int, shift: float) -> float:
     """``Pr(X >= statistic)`` under the noncentral chi-square distribution; central where the shift is negligible."""
     if shift <= 1e-9:
         return float(stats.chi2.sf(statistic, freedom))
     return float(stats.ncx2.sf(statistic, freedom, shift))
 
 
-def critical_value(level: float, freedom: int, shift: float) -> float:
+def _critical_value(level: float, freedom: int, shift: float) -> float:
     """Statistic beyond which the p-value is below ``level``."""
     if shift <= 1e-9:
         return float(stats.chi2.isf(level, freedom))
@@ -116,7 +116,7 @@ def critical_value(level: float, freedom: int, shift: float) -> float:
 
 def needed_noncentrality(power: float, level: float, freedom: int, shift: float) -> float:
     """Noncentrality at which the test at ``level`` rejects with probability ``power``."""
-    critical = critical_value(level, freedom, shift)
+    critical = _critical_value(level, freedom, shift)
 
     def short(noncentrality: float) -> float:
         return float(stats.ncx2.sf(critical, freedom, noncentrality)) - power

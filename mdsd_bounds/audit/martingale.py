@@ -37,9 +37,9 @@ FRACTIONS = (0.03, 0.1, 0.3, 0.6, 0.9)
 #: Betting fractions on events that should not happen (or not more often than a bound).
 ODDS = tuple(10.0**k for k in range(7))
 #: Pseudo-counts that hold a learned bet near one until there is something to learn from.
-PRIOR = 5.0
+_PRIOR = 5.0
 #: How much of what was learned is wagered.
-TRUST = (0.5, 1.0)
+_TRUST = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, drifts: NDArray[np.float
     O(N CELLS) in time and memory.
     """
     families = [
-        *(fixed_bets(name, score, probs, cell, tolerance) for name, score in SCORES.items()),
-        learned_bets("q/p", RATIO_OF, probs, cell, tolerance),
-        learned_bets("p", LEVEL_OF, probs, cell, tolerance),
-        learned_bets("q/p and p", np.arange(CELLS), probs, cell, tolerance),
+        *(_fixed_bets(name, score, probs, cell, tolerance) for name, score in SCORES.items()),
+        _learned_bets("q/p", RATIO_OF, probs, cell, tolerance),
+        _learned_bets("p", LEVEL_OF, probs, cell, tolerance),
+        _learned_bets("q/p and p", np.arange(CELLS), probs, cell, tolerance),
         event_bets("impossible tokens", probs[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
     ]
     if drifts is not None:
         # All of them, also those that this log is never about: shares must not depend on what comes later.
-        families += [fault_bets(name, drifts[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
+        families += [_fault_bets(name, drifts[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
     return join(families)
 
 
@@ -131,7 +131,7 @@ def join(families: list[Bets]) -> Wager:
     return Wager(np.where(top == np.inf, np.inf, joined), names, ends, len(families))
 
 
-def fixed_bets(name: str, score: Floats, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def _fixed_bets(name: str, score: Floats, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``(1 + lambda s) / (1 + lambda E s + 2 |lambda| tolerance)`` for every betting fraction of both signs."""
     seen, due = score[cell], probs @ score
     bets = []
@@ -147,7 +147,7 @@ def fixed_bets(name: str, score: Floats, probs: Floats, cell: Ints, tolerance: F
     return bets
 
 
-def fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def _fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``(1 + lambda s) / (1 + lambda E s + 2 lambda tolerance)`` with a score of its own at each position."""
     seen, due = score[np.arange(len(cell)), cell].astype(np.float64), np.einsum("nc,nc->n", probs, score)
     return [
@@ -159,18 +159,18 @@ def fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints,
     ]
 
 
-def learned_bets(name: str, group_of: Ints, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
+def _learned_bets(name: str, group_of: Ints, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``w(cell) / (E w + tolerance (max w - min w))`` with w learned from the positions before."""
     groups = int(group_of.max()) + 1
     sort = np.zeros((CELLS, groups))
     sort[np.arange(CELLS), group_of] = 1.0
     due, seen = probs @ sort, sort[cell]
     before_due, before_seen = (np.cumsum(x, axis=0) - x for x in (due, seen))
-    weight = (before_seen + PRIOR) / (before_due + PRIOR)
+    weight = (before_seen + _PRIOR) / (before_due + _PRIOR)
     # The impossible cell has its own bet: nothing is ever due there.
     weight[:, -1] = 1.0
     bets = []
-    for trust in TRUST:
+    for trust in _TRUST:
         g = 1.0 + trust * (weight - 1.0)
         cost = (due * g).sum(1) + tolerance * (g.max(1) - g.min(1))
         bets.append((f"learned by {name}, trust {trust}", np.log((seen * g).sum(1)) - np.log(cost)))

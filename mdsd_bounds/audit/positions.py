@@ -16,7 +16,7 @@ from mdsd_bounds.problem import Option
 #: Numbers of drafts for which "what would n drafts buy" is answered.
 LADDER = (1, 2, 3, 4)
 #: Vocabularies up to this size are bounded by enumeration of all subsets.
-FEW_TOKENS = 8
+_FEW_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,6 @@ def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, optio
     from mdsd_bounds.bounds import optimal_acceptance
 
     # All 2^V subsets are the quicker route to the same number for a handful of tokens.
-    given: dict[str, Any] = {"method": "subsets" if p.shape[1] <= FEW_TOKENS else "auto"} | options
+    given: dict[str, Any] = {"method": "subsets" if p.shape[1] <= _FEW_TOKENS else "auto"} | options
     bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, **given)
     return np.asarray(bound.high.numpy(), dtype=np.float64)

@@ -44,7 +44,7 @@ def rule_data(report: RuleReport) -> dict[str, Any]:
     """A rule's report as plain data."""
     return _document(
         {
-            "verdict": rule_verdict(report),
+            "verdict": _rule_verdict(report),
             "verifier": report.name,
             "lossy": report.lossy,
             "enumeration": [{**asdict(row), "lossless": row.lossless} for row in report.enumerated],
@@ -85,7 +85,7 @@ def verdict(report: LogReport) -> str:
     return f"not refuted: {report.positions} positions are what a lossless rule may write (level {report.alpha:g})"
 
 
-def rule_verdict(report: RuleReport) -> str:
+def _rule_verdict(report: RuleReport) -> str:
     """One line."""
     bad = [row for row in report.enumerated if not row.lossless]
     if bad:
@@ -137,7 +137,7 @@ def log_text(report: LogReport, verbose: bool = True) -> str:
 
 def rule_text(report: RuleReport, verbose: bool = True) -> str:
     """A rule's report for reading; without the tests on its steps where it is not ``verbose``."""
-    parts = [f"verdict: {printable(report.name)}: {rule_verdict(report)}"]
+    parts = [f"verdict: {printable(report.name)}: {_rule_verdict(report)}"]
     if report.gaps:
         head = ["sampler", "n", "rows", "acceptance", "bound", "gap", "95% interval of the gap", "Monte Carlo error"]
         rows = [

@@ -27,7 +27,7 @@ from mdsd_bounds.problem import InputError
 #: Tests that can reject the null and share the level.
 TESTS = 3
 #: Level at which the drafts are taken not to follow the sampler: withdrawing the bound test wrongly costs power only.
-GUARD = 0.05
+_GUARD = 0.05
 #: Positions shown as evidence.
 SHOWN = 5
 
@@ -126,7 +126,7 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.drifts)
     chi = chi_square(positions.p_mass, positions.cell, positions.tolerance)
     drafts = draft_check(positions)
-    sound = drafts is None or drafts.crossed(GUARD) is None
+    sound = drafts is None or drafts.crossed(_GUARD) is None
     bound = bound_test(positions, level / 2)
     tests = [
         _wealth_test("output distribution (any time)", output, level, np.arange(len(positions))),

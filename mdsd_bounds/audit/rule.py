@@ -33,7 +33,7 @@ from mdsd_bounds.verifiers.total_variation import total_variation
 #: Largest difference from p that passes for rounding.
 EXACT = 1e-12
 #: Entries [steps, V] that one call of a rule's step may hold (128 MB of float64).
-STEP_ENTRIES = 16_000_000
+_STEP_ENTRIES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def run_steps(
     require_pair(rule, sampler, (n,))
     own = sampler_options(rule, options)
     drafts, tokens = [], []
-    chunk = max(1, STEP_ENTRIES // p.shape[-1])
+    chunk = max(1, _STEP_ENTRIES // p.shape[-1])
     for b in range(p.shape[0]):
         drawn = many_drafts(q[b], n, steps, generator, sampler=sampler, **own)
         for part in torch.split(drawn, chunk):

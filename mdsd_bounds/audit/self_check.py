@@ -23,7 +23,7 @@ from mdsd_bounds.verifiers.base import Verifier
 #: Tokens, drafts and positions of a drawn log.
 SIZE, DRAFTS, POSITIONS = 6, 4, 3000
 #: Lossless rules that stand beside the controls, and the sampler of each.
-SOUND = (("rrs", "with_replacement"), ("rrs_without_replacement", "without_replacement"), ("nss", "with_replacement"))
+_SOUND = (("rrs", "with_replacement"), ("rrs_without_replacement", "without_replacement"), ("nss", "with_replacement"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def drawn_log(rule: Verifier, sampler: str, n: int, count: int, seed: int) -> Po
 def self_check(positions: int = POSITIONS, alpha: float = 0.01, seed: int = 0) -> list[Checked]:
     """Enumerate every control and some lossless rules, and judge a log of each."""
     rules = [(rule, rule.samplers[0]) for rule in CONTROLS.values()]
-    rules += [(VERIFIERS[name], sampler) for name, sampler in SOUND]
+    rules += [(VERIFIERS[name], sampler) for name, sampler in _SOUND]
     return [
         Checked(
             rule,

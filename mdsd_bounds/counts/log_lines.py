@@ -49,7 +49,7 @@ _LLAMA_TOTAL = re.compile(
 )
 _LLAMA_TOTAL_POSITIONS = re.compile(rf"#acc rate/pos = {_LIST}")
 #: Decoding steps between two lines of SGLang, unless the server was started with another --decode-log-interval.
-SGLANG_INTERVAL = 40
+_SGLANG_INTERVAL = 40
 #: Numbers of steps that are tried.
 _TRIED = 100_000
 
@@ -108,7 +108,7 @@ def _sglang(text: str) -> Unit | None:
         return None
     running, length = count(int(match[1]), "#running-req"), count(float(match[2]), "accept len")
     rate = None if match[3] is None else count(float(match[3]), "accept rate")
-    drafts = SGLANG_INTERVAL * running
+    drafts = _SGLANG_INTERVAL * running
     accepted = drafts * max(length - 1, 0.0)
     # An idle line.
     if not drafts or length == 0:
@@ -117,14 +117,14 @@ def _sglang(text: str) -> Unit | None:
 
 
 #: In the order in which they are tried; a log is read in the first form that one of its lines has.
-LINE_FORMS = (
+_LINE_FORMS = (
     LineForm("vLLM", "log line", _vllm),
     LineForm("llama.cpp", "request", _llama),
     LineForm(
         "SGLang",
         "log line",
         _sglang,
-        note=f"SGLang prints no counts: a line is weighed by its running requests, with {SGLANG_INTERVAL} steps of "
+        note=f"SGLang prints no counts: a line is weighed by its running requests, with {_SGLANG_INTERVAL} steps of "
         "each (the default --decode-log-interval); accepted/drafted is its accept rate, in which some versions count "
         "the bonus token and others do not",
         rounding=0.005,
@@ -143,7 +143,7 @@ LINE_FORMS = (
 
 def is_log(text: str) -> bool:
     """Whether a line reports acceptance in one of the forms."""
-    return any(_is(form, text) for form in LINE_FORMS)
+    return any(_is(form, text) for form in _LINE_FORMS)
 
 
 def _is(form: LineForm, text: str) -> bool:
@@ -165,7 +165,7 @@ def read_log(path: Path) -> Counts:
     with reading(path, "server log", _REMEDY) as place:
         for number, text in lines(path):
             place.at = f"line {number}"
-            for rank, form in enumerate(LINE_FORMS):
+            for rank, form in enumerate(_LINE_FORMS):
                 found = form.read(text)
                 if found is not None:
                     units.setdefault(rank, []).append(found)
@@ -173,7 +173,7 @@ def read_log(path: Path) -> Counts:
         if not units:
             raise InputError(f"{path}: no line reports accepted tokens; {_REMEDY}")
         place.at = ""
-        form = LINE_FORMS[min(units)]
+        form = _LINE_FORMS[min(units)]
         listed, notes = units[min(units)], [form.note] if form.note else []
         if form.total:
             listed, resets = _added(listed)

@@ -63,7 +63,7 @@ def exchange_ends(delta: float, n: float) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def optimal_one(
+def _optimal_one(
     s: np.ndarray, uniform: np.ndarray, delta: float, ends: tuple[float, float, float]
 ) -> tuple[int, float, float]:
     """``(child, chance of acceptance, t*)`` of the optimal rule."""
@@ -127,7 +127,7 @@ def optimal_rows(s: np.ndarray, uniform: np.ndarray, deltas: np.ndarray, child: 
             continue
         if row == 0 or delta != deltas[row - 1]:
             ends = exchange_ends(delta, float(n))
-        best, chance, start[row] = optimal_one(s[row], uniform[row], delta, ends)
+        best, chance, start[row] = _optimal_one(s[row], uniform[row], delta, ends)
         child[row] = best if uniform[row, n] < chance else -1
 
 

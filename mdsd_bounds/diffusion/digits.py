@@ -175,7 +175,7 @@ def _reader() -> Any:
     return KNeighborsClassifier(5).fit(images.reshape(len(images), -1), labels)
 
 
-def read_digits(videos: Tensor, width: int = 8) -> Tensor:
+def _read_digits(videos: Tensor, width: int = 8) -> Tensor:
     """``[B, windows]``: the digit of each disjoint window: frames cropped where brightest, averaged, then read."""
     frames = ((videos + 1.0) / 2.0).clamp(0.0, 1.0).reshape(-1, 1, CANVAS, CANVAS).float()
     crops = frames.unfold(2, DIGIT, 1).unfold(3, DIGIT, 1)[:, 0].flatten(1, 2)
@@ -186,7 +186,7 @@ def read_digits(videos: Tensor, width: int = 8) -> Tensor:
 
 def digit_agreement(videos: Tensor, width: int = 8) -> Tensor:
     """``[B]``: share of pairs of disjoint windows that are read as the same digit."""
-    labels = read_digits(videos, width)
+    labels = _read_digits(videos, width)
     number = labels.shape[1]
     return ((labels[:, :, None] == labels[:, None]).sum((1, 2)) - number) / (number * (number - 1))
 

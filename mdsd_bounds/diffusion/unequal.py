@@ -38,7 +38,7 @@ def optimum(ratio: LogRatio, n: int) -> tuple[float, float]:
     return accepted, best
 
 
-def log_below(ratio: LogRatio, tau: float) -> float:
+def _log_below(ratio: LogRatio, tau: float) -> float:
     """log Q(L <= tau), to relative precision."""
     below, above = ratio.q_tails(tau)
     if above < 0.5:
@@ -47,7 +47,7 @@ def log_below(ratio: LogRatio, tau: float) -> float:
 
 
 def _condition(ratio: LogRatio, tau: float, n: int) -> float:
-    return tau - math.log(n) - (n - 1) * log_below(ratio, tau)
+    return tau - math.log(n) - (n - 1) * _log_below(ratio, tau)
 
 
 def _largest_root(ratio: LogRatio, n: int) -> float:
@@ -56,7 +56,7 @@ def _largest_root(ratio: LogRatio, n: int) -> float:
     back = 0.0
     for _ in range(100):
         tau = log_n - back
-        log_mass = log_below(ratio, tau)
+        log_mass = _log_below(ratio, tau)
         slope = 1.0 - (n - 1) * ratio.density(tau) * math.exp(-log_mass)
         if slope <= 0.0:
             # Past the place where f turns: the root lies between here and the last step.
@@ -74,14 +74,14 @@ def _scan(ratio: LogRatio, n: int) -> list[tuple[float, float]]:
     low = min(ratio.mean, 0.0) - 2.0 * ratio.spread - 1e-3
     found = []
     for tau in np.linspace(low, math.log(n), _SCAN):
-        log_mass = log_below(ratio, float(tau))
+        log_mass = _log_below(ratio, float(tau))
         found.append((float(tau), ratio.p_tails(float(tau))[0] - math.exp(n * log_mass)))
     return found
 
 
 def _value(ratio: LogRatio, tau: float, n: int) -> tuple[float, float]:
     """Accepted and rejected mass of the subset that ends at a root tau of f."""
-    log_mass = log_below(ratio, tau)
+    log_mass = _log_below(ratio, tau)
     accepted = ratio.p_tails(tau)[0] - math.expm1(n * log_mass)
     if accepted < 0.5:
         return accepted, 1.0 - accepted

@@ -18,6 +18,8 @@ from mdsd_bounds.dumps.base import Dump, LogitBatch
 
 #: Rows of a run of neighbours, and runs.
 _RUN, _RUNS = 8, 8
+#: Bytes of a dump that can be read from its first row on only, up to which all of it is looked through.
+_SMALL = 1 << 28
 #: A row whose most probable token leaves less than this is one-hot: servers that speculate round, to -1e-8 or so.
 _ONE_HOT = 1e-6
 #: How many rows apart the two models, or rows and tokens, may have come to be: the order in which they are looked for.
@@ -68,12 +70,22 @@ def evidence(dump: Dump, limit: int | None = None) -> Evidence:
 
 
 def _batches(dump: Dump, rows: int) -> Iterator[LogitBatch]:
-    if rows <= _RUN * _RUNS or dump.facts.forwards:
-        yield from dump.batches(_RUN * _RUNS, 0, min(rows, _RUN * _RUNS))
-        return
-    for run in range(_RUNS):
-        start = run * (rows - _RUN) // (_RUNS - 1)
-        yield from dump.batches(_RUN, start, start + _RUN)
+    whole = _RUN * _RUNS
+    starts = [run * (rows - _RUN) // (_RUNS - 1) for run in range(_RUNS)]
+    if rows <= whole or (dump.facts.forwards and dump.facts.bytes > _SMALL):
+        yield from dump.batches(whole, 0, min(rows, whole))
+    elif dump.facts.forwards:
+        # Rows that are only read from the first one on are all read, where they are few.
+        wanted = {start // _RUN for start in starts}
+        yield from (batch for k, batch in enumerate(dump.batches(_RUN, 0, rows)) if k in wanted)
+    else:
+        first = next(iter(dump.batches(_RUN, 0, _RUN)))
+        if not bool(_run(first).joined.any()):
+            # Neighbours of one text stand further apart: rows of a batch that was written step by step.
+            yield from dump.batches(whole, 0, whole)
+            return
+        for start in starts:
+            yield from dump.batches(_RUN, start, start + _RUN)
 
 
 def _run(batch: LogitBatch) -> _Run:
@@ -90,15 +102,34 @@ def _run(batch: LogitBatch) -> _Run:
             # The best that can be said of a token that is not stored.
             other.append(torch.minimum(cut[:, 2], cut[:, 1].clamp(min=1e-300).log()).clamp(-50.0, 0.0))
             missing.append(cut[:, :2].mean(-1))
-    joined = torch.ones(len(batch.row), dtype=torch.bool)
-    for column, step in ((batch.doc, 0), (batch.position, 1)):
-        if column is not None:
-            joined[1:] &= column.diff() == step
-    joined[:1] = False
+    order, joined = _in_texts(batch)
     token = batch.token
     if token is not None:
-        token = torch.where(token < logp[0].shape[1], token, -1)
-    return _Run((logp[0], logp[1]), (other[0], other[1]), (missing[0], missing[1]), token, joined)
+        token = torch.where(token < logp[0].shape[1], token, -1)[order]
+    return _Run(
+        (logp[0][order], logp[1][order]), (other[0][order], other[1][order]), (missing[0][order], missing[1][order]),
+        token, joined,
+    )  # fmt: skip
+
+
+def _in_texts(batch: LogitBatch) -> tuple[Tensor, Tensor]:
+    """The rows in the order of their texts, and whether each is the next one of the same text as the row before it.
+
+    The next one is the usual step further on: rows may lie in any order, and only every other one may be kept.
+    """
+    order = torch.arange(len(batch.row))
+    joined = torch.ones(len(order), dtype=torch.bool)
+    if batch.position is not None:
+        order = batch.position.argsort(stable=True)
+    if batch.doc is not None:
+        order = order[batch.doc[order].argsort(stable=True)]
+        joined[1:] &= batch.doc[order].diff() == 0
+    if batch.position is not None and len(order) > 1:
+        steps = batch.position[order].diff()
+        forward = steps[joined[1:] & (steps > 0)]
+        joined[1:] &= steps == (int(forward.mode().values) if len(forward) else 1)
+    joined[:1] = False
+    return order, joined
 
 
 def _score(run: _Run, model: int, token: Tensor, rows: slice) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdsd_bounds.dumps.columns import COLUMNS
 from mdsd_bounds.dumps.formats.native import MANIFEST
+from mdsd_bounds.dumps.token_map import MAPS
 from mdsd_bounds.dumps.verified import content_of
 from mdsd_bounds.problem import InputError
 
 #: Endings of the files that a folder of each kind is made of; the first kind that is there counts.
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
+#: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
+_BESIDE = {
+    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *MAPS, *(f"draft_{name}" for name in MAPS))),
+    ".parquet": ("compression.json",),
+}
 
 
 @dataclass(frozen=True)
@@ -53,17 +60,18 @@ NO_FILES = Source()
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files that make up a dump, in order."""
+    """The files that make up a dump, in order, with those that are read without being named."""
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            beside = [path.parent / name for name in _BESIDE.get(path.suffix, ())]
+            found += [path, *(file for file in beside if file.is_file())]
         elif (path / MANIFEST).exists():
             found.append(path / MANIFEST)
         else:
             endings = next((endings for sign, endings in _KINDS if any(path.glob(sign))), ())
             found += sorted(file for file in path.iterdir() if file.suffix in endings and file.is_file())
-    return found
+    return list(dict.fromkeys(found))
 
 
 def source_of(paths: Sequence[Path]) -> Source:

@@ -56,15 +56,33 @@ def _known(name: str) -> str:
 
 
 def unnamed_map(arrays: Mapping[str, A], width: int, rows: int) -> str:
-    """An array that holds one integer for each of the draft's ``width`` columns under a name that is not known.
+    """An array under a name that is not known which may say what the draft's ``width`` columns stand for.
 
-    It may be the token map.  Empty where there is none, or where it could as well hold one integer a row.
+    Either one number for each column, or marks of as many of the target's tokens.  Where there are as many rows as
+    columns, numbers that repeat are taken for those of rows.  Empty where there is no such array.
     """
     for name, array in arrays.items():
-        integers = str(getattr(array, "dtype", "")).startswith(("int", "uint"))
-        if integers and tuple(array.shape) == (width,) and width != rows and _known(name) not in MAPS:
+        long = [size for size in array.shape if size != 1]
+        kind = str(getattr(array, "dtype", "")).removeprefix("torch.")
+        if len(long) != 1 or _known(name) in MAPS or not kind.startswith(("int", "uint", "float", "bfloat", "bool")):
+            continue
+        if long[0] == width and width != rows and kind.startswith(("int", "uint")):
+            return name
+        if long[0] >= width and _may_map(array, width):
             return name
     return ""
+
+
+def _may_map(array: Shaped, width: int) -> bool:
+    """Whether the values are distinct integers, one a column, or marks of ``width`` tokens."""
+    values = array.whole().flatten() if hasattr(array, "whole") else None
+    if values is None or values.is_complex() or not bool((values == values.round()).all() if values.is_floating_point()
+                                                         else True):  # fmt: skip
+        return False
+    values = values.to(torch.int64)
+    if len(values) > width:
+        return bool(((values == 0) | (values == 1)).all()) and int(values.sum()) == width
+    return width > 1 and len(values.unique()) == width
 
 
 def refuse_unnamed(path: str, name: str, target: int, draft: int) -> None:
@@ -77,8 +95,8 @@ def refuse_unnamed(path: str, name: str, target: int, draft: int) -> None:
     """
     if name and target != draft:
         raise InputError(
-            f"{path}: {name} has one integer for each of the draft's {draft} columns, and the target has {target}: if "
-            "it is the token map, name it d2t (target id minus draft id) or target_ids; otherwise leave it out"
+            f"{path}: {name} may say what the draft's {draft} columns stand for, and the target has {target}: if it is "
+            "the token map, name it d2t (target id minus draft id), target_ids or t2d; otherwise leave it out"
         )
 
 

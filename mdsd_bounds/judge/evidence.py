@@ -18,7 +18,7 @@ from mdsd_bounds.judge.head import PENALTIES, JudgeHead, check_labels, fit_head
 from mdsd_bounds.judge.labels import Labels
 from mdsd_bounds.problem import InputError
 
-FOLDS = 5
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Fitted:
         return self.auc["judge"].low >= 0.55 and all(self.gain[name].low > 0 for name in ("log p", "token type"))
 
 
-def folds_of(group: Tensor, folds: int = FOLDS, seed: int = 0) -> Tensor:
+def folds_of(group: Tensor, folds: int = _FOLDS, seed: int = 0) -> Tensor:
     """Fold ``[N]`` of each label: all of a task in one fold, tasks dealt at random.
 
     Raises
@@ -94,12 +94,12 @@ def fit(labels: Labels, facts: Mapping[str, Any], seed: int = 0, resamples: int 
     """
     label = labels.columns["label"]
     check_labels(labels.states, label)
-    fold = folds_of(labels.group, FOLDS, seed)
+    fold = folds_of(labels.group, _FOLDS, seed)
     held_out = torch.zeros(len(labels))
-    types = token_types(labels.words)
+    types = _token_types(labels.words)
     type_score = torch.zeros(len(labels))
-    simple, simple_score = simple_features(labels, types), torch.zeros(len(labels))
-    for number in range(FOLDS):
+    simple, simple_score = _simple_features(labels, types), torch.zeros(len(labels))
+    for number in range(_FOLDS):
         train = fold != number
         head = _fit_part(labels.states[train], label[train], labels.group[train], seed + 1)
         held_out[~train] = head.scores(labels.states[~train])
@@ -130,11 +130,11 @@ def fit(labels: Labels, facts: Mapping[str, Any], seed: int = 0, resamples: int 
 
 def _fit_part(states: Tensor, label: Tensor, group: Tensor, seed: int) -> JudgeHead:
     """A head whose penalty is the one of the best cross-fitted ROC-AUC within these labels."""
-    fold = folds_of(group, FOLDS, seed)
+    fold = folds_of(group, _FOLDS, seed)
     found = []
     for penalty in PENALTIES:
         held = torch.zeros(len(label))
-        for number in range(FOLDS):
+        for number in range(_FOLDS):
             train = fold != number
             if bool((~train).any()):
                 held[~train] = fit_head(states[train], label[train], penalty).scores(states[~train])
@@ -197,12 +197,12 @@ def token_type(word: str) -> str:
     return "brackets" if all(c in "()[]{}:,." for c in text) else "operator"
 
 
-def token_types(words: list[str]) -> np.ndarray:
+def _token_types(words: list[str]) -> np.ndarray:
     """:func:`token_type` of each."""
     return np.array([token_type(word) for word in words])
 
 
-def simple_features(labels: Labels, types: np.ndarray) -> Tensor:
+def _simple_features(labels: Labels, types: np.ndarray) -> Tensor:
     """What is known of a draft token without the target's state ``[N, F]``."""
     columns = labels.columns
     numbers = [columns[name].float() for name in ("log_p", "log_q", "entropy", "top", "divergence", "place")]

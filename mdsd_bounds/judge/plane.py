@@ -22,7 +22,7 @@ OTHERS: tuple[tuple[str, str, str, tuple[float, ...]], ...] = (
 )
 #: Training-free thresholds: ``p_x / max p``, and all tokens where KL(p || q) is small and no token of p above 0.9.
 RATIOS = (0.5, 0.1, 0.01)
-DIVERGENCES = (0.1, 0.3, 1.0)
+_DIVERGENCES = (0.1, 0.3, 1.0)
 CONFIDENT = 0.9
 #: Parameter of rules that have none.
 _NONE = float("nan")
@@ -108,7 +108,7 @@ def _rules(
         yield ("p over max p", ratio), {"verifier": "judge", "threshold": ratio}
     near = (p * (p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log())).sum(-1, keepdim=True)
     unsure = p.amax(-1, keepdim=True) <= CONFIDENT
-    for limit in DIVERGENCES:
+    for limit in _DIVERGENCES:
         scores = ((near < limit) & unsure).to(p.dtype).expand(p.shape)
         yield ("KL threshold", limit), {"verifier": "judge", "threshold": 0.5, "judge_score": scores}
     for name, verifier, option, values in OTHERS:

@@ -13,7 +13,7 @@ from mdsd_bounds.models.forward import read_rows
 from mdsd_bounds.problem import InputError, rounding_unit
 
 #: Tokens of the first text on which rebuilt logits are compared with the model's.
-CHECKED = 16
+_CHECKED = 16
 
 
 def head_arrays(model: Any) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def check_head(model: Any, text: Sequence[int], source: str) -> None:
         times the largest logit: the model does something to its logits that the arrays do not say.
     """
     known = int(model.get_input_embeddings().weight.shape[0])
-    read = [token for token in text if token < known][:CHECKED] or [0]
+    read = [token for token in text if token < known][:_CHECKED] or [0]
     # The distribution after the last token is not read: any token may stand there.
     documents, starts = [[*read, 0]], [1]
     own = read_rows(model, documents, starts)

@@ -34,7 +34,7 @@ def distributions(
 
 def adjusted_batch(batch: LogitBatch, settings: Settings, name: str) -> LogitBatch:
     """The batch with biases and penalties in its logits."""
-    past = texts_before(batch) if settings.needs_text else None
+    past = _texts_before(batch) if settings.needs_text else None
     changed: dict[str, Any] = {}
     for role, options in (("target", settings.target), ("draft", settings.draft)):
         logits, cut, where = getattr(batch, f"{role}_logits"), getattr(batch, f"{role}_cut"), f"{name} {role}_logits"
@@ -45,7 +45,7 @@ def adjusted_batch(batch: LogitBatch, settings: Settings, name: str) -> LogitBat
     return replace(batch, **changed)
 
 
-def texts_before(batch: LogitBatch) -> list[Tensor] | None:
+def _texts_before(batch: LogitBatch) -> list[Tensor] | None:
     """For every row the tokens recorded in the rows before it of its document; None where a dump has no such columns.
 
     A row is the distribution of the token recorded beside it, so that its text ends one row before.

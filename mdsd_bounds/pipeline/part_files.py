@@ -28,7 +28,7 @@ from mdsd_bounds.problem import InputError
 
 INTACT = "finished parts are intact: make room and run again"
 #: Key in the schema of a joined file under which its run is named.
-MARK = b"mdsd_bounds run"
+_MARK = b"mdsd_bounds run"
 #: Lines of a row group of the joined file.
 GROUP_LINES = 65_536
 
@@ -86,7 +86,7 @@ class Store:
         self.source.refuse_changed()
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
-        put_whole(self.fs, self.path(part), buffer.getvalue(), self.out)
+        _put_whole(self.fs, self.path(part), buffer.getvalue(), self.out)
 
     def read(self, part: int) -> pa.Table:
         """One part.
@@ -119,7 +119,7 @@ class Store:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                raise cannot_write(self.out, error) from None
+                raise _cannot_write(self.out, error) from None
         self.remove()
 
     def remove(self) -> None:
@@ -135,7 +135,7 @@ class Store:
     def _write_groups(self, stream: Any, parts: int) -> None:
         waiting: list[pa.Table] = []
         first = self.read(0)
-        schema = first.schema.with_metadata({**(first.schema.metadata or {}), MARK: self.mark.encode()})
+        schema = first.schema.with_metadata({**(first.schema.metadata or {}), _MARK: self.mark.encode()})
         with pq.ParquetWriter(stream, schema) as writer:
             for part in range(parts):
                 waiting.append(first if part == 0 else self.read(part))
@@ -156,7 +156,7 @@ def standing(out: str) -> str | None:
             metadata = pq.read_schema(stream).metadata or {}
     except (pa.ArrowException, OSError, ValueError):
         return ""
-    return str(metadata.get(MARK, b"").decode("ascii", "replace"))
+    return str(metadata.get(_MARK, b"").decode("ascii", "replace"))
 
 
 def sweep(out: str, mark: str) -> None:
@@ -201,12 +201,12 @@ def open_store(out: str, key: str, mark: str = "", source: Source | None = None)
     try:
         fs.makedirs(store.folder, exist_ok=True)
         if not fs.exists(marked):
-            put_whole(fs, marked, key.encode(), out, replace=False)
+            _put_whole(fs, marked, key.encode(), out, replace=False)
         found = fs.cat_file(marked).decode("ascii", "replace")
     except FileNotFoundError:
         raise InputError(f"{out}: another run has just finished there; wait for it or change --out") from None
     except OSError as error:
-        raise cannot_write(out, error) from None
+        raise _cannot_write(out, error) from None
     if found != key:
         raise InputError(f"{out}.parts: parts of a run with other settings or another dump; delete it or change --out")
     return store
@@ -280,7 +280,7 @@ def _lock(path: str, wait: bool = False) -> int | None:
     return handle
 
 
-def put_whole(fs: Any, path: str, data: bytes, out: str, replace: bool = True) -> None:
+def _put_whole(fs: Any, path: str, data: bytes, out: str, replace: bool = True) -> None:
     """Write a small file so that it is there whole or not at all; without ``replace`` an existing one stays.
 
     Raises
@@ -294,18 +294,18 @@ def put_whole(fs: Any, path: str, data: bytes, out: str, replace: bool = True) -
         try:
             fs.pipe_file(path, data)
         except OSError as error:
-            raise cannot_write(out, error) from None
+            raise _cannot_write(out, error) from None
         return
     try:
         with whole_file(path, replace=replace) as temporary:
             temporary.write_bytes(data)
     except InputError as error:
         if isinstance(error.__context__, OSError):
-            raise cannot_write(out, error.__context__) from None
+            raise _cannot_write(out, error.__context__) from None
         raise
 
 
-def cannot_write(out: str, error: OSError) -> InputError:
+def _cannot_write(out: str, error: OSError) -> InputError:
     """What is said where a file cannot be written."""
     reason = error.strerror or str(error) or type(error).__name__
     return InputError(f"{out}: could not be written ({reason}); {INTACT}")

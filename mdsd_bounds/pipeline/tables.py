@@ -36,7 +36,7 @@ COLUMNS = [
     "subset_size",
 ]
 #: Columns of tables that earlier versions wrote, with what they are called now.
-RENAMED = {
+_RENAMED = {
     "low": "certified_low",
     "high": "certified_high",
     "acceptance_stderr": "mc_stderr",
@@ -280,7 +280,7 @@ def read_table(path: str) -> pd.DataFrame:
         file = open_parquet(Path(path))
         names = file.schema_arrow.names
         missing = [name for name in COLUMNS if name not in names]
-        if missing and (old := [f"{name} (now {RENAMED[name]})" for name in names if name in RENAMED]):
+        if missing and (old := [f"{name} (now {_RENAMED[name]})" for name in names if name in _RENAMED]):
             raise InputError(f"{path}: written by an earlier version, with the columns {', '.join(old)}; run it again")
         if missing:
             raise InputError(f"{path}: lacks the columns {', '.join(missing)}; {remedy}")

@@ -28,7 +28,7 @@ __all__ = ["FACETS", "INTERVALS", "SIZES", "Frame", "Look", "Series", "compose"]
 FACETS = ("sampler", "temperature", "drafts")
 INTERVALS = "95% interval over documents"
 #: Inches that a legend of two lines takes.
-LEGEND = 0.6
+_LEGEND = 0.6
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _figure(
     width = size.width if across > 1 or not size.titled else 0.78 * size.width
     with plt.rc_context({"font.size": size.font, "axes.titlesize": size.font, "axes.linewidth": 0.8 * size.scale}):
         figure, grid = plt.subplots(
-            down, across, figsize=(width, size.panel * down + LEGEND), layout="constrained", squeeze=False,
+            down, across, figsize=(width, size.panel * down + _LEGEND), layout="constrained", squeeze=False,
             sharex=frame.sharex, sharey=True,
         )  # fmt: skip
         shown = list(grid.flat)[: len(panels)]
@@ -217,7 +217,7 @@ def below(figure: Figure, entries: tuple[list[Artist], list[str]], note: str, fo
         box = legend.get_window_extent()
         if columns == 1 or box.width <= 0.98 * figure.bbox.width:
             # Panels keep their height however many names stand below them.
-            figure.set_figheight(figure.get_figheight() + max(0.0, box.height / figure.dpi - LEGEND))
+            figure.set_figheight(figure.get_figheight() + max(0.0, box.height / figure.dpi - _LEGEND))
             return
         legend.remove()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Bounds closer than this are a tie: certified to 1e-8, they cannot be told apart further.
-TIE = 2e-8
+_TIE = 2e-8
 _HATCHES: dict[Any, str] = {"-": "", "--": "////", "-.": "....", ":": "xxxx"}
 
 
@@ -52,7 +52,7 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     """Share of positions by number of drafts (rows) that each sampler (columns) wins alone, and ``""`` for ties."""
     names = list(dict.fromkeys(rows["sampler"]))
     wide = rows.pivot_table(index=["drafts", "row"], columns="sampler", values="value")[names].dropna()
-    best = wide.ge(wide.max(axis=1) - TIE, axis=0)
+    best = wide.ge(wide.max(axis=1) - _TIE, axis=0)
     alone = best.sum(axis=1) == 1
     won = best.mul(alone, axis=0)
     won[""] = ~alone

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from mdsd_bounds.pipeline.tables import bootstrap_interval, summarise, summarise_comparison
-from mdsd_bounds.trees.advise import BEST, Costs, advise, frontier, profiles
+from mdsd_bounds.trees.advise import BEST, Costs, advise, profiles
+from mdsd_bounds.trees.speed_frontier import frontier
 
 #: Acceptance that one more step in the number of drafts must add to be worth it.
 WORTH = 0.01

@@ -87,7 +87,7 @@ def read_tokenizer(path: str) -> Name:
     return name
 
 
-def least_accepted(table: pd.DataFrame, found: Answer, number_of: int) -> list[int]:
+def _least_accepted(table: pd.DataFrame, found: Answer, number_of: int) -> list[int]:
     """Rows at which the recommended rule (any rule, where none was compared) accepts least."""
     part = table[
         (table["temperature"] == found.temperature)
@@ -122,7 +122,7 @@ def explore(
         Positions.
     """
     explored = []
-    for row in least_accepted(table, found, number_of):
+    for row in _least_accepted(table, found, number_of):
         first = max(0, row - BEFORE)
         batch = read(dump, first, row + 1, text=settings.needs_text)
         if batch.target_cut is not None or batch.draft_cut is not None:

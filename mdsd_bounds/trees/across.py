@@ -49,7 +49,7 @@ REFERENCES: Mapping[str, str] = {
     "nss": "nss",
 }
 #: Trees of each sampler that are simulated: those with the most speed at the bound of single nodes.
-SHORTLIST = 2
+_SHORTLIST = 2
 #: Samplers of which the fixed-plus-random rules know the distribution of every draft.
 SAMPLERS = ("without_replacement", "with_replacement", "greedy", "top_k", "top_m_plus")
 
@@ -130,13 +130,13 @@ def _shortlist(
         branching = [c for c in ranked if not _is_chain(c) and not (c.shape and sampler != "without_replacement")]
         wanted = tuple(rule for rule in rules if rule != "block")
         work += [
-            (mine[name], Choice(mine[name], c.branching, c.shape), wanted) for c in branching[:SHORTLIST] if wanted
+            (mine[name], Choice(mine[name], c.branching, c.shape), wanted) for c in branching[:_SHORTLIST] if wanted
         ]
         # One random draft is a draw from q whatever the sampler: chains once.
         if "block" in rules and not chains and sampler != "top_k":
             lines = sorted((c for c in ranked if _is_chain(c) and c.branching), key=lambda c: len(c.branching))
             best = max(range(len(lines)), key=lambda i: scored(lines[i], mean, costs).speed[0])
-            near = lines[max(0, min(best, len(lines) - SHORTLIST)) :][:SHORTLIST]
+            near = lines[max(0, min(best, len(lines) - _SHORTLIST)) :][:_SHORTLIST]
             work += [(mine[name], Choice(mine[name], c.branching), ("block",)) for c in near]
             chains = True
     return work

@@ -43,9 +43,9 @@ BEST = "any (alpha*)"
 #: What begins the name of the best possible rule whose output may be so far from the target.
 WITHIN = "any within TV "
 #: Relative differences of a step's cost that two measured times are not told apart by.
-TIMING_NOISE = 0.02
+_TIMING_NOISE = 0.02
 #: Verifiers whose acceptance splits by rank, for samplers whose first drafts do not depend on how many follow.
-BY_RANK = ("rrs_without_replacement", BEST)
+_BY_RANK = ("rrs_without_replacement", BEST)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def choices(profile: Profile, most_nodes: int, most_depth: int) -> list[Choice]:
     for nodes in range(1, most_nodes + 1):
         found += [Choice(profile, v) for v in branchings(nodes, most=widest) if len(v) <= most_depth]
     sampler = SAMPLERS.get(profile.sampler)
-    ranked = profile.verifier in BY_RANK or profile.verifier.startswith(WITHIN)
+    ranked = profile.verifier in _BY_RANK or profile.verifier.startswith(WITHIN)
     if ranked and sampler is not None and sampler.nested and not sampler.replacement:
         plan = planner(np.clip(np.diff(profile.rates.mean(0), prepend=0.0), 0.0, 1.0).tolist())
         shapes = {plan(n, d, 0)[1] for n in range(2, most_nodes + 1) for d in range(1, most_depth + 1)}
@@ -315,34 +315,6 @@ def in_words(advice: pd.DataFrame) -> str:
     )
 
 
-def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, most_depth: int) -> pd.DataFrame:
-    """Most tokens per target forward pass for each number of nodes, by sampler, verifier and family of trees."""
-    rows = []
-    for profile in found:
-        means = resampled(profile, documents)
-        best: dict[tuple[str, int], tuple[float, Choice]] = {}
-        for choice in choices(profile, most_nodes, most_depth):
-            family = "Sequoia" if choice.shape else "chain" if set(choice.branching) == {1} else "branching"
-            key, value = (family, sum(choice.widths)), float(choice.tokens(means[0]))
-            if key not in best or value > best[key][0]:
-                best[key] = (value, choice)
-        for (family, nodes), (value, choice) in sorted(best.items(), key=lambda item: item[0]):
-            low, high = np.quantile(choice.tokens(means[1:]), [0.025, 0.975])
-            rows.append(
-                {
-                    "sampler": profile.sampler,
-                    "verifier": profile.verifier,
-                    "family": family,
-                    "nodes": nodes,
-                    "tree": choice.name,
-                    "tokens": value,
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def _joined(real: Sequence[Scored]) -> list[Scored]:
     """Verifiers that do the same on the same tree (all of them on a chain) as one line, unless their times differ."""
     kept: list[Scored] = []
@@ -361,7 +333,7 @@ def _joined(real: Sequence[Scored]) -> list[Scored]:
 
 def _same(one: Scored, other: Scored) -> bool:
     alike = one.choice.widths == other.choice.widths and np.allclose(one.tokens, other.tokens, rtol=1e-9, atol=0)
-    return bool(alike and abs(one.cost - other.cost) <= TIMING_NOISE * one.cost)
+    return bool(alike and abs(one.cost - other.cost) <= _TIMING_NOISE * one.cost)
 
 
 def _row(kind: str, one: Scored, winner: np.ndarray) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def outcomes(procedure: Callable[[Choose], Result]) -> list[tuple[Result, float]
     return found
 
 
-def choosing(choose: Choose) -> Draw:
+def _choosing(choose: Choose) -> Draw:
     """Draw drafts one after the other from the sampler's conditional distributions by ``choose``."""
 
     def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]) -> Path:
@@ -73,7 +73,7 @@ def tree_distribution(
     build: Callable[[Distributions, Draw], Tree], distributions: Distributions
 ) -> list[tuple[Tree, float]]:
     """Every tree that ``build(distributions, draw)`` can make, with its probability."""
-    return outcomes(lambda choose: build(distributions, choosing(choose)))
+    return outcomes(lambda choose: build(distributions, _choosing(choose)))
 
 
 def branching_trees(
@@ -97,7 +97,7 @@ def branching_trees(
             return [({}, 1.0)]
         q = distributions([path])[0]
         found: dict[Path, float] = {}
-        for drafts, chance in outcomes(lambda choose: choosing(choose)(path, q, branching[len(path)], sampler, {})):
+        for drafts, chance in outcomes(lambda choose: _choosing(choose)(path, q, branching[len(path)], sampler, {})):
             name = drafts if ordered else tuple(sorted(drafts, reverse=True))
             found[name] = found.get(name, 0.0) + chance
         every: list[tuple[dict[Path, Path], float]] = []

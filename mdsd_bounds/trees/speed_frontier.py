@@ -7,10 +7,38 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mdsd_bounds.trees.advise import BEST, WITHIN, Profile, Scored, choices, resampled, scored
+from mdsd_bounds.trees.advise import BEST, WITHIN, Choice, Profile, Scored, choices, resampled, scored
 from mdsd_bounds.trees.costs import Costs
 
-__all__ = ["speed_by_nodes"]
+__all__ = ["frontier", "speed_by_nodes"]
+
+
+def frontier(found: Sequence[Profile], documents: np.ndarray, most_nodes: int, most_depth: int) -> pd.DataFrame:
+    """Most tokens per target forward pass for each number of nodes, by sampler, verifier and family of trees."""
+    rows = []
+    for profile in found:
+        means = resampled(profile, documents)
+        best: dict[tuple[str, int], tuple[float, Choice]] = {}
+        for choice in choices(profile, most_nodes, most_depth):
+            family = "Sequoia" if choice.shape else "chain" if set(choice.branching) == {1} else "branching"
+            key, value = (family, sum(choice.widths)), float(choice.tokens(means[0]))
+            if key not in best or value > best[key][0]:
+                best[key] = (value, choice)
+        for (family, nodes), (value, choice) in sorted(best.items(), key=lambda item: item[0]):
+            low, high = np.quantile(choice.tokens(means[1:]), [0.025, 0.975])
+            rows.append(
+                {
+                    "sampler": profile.sampler,
+                    "verifier": profile.verifier,
+                    "family": family,
+                    "nodes": nodes,
+                    "tree": choice.name,
+                    "tokens": value,
+                    "ci_low": float(low),
+                    "ci_high": float(high),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def speed_by_nodes(

@@ -6,8 +6,8 @@ conditional distribution, so expected accepted tokens need no sampling, and a lo
 
 Rules are node by node with any registered verifier, by name; ``recursive`` (RSD: node by node, recursive rejection
 against the sampler's own conditional distributions), ``block`` (one path), ``greedy_multi_path`` (the greatest of
-several independent paths, :mod:`mdsd_bounds.trees.greedy_path`), ``traversal`` (leaf to root) and ``sweep`` (layer by
-layer, :mod:`mdsd_bounds.trees.sweep`).
+several independent paths, :mod:`mdsd_bounds.trees.greedy_path`), ``traversal`` (leaf to root,
+:mod:`mdsd_bounds.trees.traversal`) and ``sweep`` (layer by layer, :mod:`mdsd_bounds.trees.sweep`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import NO_DRAFT, draw, mark
+from mdsd_bounds.samplers.base import NO_DRAFT, draw
 from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.greedy_path import greatest_path
 from mdsd_bounds.trees.sweep import sweep_stops
+from mdsd_bounds.trees.traversal import surplus_distribution, traversal_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
 
@@ -74,7 +75,7 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    return node_stops(tree, target, get_verifier(rule))
+    return _node_stops(tree, target, get_verifier(rule))
 
 
 def _require_rows(tree: Tree, target: Tensor) -> None:
@@ -84,7 +85,7 @@ def _require_rows(tree: Tree, target: Tensor) -> None:
         )
 
 
-def node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
+def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
     _require_fit(tree, verifier)
     if verifier.output_distribution is None:
@@ -130,7 +131,7 @@ def recursive_stops(tree: Tree, target: Tensor) -> list[Stop]:
             accepted = left * min(1.0, float(r[token] / d[token]))
             output[token] += accepted
             left -= accepted
-            r = _surplus_distribution(1.0, r, d)
+            r = surplus_distribution(1.0, r, d)
             drawn[0, token] = True
         return output + left * r
 
@@ -194,7 +195,7 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
             below = surplus + 1.0 - weights[node]
             # Both vanish only where the longer prefix has been accepted for certain.
             test = surplus / below if below > 0 else 1.0
-            probs = _surplus_distribution(weights[node], target[node], q)
+            probs = surplus_distribution(weights[node], target[node], q)
         probability = remaining * (1.0 if node == 0 else test)
         if probability > 0:
             found.append(Stop(node, probability, probs))
@@ -204,7 +205,7 @@ def block_stops(tree: Tree, target: Tensor) -> list[Stop]:
     return found
 
 
-def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
+def _greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
     """Block verification of the greatest of K independent paths (Thomas and Pal 2026, arXiv 2602.16961).
 
     Raises
@@ -215,73 +216,6 @@ def greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
     require_own_drafts(tree, "greedy_multi_path")
     chain, nodes = greatest_path(tree, target)
     return [replace(way, node=nodes[way.node]) for way in block_stops(chain, target[nodes])]
-
-
-def traversal_stops(tree: Tree, target: Tensor) -> list[Stop]:
-    """Traversal verification, from leaves to the root (Weng et al. 2025, arXiv 2505.12398).
-
-    A node v carries a weight w (1 at the root), a residual distribution r (at first p) and the distribution d of its
-    next draft.  Its first child x has weight ``min(1, w r_x / d_x)``.  A node without (remaining) children is accepted
-    with its weight; if it is rejected its parent loses it:
-
-        ``S = sum (w r - d)_+,   r <- norm((w r - d)_+),   w <- S / (S + 1 - w),   d <- distribution of the next
-        draft``.
-
-    By induction the subtree of v is accepted with probability w exactly and continues with distribution r, whatever the
-    order and number of later proposals.  On one path this is block verification.
-
-    Raises
-    ------
-    InputError
-        If drafts below one node were drawn with replacement: paths that share a node cannot be rejected one by one;
-        or if all nodes of a level share their drafts.
-    """
-    require_own_drafts(tree, "traversal")
-    sampler = get_sampler(tree.sampler)
-    if any(len(drafts) > 1 for drafts in tree.drafts) and sampler.takes == "table":
-        raise InputError(f"rule 'traversal' needs sequential draft distributions; sampler {tree.sampler!r} has none")
-    if sampler.replacement and any(len(drafts) > 1 for drafts in tree.drafts):
-        raise InputError(
-            f"rule 'traversal' rejects one child at a time, but {tree.sampler!r} lets children share a node; "
-            "draw without replacement"
-        )
-    found: list[Stop] = []
-    rejected = 1.0
-
-    def visit(node: int, weight: float) -> None:
-        """Try the subtree of ``node``; what is not accepted in it leaves ``rejected``."""
-        nonlocal rejected
-        r = target[node]
-        if tree.probs_row[node] >= 0:
-            q = tree.distributions[tree.probs_row[node]][None]
-            drawn = torch.zeros(q.shape, dtype=torch.bool)
-            drafts = tree.drafts[node]
-            for k, token in enumerate(drafts):
-                if token == NO_DRAFT:
-                    continue
-                d = sampler.conditional(q, drawn, k, len(drafts), **tree.options)[0]
-                visit(tree.children[node][token], min(1.0, weight * float(r[token] / d[token])))
-                if rejected <= 0:
-                    return
-                surplus = float((weight * r - d).clamp(min=0.0).sum())
-                r = _surplus_distribution(weight, r, d)
-                below = surplus + 1.0 - weight
-                weight = surplus / below if below > 0 else 1.0
-                drawn = mark(drawn, torch.tensor([token]))
-        accepted = rejected * (1.0 if node == 0 else weight)
-        if accepted > 0:
-            found.append(Stop(node, accepted, None if tree.ends(node) else r))
-        rejected -= accepted
-
-    visit(0, 1.0)
-    return found
-
-
-def _surplus_distribution(weight: float, r: Tensor, d: Tensor) -> Tensor:
-    """``norm((w r - d)_+)``; r where nothing is left, a branch of probability zero."""
-    left = (weight * r - d).clamp(min=0.0)
-    mass = float(left.sum())
-    return left / mass if mass > 0 else r
 
 
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
@@ -342,7 +276,7 @@ def _accept_in_turn(tree: Tree, target: Tensor, node: int, q: Tensor, generator:
         d = sampler.conditional(q[None], drawn, k, len(drafts), **tree.options)[0]
         if float(torch.rand((), dtype=torch.float64, generator=generator)) * float(d[token]) < float(r[token]):
             return token
-        r = _surplus_distribution(1.0, r, d)
+        r = surplus_distribution(1.0, r, d)
         drawn[0, token] = True
     return int(draw(r[None], generator)[0])
 
@@ -379,7 +313,7 @@ def reach(tree: Tree, outcomes: list[Stop]) -> tuple[float, ...]:
 RULES: dict[str, Rule] = {
     "recursive": recursive_stops,
     "block": block_stops,
-    "greedy_multi_path": greedy_multi_path_stops,
+    "greedy_multi_path": _greedy_multi_path_stops,
     "traversal": traversal_stops,
     "sweep": sweep_stops,
 }

@@ -15,7 +15,7 @@ from mdsd_bounds.verifiers.base import Verifier, require_pair, sampler_options
 from mdsd_bounds.verifiers.monte_carlo import HEAVY
 
 #: How far a rate may be outside [0, 1] by rounding.
-RATE_TOLERANCE = 1e-9
+_RATE_TOLERANCE = 1e-9
 #: Bytes of one sample for each draft and each token held one by one (44 measured at eight drafts).
 _BYTES = 48
 
@@ -119,7 +119,7 @@ def _check_rates(
     if not isinstance(rates, torch.Tensor) or rates.shape != shape:
         found = tuple(rates.shape) if isinstance(rates, torch.Tensor) else type(rates).__name__
         raise InputError(f"verifier {name!r}: {what} of shape {found}; it must be {shape}, [numbers of drafts, rows]")
-    bad = ~((rates >= -RATE_TOLERANCE) & (rates <= 1.0 + RATE_TOLERANCE))
+    bad = ~((rates >= -_RATE_TOLERANCE) & (rates <= 1.0 + _RATE_TOLERANCE))
     if unknown:
         bad &= ~rates.isnan()
     if bool(bad.any()):

@@ -23,7 +23,7 @@ from torch import Tensor
 from mdsd_bounds.verifiers.monte_carlo import HEAVY, draw_heavy_or_light
 
 #: Weights ``[paths, V]`` that one row may need in all before enumeration gives way to sampling.
-MAX_WEIGHTS = 1_000_000
+_MAX_WEIGHTS = 1_000_000
 
 
 def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
@@ -33,7 +33,7 @@ def enumerate_paths(p: Tensor, q: Tensor, n: int) -> Tensor:
     """
     size = int((q > 0).sum())
     n = min(n, size)
-    if n > 2 and float(size) ** (n - 1) > MAX_WEIGHTS:
+    if n > 2 and float(size) ** (n - 1) > _MAX_WEIGHTS:
         return p.new_full((), float("nan"))
     if n == 1:
         return torch.minimum(p, q / q.sum()).sum()

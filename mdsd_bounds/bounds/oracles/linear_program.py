@@ -77,7 +77,7 @@ def solve_by_programme(problem: Problem, method: str, solve: Solve) -> Bound:
             p = problem.p[b].cpu().numpy()
             mass, (u, v) = solve(sets, p)
             plan = feasible_plan(sets, p, mass)
-            subset = best_threshold(problem, b, sets, v)
+            subset = _best_threshold(problem, b, sets, v)
             rounding = _rounding(plan, n)
             low[i, b] = float(plan.mass.sum()) - rounding
             high[i, b] = subset_value(problem, b, sets, subset) + rounding
@@ -115,7 +115,7 @@ def feasible_plan(sets: DraftSets, p: np.ndarray, mass: np.ndarray) -> Plan:
     return Plan(sets, source, token, mass)
 
 
-def best_threshold(problem: Problem, row: int, sets: DraftSets, v: np.ndarray) -> np.ndarray:
+def _best_threshold(problem: Problem, row: int, sets: DraftSets, v: np.ndarray) -> np.ndarray:
     """The best subset ``{i: v_i >= t}`` over thresholds t: rounding a dual solution to a vertex loses nothing."""
     candidates = [v > 2.0, v >= 0.5, *(v >= t for t in np.unique(np.round(v, 6))[:16])]
     return min(candidates, key=lambda subset: subset_value(problem, row, sets, subset))

@@ -15,7 +15,7 @@ from torch import Tensor
 from mdsd_bounds.problem import Bound, InputError, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 
-MAX_TOKENS = 20
+_MAX_TOKENS = 20
 #: Entries of one ``[rows, 2^V]`` array; a batch is cut into slices of rows so that it needs half a gigabyte at most.
 _SLICE = 1 << 22
 #: Entries of one ``[rows, sets, V]`` array of conditional distributions.
@@ -31,10 +31,10 @@ def solve_subsets(problem: Problem) -> Bound:
         If V > 20; the memory that one row would take is stated.
     """
     rows, size = problem.p.shape
-    if size > MAX_TOKENS:
+    if size > _MAX_TOKENS:
         raise InputError(
             f"method 'subsets': V={size} would need {32 * 2.0**size / 1e9:.3g} GB for the 2^{size} subsets of a row; "
-            f"at most V={MAX_TOKENS} (use prefix, lp or maxflow)"
+            f"at most V={_MAX_TOKENS} (use prefix, lp or maxflow)"
         )
     step = max(1, _SLICE >> size)
     answers = [_best_subsets(_rows(problem, slice(first, first + step))) for first in range(0, rows, step)]

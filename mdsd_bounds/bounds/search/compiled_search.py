@@ -74,7 +74,7 @@ REACHES = (8, 16, 32, 64)
 #: Largest rounding error accepted from the searches; beyond it the prefix scan answers.
 ROUNDING = 4.5e-9
 #: Sums without replacement whose rounding error would pass the first are made of lots of so many tokens (full strips).
-LOTS_FROM, LOT = 1e-9, 1 << 15
+_LOTS_FROM, _LOT = 1e-9, 1 << 15
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
 WIDE = 8192
 
@@ -105,21 +105,13 @@ def _is_wide(problem: Problem) -> bool:
 def solve_fast(problem: Problem) -> Bound:
     """Optimal acceptance rate by the search described above; the prefix scan where it does not apply.
 
-    Parameters
-    ----------
-    problem : Problem
-        ``p``, ``q`` ``[B, V]``; a sampler of the fixed-plus-random family.
+    Parameters and errors as :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
 
     Returns
     -------
     Bound
         Fields ``[N, B]``, within 1e-9 of the prefix scan, intervals at most 1e-8 wide (before the defect of rows that
         do not sum to one).  The subset is rebuilt from p and q when asked for.
-
-    Raises
-    ------
-    InputError
-        As :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
     """
     sampler = get_sampler(problem.sampler)
     splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
@@ -228,13 +220,13 @@ def _race_error(width: int, draws: int) -> float:
         return math.inf
     lot = _lot(width, draws)
     steps = width if lot >= width else lot + width / lot + width / 32
-    return (1 + sensitivity_of(draws)) * 1.2 * steps * rounding_unit()
+    return (1 + _sensitivity_of(draws)) * 1.2 * steps * rounding_unit()
 
 
 def _lot(width: int, draws: int) -> int:
     """Tokens whose sums are made apart: all of them where their rounding is small."""
-    small = (1 + sensitivity_of(draws)) * 1.2 * width * rounding_unit() <= LOTS_FROM
-    return width if small else LOT
+    small = (1 + _sensitivity_of(draws)) * 1.2 * width * rounding_unit() <= _LOTS_FROM
+    return width if small else _LOT
 
 
 def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
@@ -254,7 +246,7 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
 
     found = _empty(slots, [m] * len(slots), len(p))
     rule = _race_constants(max(draws))
-    counts, sensitive = np.array(draws, dtype=np.int64), np.array([sensitivity_of(n) for n in draws])
+    counts, sensitive = np.array(draws, dtype=np.int64), np.array([_sensitivity_of(n) for n in draws])
     asked = Asked(m, counts, sensitive, _edges(), TOLERANCE, _lot(p.shape[1], max(draws)), ROUNDING)
 
     def work(first: int, last: int) -> None:
@@ -278,7 +270,7 @@ def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple
 
 
 @functools.cache
-def sensitivity_of(n: int) -> float:
+def _sensitivity_of(n: int) -> float:
     """:func:`mdsd_bounds.bounds.search.power_sums.sensitivity`, kept."""
     from mdsd_bounds.bounds.search.power_sums import sensitivity
 

@@ -23,7 +23,7 @@ from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import RAISE, fixed_mask, leftover
 
 #: Largest number of draws for which the quadrature's error budget was worked out and tested.
-MAX_DRAWS = 64
+_MAX_DRAWS = 64
 #: Entries of one ``[B, V]`` working array; a batch is cut into slices so that a scan needs a few hundred megabytes.
 _SLICE = 2_000_000
 
@@ -48,9 +48,9 @@ def solve_prefix(problem: Problem) -> Bound:
     """
     sampler = get_sampler(problem.sampler)
     splits = sampler.splits(problem.n_drafts, problem.options, "method 'prefix'")
-    if not sampler.replacement and any(k > MAX_DRAWS for _, k in splits):
+    if not sampler.replacement and any(k > _MAX_DRAWS for _, k in splits):
         raise InputError(
-            f"without replacement at most {MAX_DRAWS} draws are supported; {max(splits)[1]} were asked for"
+            f"without replacement at most {_MAX_DRAWS} draws are supported; {max(splits)[1]} were asked for"
         )
     shape = (len(splits), problem.p.shape[0])
     value, error = (torch.zeros(shape, dtype=torch.float64, device=problem.p.device) for _ in range(2))

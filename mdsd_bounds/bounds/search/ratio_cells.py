@@ -22,12 +22,12 @@ SMALLEST = 2.0**-36
 CELLS = 1 << 15
 
 
-def cell_base() -> int:
+def _cell_base() -> int:
     """Bits of the smallest edge as an integer."""
     return int(np.array([SMALLEST]).view(np.int64)[0])
 
 
-_BASE = cell_base()
+_BASE = _cell_base()
 
 
 @njit(**STEP, fastmath=SUMS)

@@ -56,20 +56,12 @@ _SLICE = 2_000_000
 def solve_outer(problem: Problem) -> Bound:
     """Optimal acceptance rate by this search for 2 to 8 random draws without replacement, else by the prefix scan.
 
-    Parameters
-    ----------
-    problem : Problem
-        ``p``, ``q`` ``[B, V]`` on any device; a sampler of the fixed-plus-random family.
+    Parameters and errors as :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`; rows on any device.
 
     Returns
     -------
     Bound
         Fields ``[N, B]``, within 1e-9 of the prefix scan.
-
-    Raises
-    ------
-    InputError
-        As :func:`mdsd_bounds.bounds.search.prefix_scan.solve_prefix`.
     """
     sampler = get_sampler(problem.sampler)
     splits = sampler.splits(problem.n_drafts, problem.options, "method 'outer'")
@@ -86,7 +78,7 @@ def solve_outer(problem: Problem) -> Bound:
         draws = [splits[i][1] for i in slots]
         for first in range(0, shape[1], rows):
             part = slice(first, first + rows)
-            best, least, error, length, order, usable = outer_rows(problem.p[part], problem.q[part], m, draws)
+            best, least, error, length, order, usable = _search_rows(problem.p[part], problem.q[part], m, draws)
             value[slots, part], size[slots, part] = 1.0 + best, length
             low[slots, part], high[slots, part] = 1.0 + least - error, 1.0 + best + error
             solved[slots, part] = usable.cpu().expand(len(slots), -1)
@@ -110,7 +102,9 @@ def solve_outer(problem: Problem) -> Bound:
     return Bound(value, low, high, size, problem, "outer", make_subset=make_subset)
 
 
-def outer_rows(p: Tensor, q: Tensor, m: int, draws: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _search_rows(
+    p: Tensor, q: Tensor, m: int, draws: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Minimum of ``P - Q`` for rows without replacement, m fixed tokens and ``draws`` random ones.
 
     Parameters

@@ -13,8 +13,8 @@ from mdsd_bounds.bounds.search.records import Best, Cells, Nodes, Runs, Space, S
 
 #: Nodes above which a row goes to the prefix scan, and the smallest mass outside the largest tokens.
 NODES = 768
-SMALLEST_MASS = 2.0**-200
-LEAST_SHARE = 5e-324
+_SMALLEST_MASS = 2.0**-200
+_LEAST_SHARE = 5e-324
 #: Quantities kept per cell besides ``mass``: higher powers of medium tokens, then number, mass and odds of heavy ones.
 HEAVY, HEAVY_MASS, HEAVY_ODDS, EXTRAS = 5, 6, 7, 8
 
@@ -48,7 +48,7 @@ def largest_tokens(q, bits, fixed_count, top):  # type: ignore[no-untyped-def]
     for i in range(spare.shape[0]):
         some = held + i <= positive and outside[held + i] > 0.0
         # A share that underflows is still a share: the row is not exhausted, and goes to the scan.
-        spare[i] = max(outside[held + i] / total, LEAST_SHARE) if some else 0.0
+        spare[i] = max(outside[held + i] / total, _LEAST_SHARE) if some else 0.0
     return held, total
 
 
@@ -92,9 +92,9 @@ def before_search(row, asked, spare, answers):  # type: ignore[no-untyped-def]
     left = number if total > 0.0 else 0
     while left > 0 and spare[draws[left - 1]] == 0.0:
         left -= 1
-    usable = total == 0.0 or total >= SMALLEST_MASS
+    usable = total == 0.0 or total >= _SMALLEST_MASS
     if left > 0:
-        usable &= spare[draws[left - 1] - 1] >= SMALLEST_MASS
+        usable &= spare[draws[left - 1] - 1] >= _SMALLEST_MASS
     for d in range(number):
         answers.usable[d, b], answers.error[d, b] = usable, 2.0 * row.q.shape[0] * UNIT
         answers.scale[d, b] = row.scale

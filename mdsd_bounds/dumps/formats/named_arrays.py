@@ -5,8 +5,8 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
 * ``logits`` ``[N, V]``, ``[S, V]`` or ``[B, S, V]`` (also ``scores``: after temperature and cuts).  What a Hugging Face
   forward pass or ``generate(output_logits=True)`` gives, and TensorRT-LLM's .npy files ``[(batch, beam 1,) S, V]``.
   With ``input_ids`` ``[B, S]`` row t predicts token t + 1 and the last row of each text is left out, as are rows that
-  ``attention_mask`` marks as padding.  With ``sequences`` ``[B, prompt + S]`` row t predicts the t-th new token.  Both
-  must have one text for each of the B; rows of beams are refused.
+  ``attention_mask`` marks as padding, of these and of the other forms.  With ``sequences`` ``[B, prompt + S]`` row t
+  predicts the t-th new token.  Both must have one text for each of the B; rows of beams are refused.
 * ``ids`` and ``logprobs`` ``[N, k]`` (``top_ids``/``token_ids``/``indices`` and ``top_logprobs``/``top_values`` are
   known too), natural logarithms at temperature 1, ids of -1 for empty slots; optionally ``missing`` ``[N]``, the mass
   of the rest, ``cap`` ``[N]``, or both and more as ``cut`` ``[N, 4]`` float64, and ``vocabulary``.
@@ -228,9 +228,11 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         if start < 0:
             raise InputError(f"{path}: {name} has {steps} steps but sequences only {ids.shape[1]} tokens")
         shift = "same"
-        columns = _places(kept, steps, start) | {"token": ids[:, start:].reshape(-1)}
-    elif len(shape) == 3:
-        columns = _places(kept, steps, 1)
+        kept = _unmasked(path, arrays, (texts, steps), start)
+        columns = _places(kept, steps, start) | {"token": ids[:, start:].reshape(-1)[kept]}
+    else:
+        kept = _unmasked(path, arrays, (texts, steps))
+        columns = _places(kept, steps, 1) if len(shape) == 3 else {}
     if not len(kept):
         raise InputError(f"{path}: no row has a token that follows it; save texts of two tokens or more")
     stated = _columns(path, arrays, len(kept))
@@ -243,9 +245,33 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         return torch.cat([array.rows(a, b) for a, b in runs(kept[start:stop])]), None
 
     stage = "processed" if name == "scores" else "raw"
-    return Side(
-        str(path), "arrays", len(kept), shape[-1], array.dtype, read, columns, shift=shift, stage=stage, bytes=size
+    masked = texts * steps - len(kept) if "attention_mask" in arrays else 0
+    notes = (
+        {"left out": f"{masked} rows that attention_mask marks as padding or that no token follows"} if masked else {}
     )
+    return Side(
+        str(path), "arrays", len(kept), shape[-1], array.dtype, read, columns,
+        shift=shift, stage=stage, bytes=size, notes=notes,
+    )  # fmt: skip
+
+
+def _unmasked(path: Path, arrays: Mapping[str, Array], size: tuple[int, int], start: int = 0) -> Tensor:
+    """Rows of ``size`` texts and steps that ``attention_mask`` does not mark as padding, which begin at step ``start``.
+
+    A mask of the prompts alone, as ``generate`` is given it, says nothing of the rows after them.
+    """
+    texts, steps = size
+    if "attention_mask" not in arrays:
+        return torch.arange(texts * steps)
+    mask = _ids_of(path, arrays, "attention_mask", texts)
+    if mask.shape[1] == start > 0:
+        return torch.arange(texts * steps)
+    if mask.shape[1] != start + steps:
+        raise InputError(
+            f"{path}: rows of {steps} steps after {start} tokens, but attention_mask has {mask.shape[1]}; save those "
+            "of one pass, or leave the mask out where no row is padding"
+        )
+    return (mask[:, start:] != 0).reshape(-1).nonzero()[:, 0]
 
 
 def _texts(path: Path, arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> tuple[int, int]:

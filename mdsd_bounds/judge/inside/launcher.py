@@ -16,18 +16,18 @@ import time
 from typing import Any
 
 #: Flags of mount(2).
-READ_ONLY, NO_SUID, NO_DEVICES, REMOUNT, BIND = 1, 2, 4, 32, 4096
+_READ_ONLY, _NO_SUID, _NO_DEVICES, _REMOUNT, _BIND = 1, 2, 4, 32, 4096
 #: prctl(2): no program started from here gains rights.
-NO_NEW_RIGHTS = 38
+_NO_NEW_RIGHTS = 38
 #: Folders anyone may write to.
-OPEN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/dev/mqueue")
+_OPEN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/dev/mqueue")
 
 
 def main() -> None:
     """Read what is asked from stdin, run it, and write one line to stdout."""
     asked = json.loads(sys.stdin.buffer.readline())
     libc = ctypes.CDLL(None, use_errno=True)
-    close_place(libc, int(asked["limits"]["disk"]))
+    _close_place(libc, int(asked["limits"]["disk"]))
     program_in, tests_out = os.pipe()
     tests_in, program_out = os.pipe()
     order_in, order_out = os.pipe()
@@ -63,17 +63,17 @@ def answer(pipe: int, wall: float) -> bytes:
     return text
 
 
-def close_place(libc: Any, disk: int) -> None:
+def _close_place(libc: Any, disk: int) -> None:
     """Make everything read-only and cover what anyone may write to."""
     mount(libc, b"none", b"/", None, 1 << 18 | 1 << 14)  # private, recursively
     with open("/proc/self/mounts", "rb") as mounts:
         points = [row.split(b" ")[1].decode("unicode_escape").encode() for row in mounts]
     for point in points:
-        mount(libc, b"none", point, None, BIND | REMOUNT | READ_ONLY | NO_SUID, required=False)
-    mount(libc, b"proc", b"/proc", b"proc", NO_SUID | NO_DEVICES | READ_ONLY)
-    for folder in OPEN_FOLDERS:
+        mount(libc, b"none", point, None, _BIND | _REMOUNT | _READ_ONLY | _NO_SUID, required=False)
+    mount(libc, b"proc", b"/proc", b"proc", _NO_SUID | _NO_DEVICES | _READ_ONLY)
+    for folder in _OPEN_FOLDERS:
         if os.path.isdir(folder):
-            mount(libc, b"tmpfs", folder.encode(), b"tmpfs", NO_SUID | NO_DEVICES, f"size={disk},mode=1777")
+            mount(libc, b"tmpfs", folder.encode(), b"tmpfs", _NO_SUID | _NO_DEVICES, f"size={disk},mode=1777")
     os.chdir("/tmp")
 
 
@@ -110,7 +110,7 @@ def start(libc: Any, code: str, pipes: list[int], user: int, limits: dict[str, i
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-        if libc.prctl(NO_NEW_RIGHTS, 1, 0, 0, 0) != 0 or 0 in os.getresuid():
+        if libc.prctl(_NO_NEW_RIGHTS, 1, 0, 0, 0) != 0 or 0 in os.getresuid():
             os._exit(1)
         os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", code], {})
     finally:

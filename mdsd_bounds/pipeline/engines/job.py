@@ -206,15 +206,15 @@ def _memory_named(dump: Dump, start: int, stop: int) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        raise out_of_memory(dump, start, stop) from None
+        raise _out_of_memory(dump, start, stop) from None
     except RuntimeError as error:
         # torch's allocators raise RuntimeErrors of their own.
         if "can't allocate memory" in str(error) or "out of memory" in str(error):
-            raise out_of_memory(dump, start, stop) from None
+            raise _out_of_memory(dump, start, stop) from None
         raise
 
 
-def out_of_memory(dump: Dump, start: int, stop: int) -> InputError:
+def _out_of_memory(dump: Dump, start: int, stop: int) -> InputError:
     """What is said where memory did not suffice."""
     return InputError(
         f"{dump.facts.path}: rows {start} to {stop - 1}: out of memory; free some, ask for fewer samplers, drafts or "

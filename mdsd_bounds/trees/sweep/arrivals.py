@@ -30,7 +30,7 @@ from mdsd_bounds.verifiers.optimal.arrival_times import FINE, arrival_times, res
 from mdsd_bounds.verifiers.optimal.order_sweep import token_polynomials
 from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
-FAST_STEP = STEP | {"fastmath": SUMS}
+_FAST_STEP = STEP | {"fastmath": SUMS}
 
 
 class Arrivals(NamedTuple):
@@ -113,7 +113,7 @@ def start_sets(arrivals, first, draws):  # type: ignore[no-untyped-def]
     return sets
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def add_token(a, b, a_next, b_next, arrivals, i, z):  # type: ignore[no-untyped-def]
     """A and B of a set with item i added, which has the mark z."""
     absent, arrived, closing = arrivals.absent[i], arrivals.arrived[i], arrivals.closing[i]
@@ -126,7 +126,7 @@ def add_token(a, b, a_next, b_next, arrivals, i, z):  # type: ignore[no-untyped-
             b_next[m, t] = b[m, t] * absent[t] + z * (b[m - 1, t] * arrived[t] + a[m, t] * closing[t])
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def fade_below(arrivals, sets, order, v, start, end):  # type: ignore[no-untyped-def]
     """Bring ``fade`` up to date for node v from position ``end`` down to ``start``."""
     for j in range(end - 1, start - 1, -1):
@@ -135,7 +135,7 @@ def fade_below(arrivals, sets, order, v, start, end):  # type: ignore[no-untyped
             here[t] = above[t] * absent[t]
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def gained(arrivals, sets, i, row, n):  # type: ignore[no-untyped-def]
     """What item i, at the position of ``row``, adds to Q of the items below it.  ``n`` draws."""
     arrived, closing, fade = arrivals.arrived[i], arrivals.closing[i], sets.fade[row + 1]
@@ -145,7 +145,7 @@ def gained(arrivals, sets, i, row, n):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def mark_component(arrivals, sets, order, v, start, end, n, z):  # type: ignore[no-untyped-def]
     """Write ``marked_a`` and ``marked_b`` of a component's positions; returns ``G_v(z)``."""
     sets.marked_a[start + v], sets.marked_b[start + v] = sets.a[start + v], sets.b[start + v]
@@ -159,14 +159,14 @@ def mark_component(arrivals, sets, order, v, start, end, n, z):  # type: ignore[
     return total
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def start_upper(sets):  # type: ignore[no-untyped-def]
     """Set ``upper_a`` and ``upper_b`` to the empty set."""
     sets.upper_a[0], sets.upper_b[0] = 0.0, 0.0
     sets.upper_a[0, 0] = 1.0
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def drafted_marked(arrivals, sets, i, row, top, n):  # type: ignore[no-untyped-def]
     """``H`` of item i at the position of ``row``; ``top`` is the row of the component's end."""
     arrived, closing, fade = arrivals.arrived[i], arrivals.closing[i], sets.fade[top]
@@ -182,7 +182,7 @@ def drafted_marked(arrivals, sets, i, row, top, n):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(**FAST_STEP)
+@njit(**_FAST_STEP)
 def lower_position(arrivals, sets, i, z):  # type: ignore[no-untyped-def]
     """Add item i to ``upper_a`` and ``upper_b``."""
     add_token(sets.upper_a[0], sets.upper_b[0], sets.upper_a[1], sets.upper_b[1], arrivals, i, z)

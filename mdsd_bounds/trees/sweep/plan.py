@@ -19,7 +19,7 @@ from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.sweep.layer import Drafting
 
 #: Tokens in the support of a node up to which three and more drafts without replacement are revealed together.
-MOST_TOGETHER = 128
+_MOST_TOGETHER = 128
 
 
 def require_sweep(tree: Tree) -> Sampler:
@@ -57,7 +57,7 @@ def groups_below(tree: Tree, node: int, sampler: Sampler) -> tuple[int, ...]:
     fixed, _ = sampler.splits([count], tree.options, "rule 'sweep'")[0]
     sizes: list[int] = [1] * fixed
     support = int((tree.distributions[tree.probs_row[node]] > 0).sum())
-    at_once = count if sampler.replacement or support <= MOST_TOGETHER else 2
+    at_once = count if sampler.replacement or support <= _MOST_TOGETHER else 2
     done = 0
     for size in planned:
         rest = min(size, done + size - fixed)

@@ -135,7 +135,7 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
 def sum_below(layer, search, v, start, end):  # type: ignore[no-untyped-def]
     """Bring ``below`` up to date for node v from position ``start`` to ``end``.  Sums of positive terms only."""
     if layer.many[v]:
-        add_many(layer, search, v, start, end)
+        _add_many(layer, search, v, start, end)
         return
     below, row = search.below, start + v
     mass, odds, squares = below[row, MASS], below[row, ODDS], below[row, SQUARES]
@@ -160,7 +160,7 @@ def sum_below(layer, search, v, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def add_many(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+def _add_many(layer, search, v, start, end):  # type: ignore[no-untyped-def]
     """:func:`sum_below` for three and more draws without replacement."""
     fade_below(layer.arrivals, search.sets, search.order, v, start, end)
     a, b = search.sets.a, search.sets.b
@@ -205,8 +205,8 @@ def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
     """
     sort_component(layer, search, start, end)
     for v in range(len(start)):
-        lower_hull(search, v, start[v], end[v])
-    return merge_hulls(search, start)
+        _lower_hull(search, v, start[v], end[v])
+    return _merge_hulls(search, start)
 
 
 @njit(**STEP)
@@ -234,7 +234,7 @@ def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def lower_hull(search, v, start, end):  # type: ignore[no-untyped-def]
+def _lower_hull(search, v, start, end):  # type: ignore[no-untyped-def]
     """Vertices of the lower convex hull of the points (Q_v, sum of the key) of the prefixes of node v."""
     total, hull, count = search.total, search.hull, 0
     total[start + v] = 0.0
@@ -259,7 +259,7 @@ def lower_hull(search, v, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
+def _slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
     """Slope of node v's hull behind one of its vertices; minus infinity before the first, infinity behind the last."""
     if corner < 0:
         return -np.inf
@@ -270,7 +270,7 @@ def slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def merge_hulls(search, start):  # type: ignore[no-untyped-def]
+def _merge_hulls(search, start):  # type: ignore[no-untyped-def]
     """The best combination of vertices: those whose intervals of C have a point in common, in ascending order of C."""
     nodes = len(start)
     corner, low, high = np.zeros(nodes, np.int64), np.empty(nodes), np.empty(nodes)
@@ -303,7 +303,7 @@ def merge_hulls(search, start):  # type: ignore[no-untyped-def]
 def interval(search, v, start, corner, low, high):  # type: ignore[no-untyped-def]
     """Write between which values of C a vertex of node v can be used."""
     chance = search.below[search.hull[start + v + corner] + v, CHANCE]
-    before, after = slope_after(search, v, start, corner - 1), slope_after(search, v, start, corner)
+    before, after = _slope_after(search, v, start, corner - 1), _slope_after(search, v, start, corner)
     low[v] = before * chance if chance > 0.0 else -np.inf
     if after == np.inf:
         high[v] = np.inf

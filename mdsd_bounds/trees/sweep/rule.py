@@ -38,7 +38,7 @@ from mdsd_bounds.trees.sweep.layer import Drafting, prepare_layer
 from mdsd_bounds.trees.sweep.plan import drafting, layer_steps, require_sweep
 
 #: Below this nothing is left of ``1 - sum m``: the children have all the probability.
-SPENT = 1e-15
+_SPENT = 1e-15
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _reveal(
     rule = prepare_layer(draftings, [held[v].at(d.token) for v, d in zip(nodes, draftings, strict=True)])
     given, mean = rule.accept(drafts), rule.mean
     rest = 1.0 - float(mean.sum())
-    factor = max(1.0 - float(sum(x.sum() for x in given)), 0.0) / rest if rest > SPENT else 0.0
+    factor = max(1.0 - float(sum(x.sum() for x in given)), 0.0) / rest if rest > _SPENT else 0.0
     for k, v in enumerate(nodes):
         node = held[v]
         node.taken.append((draftings[k].token, mean[rule.first[k] : rule.first[k + 1]] / node.factor))

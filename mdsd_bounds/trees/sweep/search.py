@@ -67,11 +67,11 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
         ``1 + min over B of target(B) - Q(B)``: the most that any rule can accept.
     """
     size = len(target)
-    search, parts = start_search(layer, target), start_components(layer)
+    search, parts = start_search(layer, target), _start_components(layer)
     search.key[:] = target
     bound = 1.0 + min(best_prefixes(layer, search, parts.start[0], parts.end[0]), 0.0)
     parts.cut[0] = search.best if bound < 1.0 else parts.start[0]
-    count, left = add_children(parts, 0, 1), np.zeros(2 * size + 3, np.bool_)
+    count, left = _add_children(parts, 0, 1), np.zeros(2 * size + 3, np.bool_)
     left[1] = count == 3 or parts.cut[0].sum() == parts.end[0].sum()
     node = 0
     while node + 1 < count:
@@ -85,7 +85,7 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
         parts.coin[node] = coin
         if coin < 1.0:
             before = count
-            count = add_children(parts, node, count)
+            count = _add_children(parts, node, count)
             left[before:count] = left[node]
     for j in range(size):
         parts.place[search.order[j]] = j
@@ -95,7 +95,7 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
 
 
 @njit(**STEP)
-def start_components(layer):  # type: ignore[no-untyped-def]
+def _start_components(layer):  # type: ignore[no-untyped-def]
     """Room for all components, with the root."""
     size, nodes = len(layer.mass), len(layer.draws)
     room = 2 * size + 3
@@ -108,7 +108,7 @@ def start_components(layer):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def add_children(parts, node, count):  # type: ignore[no-untyped-def]
+def _add_children(parts, node, count):  # type: ignore[no-untyped-def]
     """The parts below and above the cut, where they hold anything; returns how many components there are then."""
     start, end, cut = parts.start[node], parts.end[node], parts.cut[node]
     parts.lower[node] = count if cut.sum() > start.sum() else count - 1
@@ -148,7 +148,7 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
     start, end = parts.start[node], parts.end[node]
     bottom = chance_below(search, start)
     top = chance_below(search, end) - bottom
-    whole, _, size = sums_between(search, start, end)
+    whole, _, size = _sums_between(search, start, end)
     coin, saved = 1.0, search.saved
     for _ in range(ROUNDS):
         # At c = 1 the prefixes of (t - v)/q up to 0 are the least, whatever f is.
@@ -159,11 +159,11 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
                 search.key[i] = scale * (search.target[i] - coin * search.own[i])
         if coin == 1.0:
             sort_component(layer, search, start, end)
-            negative_prefixes(search, start, end)
+            _negative_prefixes(search, start, end)
         else:
             best_prefixes(layer, search, start, end)
         inside = chance_below(search, search.best) - bottom
-        target, own, count = sums_between(search, start, search.best)
+        target, own, count = _sums_between(search, start, search.best)
         if count == 0 or count == size:
             break
         gap = top - inside - (whole - target) if left else target - inside
@@ -181,12 +181,12 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
             break
     for v in range(len(start)):
         if coin < 1.0:
-            restore_order(layer, search, v, start[v], end[v])
+            _restore_order(layer, search, v, start[v], end[v])
     return coin
 
 
 @njit(**STEP)
-def restore_order(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+def _restore_order(layer, search, v, start, end):  # type: ignore[no-untyped-def]
     """Bring the saved order of node v back, and its sums where it differs from the order at hand."""
     low, high = end, start
     for j in range(start, end):
@@ -198,7 +198,7 @@ def restore_order(layer, search, v, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def negative_prefixes(search, start, end):  # type: ignore[no-untyped-def]
+def _negative_prefixes(search, start, end):  # type: ignore[no-untyped-def]
     """Write to ``best`` where the keys, sorted, cease to be negative."""
     for v in range(len(start)):
         j = start[v]
@@ -208,7 +208,7 @@ def negative_prefixes(search, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def sums_between(search, start, end):  # type: ignore[no-untyped-def]
+def _sums_between(search, start, end):  # type: ignore[no-untyped-def]
     """Sums of the targets and of the component's own pick over the items between two positions, and their number."""
     target, own, count = 0.0, 0.0, 0
     for v in range(len(start)):

@@ -47,7 +47,7 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
     for g in range(len(layer.mark)):
         z = layer.mark[g]
         for v in range(len(start)):
-            search.factor[G, v] = all_below(layer, search, v, start[v], end[v], z)
+            search.factor[G, v] = _all_below(layer, search, v, start[v], end[v], z)
         others(search.factor)
         for v in range(len(start)):
             if end[v] > start[v]:
@@ -57,7 +57,7 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
         if end[v] == start[v]:
             continue
         # All items of a node have the same three numbers, which stand at its first one, but for the hot item.
-        plain = plain_item(layer, search, v, start[v], end[v])
+        plain = _plain_item(layer, search, v, start[v], end[v])
         for j in range(start[v], end[v]):
             i = order[j]
             if i != layer.hot[v] and not layer.many[v]:
@@ -69,7 +69,7 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def plain_item(layer, search, v, start, end):  # type: ignore[no-untyped-def]
+def _plain_item(layer, search, v, start, end):  # type: ignore[no-untyped-def]
     """The first item of a component's stretch that is not the hot one, or that one if there is no other."""
     i = search.order[start]
     if i == layer.hot[v] and end > start + 1:
@@ -78,7 +78,7 @@ def plain_item(layer, search, v, start, end):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def sums_at(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
+def _sums_at(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
     """X(z), Y(z) and the sum of q w without the hot token; and 1, z or 0 as that one lies in D, in C or above."""
     below, low, high = search.below, start + v, end + v
     x = below[low, MASS] + z * (below[high, MASS] - below[low, MASS])
@@ -88,11 +88,11 @@ def sums_at(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def all_below(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
+def _all_below(layer, search, v, start, end, z):  # type: ignore[no-untyped-def]
     """``G_v(z)``."""
     if layer.many[v]:
         return mark_component(layer.arrivals, search.sets, search.order, v, start, end, layer.draws[v], z)
-    x, y, squares, hot = sums_at(layer, search, v, start, end, z)
+    x, y, squares, hot = _sums_at(layer, search, v, start, end, z)
     if not layer.pairs[v]:
         return power(x, layer.draws[v])
     h = layer.hot[v]
@@ -116,10 +116,10 @@ def others(factor):  # type: ignore[no-untyped-def]
 def add_share(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
     """Add the part of one mark to the three numbers of node v, kept at its first item, and to those of its hot one."""
     if layer.many[v]:
-        add_drafted(layer, search, v, start, end, z, rest)
+        _add_drafted(layer, search, v, start, end, z, rest)
         return
-    x, y, _, hot = sums_at(layer, search, v, start, end, z)
-    first, share = plain_item(layer, search, v, start, end), search.share
+    x, y, _, hot = _sums_at(layer, search, v, start, end, z)
+    first, share = _plain_item(layer, search, v, start, end), search.share
     if not layer.pairs[v]:
         n = layer.draws[v]
         share[first, 1] += rest * n * power(x, n - 1)
@@ -137,7 +137,7 @@ def add_share(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped
 
 
 @njit(**STEP)
-def add_drafted(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
+def _add_drafted(layer, search, v, start, end, z, rest):  # type: ignore[no-untyped-def]
     """:func:`add_share` for three and more draws: the second number is ``H / q``, for every item."""
     start_upper(search.sets)
     for j in range(end - 1, start - 1, -1):

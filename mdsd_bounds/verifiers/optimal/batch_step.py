@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mdsd_bounds.verifiers.optimal.prepared import Prepared
 
 #: Kinds of rules.
-TREE, EXCHANGES, FIXED, FIRST = range(4)
+_TREE, _EXCHANGES, _FIXED, _FIRST = range(4)
 
 
 class Tokens(NamedTuple):
@@ -61,31 +61,31 @@ class Flat(NamedTuple):
 
 def flatten(rows: tuple[Prepared, ...]) -> Flat | None:
     """All rules in one record, None if some are of a kind that is not known here."""
-    kinds = {PriorityRule: TREE, ExchangeRule: EXCHANGES, FixedRule: FIXED, FirstDraft: FIRST}
+    kinds = {PriorityRule: _TREE, ExchangeRule: _EXCHANGES, FixedRule: _FIXED, FirstDraft: _FIRST}
     kind = np.array([kinds.get(type(row.rule), -1) for row in rows], np.int64)
     if not rows or kind.min() < 0:
         return None
     rules: list[Any] = [row.rule for row in rows]
     whole, real = np.zeros(0, np.int32), np.zeros(0)
     nothing = Tree(whole, whole, whole, whole, whole, real, whole)
-    trees = [rule.tree if k == TREE else nothing for rule, k in zip(rules, kind, strict=True)]
+    trees = [rule.tree if k == _TREE else nothing for rule, k in zip(rules, kind, strict=True)]
     tree = Tree(*(np.concatenate([getattr(one, name) for one in trees]) for name in Tree._fields))
     tree_at = np.stack([offsets([getattr(one, name) for one in trees]) for name in ("place", "coin", "rank")])
     unused = Tables(real, real, real, whole, whole, whole, whole, real, real)
-    every = [rule.tables if k == EXCHANGES else unused for rule, k in zip(rules, kind, strict=True)]
+    every = [rule.tables if k == _EXCHANGES else unused for rule, k in zip(rules, kind, strict=True)]
     tables = Tables(*(np.concatenate([getattr(one, name) for one in every]) for name in Tables._fields))
     tables_at = np.stack([offsets([getattr(one, name) for one in every]) for name in ("draft", "low")])
     numbers = np.array(
-        [(x.random, x.mass, x.rest) if k == FIXED else (0, 0, 0) for x, k in zip(rules, kind, strict=True)]
+        [(x.random, x.mass, x.rest) if k == _FIXED else (0, 0, 0) for x, k in zip(rules, kind, strict=True)]
     )
-    slot = np.array([rule.slot if k == FIRST else 0 for rule, k in zip(rules, kind, strict=True)], np.int64)
-    tokens = all_tokens(rows, kind)
+    slot = np.array([rule.slot if k == _FIRST else 0 for rule, k in zip(rules, kind, strict=True)], np.int64)
+    tokens = _all_tokens(rows, kind)
     return Flat(kind, tokens, tree, tree_at, tables, tables_at, numbers.astype(np.float64), slot)
 
 
-def all_tokens(rows: tuple[Prepared, ...], kind: np.ndarray) -> Tokens:
+def _all_tokens(rows: tuple[Prepared, ...], kind: np.ndarray) -> Tokens:
     """What the rows know of their tokens."""
-    parts = [row_tokens(row, int(k)) for row, k in zip(rows, kind, strict=True)]
+    parts = [_row_tokens(row, int(k)) for row, k in zip(rows, kind, strict=True)]
     token, p, r, q, item = ([part[i] for part in parts] for i in range(5))
     left_token, left = zip(*(leftovers(row) for row in rows), strict=True)
     size = [len(x) for x in p]
@@ -100,18 +100,18 @@ def all_tokens(rows: tuple[Prepared, ...], kind: np.ndarray) -> Tokens:
     )  # fmt: skip
 
 
-def row_tokens(row: Prepared, kind: int) -> tuple[np.ndarray, ...]:
+def _row_tokens(row: Prepared, kind: int) -> tuple[np.ndarray, ...]:
     """Tokens (none where all are listed), p, r, q and items of one row."""
     rule: Any = row.rule
     p, r = row.p.numpy(), row.r.numpy()
-    if kind == TREE:
+    if kind == _TREE:
         token = rule.token
         some = token if len(token) else slice(None)
         item = rule.item if len(rule.item) else np.arange(len(token), dtype=np.int32)
         return token, p[some], r[some], np.zeros(len(item)), item
-    q = rule.q.numpy() if kind != FIRST else r
+    q = rule.q.numpy() if kind != _FIRST else r
     token = np.flatnonzero(q > 0).astype(np.int32)
-    item = rule.interval[token] if kind == EXCHANGES else np.zeros(len(token), np.int32)
+    item = rule.interval[token] if kind == _EXCHANGES else np.zeros(len(token), np.int32)
     return token, p[token], r[token], q[token], item
 
 
@@ -138,12 +138,12 @@ def step_rows(drafts, uniform, flat):  # type: ignore[no-untyped-def]
     found = np.empty(n, np.int64)
     for b in range(len(drafts)):
         places(drafts[b], b, known, at)
-        if flat.kind[b] == TREE:
-            slot = pick_in_tree(b, at, uniform[b, 2], flat, found)
-        elif flat.kind[b] == EXCHANGES:
-            slot = pick_in_intervals(b, at, uniform[b, 2:], flat, found, room[0])
-        elif flat.kind[b] == FIXED:
-            slot = pick_fixed(at, uniform[b, 2], flat.numbers[b], known, room)
+        if flat.kind[b] == _TREE:
+            slot = _pick_in_tree(b, at, uniform[b, 2], flat, found)
+        elif flat.kind[b] == _EXCHANGES:
+            slot = _pick_in_intervals(b, at, uniform[b, 2:], flat, found, room[0])
+        elif flat.kind[b] == _FIXED:
+            slot = _pick_fixed(at, uniform[b, 2], flat.numbers[b], known, room)
         else:
             slot = flat.slot[b]
         picked, place = drafts[b, slot], at[slot]
@@ -170,7 +170,7 @@ def places(drafts, b, known, at):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def pick_in_tree(b, at, u, flat, found):  # type: ignore[no-untyped-def]
+def _pick_in_tree(b, at, u, flat, found):  # type: ignore[no-untyped-def]
     """Slot of the pick of a tree of priority orders."""
     x, whole = flat.tree_at, flat.tree
     nodes = slice(x[1, b], x[1, b + 1])
@@ -185,7 +185,7 @@ def pick_in_tree(b, at, u, flat, found):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def pick_in_intervals(b, at, uniform, flat, found, ratio):  # type: ignore[no-untyped-def]
+def _pick_in_intervals(b, at, uniform, flat, found, ratio):  # type: ignore[no-untyped-def]
     """Slot of the pick of exchanged intervals."""
     x, t = flat.tables_at, flat.tables
     own, pairs = slice(x[0, b], x[0, b + 1]), slice(x[1, b], x[1, b + 1])
@@ -198,7 +198,7 @@ def pick_in_intervals(b, at, uniform, flat, found, ratio):  # type: ignore[no-un
 
 
 @njit(**STEP)
-def pick_fixed(at, u, numbers, known, room):  # type: ignore[no-untyped-def]
+def _pick_fixed(at, u, numbers, known, room):  # type: ignore[no-untyped-def]
     """Slot of the pick of fixed tokens and at most one random draft, which is the last one."""
     random, mass, rest = numbers
     n, share, total = len(at), room[0], 0.0

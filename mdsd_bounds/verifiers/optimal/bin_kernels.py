@@ -24,14 +24,14 @@ def newton(x, y, mass, t, draws, cut):  # type: ignore[no-untyped-def]
     p, last, few, used = np.zeros((n, nodes)), np.zeros((n, nodes)), np.empty((n, nodes)), 0
     for i in range(bins):
         if used + n > len(arrived):
-            arrived, closing = doubled_room(arrived, used), doubled_room(closing, used)
+            arrived, closing = _doubled_room(arrived, used), _doubled_room(closing, used)
         for j in range(nodes):
             p[0, j] = np.exp(-mass[i] * t[j])
-        few_arrivals(max(spare - mass[i], 0.0), t, few)
+        _few_arrivals(max(spare - mass[i], 0.0), t, few)
         for m in range(n):
             if m > 0:
-                power_to_elementary(x, i, m, p)
-            last_arrival(y, i, m, p, last)
+                _power_to_elementary(x, i, m, p)
+            _last_arrival(y, i, m, p, last)
             arrived[used + m], closing[used + m] = p[m], last[m]
             size = 0.0
             for j in range(nodes):
@@ -44,7 +44,7 @@ def newton(x, y, mass, t, draws, cut):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def few_arrivals(rate, t, few):  # type: ignore[no-untyped-def]
+def _few_arrivals(rate, t, few):  # type: ignore[no-untyped-def]
     """``few[m]``: probability that a Poisson count of mean ``rate t`` is at most m."""
     for j in range(len(t)):
         mean = rate * t[j]
@@ -56,7 +56,7 @@ def few_arrivals(rate, t, few):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def power_to_elementary(x, i, m, p):  # type: ignore[no-untyped-def]
+def _power_to_elementary(x, i, m, p):  # type: ignore[no-untyped-def]
     """``p[m]`` by Newton's identity, from those before."""
     kept, _, nodes = x.shape
     p[m] = 0.0
@@ -67,7 +67,7 @@ def power_to_elementary(x, i, m, p):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def last_arrival(y, i, m, p, last):  # type: ignore[no-untyped-def]
+def _last_arrival(y, i, m, p, last):  # type: ignore[no-untyped-def]
     """``last[m]``: coefficient of ``P(z) sum_k (-z)^k Y_k``."""
     kept, _, nodes = y.shape
     last[m] = 0.0
@@ -78,7 +78,7 @@ def last_arrival(y, i, m, p, last):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def doubled_room(rows, used):  # type: ignore[no-untyped-def]
+def _doubled_room(rows, used):  # type: ignore[no-untyped-def]
     """The rows, with room for more."""
     larger = np.empty((2 * len(rows), rows.shape[1]))
     larger[:used] = rows[:used]

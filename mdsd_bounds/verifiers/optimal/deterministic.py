@@ -59,7 +59,7 @@ def prepare_fixed(p: Tensor, q: Tensor, fixed: int, random: int) -> Prepared:
     accepted = taken + float(np.minimum(target[token], r[token]).sum())
     if not mass > 0.0 and outside > 0.0:
         # Nothing speaks for the fixed tokens: the random draft is always picked.
-        r[:] = draft / outside
+        r[:] = np.minimum(draft, outside) / outside
         r[token] = 0.0
     # 1 + P(H) - Q(H) for H = A and the tokens with p < r': the same sum again, as r' sums to one.
     high = min(1.0, mass + taken + rounding(len(draft)))

@@ -9,8 +9,8 @@ from mdsd_bounds._backend.numba_options import STEP, SUMS
 from mdsd_bounds.bounds.search import ratio_cells
 from mdsd_bounds.verifiers.optimal.intervals_kernel import BLOCK, STRIP
 
-#: Masses below this are scaled up before they are divided by: a subnormal one has no finite reciprocal.
-_SMALL, _UP = 1e-280, 2.0**300
+#: By masses below this every entry is divided: a subnormal one has no finite reciprocal.
+_SMALL = 1e-280
 
 
 @njit(cache=True, nogil=True)
@@ -35,8 +35,8 @@ def overlap(p: np.ndarray, q: np.ndarray, token: np.ndarray, rest: float, r: np.
 
     With ``rest`` = 0 there is no random draft, and r is zero.  On ``token`` r is left as it is.
     """
-    up = _UP if rest < _SMALL else 1.0
-    scale = 1.0 / (rest * up) if rest > 0.0 else 0.0
+    small = 0.0 < rest < _SMALL
+    scale = 1.0 / rest if rest > 0.0 and not small else 0.0
     total, fixed, first = 0.0, 0.0, 0
     for i in token:
         fixed += p[i]
@@ -46,16 +46,29 @@ def overlap(p: np.ndarray, q: np.ndarray, token: np.ndarray, rest: float, r: np.
             subtotal = 0.0
             for begin in range(strip, min(strip + STRIP, i), BLOCK):
                 end = min(begin + BLOCK, i)
-                subtotal += _block_overlap(p[begin:end], q[begin:end], up, scale, r[begin:end])
+                if small:
+                    subtotal += _block_overlap_divided(p[begin:end], q[begin:end], rest, r[begin:end])
+                else:
+                    subtotal += _block_overlap(p[begin:end], q[begin:end], scale, r[begin:end])
             total += subtotal
         first = i + 1
     return total, fixed
 
 
 @njit(**STEP, fastmath=SUMS)
-def _block_overlap(p, q, up, scale, r):  # type: ignore[no-untyped-def]
+def _block_overlap(p, q, scale, r):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(p.shape[0]):
-        r[i] = min(p[i], q[i] * up * scale)
+        r[i] = min(p[i], q[i] * scale)
+        total += r[i]
+    return total
+
+
+@njit(**STEP)
+def _block_overlap_divided(p, q, rest, r):  # type: ignore[no-untyped-def]
+    # Never with reordered products: a compiler that may do so multiplies by the reciprocal, which is infinite here.
+    total = 0.0
+    for i in range(p.shape[0]):
+        r[i] = min(p[i], q[i] / rest)
         total += r[i]
     return total

@@ -26,9 +26,9 @@ SHIFT = 47
 #: Smaller ratios than this share cell 1; cell 0 holds those that are zero.
 SMALLEST = 2.0**-40
 _BASE = int(np.array([SMALLEST]).view(np.int64)[0]) - (1 << SHIFT)
-ZERO = float(np.array([_BASE]).view(np.float64)[0])
+_ZERO = float(np.array([_BASE]).view(np.float64)[0])
 #: Ratios that differ by less, relatively, count as equal: at most this much acceptance is lost.
-TIED = 1e-14
+_TIED = 1e-14
 SPLITS_AT_G = 8
 #: A depth-first search holds one waiting group a level.
 _LEVELS = SPLITS_AT_G + 68
@@ -162,7 +162,7 @@ def _histogram(p, q, top, code, mass):  # type: ignore[no-untyped-def]
             w = some_p[i] / some_q[i]
             w = w if w < top else top
             w = w if w > SMALLEST else SMALLEST
-            w = w if some_p[i] > 0.0 else ZERO
+            w = w if some_p[i] > 0.0 else _ZERO
             ratio[i] = w if some_q[i] > 0.0 else never
         for i in range(some_p.shape[0]):
             some_code[i] = np.int32((bits[i] - _BASE) >> SHIFT)
@@ -232,7 +232,7 @@ def _split(p, q, token, ratio, where, groups, code):  # type: ignore[no-untyped-
         begin, end, depth = waiting[held]
         target, draft, least, most, above = real[held]
         worth = worth_of(below, above, n) / total
-        if not least < worth * (1.0 - TIED) or not worth * (1.0 + TIED) < most:
+        if not least < worth * (1.0 - _TIED) or not worth * (1.0 + _TIED) < most:
             count += 1
             groups.edge[count], groups.target[count], groups.draft[count] = above, target, draft / total
             for i in range(begin, end):

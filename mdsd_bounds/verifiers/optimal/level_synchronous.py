@@ -89,7 +89,7 @@ def level_synchronous(p: Tensor, q: Tensor, n: int, most_rounds: int = 10_000) -
     """
     if p.ndim != 2 or p.shape != q.shape or p.dtype != torch.float64 or q.dtype != torch.float64 or n < 2:
         raise InputError(f"p {p.dtype} {tuple(p.shape)}, q {q.dtype} {tuple(q.shape)}, n={n}: float64 rows, n >= 2")
-    end = checked_support(q, n)
+    end = _checked_support(q, n)
     nodes = quadrature(q, n)
     at = torch.arange(q.shape[1], device=q.device).expand(q.shape)
     divisor = torch.where(q > 0, nodes.mass, 1.0)
@@ -122,7 +122,7 @@ def level_synchronous(p: Tensor, q: Tensor, n: int, most_rounds: int = 10_000) -
         coin, cut = torch.where(fresh, 1.0, coin), torch.where(fresh, -1, cut)
         by_item = torch.zeros_like(p).scatter_(1, order, own)
         key = (t - trial * own) / divisor.gather(1, order)
-        order = sorted_within(order, torch.where(open_, key, at.to(p.dtype)), start)
+        order = _sorted_within(order, torch.where(open_, key, at.to(p.dtype)), start)
         v = sweep(nodes, order, n)
         rounds += 1
         own = by_item.gather(1, order)
@@ -161,7 +161,7 @@ def level_synchronous(p: Tensor, q: Tensor, n: int, most_rounds: int = 10_000) -
     return Levels(r, torch.where(lower, p - r, r - p).clamp(min=0.0).sum(-1), rounds)
 
 
-def checked_support(q: Tensor, n: int) -> Tensor:
+def _checked_support(q: Tensor, n: int) -> Tensor:
     """Number of tokens that can be drafted ``[B, 1]``, more than n in every row."""
     support = (q > 0).sum(-1, keepdim=True)
     if bool((support <= n).any()):
@@ -228,7 +228,7 @@ def reduce(x: Tensor, start: Tensor, how: str) -> Tensor:
     return room.scatter_reduce_(1, start, x, how).gather(1, start)
 
 
-def sorted_within(order: Tensor, key: Tensor, start: Tensor) -> Tensor:
+def _sorted_within(order: Tensor, key: Tensor, start: Tensor) -> Tensor:
     """``order`` with the positions of each component sorted by ``key``."""
     first = key.argsort(dim=-1, stable=True)
     second = start.gather(1, first).argsort(dim=-1, stable=True)

@@ -79,7 +79,7 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
     fixed, random = rule.split(n, **options)
     target, mass, _, order = prefix_curves(p[None], q[None], fixed, [random], rule.replacement)
     points = target[0].numpy(), np.maximum.accumulate(mass[0, 0].numpy())
-    corner = upper_hull(*points)
+    corner = _upper_hull(*points)
     tokens = order[0].numpy()
     probs, plain = p.numpy()[tokens], np.diff(points[1])
     r = np.zeros(len(probs))
@@ -92,7 +92,7 @@ def majorant(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement",
     return Majorant(tokens, *points, corner, by_token)
 
 
-def upper_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _upper_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Places of the corners of the least concave majorant of points with x and y not decreasing.  O(number)."""
     kept: list[int] = []
     for k in range(len(x)):

@@ -60,8 +60,8 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
                 own.pairs[start] = whole.pairs[start]
                 add_pairs(items, own, start, end, reached[node] * tree.coin[node], found)
             else:
-                begin_order(whole, own, start, end, items.draws)
-                add_order(items, own, start, end, reached[node] * tree.coin[node], found)
+                _begin_order(whole, own, start, end, items.draws)
+                _add_order(items, own, start, end, reached[node] * tree.coin[node], found)
     return found
 
 
@@ -81,7 +81,7 @@ def add_pairs(items, state, start, end, chance, found):  # type: ignore[no-untyp
 
 
 @njit(**INNER)
-def begin_order(whole, own, start, end, n):  # type: ignore[no-untyped-def]
+def _begin_order(whole, own, start, end, n):  # type: ignore[no-untyped-def]
     """Copy the set below ``start`` to the first slot, and the fade above ``end``."""
     for t in range(own.fade.shape[1]):
         own.fade[end, t] = whole.fade[end, t]
@@ -90,7 +90,7 @@ def begin_order(whole, own, start, end, n):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
+def _add_order(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
     """:func:`add_pairs` for more draws; the sets below are kept for one position at a time, in the first slot."""
     n = items.draws
     fade_above(items, state, start, end)

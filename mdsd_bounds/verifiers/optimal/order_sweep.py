@@ -39,9 +39,9 @@ FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "f
 INNER: dict[str, Any] = STEP | {"fastmath": SUMS}
 #: Positions from one set that is kept to the next, where items are bins: writing all of them takes longer than passing
 #: some items again.
-SPACING = 8
+_SPACING = 8
 #: Exponents beyond which ``exp(-x)`` is taken as 0, far above the subnormal numbers and far below rounding.
-FAINT_EXPONENT = 345.0
+_FAINT_EXPONENT = 345.0
 
 
 class Items(NamedTuple):
@@ -109,7 +109,7 @@ class Sweep(NamedTuple):
 @njit(**INNER)
 def spacing_for(items):  # type: ignore[no-untyped-def]
     """Spacing of the sets that a search keeps: windows of tokens are short, with bins among the items they are not."""
-    return SPACING if items.within.any() else 1
+    return _SPACING if items.within.any() else 1
 
 
 @njit(**INNER)
@@ -129,7 +129,7 @@ def start_sweep(items, spacing):  # type: ignore[no-untyped-def]
 def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
     """Bring v and the sets below up to date for the positions from ``begin`` to ``end``.  O((end - begin) n T)."""
     if items.draws == 2:
-        sweep_pairs(items, state, begin, end)
+        _sweep_pairs(items, state, begin, end)
         return
     fade_above(items, state, begin, end)
     spacing, work = state.spacing, state.a.shape[0] // items.draws - 1
@@ -163,14 +163,14 @@ def pass_item(items, state, j, slots, whole):  # type: ignore[no-untyped-def]
     i, n = state.order[j], items.draws
     below, beyond = slots[0] * n, slots[1] * n
     if items.fixed[i]:
-        return pass_fixed(state, j, n, below, beyond, whole)
+        return _pass_fixed(state, j, n, below, beyond, whole)
     if items.first[i + 1] - items.first[i] == 2:
-        return pass_token(items, state, j, below, beyond, whole)
-    return pass_bin(items, state, j, below, beyond, whole)
+        return _pass_token(items, state, j, below, beyond, whole)
+    return _pass_bin(items, state, j, below, beyond, whole)
 
 
 @njit(**INNER)
-def pass_fixed(state, j, n, below, beyond, whole):  # type: ignore[no-untyped-def]
+def _pass_fixed(state, j, n, below, beyond, whole):  # type: ignore[no-untyped-def]
     """:func:`pass_item` for a token that is always drafted."""
     total = 0.0
     for t in range(state.fade.shape[1]):
@@ -183,7 +183,7 @@ def pass_fixed(state, j, n, below, beyond, whole):  # type: ignore[no-untyped-de
 
 
 @njit(**INNER, forceinline=True)
-def pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
+def _pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
     """:func:`pass_item` for a token, whose polynomials are ``e + z u`` and ``q e``."""
     row, n, (a, b), picked = items.first[state.order[j]], items.draws, (state.a, state.b), lanes.zeros()
     for t in range(0, a.shape[1], lanes.LANES):
@@ -207,7 +207,7 @@ def pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untype
 
 
 @njit(**INNER, forceinline=True)
-def pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
+def _pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
     """:func:`pass_item` for any polynomials."""
     i, n, (a, b), picked = state.order[j], items.draws, (state.a, state.b), lanes.zeros()
     row, degree = items.first[i], items.first[i + 1] - items.first[i] - 1
@@ -231,7 +231,7 @@ def pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-
 
 
 @njit(**INNER)
-def sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
+def _sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
     """:func:`sweep_window` for two draws."""
     fixed = items.fixed.sum()
     for j in range(begin, end):
@@ -260,7 +260,7 @@ def token_polynomials(q, t):  # type: ignore[no-untyped-def]
     for i in range(len(q)):
         for j in range(len(t)):
             x = q[i] * t[j]
-            gone = np.exp(-x) if x < FAINT_EXPONENT else 0.0
+            gone = np.exp(-x) if x < _FAINT_EXPONENT else 0.0
             arrived[2 * i, j] = gone
             arrived[2 * i + 1, j] = 1.0 - gone if x > 0.35 else -np.expm1(-x)
             closing[2 * i, j] = q[i] * gone

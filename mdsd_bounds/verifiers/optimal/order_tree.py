@@ -108,15 +108,15 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
         Positions that were swept.
     """
     size = len(p)
-    state, work, nodes = start_sweep(items, spacing_for(items)), start_work(p), start_nodes(size)
+    state, work, nodes = start_sweep(items, spacing_for(items)), _start_work(p), _start_nodes(size)
     orders, used = np.empty(16 * size + 64, np.int32), 0
-    nodes.cut[0] = first_split(items, state, work) if split < 0 else given_split(items, state, work, split)
-    count = add_parts(nodes, 0, 1)
+    nodes.cut[0] = _first_split(items, state, work) if split < 0 else _given_split(items, state, work, split)
+    count = _add_parts(nodes, 0, 1)
     node = 0
     while node + 1 < count:
         node += 1
         part = Part(nodes.start[node], nodes.end[node], nodes.left[node])
-        orders = keep_order(state, work, part, orders, used)
+        orders = _keep_order(state, work, part, orders, used)
         coin, cut = 1.0, -1
         if not is_leaf(state, work, part, tolerance / size):
             coin, cut = largest_coin(items, state, work, part, slack / size, nodes.coin[node])
@@ -126,12 +126,12 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
             nodes.offset[node] = used
             used += part.end - part.start
         if cut >= 0:
-            count = add_parts(nodes, node, count)
+            count = _add_parts(nodes, node, count)
     return finished(state.order, nodes, count, orders[:used]), work.r, work.swept[0]
 
 
 @njit(**INNER)
-def start_nodes(size):  # type: ignore[no-untyped-def]
+def _start_nodes(size):  # type: ignore[no-untyped-def]
     """Room for all nodes, with a root that holds everything and never picks."""
     room = 2 * size + 3
     whole = np.zeros((6, room), np.int32)
@@ -141,7 +141,7 @@ def start_nodes(size):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
+def _add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
     """The parts below and above the node's cut, where they hold anything; returns how many nodes there are then."""
     cut, root = nodes.cut[node], node == 0
     nodes.lower[node] = count if cut > nodes.start[node] else count - 1
@@ -156,7 +156,7 @@ def add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
+def _keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
     """Write the component's order behind the others in ``orders`` and its distribution to ``own``."""
     if used + part.end - part.start > len(orders):
         larger = np.empty(2 * len(orders) + part.end - part.start, orders.dtype)
@@ -170,7 +170,7 @@ def keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def start_work(p):  # type: ignore[no-untyped-def]
+def _start_work(p):  # type: ignore[no-untyped-def]
     """Room for the search."""
     size = len(p)
     zeros = np.zeros(size)
@@ -179,7 +179,7 @@ def start_work(p):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def first_split(items, state, work):  # type: ignore[no-untyped-def]
+def _first_split(items, state, work):  # type: ignore[no-untyped-def]
     """Sort all items by p/q, and return the length of the prefix that minimises ``P - Q``, fixed tokens inside."""
     size = len(work.target)
     work.key[:] = work.target / items.divisor
@@ -200,7 +200,7 @@ def first_split(items, state, work):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def given_split(items, state, work, split):  # type: ignore[no-untyped-def]
+def _given_split(items, state, work, split):  # type: ignore[no-untyped-def]
     """Sort either side by the targets over q."""
     size = len(work.target)
     sweep_window(items, state, 0, size)
@@ -233,7 +233,7 @@ def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-unt
     trial = guess if part.end - part.start > FEW else 1.0
     for _ in range(ROUNDS):
         sort_component(items, state, work, part, trial)
-        found, ratio, room = tightest_prefix(state, work, part, coin, slack)
+        found, ratio, room = _tightest_prefix(state, work, part, coin, slack)
         if found < 0:
             if cut < 0 and trial < 1.0:
                 trial = 1.0
@@ -245,7 +245,7 @@ def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-unt
             # The set is tight already: nothing can be taken by the node's own order.
             coin = 0.0
             break
-    if cut >= 0 and coin > 0.0 and not same_prefix(state, work, part, cut):
+    if cut >= 0 and coin > 0.0 and not _same_prefix(state, work, part, cut):
         # The set that binds is a prefix of the last order too, but for rounding: back to the order that had it.
         state.order[part.start : part.end] = work.saved[part.start : part.end]
         sweep_window(items, state, part.start, part.end)
@@ -277,7 +277,7 @@ def sort_component(items, state, work, part, c):  # type: ignore[no-untyped-def]
 
 
 @njit(**INNER)
-def tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def]
+def _tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def]
     """Among the prefixes with ``gap_t - c gap_v < -slack`` the one with the least ratio: cut, ratio, ``gap_t``.
 
     Side L is summed from the top and side R from the bottom: forward sums of the others would cancel.
@@ -297,7 +297,7 @@ def tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def
 
 
 @njit(**INNER)
-def same_prefix(state, work, part, cut):  # type: ignore[no-untyped-def]
+def _same_prefix(state, work, part, cut):  # type: ignore[no-untyped-def]
     """Whether the saved order and the present one have the same items below ``cut``."""
     for j in range(part.start, part.end):
         work.inside[work.saved[j]] = j < cut
@@ -337,7 +337,7 @@ def finished(order, nodes, count, orders):  # type: ignore[no-untyped-def]
 @njit(**FAST)
 def best_side(items, p):  # type: ignore[no-untyped-def]
     """``[k]`` bool: the items of the prefix by p/q that minimises ``P - Q``.  One sweep."""
-    state, work, inside = start_sweep(items, 1), start_work(p), np.zeros(len(p), np.bool_)
-    for j in range(first_split(items, state, work)):
+    state, work, inside = start_sweep(items, 1), _start_work(p), np.zeros(len(p), np.bool_)
+    for j in range(_first_split(items, state, work)):
         inside[state.order[j]] = True
     return inside

@@ -117,15 +117,15 @@ class Prepared:
     def __getstate__(self) -> dict[str, Any]:
         # A row of a batch is a view of all its rows, which pickle would write.
         copies: dict[int, Tensor] = {}
-        state = {field.name: own_memory(getattr(self, field.name), copies) for field in dataclasses.fields(self)}
+        state = {field.name: _own_memory(getattr(self, field.name), copies) for field in dataclasses.fields(self)}
         rule: Any = self.rule
-        held = {field.name: own_memory(getattr(rule, field.name), copies) for field in dataclasses.fields(rule)}
+        held = {field.name: _own_memory(getattr(rule, field.name), copies) for field in dataclasses.fields(rule)}
         return state | {"rule": dataclasses.replace(rule, **held)}
 
     @property
     def nbytes(self) -> int:
         """Bytes of p, r and the arrays of the rule."""
-        return array_bytes(self.p, self.r, self.rule)
+        return _array_bytes(self.p, self.r, self.rule)
 
     def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` ``[T, n]`` is the pick, given the drafts."""
@@ -215,14 +215,14 @@ def sample_slots(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     return place_of(probs.cumsum(-1), torch.rand((len(probs), 1), dtype=probs.dtype, generator=generator))[:, 0]
 
 
-def own_memory(value: Any, copies: dict[int, Tensor]) -> Any:
+def _own_memory(value: Any, copies: dict[int, Tensor]) -> Any:
     """``value``, or a copy of a tensor that is part of a larger one; the same copy for the same part."""
     if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.element_size() * value.nelement():
         return copies.setdefault(value.data_ptr(), value.clone())
     return value
 
 
-def array_bytes(*values: Any) -> int:
+def _array_bytes(*values: Any) -> int:
     """Bytes of all arrays in some records, records inside them included; an array met twice counts once."""
     waiting, found = list(values), set[tuple[int, int]]()
     while waiting:

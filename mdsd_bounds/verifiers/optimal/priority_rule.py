@@ -40,13 +40,13 @@ class PriorityRule:
     def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each slot of ``drafts`` is the pick.  O(n N) a row at most."""
         out = np.zeros(drafts.shape)
-        pick_probabilities(drafts.numpy(), self.token, self.item, self.tree, out)
+        _pick_probabilities(drafts.numpy(), self.token, self.item, self.tree, out)
         return torch.from_numpy(out)
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Slot of the pick ``[T]``.  O(n (log k + nodes on the way)) a row; no logarithm, no exponential."""
         uniform = torch.rand(len(drafts), dtype=torch.float64, generator=generator).numpy()
-        return torch.from_numpy(pick_many(drafts.numpy(), uniform, self.token, self.item, self.tree))
+        return torch.from_numpy(_pick_many(drafts.numpy(), uniform, self.token, self.item, self.tree))
 
     def summary(self) -> str:
         """Size of the tree."""
@@ -55,7 +55,7 @@ class PriorityRule:
 
 
 @njit(**STEP)
-def find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-def]
+def _find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-def]
     """Final position of each draft, -1 for empty slots and tokens that cannot be drafted; returns the highest."""
     top = -1
     for slot in range(len(drafts)):
@@ -104,22 +104,22 @@ def pick_one(found, top, u, tree):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def pick_many(drafts, uniform, token, item, tree):  # type: ignore[no-untyped-def]
+def _pick_many(drafts, uniform, token, item, tree):  # type: ignore[no-untyped-def]
     """Slots ``[T]`` for drafts ``[T, n]``."""
     slots, found = np.zeros(len(drafts), np.int64), np.empty(drafts.shape[1], np.int64)
     for row in range(len(drafts)):
-        top = find_places(drafts[row], token, item, tree.place, found)
+        top = _find_places(drafts[row], token, item, tree.place, found)
         if top >= 0:
             slots[row] = pick_one(found, top, uniform[row], tree)
     return slots
 
 
 @njit(cache=True, nogil=True)
-def pick_probabilities(drafts, token, item, tree, out):  # type: ignore[no-untyped-def]
+def _pick_probabilities(drafts, token, item, tree, out):  # type: ignore[no-untyped-def]
     """Add the probability of each slot to ``out`` ``[T, n]``."""
     found = np.empty(drafts.shape[1], np.int64)
     for row in range(len(drafts)):
-        top = find_places(drafts[row], token, item, tree.place, found)
+        top = _find_places(drafts[row], token, item, tree.place, found)
         node, left = 0, 1.0 if top >= 0 else 0.0
         while left > 0.0:
             if tree.coin[node] > 0.0:

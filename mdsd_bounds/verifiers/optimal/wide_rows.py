@@ -148,7 +148,7 @@ def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, float], draw
     held, edge = sides
     row = Row(p, q, np.flatnonzero(held), draws, spare_masses(q, draws))
     grouped, goal = group(row, edge, size)
-    tree, _, _ = build_tree(items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
+    tree, _, _ = build_tree(_items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
     r = distribution(row, grouped, tree)
     error = rounding(len(grouped.token), draws) + abs(float(r.sum()) - 1.0)
     lost = float(shortfall(row.p, r, grouped.item, tree.place, tree.cut[0]))
@@ -171,8 +171,8 @@ def group(row: Row, threshold: float, size: Size) -> tuple[Grouped, np.ndarray]:
     bins = size.bins
     for _ in range(2):
         units = make_units(row.p, row.q, cells, threshold, own, row.draws, bins)
-        grouped = with_fixed(row, units, scale)
-        items, goal = items_of(row, grouped, COARSE)[0], grouped.target.copy()
+        grouped = _with_fixed(row, units, scale)
+        items, goal = _items_of(row, grouped, COARSE)[0], grouped.target.copy()
         curve, fixed = np.concatenate([[0.0], np.cumsum(goal - given_order(items))]), len(row.always)
         # The empty set stands before the tokens that are always drafted: its P - Q is 0.
         curve[fixed] = min(curve[fixed], 0.0)
@@ -184,7 +184,7 @@ def group(row: Row, threshold: float, size: Size) -> tuple[Grouped, np.ndarray]:
     return grouped, goal
 
 
-def with_fixed(row: Row, units: Units, scale: float) -> Grouped:
+def _with_fixed(row: Row, units: Units, scale: float) -> Grouped:
     """The units behind the tokens that are always drafted, with their sums."""
     fixed, count = len(row.always), len(units.single)
     table = np.zeros((count, MOMENTS + 1))
@@ -207,7 +207,7 @@ def with_fixed(row: Row, units: Units, scale: float) -> Grouped:
     )
 
 
-def items_of(row: Row, grouped: Grouped, accuracy: Accuracy) -> tuple[Items, Bins | None]:
+def _items_of(row: Row, grouped: Grouped, accuracy: Accuracy) -> tuple[Items, Bins | None]:
     """The items at the nodes of one accuracy, and their bins (None for two draws, which need no nodes)."""
     size, single = len(grouped.token), grouped.token >= 0
     fixed = np.arange(size) < len(row.always)
@@ -237,7 +237,7 @@ def items_of(row: Row, grouped: Grouped, accuracy: Accuracy) -> tuple[Items, Bin
 
 def distribution(row: Row, grouped: Grouped, tree: Tree) -> np.ndarray:
     """r ``[V]`` of the rule with this tree: what runs."""
-    items, bins = items_of(row, grouped, FINE)
+    items, bins = _items_of(row, grouped, FINE)
     found, single = pick_sums(items, tree), grouped.token >= 0
     r = np.zeros(len(row.q))
     if bins is None:

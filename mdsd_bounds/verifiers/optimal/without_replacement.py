@@ -36,9 +36,9 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
 #: up to which a sweep of all tokens finds L.
-WHOLE_PAIRS, WHOLE, MIDDLE = 800, 384, 2048
+_WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
 #: Gap up to which a rule is not compared with picking the first draft.
-SMALL_GAP = 1e-9
+_SMALL_GAP = 1e-9
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -55,7 +55,7 @@ def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     -----
     O(V) and a tree over the support, or over a few hundred items where the support is wide.
     """
-    return prepare_orders(p, q, 0, n)
+    return _prepare_orders(p, q, 0, n)
 
 
 def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
@@ -72,10 +72,10 @@ def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
     -----
     Cost as :func:`prepare_without_replacement`.
     """
-    return prepare_orders(p, q, *split(n, m))
+    return _prepare_orders(p, q, *split(n, m))
 
 
-def prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
+def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     """The rule for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest."""
     held = fixed_mask(q[None], fixed)[0] if fixed else torch.zeros(len(q), dtype=torch.bool)
     rates = remainder(q[None], held[None])[0] if fixed else q
@@ -89,26 +89,26 @@ def prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     rule: PriorityRule
     r, none = np.zeros(len(target)), np.zeros(0, np.int32)
     short = abs(float(target.sum()) - 1.0)
-    if support <= (WHOLE_PAIRS if draws == 2 else WHOLE):
+    if support <= (_WHOLE_PAIRS if draws == 2 else _WHOLE):
         whole = whole_support(target[token], rate[token], always[token], draws)
         r[token], gap, rule = whole.r, whole.gap, PriorityRule(token.astype(np.int32), none, whole.tree)
         return Prepared(p, torch.from_numpy(r), gap + short, rule)
     with one_blas_thread():
-        listed = 2 * support <= len(p) or len(p) <= MIDDLE
+        listed = 2 * support <= len(p) or len(p) <= _MIDDLE
         some = (target[token], rate[token], always[token]) if listed else (target, rate, always)
         q_some = scaled(some[1], draws)
-        found = wide_row(some[0], q_some, (some[2], lower_edge(some[0], q_some, some[2], draws)), draws, Size())
+        found = wide_row(some[0], q_some, (some[2], _lower_edge(some[0], q_some, some[2], draws)), draws, Size())
     r[token if listed else slice(None)] = found.r
     rule = PriorityRule(token.astype(np.int32) if listed else none, found.item, found.tree)
-    return first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
+    return _first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
 
 
-def lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> float:
+def _lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> float:
     """The p/q below which tokens ``[k]`` are in L: the set that minimises ``P - Q``, with those always drafted.
 
     ``q`` are rates of any total.
     """
-    if len(p) <= MIDDLE:
+    if len(p) <= _MIDDLE:
         return edge_of(best_side(token_items(q, always, draws), p), p, q)
     fixed = int(always.sum())
     # Any q with these as its most probable tokens has this minimiser.
@@ -134,12 +134,12 @@ def edge_of(left: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
     return float(np.nextafter((p[inside] / q[inside]).max(), np.inf)) if inside.any() else 0.0
 
 
-def first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
+def _first_or(prepared: Prepared, rates: Tensor, fixed: int) -> Prepared:
     """``prepared``, or the rule that picks the first random draft, distributed as ``rates``, if that accepts more.
 
     Where p is all but q itself, no bin can follow r = p.  The upper bound of alpha* holds for either.
     """
-    if prepared.gap <= SMALL_GAP:
+    if prepared.gap <= _SMALL_GAP:
         return prepared
     gap = prepared.acceptance + prepared.gap - total_of_smaller(prepared.p.numpy(), rates.numpy())
     # A subnormal rest of q cannot be renormalised: then ``rates`` is no distribution.

@@ -30,9 +30,9 @@ from mdsd_bounds.verifiers.speculative_sampling import residual, speculative_dis
 #: Vocabularies up to this size get the full programme.
 FULL = 32
 #: Tokens that the truncated programme treats one by one.
-TRUNCATED = 16
+_TRUNCATED = 16
 #: Edges of p/q between the classes of the other tokens.
-EDGES = (0.25, 0.5, 0.75, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0)
+_EDGES = (0.25, 0.5, 0.75, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0)
 #: Bytes of the solver for each pair of tokens (measured at 200 to 400 tokens).
 _BYTES = 2500
 
@@ -63,7 +63,7 @@ class Match:
 def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Match]:
     """The n - 1 matches of the tournament for one row; q is ``[V]`` or ``[n, V]``.  O(V) a match and the programmes."""
     size = len(p)
-    count = (size if size <= FULL else TRUNCATED) if tokens is None else min(integer_option(tokens, "tokens", 1), size)
+    count = (size if size <= FULL else _TRUNCATED) if tokens is None else min(integer_option(tokens, "tokens", 1), size)
     require_memory(
         float(count) * count * _BYTES,
         f"importance_sampling: tokens={count} makes {count * (count - 1):.0f} variables in each match, which",
@@ -73,9 +73,9 @@ def prepare(p: Tensor, q: Tensor, n: int, tokens: int | None = None) -> list[Mat
     mean = q if q.ndim == 1 else q[:n].mean(0)
     chosen = torch.maximum(p, mean).topk(count).indices
     ratio = torch.where(mean > 0, p / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.zeros_like(p))
-    unit = count + torch.bucketize(ratio, torch.tensor(EDGES, dtype=p.dtype, device=p.device))
+    unit = count + torch.bucketize(ratio, torch.tensor(_EDGES, dtype=p.dtype, device=p.device))
     unit[chosen] = torch.arange(count, device=p.device)
-    units = count if count == size else count + len(EDGES) + 1
+    units = count if count == size else count + len(_EDGES) + 1
     needed = _by_unit(p, unit, units)
     matches: list[Match] = []
     winner = distributions[0]

@@ -38,7 +38,7 @@ from mdsd_bounds.verifiers.total_variation import ENUMERATED, total_variation
 
 THRESHOLD = 0.5
 #: The rule's own options; all others belong to the sampler.
-OPTIONS = ("threshold", "judge_score", "judge_token")
+_OPTIONS = ("threshold", "judge_score", "judge_token")
 
 
 def approved(p: Tensor, judge_score: Option = None, judge_token: Option = None, threshold: float = THRESHOLD) -> Tensor:
@@ -142,7 +142,7 @@ def estimate_rate(
 
 def _approved_by(p: Tensor, options: dict[str, Option]) -> Tensor:
     """:func:`approved` with the options of the judge, which are taken out of ``options``; the sampler's are left."""
-    own: dict[str, Any] = {name: options.pop(name) for name in OPTIONS if name in options}
+    own: dict[str, Any] = {name: options.pop(name) for name in _OPTIONS if name in options}
     return approved(p, **own)
 
 
@@ -190,6 +190,6 @@ VERIFIER = Verifier(
     exact_rate=exact_rate,
     estimate_rate=estimate_rate,
     distance=distance,
-    options=OPTIONS,
+    options=_OPTIONS,
     needs=("judge_score", "judge_token"),
 )

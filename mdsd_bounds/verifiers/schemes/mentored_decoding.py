@@ -23,7 +23,7 @@ from mdsd_bounds.verifiers.total_variation import total_variation
 
 KL = 0.1
 #: Halvings of the interval for log alpha; the divergence is then within its own rounding of what is allowed.
-HALVINGS = 80
+_HALVINGS = 80
 #: Smallest log alpha that is tried.
 LEAST = -60.0
 
@@ -57,7 +57,7 @@ def _target(p: np.ndarray, q: np.ndarray, kl: float) -> np.ndarray:
     if not bool(((p > 0) & (q <= 0)).any()) and sums[2][-1] <= kl:
         return q.copy()
     low, high = LEAST, 0.0
-    for _ in range(HALVINGS):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if _factors(sorted_ratio, sums, middle)[1] <= kl:
             high = middle

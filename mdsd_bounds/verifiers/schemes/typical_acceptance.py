@@ -13,11 +13,11 @@ from mdsd_bounds.problem import InputError
 from mdsd_bounds.verifiers.kernels.dispatch import WIDE
 from mdsd_bounds.verifiers.schemes.first_above import first_above
 
-EPSILON = 0.09
+_EPSILON = 0.09
 DELTA = 0.3
 
 
-def threshold(p: Tensor, epsilon: float = EPSILON, delta: float = DELTA) -> Tensor:
+def threshold(p: Tensor, epsilon: float = _EPSILON, delta: float = DELTA) -> Tensor:
     """``min(epsilon, delta exp(-H(p)))`` ``[B]``."""
     for value, name in ((epsilon, "epsilon"), (delta, "delta")):
         if not 0 <= value <= 1:
