@@ -182,6 +182,12 @@ def to_probs(
     ------
     InputError
         On NaN, ``+inf`` or rows that are all ``-inf``; on parameters out of range.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import to_probs
+    >>> to_probs([2.0, 1.0, 0.0, -1.0], top_k=2).numpy().round(4)
+    array([0.7311, 0.2689, 0.    , 0.    ])
     """
     x, single = as_rows(logits, name)
     probs, _ = _warped_distribution(x, Warp(temperature, top_k, top_p, min_p), name, first_row, out)

@@ -28,7 +28,16 @@ Option: TypeAlias = bool | int | float | str | Tensor | np.ndarray | Sequence[ob
 
 
 class InputError(ValueError):
-    """Bad input, said in one line that names the file or argument, the row and the remedy."""
+    """Bad input, said in one line that names the file or argument, the row and the remedy.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import optimal_acceptance
+    >>> optimal_acceptance([0.6, 0.3, 0.2], [0.2, 0.3, 0.5], 2)
+    Traceback (most recent call last):
+        ...
+    mdsd_bounds.problem.InputError: p row 0: probabilities sum to 1.1, not 1 within 1e-06; normalise ...
+    """
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,14 @@ class PairBatch:
         ``[B]`` int64: document a row comes from, its place in that document, the token that followed.
     p_missing, q_missing : Tensor or None
         ``[B]`` float64 in [0, 1]: mass that a truncated row (top-k, floored) does not place on any token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds import PairBatch
+    >>> batch = PairBatch(p=torch.tensor([[0.6, 0.4]]), q=torch.tensor([[0.5, 0.5]]), doc=torch.tensor([7]))
+    >>> batch.p.shape, batch.doc
+    (torch.Size([1, 2]), tensor([7]))
     """
 
     p: Tensor
@@ -73,6 +90,13 @@ class Problem:
     mass_error : Tensor or None
         ``[B]``: how far the given rows were from summing to one, ``|1 - sum p| + n |1 - sum q|`` with the largest n;
         every interval is widened by it.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import optimal_acceptance
+    >>> problem = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], (1, 2), "with_replacement").problem
+    >>> problem.n_drafts, problem.sampler, tuple(problem.p.shape)
+    ((1, 2), 'with_replacement', (1, 3))
     """
 
     p: Tensor
@@ -147,6 +171,13 @@ class Bound(_Told):
     tv : float
         Total variation that the output distribution may be from p.  With more than 0 the interval is for
         ``min(1, alpha* + tv)`` (docs/lossy.md).
+
+    Examples
+    --------
+    >>> from mdsd_bounds import optimal_acceptance
+    >>> bound = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement")
+    >>> round(float(bound.value), 6), bool(bound.high - bound.low < 1e-9)
+    (0.76, True)
     """
 
     value: Tensor
@@ -194,6 +225,17 @@ class Acceptance(_Told):
         Whether the verifier's output distribution is p.
     problem : Problem
         The question answered.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import acceptance_rate
+    >>> acceptance_rate([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement", "rrs")
+    Acceptance(rrs, lossless, exact; Problem(with_replacement, n=2, 1 positions, V=3); n=2: 0.6800)
+    >>> found = acceptance_rate([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], (1, 2), "with_replacement", "rrs")
+    >>> found.to_frame()[["drafts", "acceptance"]].round(4)
+       drafts  acceptance
+    0       1        0.60
+    1       2        0.68
     """
 
     value: Tensor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.dumps.evidence import evidence
 from mdsd_bounds.dumps.fingerprint import files_of, fingerprint
 
@@ -111,6 +114,34 @@ def test_how_rows_are_compressed_is_content(tmp_path: Path) -> None:
         (tmp_path / "compression.json").write_text(f'{{"exact_k": {value}}}')
         seen.add(fingerprint([tmp_path / "data_0.parquet"]))
     assert len(seen) == 2
+
+
+def test_a_head_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    path = _pair(tmp_path, rows(4, 6), rows(4, 6, seed=1), {})
+    assert len(open_dump(f"{path}#head=0")) == 4
+    with pytest.raises(InputError, match="one head"):
+        open_dump(f"{path}#head=7")
+
+
+def test_two_members_of_one_name_are_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", target_logits=rows(4, 6).numpy(), draft_logits=rows(4, 6, seed=1).numpy())
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("target_logits", archive.read("draft_logits.npy"))
+    with pytest.raises(InputError, match="two arrays of one name"):
+        open_dump(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("change", ["twice", "left out"])
+def test_every_shard_of_a_native_dump_counts_once(change: str, tmp_path: Path) -> None:
+    with DumpWriter(tmp_path / "d", shard_rows=4) as writer:
+        writer.append(rows(8, 6), rows(8, 6, seed=1))
+    file = tmp_path / "d" / "manifest.json"
+    stated = json.loads(file.read_text())
+    shards = stated["shards"]
+    stated["shards"] = [shards[0], shards[0]] if change == "twice" else shards[:1]
+    file.write_text(json.dumps(stated))
+    with pytest.raises(InputError, match="twice" if change == "twice" else "does not list it"):
+        open_dump(tmp_path / "d")
 
 
 def _shifted(folder: Path, **columns: Any) -> str:

@@ -179,6 +179,16 @@ def from_arrays(
         ``[N]`` row of p and q that each position belongs to, in order; position i has row i unless given.
     sampler, tolerance, **options :
         As :func:`audit_log`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.audit import from_arrays, judge
+    >>> rng = np.random.default_rng(0)
+    >>> p, q = np.tile([0.6, 0.4], (200, 1)), np.tile([0.5, 0.5], (200, 1))
+    >>> drafts, token = rng.integers(0, 2, (200, 1)), (rng.random(200) < 0.4).astype(int)
+    >>> judge(from_arrays(p, q, drafts, token)).lossy
+    False
     """
     rows = np.arange(len(token)) if row is None else row
     offered, outputs = drafts.tolist(), token.tolist()

@@ -83,6 +83,17 @@ class LogReport:
     bound : BoundTest or None
     loss : LossMeter or None
         How far the output is from p at the least; None where alpha* is not known or the drafts are not the sampler's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.audit import from_arrays, judge
+    >>> rng = np.random.default_rng(0)
+    >>> p, q = np.tile([0.9, 0.1], (500, 1)), np.tile([0.5, 0.5], (500, 1))
+    >>> drafts = rng.integers(0, 2, (500, 1))
+    >>> report = judge(from_arrays(p, q, drafts, drafts[:, 0]))
+    >>> report.lossy, report.positions
+    (True, 500)
     """
 
     lossy: bool
@@ -117,6 +128,16 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     ------
     InputError
         If there are no positions or alpha is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.audit import from_arrays, judge
+    >>> rng = np.random.default_rng(0)
+    >>> p, q = np.tile([0.9, 0.1], (500, 1)), np.tile([0.5, 0.5], (500, 1))
+    >>> drafts = rng.integers(0, 2, (500, 1))
+    >>> judge(from_arrays(p, q, drafts, drafts[:, 0])).lossy
+    True
     """
     if not 0 < alpha <= 0.5:
         raise InputError(f"--alpha {alpha}: give a false-alarm rate in (0, 0.5], for example 0.01")

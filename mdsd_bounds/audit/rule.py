@@ -67,6 +67,15 @@ class Counted:
 class RuleReport:
     """Audit of a rule: the enumerations (empty for a rule that gives steps only), its steps judged as logs, and its
     distance from the bound on real rows (empty where none were given).
+
+    Examples
+    --------
+    >>> from mdsd_bounds.audit import audit_rule
+    >>> from mdsd_bounds.verifiers import from_function
+    >>> rule = from_function(lambda p, q, drafts: q, name="emits the draft")
+    >>> report = audit_rule(rule, ("with_replacement",), (1,))
+    >>> report.lossy, report.name
+    (True, 'emits the draft')
     """
 
     name: str
@@ -242,6 +251,15 @@ def audit_rule(
     ------
     InputError
         As :func:`enumerate_rule` and :func:`mdsd_bounds.audit.report.judge`.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.audit import audit_rule
+    >>> from mdsd_bounds.verifiers import from_function
+    >>> rule = from_function(lambda p, q, drafts: p, name="ignores the drafts")
+    >>> report = audit_rule(rule, ("with_replacement",), (1,))
+    >>> report.lossy
+    False
     """
     if steps < 1:
         raise InputError(f"--steps {steps}: give an integer of at least 1")

@@ -103,6 +103,7 @@ def optimal_acceptance(
 
     Examples
     --------
+    >>> from mdsd_bounds import optimal_acceptance
     >>> [round(float(optimal_acceptance([0.5, 0.5], [0.75, 0.25], 1, tv=tv).value), 3) for tv in (0.0, 0.1, 0.5)]
     [0.75, 0.85, 1.0]
     """
@@ -140,6 +141,14 @@ def within(bound: Bound, tv: float) -> Bound:
     ------
     InputError
         If tv is no number in [0, 1].
+
+    Examples
+    --------
+    >>> from mdsd_bounds import optimal_acceptance
+    >>> from mdsd_bounds.bounds import within
+    >>> bound = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement")
+    >>> [round(float(within(bound, tv).value), 4) for tv in (0.0, 0.05, 0.5)]
+    [0.76, 0.81, 1.0]
     """
     tv = checked_tv(tv)
     if tv == 0:
@@ -168,6 +177,13 @@ def make_problem(
     ------
     InputError
         As :func:`optimal_acceptance`.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.bounds import make_problem, solve
+    >>> problem, *_ = make_problem([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement")
+    >>> round(float(solve(problem).value), 4)
+    0.76
     """
     rule = get_sampler(sampler)
     counts, single_n = draft_counts(n_drafts)
@@ -216,6 +232,13 @@ def solve(problem: Problem, method: str = "auto") -> Bound:
     ------
     InputError
         If the method is unknown, needs a package that is absent, or cannot treat the sampler.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.bounds import make_problem, solve
+    >>> problem, *_ = make_problem([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "without_replacement")
+    >>> [round(float(solve(problem, method).value), 6) for method in ("auto", "subsets", "lp")]
+    [0.885714, 0.885714, 0.885714]
     """
     if method == "auto":
         method = _choose(problem)

@@ -41,6 +41,13 @@ def subset_bound(bound: Bound) -> Tensor:
     -----
     Cost per row: O(V), and O(k n G) for a subset of k tokens without replacement for n > 2, G quadrature nodes.
     Source: weak duality, Hu et al., ICLR 2025, arXiv 2502.18779.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import optimal_acceptance, subset_bound
+    >>> bound = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement")
+    >>> round(float(subset_bound(bound)), 6), round(float(bound.value), 6)
+    (0.76, 0.76)
     """
     problem = bound.problem
     counts, rows, size = len(problem.n_drafts), problem.p.shape[0], problem.p.shape[1]
@@ -78,6 +85,14 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     -----
     Without replacement the tokens outside H are one exponential arrival of rate ``1 - q(H)``: only its first arrival
     matters (:mod:`mdsd_bounds.bounds.search.exponential_race`).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds import draft_mass
+    >>> q, subset = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[False, True, True]])
+    >>> [round(float(draft_mass(q, subset, 2, name)), 4) for name in ("with_replacement", "without_replacement")]
+    [0.64, 0.5143]
     """
     rule, options = get_sampler(sampler), dict(options or {})
     if rule.subset_mass is not None:

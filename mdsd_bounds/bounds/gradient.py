@@ -82,6 +82,8 @@ def differentiable_acceptance(p: Tensor, q: Tensor, n_drafts: int, sampler: str 
 
     Examples
     --------
+    >>> import torch
+    >>> from mdsd_bounds.bounds import differentiable_acceptance
     >>> q = torch.tensor([[0.75, 0.25]], dtype=torch.float64, requires_grad=True)
     >>> value = differentiable_acceptance(torch.tensor([[0.5, 0.5]], dtype=torch.float64), q, 2)
     >>> float(value.detach())
@@ -108,6 +110,9 @@ def acceptance_loss(n_drafts: int, sampler: str = "without_replacement") -> Call
 
     Examples
     --------
+    >>> import math
+    >>> import torch
+    >>> from mdsd_bounds.bounds import acceptance_loss
     >>> loss = acceptance_loss(2, "with_replacement")
     >>> logits = torch.tensor([[math.log(0.75), math.log(0.25)]], dtype=torch.float64)
     >>> [round(x, 4) for x in loss(torch.tensor([[0.5, 0.5]], dtype=torch.float64), logits).tolist()]

@@ -52,12 +52,23 @@ _GIVE = (
 
 
 def recognise(path: str | Path) -> str:
-    """The form of a file, by its content: a name in :data:`READERS`.
+    r"""The form of a file, by its content: a name in :data:`READERS`.
 
     Raises
     ------
     InputError
         If it is none, with what to give.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.counts import recognise
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "metrics.txt"
+    ...     _ = path.write_text("vllm:spec_decode_num_drafts_total 1000\n")
+    ...     recognise(path)
+    'metrics'
     """
     file = Path(path)
     if not file.is_file():
@@ -86,7 +97,7 @@ def recognise(path: str | Path) -> str:
 def read_counts(
     paths: Sequence[str | Path], *, model: str | None = None, each: bool = False, draft_tokens: int | None = None
 ) -> Counts:
-    """The counts of one file, or of several of one kind.
+    r"""The counts of one file, or of several of one kind.
 
     Parameters
     ----------
@@ -108,6 +119,20 @@ def read_counts(
     ------
     InputError
         If a file is of no known form, damaged, or of another kind than the first.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.counts import read_counts
+    >>> page = "vllm:spec_decode_num_drafts_total 1000\nvllm:spec_decode_num_draft_tokens_total 4000\n"
+    >>> page += "vllm:spec_decode_num_accepted_tokens_total 1900\n"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "metrics.txt"
+    ...     _ = path.write_text(page)
+    ...     found = read_counts([path])
+    >>> found.engine, found.drafts, found.accepted
+    ('vLLM', array([1000.]), array([1900.]))
     """
     if not paths:
         raise InputError(f"no file; {_GIVE}")

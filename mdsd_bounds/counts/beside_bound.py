@@ -21,6 +21,13 @@ class BesideBound:
         Mean of alpha* over the dump and its 95% interval over documents (or the certified one where that is wider).
     verdict : str
         ``below``, ``within`` or ``above``, by the intervals.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, acceptance, beside_bound, counts
+    >>> found = acceptance(counts("vLLM", "total", [Unit(1000, 1000, 950, (950,))]))
+    >>> beside_bound(found, "with_replacement", 0.9, 0.89, 0.91).verdict
+    'above'
     """
 
     sampler: str
@@ -67,7 +74,7 @@ def beside_bound(
 
     Examples
     --------
-    >>> from mdsd_bounds.counts import Unit, acceptance, counts
+    >>> from mdsd_bounds.counts import Unit, acceptance, beside_bound, counts
     >>> found = acceptance(counts("vLLM", "total", [Unit(1000, 1000, 800, (800,))]))
     >>> beside_bound(found, "with_replacement", 0.9, 0.89, 0.91).verdict
     'below'

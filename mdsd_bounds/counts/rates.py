@@ -63,6 +63,14 @@ class AcceptanceSummary:
         ``[R]`` the pooled counts.
     basis : str
         What the intervals rest on, in one sentence.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, acceptance, counts
+    >>> found = acceptance(counts("vLLM", "total", [Unit(1000, 4000, 1900, (800, 560, 340, 200))]))
+    >>> row = found.row("accepted/drafted")
+    >>> round(float(found.value[row]), 3), bool(found.low[row] <= found.value[row])
+    (0.475, True)
     """
 
     counts: Counts

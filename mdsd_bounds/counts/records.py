@@ -44,6 +44,13 @@ class Counts:
         Draft tokens of a step at most; 0 where unknown.
     notes : tuple of str
         What was assumed or recovered while reading.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, counts
+    >>> found = counts("vLLM", "request", [Unit(10, 40, 19), Unit(20, 80, 41)])
+    >>> found.drafts, found.accepted
+    (array([10., 20.]), array([19., 41.]))
     """
 
     engine: str
@@ -63,7 +70,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Unit:
-    """Counts of one unit as a reader finds them; None where they are unknown."""
+    """Counts of one unit as a reader finds them; None where they are unknown.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit
+    >>> Unit(drafts=1000, drafted=4000, accepted=1900, accepted_at=(800, 560, 340, 200)).accepted
+    1900
+    """
 
     drafts: float | None = None
     drafted: float | None = None
@@ -95,6 +109,13 @@ def counts(engine: str, unit: str, units: Sequence[Unit], notes: Sequence[str] =
     ------
     ValueError
         If the numbers of a unit contradict each other.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, counts
+    >>> found = counts("vLLM", "request", [Unit(10, 40, 19), Unit(20, 80, 41)])
+    >>> found.engine, float(found.accepted.sum())
+    ('vLLM', 60.0)
     """
     kept = [one for one in units if any((one.drafts, one.drafted, one.accepted, *one.accepted_at))]
     width = max((max(len(one.accepted_at), len(one.drafted_at)) for one in kept), default=0)
@@ -118,6 +139,13 @@ def joined(parts: Sequence[Counts]) -> Counts:
     ------
     InputError
         If their units differ: the same traffic would count twice, or not be comparable.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, counts, joined
+    >>> days = [counts("vLLM", "total", [Unit(10, 40, 19)]), counts("vLLM", "total", [Unit(20, 80, 41)])]
+    >>> joined(days).accepted
+    array([19., 41.])
     """
     first = parts[0]
     for other in parts[1:]:
@@ -148,6 +176,12 @@ def with_draft_tokens(given: Counts, draft_tokens: int) -> Counts:
     ------
     InputError
         If the counts contradict it.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.counts import Unit, counts, with_draft_tokens
+    >>> with_draft_tokens(counts("llama.cpp", "total", [Unit(drafted=40, accepted=19)]), 4).draft_tokens
+    4
     """
     if draft_tokens < max(given.draft_tokens, 1):
         raise InputError(

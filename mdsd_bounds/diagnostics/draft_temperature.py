@@ -43,6 +43,14 @@ class DraftTemperature:
         documents as units.
     table : DataFrame
         ratio, mean, gain over ratio 1 (in sample, paired) and its stderr, over all documents.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.diagnostics import choose_draft_temperature
+    >>> found = choose_draft_temperature(load_example(), 1, "with_replacement", ratios=(1.0, 1.5))
+    >>> found.best, found.gain >= 0
+    (1.0, True)
     """
 
     ratio: float
@@ -92,6 +100,14 @@ def choose_draft_temperature(
     Notes
     -----
     One pass over the dump for each ratio.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.diagnostics import choose_draft_temperature
+    >>> found = choose_draft_temperature(load_example(), 2, "with_replacement", ratios=(1.0, 1.2))
+    >>> found.best in (1.0, 1.2), len(found.table)
+    (True, 2)
     """
     tried = sorted({1.0, *map(float, ratios)})
     if not (tried[0] > 0 and temperature > 0 and np.isfinite(tried[-1])):

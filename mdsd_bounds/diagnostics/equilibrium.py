@@ -66,6 +66,14 @@ def share_in_subset(
     ------
     InputError
         If a rank is not between 1 and V, or as :func:`mdsd_bounds.optimal_acceptance`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.diagnostics import share_in_subset
+    >>> p, q = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    >>> share_in_subset(p[None], q[None], 2, "with_replacement", (1, 2, 3))
+    tensor([[1., 1., 0.]], dtype=torch.float64)
     """
     if min(ranks, default=0) < 1 or max(ranks) > q.shape[-1]:
         raise InputError(f"ranks={list(ranks)}: give ranks from 1 to {q.shape[-1]}")
@@ -100,6 +108,14 @@ def equilibrium(
     -------
     DataFrame
         Columns temperature, drafts, rank, positions, share, stderr (documents as units).
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.diagnostics import equilibrium
+    >>> shares = equilibrium(load_example().batches(4), (2,))
+    >>> shares.columns.tolist()
+    ['temperature', 'drafts', 'rank', 'positions', 'share', 'stderr']
     """
     parts: dict[tuple[float, int], list[np.ndarray]] = {(t, n): [] for t in temperatures for n in n_drafts}
     documents = []

@@ -47,6 +47,13 @@ def best_fixed_set(p: Tensor, n_drafts: int) -> tuple[Tensor, Tensor]:
     Notes
     -----
     O(S V).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.diagnostics import best_fixed_set
+    >>> best_fixed_set(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64), 2)
+    (tensor([0, 1]), tensor(0.9000, dtype=torch.float64))
     """
     (n,), _ = draft_counts(n_drafts)
     if p.ndim != 2 or 0 in p.shape:

@@ -56,6 +56,13 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     All f = k/S are tried.  The least likely set is found among all C(V, n) where ``C(V, n) S`` is at most
     :data:`ENUMERATED`; otherwise ``Pr(S in H) >= 1 - n (1 - f)`` takes its place, which keeps the bound valid.
     Cost O(S V log S), and O(S^2 C(V, n)) for the enumeration.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.diagnostics import quantile_bound
+    >>> quantile_bound(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64), 2)
+    1.0
     """
     (n,), _ = draft_counts(n_drafts)
     if p.ndim != 2 or 0 in p.shape:

@@ -50,7 +50,14 @@ def partner(goal: float, low: float, high: float, sign: float, delta: float, n: 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def exchange_ends(delta: float, n: float) -> tuple[float, float, float]:
-    """``(a, y0, t*)``: drafts below a and in (y0, t*) exchange keys."""
+    """``(a, y0, t*)``: drafts below a and in (y0, t*) exchange keys.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.diffusion import exchange_ends
+    >>> [round(x, 4) for x in exchange_ends(1.0, 2)]
+    [-1.4863, 0.9186, 1.0284]
+    """
     t = larger_root(delta, n)
     a = smaller_root(delta, n, t)
     if n == 1.0:

@@ -57,6 +57,7 @@ def best_rank_mixture(delta: float, n: int) -> RankMixture:
 
     Examples
     --------
+    >>> from mdsd_bounds.diffusion import best_rank_mixture
     >>> mixture = best_rank_mixture(1.0, 2)
     >>> round(mixture.acceptance, 4), mixture.high - mixture.acceptance < 1e-6
     (0.7903, True)

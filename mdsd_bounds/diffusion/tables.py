@@ -80,6 +80,12 @@ def draft_of(name: str, world: World) -> Denoiser | str:
     ------
     InputError
         On another name.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.diffusion import World, draft_of
+    >>> callable(draft_of("windows-8", World()))
+    True
     """
     if name in FROZEN:
         return name

@@ -36,6 +36,14 @@ class World:
         Number of identities.
     motion, length, noise : float
         Variance and length of the motion, variance of the noise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.diffusion import World
+    >>> world = World(frames=4, size=3)
+    >>> world.sample(2, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 4, 3])
     """
 
     frames: int = 64

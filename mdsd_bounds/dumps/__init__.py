@@ -272,6 +272,13 @@ def open_dump(path: str | os.PathLike[str]) -> Dump:
     ------
     InputError
         If the path does not exist, the format is unknown, or the content is damaged.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example, open_dump
+    >>> dump = open_dump(load_example().facts.path)
+    >>> dump.facts.rows, dump.facts.target_width
+    (32, 151936)
     """
     label, how = parted(os.fspath(path))
     return _open_label(label, how)
@@ -289,6 +296,8 @@ def _open_label(label: str, how: HowToRead) -> Dump:
     if label == "example" and not paths[0].exists():
         paths = [EXAMPLE]
     dump = _open(paths, label, how)
+    if how.head and how.head >= dump.facts.heads:
+        raise InputError(f"{label}: head {how.head} is asked for, and the draft has one head; leave --head out")
     return replace(dump, facts=replace(dump.facts, path=name))
 
 

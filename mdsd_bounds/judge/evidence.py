@@ -23,7 +23,14 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Auc:
-    """Area under the ROC curve with a 95% interval over tasks."""
+    """Area under the ROC curve with a 95% interval over tasks.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import Auc
+    >>> Auc(value=0.81, low=0.75, high=0.87).low > 0.5
+    True
+    """
 
     value: float
     low: float

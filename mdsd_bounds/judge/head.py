@@ -34,6 +34,14 @@ class JudgeHead:
         Of the same layer.
     facts : mapping
         Which target it belongs to, and what it was trained on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import JudgeHead
+    >>> head = JudgeHead(torch.tensor([1.0, -1.0]), 0.0, {})
+    >>> head.scores(torch.tensor([[2.0, 0.0], [0.0, 2.0]])).numpy().round(3)
+    array([0.881, 0.119], dtype=float32)
     """
 
     weight: Tensor = field(repr=False)
@@ -70,6 +78,8 @@ def fit_head(states: Tensor, label: Tensor, penalty: float, harmful_weight: floa
 
     Examples
     --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import fit_head
     >>> states = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.2, 0.9], [0.8, 0.1]])
     >>> head = fit_head(states, torch.tensor([1, 0, 1, 0]), 0.03)
     >>> (head.scores(states) > 0.5).tolist()

@@ -45,6 +45,12 @@ class MineSettings:
         Labels of one task at most.
     minutes : float or None
         After this time no token is continued: tasks on their way are written with the labels they have.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import MineSettings
+    >>> MineSettings(new_tokens=128).new_tokens
+    128
     """
 
     new_tokens: int = 160

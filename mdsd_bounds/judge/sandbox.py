@@ -59,6 +59,12 @@ class Limits:
         Bytes of each folder in memory.
     processes : int
         Processes and threads.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import Limits
+    >>> Limits(wall=5.0).wall
+    5.0
     """
 
     memory: int = 512 << 20
@@ -81,6 +87,12 @@ class Verdict:
         themselves did not come to an end).
     detail : str
         In words, at most 200 characters.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import Verdict
+    >>> Verdict("passed", "").passed
+    True
     """
 
     kind: str

@@ -39,6 +39,12 @@ class SubstituteSettings:
         Of their choice.
     most_tokens : int
         Tasks whose prompt and solution are longer are left out, and said to be.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import SubstituteSettings
+    >>> SubstituteSettings(labels=6).labels
+    6
     """
 
     labels: int = 10

@@ -35,6 +35,13 @@ class Task:
         Defines ``check(candidate)``.
     entry : str
         The function that the program defines.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import read_tasks
+    >>> task = read_tasks("humaneval")[0]
+    >>> task.name, task.entry
+    ('HumanEval/0', 'has_close_elements')
     """
 
     name: str
@@ -53,7 +60,14 @@ class Task:
 
 
 def cut(completion: str) -> str:
-    """A completion up to the first of :data:`STOPS`."""
+    r"""A completion up to the first of :data:`STOPS`.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import cut
+    >>> cut("    return 1\n\n\nprint(f())\n")
+    '    return 1'
+    """
     ends = [place for stop in STOPS if (place := completion.find(stop)) >= 0]
     return completion[: min(ends)] if ends else completion
 
@@ -65,6 +79,12 @@ def read_tasks(source: str | Path) -> list[Task]:
     ------
     InputError
         Naming the file and the line.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.judge import read_tasks
+    >>> len(read_tasks("humaneval"))
+    164
     """
     if str(source).lower() == "humaneval":
         try:

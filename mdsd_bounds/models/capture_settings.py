@@ -34,6 +34,12 @@ class CaptureSettings:
         Stop after this many rows.
     dtype, device : str
         Of the computation.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models import CaptureSettings
+    >>> CaptureSettings(new_tokens=64, store="top-k", top_k=128).top_k
+    128
     """
 
     new_tokens: int = 32

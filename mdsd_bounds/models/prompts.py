@@ -37,6 +37,12 @@ def read_prompts(source: str | Path) -> list[str]:
     InputError
         Naming file and line: a missing, empty or undecodable file, an empty or over-long line, a line that is no JSON
         object with a text field.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models import read_prompts
+    >>> len(read_prompts("humaneval"))
+    164
     """
     if str(source).lower() == "humaneval":
         return _human_eval()

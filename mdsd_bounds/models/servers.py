@@ -47,6 +47,12 @@ class Server:
         Requests at most, the first included.
     wait : callable
         Sleeps; for tests.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models import Server
+    >>> Server("http://localhost:8000/v1", "my-model").url
+    'http://localhost:8000/v1'
     """
 
     url: str

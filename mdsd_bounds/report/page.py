@@ -88,7 +88,14 @@ def html_report(
 
 
 def run_of(path: str) -> str | None:
-    """What identifies the run of a page written before; None where there is no such page."""
+    """What identifies the run of a page written before; None where there is no such page.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.report import run_of
+    >>> run_of("no_such_report.html") is None
+    True
+    """
     try:
         with open(path, "rb") as stream:
             head = stream.read(1024).decode("utf-8", "replace")

@@ -38,6 +38,15 @@ def get_sampler(name: str) -> Sampler:
     ------
     InputError
         If there is none; the known names are listed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.samplers import get_sampler
+    >>> q = torch.tensor([[0.5, 0.5, 0.0]])
+    >>> drafts = get_sampler("without_replacement").sample(q, 2, torch.Generator().manual_seed(0))
+    >>> drafts.sort(-1).values
+    tensor([[0, 1]])
     """
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
@@ -77,6 +86,12 @@ def sampler_options(name: str, options: Mapping[str, Option]) -> dict[str, Any]:
     ------
     InputError
         If the sampler is unknown, or an option is taken by no registered sampler.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.samplers import sampler_options
+    >>> sampler_options("top_m_plus", {"m": 2})
+    {'m': 2}
     """
     known = {option for sampler in SAMPLERS.values() for option in sampler.options}
     unknown = sorted(set(options) - known)

@@ -75,6 +75,14 @@ class Sampler:
         Name in :data:`mdsd_bounds.bounds.METHODS` of the route to its bounds; None chooses by the fields above.
     cost : str
         Of the bounds at one position, stated or measured (docs/costs.md); empty where nobody has.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.samplers import Sampler, get_sampler
+    >>> get_sampler("without_replacement").replacement
+    False
+    >>> Sampler("always_from_q", lambda q, drawn, k, n: q, replacement=True).name
+    'always_from_q'
     """
 
     name: str

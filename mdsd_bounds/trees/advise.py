@@ -153,6 +153,17 @@ def profiles(
     ------
     InputError
         If the numbers of drafts have gaps.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.trees import profiles
+    >>> table = run(load_example(), Settings(("with_replacement",), (1, 2), verifiers=("rrs",)))
+    >>> found, documents = profiles(table)
+    >>> [profile.verifier for profile in found], len(documents)
+    (['rrs', 'any (alpha*)'], 32)
     """
     counts = sorted(table["drafts"].unique())
     if counts != list(range(1, len(counts) + 1)):
@@ -286,7 +297,20 @@ def fastest(across: Sequence[Scored]) -> list[Scored]:
 
 
 def in_words(advice: pd.DataFrame) -> str:
-    """The first two rows, and what is left above them, in one line."""
+    """The first two rows, and what is left above them, in one line.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.trees import costs_from, in_words, profiles
+    >>> from mdsd_bounds.trees.advise import advise
+    >>> table = run(load_example(), Settings(("with_replacement",), (1, 2), verifiers=("rrs",)))
+    >>> advice = advise(*profiles(table), costs_from(0.1, "1:1,8:1.3"))
+    >>> in_words(advice)[:40]
+    'fastest: with_replacement, rrs, 2,2,1,1,'
+    """
     real = advice[advice["kind"] == "choice"]
     best = real.iloc[0]
     text = f"fastest: {best['sampler']}, {best['verifier']}, {best['tree']} ({best['speed']:.3g})"

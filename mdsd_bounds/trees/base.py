@@ -30,7 +30,18 @@ Source = torch.Generator | Callable[[Path], torch.Generator] | None
 
 @dataclass(frozen=True)
 class Stop:
-    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None."""
+    """Verification ends at ``node`` with ``probability`` and emits a token of ``probs`` [V]; no token if it is None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, sampling, stops
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(model, sampling(torch.Generator().manual_seed(0)), 2)
+    >>> [(stop.node, round(stop.probability, 4)) for stop in stops(tree, model(tree.paths), "block")]
+    [(2, 1.0)]
+    """
 
     node: int
     probability: float
@@ -69,6 +80,16 @@ class Tree:
     shared : bool
         Whether all nodes of a level have the same drafts below them (:mod:`mdsd_bounds.trees.marginal`); then only
         rules that decide node by node are lossless.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import rsd_c, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
+    >>> tree.paths
+    ((), (2,), (1,), (2, 2), (1, 0))
     """
 
     parents: tuple[int, ...]
@@ -201,7 +222,18 @@ def grow(
 
 
 def sampling(source: Source = None) -> Draw:
-    """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k."""
+    """Draw with the samplers' own routines: without replacement that is the exponential race, Gumbel-Top-k.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import rsd_c, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> trees = [rsd_c(draft, sampling(torch.Generator().manual_seed(3)), (2, 2)) for _ in range(2)]
+    >>> trees[0].tokens == trees[1].tokens
+    True
+    """
 
     def draw(path: Path, q: Tensor, n: int, sampler: str, options: Mapping[str, Option]) -> Path:
         return tuple(get_sampler(sampler).sample(q[None], n, generator_at(source, path), **options)[0].tolist())
@@ -220,6 +252,18 @@ def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     Within a tree each node is drawn once, so its distribution is the builder's; between trees the drafts below one path
     come from the same random numbers.  Trees then share most of their nodes, and differences between them have less
     variance.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, common_randomness, rsd_c, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> source = common_randomness(5)
+    >>> one = chain(draft, sampling(source), 1)
+    >>> two = rsd_c(draft, sampling(source), (2,))
+    >>> one.tokens[1] == two.drafts[0][0]
+    True
     """
 
     def at(path: Path) -> torch.Generator:

@@ -43,6 +43,16 @@ def rsd_s(
     ------
     InputError
         If ``width`` or ``length`` is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import rsd_s
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = rsd_s(draft, torch.Generator().manual_seed(0), 2, 3)
+    >>> [tree.depths.count(depth) for depth in (1, 2, 3)]
+    [2, 2, 2]
     """
     (width,) = whole_numbers((width,), "width")
     (length,) = whole_numbers((length,), "length")

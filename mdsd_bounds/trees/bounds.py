@@ -45,6 +45,17 @@ def full_information(trees: Sequence[tuple[Tree, float]], target: Distributions)
 
     An upper bound on accepted tokens: a path cannot be accepted more often than it is drafted, nor than it is the text.
     Attained by a verifier that may look at all of p before it drafts, and in general by no rule on a tree.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import branching_trees, full_information
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> def target(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> round(full_information(branching_trees(draft, (2,)), target), 4)
+    0.8857
     """
     drafted: defaultdict[Path, float] = defaultdict(float)
     for tree, chance in trees:
@@ -72,6 +83,18 @@ def joint_optimum(trees: Sequence[tuple[Tree, float]], target: Distributions) ->
     ------
     InputError
         If there are more than :data:`MAX_VARIABLES` variables or the solver stops short.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import branching_trees, joint_optimum, node_optimum
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> def target(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> best = joint_optimum(branching_trees(draft, (2, 1)), target)
+    >>> best >= node_optimum(target, draft, (2, 1)), round(best, 4)
+    (True, 1.5)
     """
     from scipy.optimize import linprog
     from scipy.sparse import coo_array
@@ -132,6 +155,19 @@ def node_optimum(
 
     the transport programme of alpha* with the worth of what lies below as reward.  At the last level W is alpha*.
     Rules that look across levels (block, traversal) may exceed it; the joint optimum they may not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds import optimal_acceptance
+    >>> from mdsd_bounds.trees import node_optimum
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> def target(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> bound = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2)
+    >>> round(node_optimum(target, draft, (2,)), 4), round(float(bound.value), 4)
+    (0.8857, 0.8857)
     """
     vector = whole_numbers(branching, "branching")
     if len(path) == len(vector):

@@ -12,7 +12,18 @@ from mdsd_bounds.trees.base import Distributions, Draw, Path, Tree, grow, whole_
 
 
 def chain(distributions: Distributions, draw: Draw, length: int, stop: Sequence[int] | frozenset[int] = ()) -> Tree:
-    """One path of ``length`` drafts (Leviathan et al. 2023; Chen et al. 2023)."""
+    """One path of ``length`` drafts (Leviathan et al. 2023; Chen et al. 2023).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 3)
+    >>> tree.size, tree.depths
+    (3, (0, 1, 2, 3))
+    """
     (length,) = whole_numbers((length,), "length")
     return rsd_c(distributions, draw, (1,) * length, stop)
 
@@ -35,6 +46,16 @@ def rsd_c(
     ------
     InputError
         If an entry of the branching vector is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import rsd_c, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
+    >>> tree.size, tree.depths, tree.sampler
+    (4, (0, 1, 1, 2, 2), 'without_replacement')
     """
     vector = whole_numbers(branching, "branching")
 
@@ -51,6 +72,16 @@ def independent_paths(
 
     Paths that agree share nodes: below a node stand as many independent drafts as paths run through it.  The
     distributions are those of separate paths, while the target evaluates each distinct prefix once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import independent_paths, sampling
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = independent_paths(draft, sampling(torch.Generator().manual_seed(0)), 2, 3)
+    >>> len(tree.drafts[0]), tree.length
+    (2, 3)
     """
     (count,) = whole_numbers((count,), "count")
     (length,) = whole_numbers((length,), "length")

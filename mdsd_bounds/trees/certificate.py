@@ -194,7 +194,8 @@ def exact_bounds(trees: Sequence[tuple[Tree, float]], reading: Reading) -> np.nd
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees.builders import chain
+    >>> from mdsd_bounds.trees import chain, exact_bounds
+    >>> from mdsd_bounds.trees.certificate import Reading
     >>> from mdsd_bounds.trees.enumerate import tree_distribution
     >>> p = lambda paths: torch.tensor([[1 / 3, 2 / 3]] * len(paths), dtype=torch.float64)
     >>> q = lambda paths: torch.tensor([[2 / 3, 1 / 3]] * len(paths), dtype=torch.float64)

@@ -32,6 +32,13 @@ class Costs:
     verification : mapping
         ``(sampler, verifier) -> [K]``: measured seconds of one verification at a node with 1 .. K drafts
         (:func:`mdsd_bounds.trees.timing.seconds_at_nodes`).
+
+    Examples
+    --------
+    >>> from mdsd_bounds.trees import Costs
+    >>> costs = Costs(target=((1, 10.0), (8, 14.0)), draft=((1, 2.0),), unit="ms")
+    >>> costs.target[-1], costs.unit
+    ((8, 14.0), 'ms')
     """
 
     target: tuple[tuple[int, float], ...]
@@ -85,6 +92,12 @@ def costs_from(draft: float | None, target: str | None, batch: int = 1, call_ms:
     InputError
         If a cost or the batch is not positive, a number of nodes is below 1, the file cannot be read, or no draft cost
         is known.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.trees import costs_from
+    >>> costs_from(0.1, "1:1,8:1.3").target
+    ((1, 1.0), (8, 1.3))
     """
     by_width: Mapping[str, Any] | None = None
     unit, source = "time of one target forward pass", ""

@@ -52,6 +52,16 @@ class Step:
         The outcome.
     seconds : tuple of float
         Of drafting (models and draws), of the target's forward pass, of verification.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> len(step.verified.tokens)
+    3
     """
 
     tree: Tree
@@ -78,6 +88,18 @@ def take_step(
     ------
     InputError
         If the rule does not fit the tree, or a reader finds no room in its context window.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, take_step
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> def target(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(target, draft, named_tree("rsd_c", "2,1"), "traversal", torch.Generator().manual_seed(0))
+    >>> len(step.verified.tokens) <= 3, step.tree.size
+    (True, 4)
     """
     begun = time.perf_counter()
     tree = build(draft, generator)

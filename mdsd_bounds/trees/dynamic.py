@@ -26,6 +26,15 @@ def dynamic_top_k(
     ------
     InputError
         If a number is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import dynamic_top_k
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> dynamic_top_k(draft, 4, 2, 3).paths
+    ((), (2,), (1,), (2, 2), (2, 1))
     """
     (budget, top_k, length) = whole_numbers((budget, top_k, length), "budget, top_k, length")
     worth: dict[Path, float] = {(): 1.0}

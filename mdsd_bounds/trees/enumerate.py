@@ -88,6 +88,16 @@ def branching_trees(
 
     Drafts are enumerated once for each path.  Without ``ordered`` trees that differ in the order of drafts alone are
     one: enough for bounds and for rules that do not look at the order, such as the sweep.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import branching_trees
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> trees = branching_trees(draft, (2,))
+    >>> len(trees), round(sum(probability for _, probability in trees), 12)
+    (6, 1.0)
     """
     ends = frozenset(stop)
 

@@ -29,7 +29,18 @@ from mdsd_bounds.trees.verify import expected_accepted, expected_emitted, reach
 
 
 def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: BoundRecord | None = None) -> StepRecord:
-    """One step as it is logged; ``top`` tokens of each distribution are kept at the positions passed."""
+    """One step as it is logged; ``top`` tokens of each distribution are kept at the positions passed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, record, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> record(step, number=0, doc=3, rule="block").doc
+    3
+    """
     tree, outcomes = step.tree, step.outcomes
     nodes = range(1, len(tree.tokens))
     target = [float(step.target[tree.parents[v], tree.tokens[v]]) for v in nodes]
@@ -105,6 +116,17 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
     node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
     a node.  Both add the probabilities ``reach`` where known, else what happened.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> summary = summarise_log([record(step, number=0, doc=3, rule="block")])
+    >>> summary["tokens"], summary["accepted"]["mean"]
+    (3, 2.0)
     """
     documents = np.array([line.doc for line in lines])
     realised = np.array([[len(line.tree.tokens), line.accepted] for line in lines], dtype=float)
@@ -137,6 +159,17 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """One row for each named summary: rule, block efficiency, accepted tokens, and where known the certified bound and
     the share of it that the rule accepts, each with its interval; tokens per second, and the share of the time that
     verification takes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, summary_table, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> table = summary_table({"block": summarise_log([record(step, number=0, doc=3, rule="block")])})
+    >>> len(table)
+    1
     """
     rows = []
     for name, found in summaries.items():

@@ -41,6 +41,16 @@ def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset(), dep
     ------
     InputError
         If the builder is unknown or the shape is not written as :data:`SHAPES` says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> build = named_tree("rsd_c", "2,1")
+    >>> build(draft, torch.Generator().manual_seed(0)).depths
+    (0, 1, 1, 2, 2)
     """
     if builder not in SHAPES:
         raise InputError(f"unknown builder {builder!r}; choose one of {', '.join(SHAPES)}")

@@ -37,6 +37,12 @@ def best_shape(acceptance: Sequence[float], budget: int, depth: int | None = Non
     ------
     InputError
         If an acceptance is outside [0, 1], they sum to more than one, or budget or depth is below 1.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.trees import best_shape
+    >>> best_shape((0.6, 0.2), 4)
+    (((((),),), ()), 1.376)
     """
     (budget,) = whole_numbers((budget,), "budget")
     levels = budget if depth is None else whole_numbers((depth,), "depth")[0]
@@ -87,6 +93,17 @@ def shaped(distributions: Distributions, draw: Draw, shape: Shape, stop: Sequenc
     ------
     InputError
         If the shape has no nodes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import best_shape, sampling, shaped
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> shape, accepted = best_shape((0.6, 0.2), 4)
+    >>> tree = shaped(draft, sampling(torch.Generator().manual_seed(0)), shape)
+    >>> tree.size, tree.length
+    (4, 3)
     """
     if not shape:
         raise InputError("shape=(): a tree needs at least one node below the root; give a budget of at least 1")

@@ -67,6 +67,18 @@ def speed_by_nodes(
     Notes
     -----
     Cost: every tree within the limits is scored once on the means; intervals are for the best of each size alone.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.trees import costs_from, profiles, speed_by_nodes
+    >>> table = run(load_example(), Settings(("with_replacement",), (1, 2), verifiers=("rrs",)))
+    >>> found, documents = profiles(table)
+    >>> speeds = speed_by_nodes(found, documents, costs_from(0.1, "1:1,8:1.3"), most_nodes=4)
+    >>> speeds.columns.tolist()[:7]
+    ['sampler', 'verifier', 'nodes', 'tree', 'tokens', 'speed', 'speed_ci_low']
     """
     rows = []
     for profile in found:

@@ -35,6 +35,16 @@ class Verified:
     """One verification: accepted path of nodes (root left out), and the tokens emitted: the path's and one more.
 
     After a stop token nothing more is emitted: then ``tokens`` is the accepted path alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import named_tree, take_step
+    >>> def model(paths):
+    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
+    >>> step.verified.nodes
+    (1, 2)
     """
 
     nodes: tuple[int, ...]
@@ -71,6 +81,18 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     InputError
         If the rule does not fit the tree's sampler or shape, or is coupled to its drafts (no distribution given the
         drafts).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, sampling, stops
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
+    >>> target = torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64)
+    >>> found = stops(tree, target, "block")
+    >>> round(sum(stop.probability for stop in found), 12)
+    1.0
     """
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
@@ -290,17 +312,53 @@ def _ancestors(tree: Tree, node: int) -> tuple[int, ...]:
 
 
 def expected_accepted(tree: Tree, outcomes: list[Stop]) -> float:
-    """Accepted tokens expected given the tree, ``sum of probability * depth``."""
+    """Accepted tokens expected given the tree, ``sum of probability * depth``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, expected_accepted, sampling, stops
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
+    >>> target = torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64)
+    >>> round(expected_accepted(tree, stops(tree, target, "block")), 4)
+    0.08
+    """
     return sum(outcome.probability * tree.depths[outcome.node] for outcome in outcomes)
 
 
 def expected_emitted(tree: Tree, outcomes: list[Stop]) -> float:
-    """Tokens emitted per target forward pass expected given the tree: accepted, and one more unless the text ended."""
+    """Tokens emitted per target forward pass expected given the tree: accepted, and one more unless the text ended.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, expected_accepted, expected_emitted, sampling, stops
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
+    >>> found = stops(tree, torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64), "block")
+    >>> round(expected_emitted(tree, found) - expected_accepted(tree, found), 12)
+    1.0
+    """
     return sum(outcome.probability * (tree.depths[outcome.node] + (outcome.probs is not None)) for outcome in outcomes)
 
 
 def reach(tree: Tree, outcomes: list[Stop]) -> tuple[float, ...]:
-    """Probability ``[N]`` that each node is on the accepted path, given the tree; 1 at the root."""
+    """Probability ``[N]`` that each node is on the accepted path, given the tree; 1 at the root.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import chain, reach, sampling, stops
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
+    >>> found = stops(tree, torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64), "block")
+    >>> [round(x, 4) for x in reach(tree, found)]
+    [1.0, 0.04, 0.04]
+    """
     weight = [0.0] * len(tree.tokens)
     for outcome in outcomes:
         weight[outcome.node] += outcome.probability

@@ -85,6 +85,13 @@ class Verifier:
     origin : str or None
         ``module:NAME`` or ``/path/to/file.py:NAME`` of a rule that was loaded from there, so that other processes can
         load it as well.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.verifiers import get_verifier
+    >>> rule = get_verifier("rrs")
+    >>> rule.lossless, rule.samplers
+    (True, ('with_replacement', 'independent'))
     """
 
     name: str
@@ -292,6 +299,15 @@ def require_pair(verifier: Verifier, sampler: str, n_drafts: tuple[int, ...]) ->
     ------
     InputError
         Naming the pair and the samplers that go with the verifier.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.verifiers import get_verifier, require_pair
+    >>> require_pair(get_verifier("rrs"), "with_replacement", (1, 2))
+    >>> require_pair(get_verifier("rrs"), "greedy", (1, 2))
+    Traceback (most recent call last):
+        ...
+    mdsd_bounds.problem.InputError: verifier 'rrs' is not made for the sampler 'greedy'; use one of ...
     """
     if sampler not in verifier.samplers:
         raise InputError(

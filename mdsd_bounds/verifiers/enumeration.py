@@ -96,6 +96,15 @@ def enumerate_verifier(
     Notes
     -----
     Cost O(T (V + cost of the rule)) with T the number of tuples, at most V^n.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.verifiers import enumerate_verifier, get_verifier
+    >>> p, q = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    >>> found = enumerate_verifier(get_verifier("rrs"), p, q, 2, sampler="with_replacement")
+    >>> found.probs.numpy().round(12), round(found.acceptance, 4)
+    (array([0.6, 0.3, 0.1]), 0.68)
     """
     sampler = sampler or verifier.samplers[0]
     require_pair(verifier, sampler, (n,))

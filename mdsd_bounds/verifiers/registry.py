@@ -140,7 +140,14 @@ def register_verifier(rule: Verifier | Callable[..., Tensor], name: str | None =
 
 
 def load_third_party() -> list[str]:
-    """Load every third-party verifier into :data:`VERIFIERS`; returns the names added."""
+    """Load every third-party verifier into :data:`VERIFIERS`; returns the names added.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.verifiers import load_third_party
+    >>> load_third_party()
+    []
+    """
     added = []
     for point in entry_points(group=GROUP):
         if point.name not in VERIFIERS:

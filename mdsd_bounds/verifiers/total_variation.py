@@ -39,6 +39,12 @@ def output_distance(
     ------
     InputError
         As :func:`mdsd_bounds.acceptance_rate`.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.verifiers import output_distance
+    >>> output_distance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 1, "with_replacement", "typical_acceptance")
+    tensor(0.4000, dtype=torch.float64)
     """
     from mdsd_bounds.verifiers import get_verifier
 

@@ -60,6 +60,10 @@ def open_npz(path: Path) -> dict[str, Array]:
     """
     archive = open_zip(path)
     names = [name for name in archive.members if name.endswith(".npy")]
+    if twice := [name for name in names if name.removesuffix(".npy") in archive.members]:
+        raise InputError(
+            f"{path}: holds {twice[0]} and {twice[0].removesuffix('.npy')}, two arrays of one name; write it again"
+        )
     return {name.removesuffix(".npy"): _array(archive.source(name), f"{path}: {name}") for name in names}
 
 

@@ -235,6 +235,7 @@ def open_native(path: Path) -> Dump:
         If the manifest is invalid, a shard is missing, truncated or disagrees with it.
     """
     manifest = read_manifest(path)
+    _refuse_other_shards(path, manifest)
     layout = _layout(manifest)
     starts, total = [], 0
     for shard in manifest.shards:
@@ -279,6 +280,19 @@ def open_native(path: Path) -> Dump:
         return joined.pop("target_logits"), joined.pop("draft_logits"), joined
 
     return Dump(facts, read_rows)
+
+
+def _refuse_other_shards(path: Path, manifest: Manifest) -> None:
+    """Refuse a shard that is listed twice, and in a dump that is complete one that is not listed."""
+    listed = [shard.file for shard in manifest.shards]
+    if twice := [name for k, name in enumerate(listed) if name in listed[:k]]:
+        raise InputError(f"{path / MANIFEST}: lists {twice[0]} twice; write the dump again")
+    lying = {file.name for file in path.glob("shard-*.safetensors")} if manifest.complete else set()
+    if other := sorted(lying - set(listed)):
+        raise InputError(
+            f"{path}: {other[0]} lies there and {MANIFEST} does not list it, though it says that the dump is complete; "
+            "restore the manifest, or move the shard elsewhere"
+        )
 
 
 def _refuse_damaged(file: Path, stream: FileIO, shard: Shard, record: Record) -> None:

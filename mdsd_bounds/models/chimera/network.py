@@ -53,6 +53,12 @@ class Shape:
     variant : str
         ``full``; ``context``: the token's own embedding in place of the trigram; ``trigram``: ``d = u``, no layer and
         no state of the target; ``medusa``: the state ``h_j`` alone, no drafted token.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models.chimera import Shape
+    >>> Shape(hidden=64, attention_heads=4, depths=2, variant="full").depths
+    2
     """
 
     hidden: int
@@ -78,6 +84,14 @@ class Chimera(nn.Module):
         Sizes.
     gain : Tensor
         ``[H]``: the gain g of the target's final norm, ones where it has none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape
+    >>> network = Chimera(Shape(8, 2, 2, "full"), torch.ones(8))
+    >>> len(network(torch.zeros(1, 5, 8), torch.zeros(1, 5, 8)))
+    2
     """
 
     gain: Tensor

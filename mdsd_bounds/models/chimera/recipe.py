@@ -45,6 +45,12 @@ class Recipe:
         Last share of the steps, which see the target's own continuations.
     seed : int
         Of starting weights and of the order of windows.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models.chimera import Recipe
+    >>> Recipe(steps=100, variant="context").learning_rate
+    0.0003
     """
 
     depths: int = 2

@@ -24,7 +24,14 @@ MOST_WINDOWS = 2
 
 @dataclass(frozen=True)
 class Document:
-    """A text, and how many of its first characters are a prompt to be continued (0: nothing says so)."""
+    r"""A text, and how many of its first characters are a prompt to be continued (0: nothing says so).
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models.chimera import Document
+    >>> Document("def f():\n    return 1\n", prompt=9).prompt
+    9
+    """
 
     text: str
     prompt: int = 0
@@ -49,6 +56,12 @@ def read_documents(source: str) -> list[list[Document]]:
     ------
     InputError
         Naming the source that is missing, empty or no text.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.models.chimera import read_documents
+    >>> len(read_documents("humaneval")[0])
+    164
     """
     found = []
     for name in source.split(","):

@@ -47,6 +47,13 @@ class Places:
         Folder of the target's states, which runs share.
     start : Path or None
         Folder of a head whose weights are the starting weights.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models.chimera import Places
+    >>> Places(Path("head"), Path("states")).start is None
+    True
     """
 
     out: Path

@@ -98,6 +98,18 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     Notes
     -----
     O(k log k) for each component of a layer (at most twice as many as tokens that can be drafted), and O(V) a node.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import expected_accepted, rsd_c, sampling, stops
+    >>> from mdsd_bounds.trees.sweep import sweep_stops
+    >>> def draft(paths):
+    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
+    >>> target = torch.tensor([[0.6, 0.3, 0.1]] * len(tree.paths), dtype=torch.float64)
+    >>> round(expected_accepted(tree, sweep_stops(tree, target)), 4)
+    2.0
     """
     sampler = require_sweep(tree)
     held = {0: Held(target[0].numpy(), 1.0)}

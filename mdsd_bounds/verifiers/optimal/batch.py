@@ -25,6 +25,15 @@ class PreparedBatch:
         The rules.
     flat : Flat or None
         All of them for one compiled step; None where the kind of a rule is not known there.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.verifiers.optimal import prepare_batch
+    >>> p, q = torch.tensor([[[0.6, 0.3, 0.1]], [[0.2, 0.3, 0.5]]], dtype=torch.float64)
+    >>> batch = prepare_batch(p, q, 2, "with_replacement")
+    >>> len(batch.rows), batch.acceptance.round(4)
+    (1, array([0.76]))
     """
 
     rows: tuple[Prepared, ...]
