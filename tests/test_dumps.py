@@ -176,7 +176,8 @@ def test_damage_to_a_native_dump_is_named(tmp_path: Path) -> None:
         ({"target_width": 41}, "manifest.json says"),
         ({"dtype": "int8"}, "invalid manifest, dtype"),
         ({"surprise": 1}, "invalid manifest, surprise"),
-        ({"shards": []}, "no rows"),
+        ({"shards": []}, "does not list it"),
+        ({"shards": [], "complete": False}, "no rows"),
     ]:
         (path / "manifest.json").write_text(json.dumps(manifest | change))
         with pytest.raises(InputError, match=message):
