@@ -123,6 +123,17 @@ def test_a_head_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         open_dump(f"{path}#head=7")
 
 
+@pytest.mark.parametrize("stated", [24.7, -3.0, float("nan")])
+def test_a_vocabulary_is_an_integer(stated: float, tmp_path: Path) -> None:
+    ids = torch.arange(3).repeat(4, 1)
+    logp = torch.log_softmax(rows(4, 3), -1)
+    arrays = {f"{role}_ids": ids.clone() for role in ("target", "draft")}
+    arrays |= {f"{role}_logprobs": logp.clone() for role in ("target", "draft")}
+    save_file({**arrays, "vocabulary": torch.tensor(stated)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="give one integer above 0"):
+        open_dump(tmp_path / "x.safetensors")
+
+
 def test_two_members_of_one_name_are_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", target_logits=rows(4, 6).numpy(), draft_logits=rows(4, 6, seed=1).numpy())
     with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:

@@ -157,7 +157,7 @@ def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:
     InputError
         If the map does not fit the rows, or as :func:`mdsd_bounds.dumps.token_map.token_columns`.
     """
-    width = int(arrays["vocabulary"].whole()) if "vocabulary" in arrays else None
+    width = _vocabulary(side.path, arrays)
     found = token_columns({name: array.whole() for name, array in maps_in(arrays).items()}, side.path, width)
     goal = found.tokens
     if side.support == "full" and side.width != len(goal):
@@ -173,6 +173,16 @@ def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:
     notes = {**side.notes, "mapped": f"{len(goal)} tokens of the target's vocabulary, the others are exact zeros"}
     support = "mapped" if side.support == "full" else side.support
     return replace(side, width=width, read=read, support=support, largest=int(goal.max()), map=found, notes=notes)
+
+
+def _vocabulary(path: str, arrays: Mapping[str, Array]) -> int | None:
+    """The target's size, where it is stated."""
+    if "vocabulary" not in arrays:
+        return None
+    stated = arrays["vocabulary"].whole()
+    if stated.numel() != 1 or stated.is_complex() or not bool(stated > 0) or float(stated) != int(stated):
+        raise InputError(f"{path}: vocabulary holds {stated.tolist()}; give one integer above 0")
+    return int(stated)
 
 
 def _first(arrays: Mapping[str, Array], names: tuple[str, ...]) -> str:
@@ -332,7 +342,7 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
     for name, value in extra.items():
         if name != "cut" and value.shape != (ids.shape[0],):
             raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give [{ids.shape[0]}]")
-    width = int(arrays["vocabulary"].whole()) if "vocabulary" in arrays else None
+    width = _vocabulary(str(path), arrays)
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         tokens = ids.rows(start, stop).to(torch.int64)
