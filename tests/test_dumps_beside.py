@@ -89,7 +89,16 @@ def test_what_may_be_a_map_is_named(name: str, count: int, tmp_path: Path) -> No
         open_dump(path)
 
 
-@pytest.mark.parametrize("array", [torch.tensor([0, 0, 1, 1, 2, 2] * 4)[:22], torch.rand(22), torch.ones(26)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        torch.tensor([0, 0, 1, 1, 2, 2] * 4)[:22],
+        torch.rand(22),
+        torch.ones(26),
+        torch.rand(22).to(torch.float8_e4m3fn),
+        torch.full((22,), float("nan")),
+    ],
+)
 def test_numbers_of_rows_are_no_map(array: torch.Tensor, tmp_path: Path) -> None:
     assert len(open_dump(_pair(tmp_path, rows(22, 26), rows(22, 22, seed=1), {"lengths": array}))) == 22
 

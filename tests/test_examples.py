@@ -10,7 +10,9 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,7 +62,9 @@ OBJECTS = dict(public_objects())
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_the_example_runs_and_shows_what_is_true(name: str) -> None:
+def test_the_example_runs_and_shows_what_is_true(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Examples write to folders of tempfile and do not remove them: these belong to the test.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     fault = faults_of(name, OBJECTS[name])
     if name.startswith(PENDING) and "has no example" in fault:
         pytest.skip(fault)

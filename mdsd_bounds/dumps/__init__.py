@@ -42,7 +42,7 @@ from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.how_to_read import PLAIN, HowToRead, named, parted
 from mdsd_bounds.dumps.remote import open_remote
 from mdsd_bounds.dumps.single_model import Side, pair_sides
-from mdsd_bounds.dumps.token_map import MAPS
+from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
@@ -67,7 +67,7 @@ def _is_native(paths: list[Path]) -> bool:
 
 def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
-    maps = [name for name in (*MAPS, *(f"draft_{name}" for name in MAPS)) if (draft.parent / f"{name}.npy").exists()]
+    maps = [name for name in MAP_FILES if (draft.parent / f"{name}.npy").exists()]
     if not maps:
         return open_npy_pair(target, draft, label)
     # A map beside the draft's rows has a file of its own, as every array has.

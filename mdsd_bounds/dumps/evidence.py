@@ -80,11 +80,12 @@ def _batches(dump: Dump, rows: int) -> Iterator[LogitBatch]:
         yield from (batch for k, batch in enumerate(dump.batches(_RUN, 0, rows)) if k in wanted)
     else:
         first = next(iter(dump.batches(_RUN, 0, _RUN)))
-        if not bool(_run(first).joined.any()):
+        if not bool(_in_texts(first)[1].any()):
             # Neighbours of one text stand further apart: rows of a batch that was written step by step.
             yield from dump.batches(whole, 0, whole)
             return
-        for start in starts:
+        yield first
+        for start in starts[1:]:
             yield from dump.batches(_RUN, start, start + _RUN)
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdsd_bounds.dumps.columns import COLUMNS
+from mdsd_bounds.dumps.formats.distillkit import SETTINGS
 from mdsd_bounds.dumps.formats.native import MANIFEST
-from mdsd_bounds.dumps.token_map import MAPS
+from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.verified import content_of
 from mdsd_bounds.problem import InputError
 
@@ -24,8 +25,8 @@ from mdsd_bounds.problem import InputError
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
 #: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
 _BESIDE = {
-    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *MAPS, *(f"draft_{name}" for name in MAPS))),
-    ".parquet": ("compression.json",),
+    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *MAP_FILES)),
+    ".parquet": (SETTINGS,),
 }
 
 

@@ -20,10 +20,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mdsd_bounds.dumps.containers.files import Array
 from mdsd_bounds.problem import InputError
 
 #: Arrays that say what the columns of a draft's rows stand for.
 MAPS = ("d2t", "t2d", "target_ids")
+#: Names of the files that hold them where every array has a file of its own, without their endings.
+MAP_FILES = (*MAPS, *(f"draft_{name}" for name in MAPS))
 
 
 class Shaped(Protocol):
@@ -55,7 +58,7 @@ def _known(name: str) -> str:
     return name.rsplit(".", 1)[-1].lower().removeprefix("draft_")
 
 
-def unnamed_map(arrays: Mapping[str, A], width: int, rows: int) -> str:
+def unnamed_map(arrays: Mapping[str, Array], width: int, rows: int) -> str:
     """An array under a name that is not known which may say what the draft's ``width`` columns stand for.
 
     Either one number for each column, or marks of as many of the target's tokens.  Where there are as many rows as
@@ -63,7 +66,7 @@ def unnamed_map(arrays: Mapping[str, A], width: int, rows: int) -> str:
     """
     for name, array in arrays.items():
         long = [size for size in array.shape if size != 1]
-        kind = str(getattr(array, "dtype", "")).removeprefix("torch.")
+        kind = array.dtype
         if len(long) != 1 or _known(name) in MAPS or not kind.startswith(("int", "uint", "float", "bfloat", "bool")):
             continue
         if long[0] == width and width != rows and kind.startswith(("int", "uint")):
@@ -73,16 +76,15 @@ def unnamed_map(arrays: Mapping[str, A], width: int, rows: int) -> str:
     return ""
 
 
-def _may_map(array: Shaped, width: int) -> bool:
+def _may_map(array: Array, width: int) -> bool:
     """Whether the values are distinct integers, one a column, or marks of ``width`` tokens."""
-    values = array.whole().flatten() if hasattr(array, "whole") else None
-    if values is None or values.is_complex() or not bool((values == values.round()).all() if values.is_floating_point()
-                                                         else True):  # fmt: skip
+    values = array.whole().flatten()
+    if not _are_integers(values):
         return False
     values = values.to(torch.int64)
     if len(values) > width:
         return bool(((values == 0) | (values == 1)).all()) and int(values.sum()) == width
-    return width > 1 and len(values.unique()) == width
+    return width > 1 and bool((values.sort().values.diff() != 0).all())
 
 
 def refuse_unnamed(path: str, name: str, target: int, draft: int) -> None:
@@ -171,9 +173,16 @@ def _integers(values: Tensor, name: str) -> Tensor:
     values = values.flatten()
     if not values.numel():
         raise InputError(f"{name} is empty: the vocabularies share no token; give one entry for each column")
-    if values.is_complex() or (values.is_floating_point() and not bool((values == values.round()).all())):
+    if not _are_integers(values):
         raise InputError(f"{name} holds {values.dtype}; token ids are integers")
     return values.to(torch.int64)
+
+
+def _are_integers(values: Tensor) -> bool:
+    if values.is_floating_point():
+        values = values.to(torch.float64)  # floats of eight bits cannot be rounded
+        return bool((values == values.round()).all())
+    return not values.is_complex()
 
 
 def _is_map(tokens: Tensor, width: int | None) -> bool:

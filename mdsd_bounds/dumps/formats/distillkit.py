@@ -28,6 +28,8 @@ from mdsd_bounds.dumps.containers.text import integer, parse, whole_text
 from mdsd_bounds.dumps.single_model import Side, file_size
 from mdsd_bounds.problem import InputError, rounding_unit
 
+#: Beside the rows: how they were compressed.
+SETTINGS = "compression.json"
 RAW = ("token_ids", "top_values")
 PACKED = ("bytepacked_indices", "compressed_logprobs")
 
@@ -163,7 +165,7 @@ def _unpack(
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    file = (path if path.is_dir() else path.parent) / "compression.json"
+    file = (path if path.is_dir() else path.parent) / SETTINGS
     if not file.exists():
         raise InputError(
             f"{path}: compressed log-probabilities need {file} with the run's d, k, exact_k and exact_dtype"

@@ -9,6 +9,7 @@ shard holds ``target_logits`` and ``draft_logits`` ``[rows, V]`` and, where know
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -285,7 +286,7 @@ def open_native(path: Path) -> Dump:
 def _refuse_other_shards(path: Path, manifest: Manifest) -> None:
     """Refuse a shard that is listed twice, and in a dump that is complete one that is not listed."""
     listed = [shard.file for shard in manifest.shards]
-    if twice := [name for k, name in enumerate(listed) if name in listed[:k]]:
+    if twice := [name for name, count in Counter(listed).items() if count > 1]:
         raise InputError(f"{path / MANIFEST}: lists {twice[0]} twice; write the dump again")
     lying = {file.name for file in path.glob("shard-*.safetensors")} if manifest.complete else set()
     if other := sorted(lying - set(listed)):
