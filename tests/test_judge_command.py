@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import torch
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.dumps.formats.native import DumpWriter
+from mdsd_bounds.judge import curve_of_steps, plane
 from mdsd_bounds.judge.labels import TaskLabels, write_facts, write_labels
+from mdsd_bounds.problem import InputError
+from mdsd_bounds.verifiers import acceptance_rate, output_distance
 from tests.command import call
 
 Command = Callable[..., tuple[int, str, str]]
@@ -118,3 +122,88 @@ def test_mining_needs_a_sandbox(mdsd: Command, tmp_path: Path, monkeypatch: pyte
     assert code == 2
     assert "sandbox" in errors
     assert not (tmp_path / "labels").exists()
+
+
+def steps_of(file: Path, documents: int = 40, steps: int = 25, width: int = 6) -> tuple[torch.Tensor, ...]:
+    """A step log of chains of two drafts under the judge at threshold 0.5, and its rows (p, q, scores).
+
+    Every position has the same rows, so that which positions were tried does not matter.
+    """
+    generator = torch.Generator().manual_seed(3)
+    p, q = torch.rand(2, width, generator=generator, dtype=torch.float64).softmax(-1).unbind()
+    p = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05], dtype=torch.float64) * 0.9 + 0.1 * p
+    score = torch.rand(width, generator=generator, dtype=torch.float64)
+    residual = (p - q).clamp(min=0)
+    lines = []
+    for doc in range(documents):
+        for step in range(steps):
+            drafts = torch.multinomial(q, 2, replacement=True, generator=generator).tolist()
+            positions, accepted = [], 0
+            for token in drafts:
+                held = {
+                    "candidates": [[x, float(q[x])] for x in range(width)],
+                    "target_candidates": [[x, float(p[x])] for x in range(width)],
+                    "judge_score": [[token, float(score[token])]],
+                }
+                chance = float(torch.rand((), generator=generator))
+                if float(score[token]) > 0.5 or chance < float(p[token] / q[token]):
+                    accepted += 1
+                    positions.append({"token": token, **held})
+                    continue
+                output = int(torch.multinomial(residual, 1, generator=generator))
+                positions.append({"token": output, **held})
+                break
+            lines.append({"step": step, "doc": doc, "drafts": drafts, "accepted": accepted, "positions": positions})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return p, q, score
+
+
+def test_the_curve_of_a_step_log_holds_the_exact_rates_of_its_rows(mdsd: Command, tmp_path: Path) -> None:
+    p, q, score = steps_of(tmp_path / "steps.jsonl")
+    table = curve_of_steps(tmp_path / "steps.jsonl", [0.0, 0.3, 0.5, 0.8, 1.0])
+    for row in table[table["rule"] == "judge"].to_dict("records"):
+        given = {"judge_score": score, "threshold": row["parameter"]}
+        exact = float(acceptance_rate(p, q, 1, "with_replacement", "judge", **given).value)
+        far = float(output_distance(p, q, 1, "with_replacement", "judge", **given))
+        # The identity at work: of 1,400 tokens the gain has the same mean as the distance.
+        assert row["acceptance_low"] - 0.01 <= exact <= row["acceptance_high"] + 0.01
+        assert row["tv_low"] - 0.01 <= far <= row["tv_high"] + 0.01
+        assert row["acceptance"] == pytest.approx(exact, abs=0.03)
+    assert table.iloc[1]["acceptance"] == 1.0
+    assert table.iloc[5]["acceptance"] == pytest.approx(table.iloc[0]["acceptance"])
+    code, out, errors = mdsd("judge", "curve", str(tmp_path / "steps.jsonl"), "--thresholds", "0.5,1")
+    assert code == 0, errors
+    assert "the judge accepts up to" in out
+    # The same file opened as a dump has the scores in its columns; its rows are truncated for other uses.
+    batch = next(iter(open_dump(tmp_path / "steps.jsonl").batches(4)))
+    assert batch.judge_token is not None
+    assert batch.judge_score is not None
+    assert float(batch.judge_score[0, 0]) == pytest.approx(float(score[batch.judge_token[0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"judge_score": [[0, 1.5]]}, "judge_score is 1.5"),
+        ({"judge_score": [[0, 0.5], [0, 0.5]]}, "lists token 0 twice"),
+        ({"candidates": [[1, 0.5]]}, "draft token 0 is not among the candidates"),
+        ({"target_candidates": [[1, 0.5]]}, "probability of draft token 0 is not logged"),
+        ({"judge_score": []}, "holds no judge's scores"),
+    ],
+)
+def test_a_step_log_that_cannot_give_the_curve_is_refused(
+    mdsd: Command, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    held = {"candidates": [[0, 0.5]], "target_candidates": [[0, 0.3], [1, 0.6]], "judge_score": [[0, 0.7]]}
+    position = {"token": 1, **held, **change}
+    line = {"doc": 0, "drafts": [0], "accepted": 0, "positions": [position]}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(line))
+    code, _, errors = mdsd("judge", "curve", str(tmp_path / "steps.jsonl"))
+    assert code == 2
+    assert said in errors
+
+
+def test_truncated_rows_give_no_total_variation(tmp_path: Path) -> None:
+    steps_of(tmp_path / "steps.jsonl", documents=2, steps=2)
+    with pytest.raises(InputError, match="its rows are truncated"):
+        plane(open_dump(tmp_path / "steps.jsonl"), [0.5])

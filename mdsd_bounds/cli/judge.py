@@ -124,19 +124,34 @@ def log_(
 
 @judge.command("curve")
 def curve_(
-    dump: Annotated[str, typer.Argument(help="A dump with a judge's scores (mdsd judge log).")],
+    dump: Annotated[
+        str, typer.Argument(help="A dump with a judge's scores (mdsd judge log), or a step log with judge_score.")
+    ],
     thresholds: Annotated[str, typer.Option("--thresholds", help="Comma-separated, in [0, 1].")] = (
         "0.05,0.1,0.2,0.3,0.5,0.7,0.9,0.95"
     ),
     drafts: Annotated[int, typer.Option("--drafts", min=1, help="Numbers of drafts, with replacement.")] = 1,
     format: Style = Format.table,
 ) -> None:
-    """Exact acceptance and total variation of the judge at each threshold, beside other lossy rules."""
-    from mdsd_bounds import open_dump
-    from mdsd_bounds.judge import plane
-    from mdsd_bounds.pipeline.rendering import render
+    """Acceptance and total variation of the judge at each threshold.
 
-    table = plane(open_dump(dump), numbers_in(thresholds, "--thresholds", float), drafts)
+    Exact over the rows of a dump, beside other lossy rules; estimated from the tried tokens of a step log.
+    """
+    from pathlib import Path
+
+    from mdsd_bounds import open_dump
+    from mdsd_bounds.dumps.formats.step_log import is_step_log
+    from mdsd_bounds.judge import curve_of_steps, plane
+    from mdsd_bounds.pipeline.rendering import render
+    from mdsd_bounds.problem import InputError
+
+    values = numbers_in(thresholds, "--thresholds", float)
+    if Path(dump).is_file() and is_step_log(Path(dump)):
+        if drafts != 1:
+            raise InputError(f"--drafts {drafts}: a step log gives the curve of one draft a position")
+        table = curve_of_steps(dump, values)
+    else:
+        table = plane(open_dump(dump), values, drafts)
     if format is Format.table:
         own, plain = table[table["rule"] == "judge"], table[table["rule"] == "speculative sampling"].iloc[0]
         most = own.iloc[int(own["acceptance"].argmax())]

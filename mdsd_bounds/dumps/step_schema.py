@@ -9,7 +9,8 @@ One object a line or item of an array, one a verification step::
 ``positions`` are the positions of the step in order; ``token`` is the committed token, ``p`` the target's probability
 of it (``logprob``, its natural logarithm, stands in for it), ``candidates`` the draft's top N and, where the decoder
 writes them, ``target_candidates`` the target's, each as ``[token, probability]`` or
-``{"token": ..., "p" or "logprob": ...}``.  ``doc`` may number the request.
+``{"token": ..., "p" or "logprob": ...}``.  A decoder with a judge adds ``judge_score``, the drafted tokens that its
+head scored at this position, as ``[token, score]``.  ``doc`` may number the request.
 
 A step that verified a tree holds more (:class:`TreeRecord`): at least ``slots`` and ``path``, which an audit needs.
 """
@@ -51,12 +52,15 @@ class PositionRecord:
         The target's probability of it, where logged.
     candidates, target_candidates : mapping or None
         Most probable tokens of draft and target with their probabilities, where logged.
+    judge_score : mapping or None
+        Tokens that a judge scored, with scores from 0 to 1, where logged.
     """
 
     token: int
     chance: Chance | None = None
     candidates: Candidates | None = None
     target_candidates: Candidates | None = None
+    judge_score: Mapping[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ def _written(position: PositionRecord) -> dict[str, object]:
         held: Candidates | None = getattr(position, name)
         if held is not None:
             entry[name] = [[token, chance.p] for token, chance in held.items()]
+    if position.judge_score is not None:
+        entry["judge_score"] = [[token, score] for token, score in position.judge_score.items()]
     return entry
 
 
@@ -210,7 +216,19 @@ def _position(entry: Any) -> PositionRecord:
         chance=_chance(entry) if "p" in entry or "logprob" in entry else None,
         candidates=_candidates(entry["candidates"]) if "candidates" in entry else None,
         target_candidates=_candidates(entry["target_candidates"]) if "target_candidates" in entry else None,
+        judge_score=_scores(entry["judge_score"]) if "judge_score" in entry else None,
     )
+
+
+def _scores(listed: Any) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for entry in _listed(listed):
+        name, score = _listed(entry)
+        token = _token(name)
+        if token in found:
+            raise ValueError(f"judge_score lists token {token} twice")
+        found[token] = _amounts([score], "judge_score", 1.0)[0]
+    return found
 
 
 def _candidates(listed: Any) -> Candidates:

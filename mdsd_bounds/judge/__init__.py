@@ -13,6 +13,7 @@ from mdsd_bounds.judge.outcomes import MineSettings, mine
 from mdsd_bounds.judge.plane import plane
 from mdsd_bounds.judge.sandbox import Limits, Verdict, require_sandbox, run_tests
 from mdsd_bounds.judge.scored import log_scored
+from mdsd_bounds.judge.steps import curve_of_steps
 from mdsd_bounds.judge.substitutions import SubstituteSettings, substitute
 from mdsd_bounds.judge.tasks import Task, cut, read_tasks
 
@@ -26,6 +27,7 @@ __all__ = [
     "SubstituteSettings",
     "Task",
     "Verdict",
+    "curve_of_steps",
     "cut",
     "decode",
     "fit",

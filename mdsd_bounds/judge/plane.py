@@ -52,7 +52,7 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
     Raises
     ------
     InputError
-        If the dump holds no scores.
+        If the dump holds no scores, or its rows are truncated.
 
     Notes
     -----
@@ -64,6 +64,11 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
     for batch in dump.batches(block):
         if batch.judge_token is None or batch.judge_score is None:
             raise InputError(f"{dump.facts.path}: holds no judge's scores; make a dump with them by mdsd judge log")
+        if batch.target_cut is not None or batch.draft_cut is not None:
+            raise InputError(
+                f"{dump.facts.path}: its rows are truncated, and a total variation needs the whole distribution; give "
+                "full rows (mdsd judge log), or the log of a decoder's steps with judge_score, which is counted instead"
+            )
         p, q = to_probs(batch.target_logits), to_probs(batch.draft_logits)
         problem, *_ = make_problem(p, q, n, SAMPLER)
         best = solve(problem).high[0]

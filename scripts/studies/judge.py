@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -49,17 +48,23 @@ from mdsd_bounds.models.loading import load_model, silence
 
 @dataclass(frozen=True)
 class Source:
-    """Where labels come from."""
+    """Where labels come from: the pair, and how they are mined."""
 
     target: str
     draft: str
+    mined: str
     title: str
 
 
 SOURCES = {
-    "outcome": Source("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "outcomes, Qwen2.5-Coder 1.5B drafted by 0.5B"),
+    "outcome": Source(
+        "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "outcome", "outcomes, Qwen2.5-Coder 1.5B drafted by 0.5B"
+    ),
     "substitution": Source(
-        "smollm2-135m", "early-exit:25", "substitutions, SmolLM2-135M drafted by its first 25 layers"
+        "smollm2-135m", "early-exit:25", "substitution", "substitutions, SmolLM2-135M drafted by its first 25 layers"
+    ),
+    "substitution-qwen": Source(
+        "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "substitution", "substitutions, Qwen2.5-Coder 1.5B drafted by 0.5B"
     ),
 }
 #: Thresholds of the curve.
@@ -87,7 +92,7 @@ def run_mine(arguments: argparse.Namespace) -> None:
             continue
         target = load_model(place(source.target, arguments), "int8")
         out, draft = arguments.out / kind, place(source.draft, arguments)
-        if kind == "outcome":
+        if source.mined == "outcome":
             settings = MineSettings(NEW_TOKENS, arguments.lanes, minutes=arguments.minutes)
             mine(target, draft, tasks, out, settings, dtype="int8", report=say)
         else:
@@ -115,19 +120,21 @@ def run_log(arguments: argparse.Namespace) -> None:
     log_scored(target, draft, tasks[:LOGGED], judge, out, rows=24, dtype="int8", report=say)
 
 
-def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., bool]]:
-    """Every rule of the curve; a judge sees a task only if it was fitted on others."""
+def held_out_heads(folders: list[Path]) -> Callable[[str], JudgeHead]:
+    """For each task a judge that was fitted on the labels of other tasks."""
+    labels, facts = read_labels(folders)
     group = {name: g for g, name in enumerate(labels.tasks)}
-    every = torch.arange(len(labels.tasks))
-    fold = folds_of(every)
+    fold = folds_of(torch.arange(len(labels.tasks)))
     penalty = fit(labels, facts, resamples=200).head.facts["penalty"]
     label = labels.columns["label"]
     train = [fold[labels.group] != k for k in range(5)]
     heads = [fit_head(labels.states[keep], label[keep], penalty) for keep in train]
+    # A task without labels was seen by no head.
+    return lambda task: heads[int(fold[group[task]])] if task in group else heads[0]
 
-    def head_of(task: str) -> JudgeHead:
-        # A task without labels was seen by no head.
-        return heads[int(fold[group[task]])] if task in group else heads[0]
+
+def rules_of(judges: dict[str, Callable[[str], JudgeHead]]) -> dict[str, Callable[..., bool]]:
+    """Every rule of the curve; ``judges`` give the head for a task."""
 
     def chance(task: str, one: Difference) -> float:
         digest = hashlib.sha256(f"{task} {one.place} {one.token}".encode()).digest()
@@ -137,8 +144,9 @@ def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., b
         "speculative sampling": lambda task, one, state: False,
         "accept always": lambda task, one, state: True,
     }
-    for t in THRESHOLDS:
-        rules[f"judge {t}"] = lambda task, one, state, t=t: float(head_of(task).scores(state)) > t
+    for name, head_of in judges.items():
+        for t in THRESHOLDS:
+            rules[f"{name} {t}"] = lambda task, one, state, t=t, of=head_of: float(of(task).scores(state)) > t
     for rate in (0.1, 0.3, 0.6):
         rules[f"random judge {rate}"] = lambda task, one, state, rate=rate: chance(task, one) < rate
     for ratio in (0.5, 0.1, 0.01):
@@ -157,10 +165,12 @@ def rules_of(labels: Labels, facts: dict[str, Any]) -> dict[str, Callable[..., b
 
 def run_decode(arguments: argparse.Namespace) -> None:
     source = SOURCES["outcome"]
-    labels, facts = read_labels([arguments.out / "outcome"])
     tasks = read_tasks("humaneval")[: arguments.tasks]
     target = load_model(place(source.target, arguments), "int8")
-    rules = rules_of(labels, facts)
+    judges = {"judge": held_out_heads([arguments.out / "outcome"])}
+    if (arguments.out / "substitution-qwen").exists():
+        judges["judge of both"] = held_out_heads([arguments.out / "outcome", arguments.out / "substitution-qwen"])
+    rules = rules_of(judges)
     begun = time.monotonic()
     rows = decode(
         target, place(source.draft, arguments), tasks, rules, arguments.out / "decode",

@@ -8,6 +8,7 @@ Such a log knows little of the target: without ``target_candidates`` one probabi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.checks import Rest, dense_top_k
+from mdsd_bounds.dumps.checks import SCORED, Rest, dense_top_k
 from mdsd_bounds.dumps.containers.records import first_record, records
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
 from mdsd_bounds.dumps.step_schema import Candidates, PositionRecord, read_step
@@ -45,6 +46,7 @@ def open_step_log(path: Path) -> Dump:
     targets: list[Row] = []
     drafts: list[Row] = []
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
+    scores: list[Mapping[int, float]] = []
     steps = accepted = drafted = 0
     with reading(path, "step of a step log", _REMEDY) as place:
         for record in records(path):
@@ -60,6 +62,7 @@ def open_step_log(path: Path) -> Dump:
                     columns["doc"].append(step.doc)
                     columns["position"].append(len(columns["position"]))
                     columns["token"].append(position.token)
+                    scores.append(_few(position.judge_score or {}))
     if not targets:
         raise InputError(f"{path}: no position has both p and candidates; log the draft's top candidates")
     notes = {
@@ -67,9 +70,27 @@ def open_step_log(path: Path) -> Dump:
         "accepted a step, as logged": f"{accepted / steps:.4g}",
         "accepted of drafted, as logged": f"{accepted / max(drafted, 1):.4g}",
     }
-    held = {name: torch.tensor(values) for name, values in columns.items()}
+    held = {name: torch.tensor(values) for name, values in columns.items()} | _scored(scores)
     first = _side(path, targets, held, notes, top=False)
     return pair_sides(first, _side(path, drafts, held, {}, top=True), str(path))
+
+
+def _few(score: Mapping[int, float]) -> Mapping[int, float]:
+    if len(score) > SCORED:
+        raise ValueError(f"judge_score lists {len(score)} tokens; give at most {SCORED}")
+    return score
+
+
+def _scored(scores: list[Mapping[int, float]]) -> dict[str, Tensor]:
+    """The columns of a judge's scores; none where nothing was scored."""
+    if not any(scores):
+        return {}
+    token = torch.full((len(scores), SCORED), -1, dtype=torch.int64)
+    score = torch.full((len(scores), SCORED), float("nan"), dtype=torch.float64)
+    for row, held in enumerate(scores):
+        token[row, : len(held)] = torch.tensor(list(held), dtype=torch.int64)
+        score[row, : len(held)] = torch.tensor(list(held.values()), dtype=torch.float64)
+    return {"judge_token": token, "judge_score": score}
 
 
 def _target(position: PositionRecord) -> Row:
