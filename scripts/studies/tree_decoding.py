@@ -8,8 +8,7 @@ decoded again.  The cells of a text come one after the other in an order drawn f
 machine meets all alike.  Time is the processor time of this process on one thread, which waiting for a busy machine is
 not in; nevertheless only ratios of cells should be read.  Prompts are read before the clock starts.
 
-``report`` takes the texts that all cells have, and prints tokens per second over plain decoding with the 95% interval
-of the ratio (texts drawn with replacement, the same for both cells).
+``report`` (:mod:`tree_decoding_report`) takes the texts that all cells have, and writes tables and a figure.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,9 @@ from mdsd_bounds.models.loading import load_model, silence
 from mdsd_bounds.models.prompts import read_prompts
 from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
 from mdsd_bounds.trees.generate import Plan, generate
-from mdsd_bounds.trees.resampling import document_weights
 
 #: Seconds of draft, target and verification in a line.
 PARTS = ("draft", "target", "verify")
-MEASURED = ("tokens", "calls", "nodes", "seconds", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def measure(arguments: argparse.Namespace) -> None:
     until = time.monotonic() + 60 * arguments.minutes
     file = arguments.out / "cells.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["doc"], line["cell"]) for line in _lines(file)}
+    done = {(line["doc"], line["cell"]) for line in lines_of(file)}
     target = load_model(arguments.target, arguments.dtype)
     drafting, stop = drafting_from(arguments.draft, target, arguments.dtype), stop_tokens(target)
     prompts = read_prompts(arguments.prompts)
@@ -129,65 +125,7 @@ def decoded(readers: Any, cell: Cell, new_tokens: int, stop: frozenset[int], doc
     }  # fmt: skip
 
 
-def report(arguments: argparse.Namespace) -> None:
-    """The table of the texts that every measured cell has."""
-    lines = _lines(arguments.out / "cells.jsonl")
-    names = [cell.name for cell in CELLS if any(line["cell"] == cell.name for line in lines)]
-    by_cell = {name: {line["doc"]: line for line in lines if line["cell"] == name} for name in names}
-    docs = sorted(set.intersection(*(set(part) for part in by_cell.values()))) if by_cell else []
-    if not docs:
-        raise SystemExit(f"{arguments.out}: no text was decoded in every cell")
-    weights = document_weights(len(docs))
-    speeds, rows = {}, []
-    for name in names:
-        mine = [by_cell[name][doc] for doc in docs]
-        held = {key: np.array([line[key] for line in mine], dtype=float) for key in MEASURED}
-        speeds[name] = (weights @ held["tokens"]) / (weights @ held["seconds"])
-        efficiency = (weights @ held["tokens"]) / (weights @ held["calls"])
-        base = "plain" + (name[name.index(", T") :] if ", T" in name else "")
-        wall = sum(held[part].sum() for part in PARTS)
-        rows.append(
-            {
-                "cell": name,
-                "nodes": held["nodes"].sum() / held["calls"].sum(),
-                "block_efficiency": _interval(efficiency),
-                "tokens_per_second": _interval(speeds[name]),
-                "over_plain": _interval(speeds[name] / speeds[base]) if base in speeds else None,
-                "drafting": held["draft"].sum() / wall,
-                "verifying": held["verify"].sum() / wall,
-                "verify_ms": 1000 * held["verify"].sum() / held["calls"].sum(),
-            }
-        )
-    facts = json.loads((arguments.out / "facts.json").read_text())
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    found = {**facts, "texts": len(docs), "cells": rows}
-    (arguments.results / "cells.json").write_text(json.dumps(found, indent=1) + "\n")
-    table = [
-        "| cell | nodes | tokens per target forward pass | tokens per second, over plain decoding | drafting "
-        "| verifying | ms a verification |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        ratio = "-" if row["over_plain"] is None else _cell(row["over_plain"])
-        table.append(
-            f"| {row['cell']} | {row['nodes']:.1f} | {_cell(row['block_efficiency'])} | {ratio} | "
-            f"{100 * row['drafting']:.0f}% | {100 * row['verifying']:.1f}% | {row['verify_ms']:.1f} |"
-        )
-    page = f"{len(docs)} texts, {facts['new_tokens']} new tokens each.\n\n" + "\n".join(table) + "\n"
-    (arguments.results / "table.md").write_text(page)
-    print(page)
-
-
-def _interval(values: np.ndarray) -> list[float]:
-    """The value and its 95% interval over texts."""
-    return [float(values[0]), *(float(x) for x in np.quantile(values[1:], [0.025, 0.975]))]
-
-
-def _cell(values: Sequence[float]) -> str:
-    return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
+def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -207,7 +145,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/tree_decoding"))
     parser.add_argument("--results", type=Path, default=Path("docs/results/tree_decoding"))
     arguments = parser.parse_args()
-    (measure if arguments.stage == "measure" else report)(arguments)
+    if arguments.stage == "measure":
+        measure(arguments)
+    else:
+        from tree_decoding_report import report
+
+        report(arguments.out, arguments.results)
 
 
 if __name__ == "__main__":
