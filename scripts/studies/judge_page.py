@@ -47,6 +47,8 @@ QUALITY = (
     "`gained` and `lost` are tasks solved by one of the two only, against speculative sampling; the interval of the "
     "difference is exact (Clopper-Pearson on the discordant tasks). {power}"
 )
+#: Ways to deal tasks into folds.
+FOLDINGS = 10
 #: The reference of quality.
 LOSSLESS = "speculative sampling"
 
@@ -63,6 +65,9 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
             lines += [f"## Labels from {title}", "", "Not run.", ""]
             continue
         lines += _labels(kind, folder, title, measured.setdefault(kind, {}), results / f"harm-{kind}.png")
+    folders = [arguments.out / "outcome", arguments.out / "substitution-qwen"]
+    if all(folder.exists() for folder in folders):
+        lines += _both(folders, measured)
     for kind, title in titles.items():
         dump = arguments.out / f"{kind}-dump"
         if dump.exists():
@@ -106,7 +111,11 @@ def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figur
         gain = found.gain.get(name)
         minus = "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
         lines.append(_row(name, [str(auc), minus]))
-    if kind == "substitution":
+    dealt = [fit(labels, facts, seed, resamples=20).auc["judge"].value for seed in range(FOLDINGS)]
+    measured["foldings"] = dealt
+    lines += ["", f"Over {FOLDINGS} ways to deal the tasks into folds the judge's ROC-AUC is {min(dealt):.3f} to "
+              f"{max(dealt):.3f}, in the mean {np.mean(dealt):.3f}; the intervals above are of the first."]  # fmt: skip
+    if kind.startswith("substitution"):
         lines += _in_code(folder, labels, found, measured)
     scores = scores_of(labels, found)
     table = harm_by_share(scores, label, labels.group, SHARES)
@@ -123,6 +132,29 @@ def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figur
             lines.append(_row("", gaps))
     _harm_figure(table, every, title, figure)
     return [*lines, "", f"![harm at equal acceptance]({figure.name})", ""]
+
+
+def _both(folders: list[Path], measured: dict[str, Any]) -> list[str]:
+    """Does a judge of both kinds of labels know more of outcomes than one of outcomes alone?"""
+    outcomes, facts = read_labels(folders[:1])
+    joined, _ = read_labels(folders)
+    part = slice(len(outcomes))
+    scores = {
+        "judge of both": fit(joined, facts).held_out[part],
+        "judge of outcomes": fit(outcomes, facts).held_out,
+        "log p": outcomes.columns["log_p"],
+    }
+    label = outcomes.columns["label"]
+    auc, gain = auc_with_intervals(scores, label, outcomes.group, "judge of both", 2000, 0)
+    measured["both"] = {"labels": len(joined), "tested_on": len(outcomes), "auc": {k: str(a) for k, a in auc.items()},
+                        "gain": {k: str(a) for k, a in gain.items()}}  # fmt: skip
+    rows = [_row(name, [str(a), str(gain.get(name, ""))]) for name, a in auc.items()]
+    return [
+        "## A judge of both kinds of labels", "",
+        f"Fitted on {len(joined)} labels of the Qwen2.5-Coder pair, {len(outcomes)} of them outcomes; scores of the "
+        "outcomes alone, tasks held out of the fit.", "",
+        "| score | ROC-AUC on outcomes | judge of both minus it |", "| --- | --- | --- |", *rows, "",
+    ]  # fmt: skip
 
 
 def scores_of(labels: Labels, found: Fitted) -> dict[str, torch.Tensor]:

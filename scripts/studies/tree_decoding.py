@@ -82,6 +82,8 @@ def measure(arguments: argparse.Namespace) -> None:
     facts = {**named, "new_tokens": arguments.new_tokens, "dtype": arguments.dtype, "threads": arguments.threads}
     _same_run(arguments.out / "facts.json", facts)
     cells = [cell for cell in CELLS if not arguments.cells or cell.name in arguments.cells.split(";")]
+    for cell in cells:  # Rules are compiled when they are first used, which is no part of decoding.
+        decoded(drafting.readers(target.model, [1, 2, 3], warp=Warp(cell.temperature)), cell, 8, frozenset(), 0)
     order = np.random.default_rng(0).permutation(len(prompts))[: arguments.texts]
     for count, doc in enumerate(order.tolist()):
         for place in np.random.default_rng([1, doc]).permutation(len(cells)).tolist():
