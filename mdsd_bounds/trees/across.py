@@ -94,23 +94,48 @@ def simulated(
         and, with the same weights, of the trees' roots; what the other nodes' positions add is in them as noise.
     """
     work = list(_shortlist(found, documents, costs, rules, limits))
-    weights = document_weights(len(np.unique(documents)))
     results: list[Scored] = []
+    for done, (reference, choice, wanted) in enumerate(work):
+        results += simulate_tree(reference, choice, documents, costs, rows, rules=wanted, trees=trees)
+        if progress is not None:
+            progress(done + 1, len(work))
+    return results
+
+
+def simulate_tree(
+    reference: Profile,
+    choice: Choice,
+    documents: np.ndarray,
+    costs: Costs,
+    rows: Rows,
+    *,
+    rules: Sequence[str] = RULES,
+    trees: int = 16,
+) -> list[Scored]:
+    """One tree of :func:`simulated` under every rule that admits it.
+
+    Parameters
+    ----------
+    reference : Profile
+        Of a node-by-node rule of :data:`REFERENCES`.
+    choice : Choice
+        The tree; its profile names the sampler.
+    documents, costs, rows, rules, trees
+        As :func:`simulated`.
+    """
+    weights = document_weights(len(np.unique(documents)))
+    own = choice if choice.shape else Choice(reference, choice.branching)
+    base = scored(own, resampled(reference, documents), costs).tokens
+    results = []
     with one_torch_thread():
-        for done, (reference, choice, wanted) in enumerate(work):
-            rates = resampled(reference, documents)
-            own = choice if choice.shape else Choice(reference, choice.branching)
-            base = scored(own, rates, costs).tokens
-            gains, seconds, roots = _gains(rows, choice, REFERENCES[reference.verifier], wanted, trees)
-            index = np.searchsorted(np.unique(documents), rows.documents[roots])
-            for rule, gain in gains.items():
-                profile = Profile(choice.profile.sampler, rule, reference.rates)
-                tokens = base + weighted_means(gain[:, None], index, weights)[:, 0]
-                named = Choice(profile, choice.branching, choice.shape)
-                time = statistics.median(seconds[rule])
-                results.append(Scored(named, tokens, costs.of(choice.widths, time), time))
-            if progress is not None:
-                progress(done + 1, len(work))
+        gains, seconds, roots = _gains(rows, choice, REFERENCES[reference.verifier], rules, trees)
+    index = np.searchsorted(np.unique(documents), rows.documents[roots])
+    for rule, gain in gains.items():
+        profile = Profile(choice.profile.sampler, rule, reference.rates)
+        tokens = base + weighted_means(gain[:, None], index, weights)[:, 0]
+        named = Choice(profile, choice.branching, choice.shape)
+        time = statistics.median(seconds[rule])
+        results.append(Scored(named, tokens, costs.of(choice.widths, time), time))
     return results
 
 

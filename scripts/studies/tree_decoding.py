@@ -8,6 +8,8 @@ decoded again.  The cells of a text come one after the other in an order drawn f
 machine meets all alike.  Time is the processor time of this process on one thread, which waiting for a busy machine is
 not in; nevertheless only ratios of cells should be read.  Prompts are read before the clock starts.
 
+The texts that a head trained by ``scripts/studies/chimera.py`` has not seen come first.
+
 ``report`` (:mod:`tree_decoding_report`) takes the texts that all cells have, and writes tables and a figure.
 """
 
@@ -84,8 +86,9 @@ def measure(arguments: argparse.Namespace) -> None:
     cells = [cell for cell in CELLS if not arguments.cells or cell.name in arguments.cells.split(";")]
     for cell in cells:  # Rules are compiled when they are first used, which is no part of decoding.
         decoded(drafting.readers(target.model, [1, 2, 3], warp=Warp(cell.temperature)), cell, 8, frozenset(), 0)
-    order = np.random.default_rng(0).permutation(len(prompts))[: arguments.texts]
-    for count, doc in enumerate(order.tolist()):
+    drawn = np.random.default_rng(0).permutation(len(prompts)).tolist()
+    order = sorted(drawn, key=lambda doc: not is_held_out(doc))[: arguments.texts]
+    for count, doc in enumerate(order):
         for place in np.random.default_rng([1, doc]).permutation(len(cells)).tolist():
             cell = cells[place]
             if (doc, cell.name) in done:
@@ -99,6 +102,11 @@ def measure(arguments: argparse.Namespace) -> None:
         print(f"{count + 1} of {len(order)} texts, {left:.0f} minutes left", file=sys.stderr)
         if left <= 0:
             return
+
+
+def is_held_out(doc: int) -> bool:
+    """Whether a draft head trained on the same documents has not seen this one (every fifth of them)."""
+    return doc % 5 == 4
 
 
 def _same_run(file: Path, facts: dict[str, Any]) -> None:
@@ -152,7 +160,7 @@ def main() -> None:
     else:
         from tree_decoding_report import report
 
-        report(arguments.out, arguments.results)
+        report(arguments.out, arguments.results, arguments.texts)
 
 
 if __name__ == "__main__":

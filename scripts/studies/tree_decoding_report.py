@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from tree_decoding import CELLS, PARTS, lines_of
+from tree_decoding import CELLS, PARTS, is_held_out, lines_of
 
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.plots import save_figure
@@ -40,30 +40,50 @@ LEVELS = {"plain": 0, "chain": 4, "rsd_c": 2, "dynamic": 3}
 DRAFT_COSTS = (0.05, 0.1)
 
 
-def report(out: Path, results: Path) -> None:
-    """Tables, figure and numbers of the texts that every measured cell has."""
-    lines = lines_of(out / "cells.jsonl")
-    names = [cell.name for cell in CELLS if any(line["cell"] == cell.name for line in lines)]
-    by_cell = {name: {line["doc"]: line for line in lines if line["cell"] == name} for name in names}
-    docs = sorted(set.intersection(*(set(part) for part in by_cell.values()))) if by_cell else []
-    if not docs:
-        raise SystemExit(f"{out}: no text was decoded in every cell")
-    weights = document_weights(len(docs))
-    sums = {
-        name: {key: weights @ np.array([by_cell[name][doc][key] for doc in docs], dtype=float) for key in MEASURED}
-        for name in names
-    }
+def report(out: Path, results: Path, most: int) -> None:
+    """Tables, figure and numbers of the first ``most`` texts that every measured cell has."""
     facts = json.loads((out / "facts.json").read_text())
-    cells = [_cell_row(name, sums) for name in names]
-    pairs = [_pair_row(a, b, sums) for a, b in PAIRS if a in sums and b in sums]
+    docs = complete(out)[:most]
+    parts = {"held out": [doc for doc in docs if is_held_out(doc)], "all": docs}
+    found: dict[str, Any] = {**facts}
+    page = ["# Draft trees decoded", "", "Written by `python scripts/studies/tree_decoding.py report`.", ""]
+    for title, chosen in parts.items():
+        if not chosen:
+            continue
+        sums = sums_of(out, chosen)
+        cells = [_cell_row(name, sums) for name in sums]
+        pairs = [_pair_row(a, b, sums) for a, b in PAIRS if a in sums and b in sums]
+        found[title] = {"texts": len(chosen), "cells": cells, "pairs": pairs}
+        said = f"{len(chosen)} texts, up to {facts['new_tokens']} new tokens each; 95% intervals over texts."
+        page += [f"## Texts: {title}", "", said, "", *_cells_table(cells), "", *_pairs_table(pairs), ""]
+        page += [*_modelled_table(cells), ""]
     results.mkdir(parents=True, exist_ok=True)
-    found = {**facts, "texts": len(docs), "cells": cells, "pairs": pairs}
     write_whole(results / "cells.json", (json.dumps(found, indent=1) + "\n").encode())
-    page = f"{len(docs)} texts, up to {facts['new_tokens']} new tokens each; 95% intervals over texts.\n\n"
-    page += "\n".join([*_cells_table(cells), "", *_pairs_table(pairs), "", *_modelled_table(cells)]) + "\n"
-    write_whole(results / "tables.md", page.encode())
-    _figure(cells, results / "speed.png")
-    print(page)
+    write_whole(results / "tables.md", "\n".join(page).encode())
+    first = next(part for part in parts if part in found)
+    _figure(found[first]["cells"], results / "speed.png")
+    print("\n".join(page))
+
+
+def complete(out: Path) -> list[int]:
+    """Texts that every measured cell has, in the order in which they were decoded."""
+    lines = lines_of(out / "cells.jsonl")
+    cells = {line["cell"] for line in lines}
+    docs = list(dict.fromkeys(line["doc"] for line in lines))
+    done = {(line["doc"], line["cell"]) for line in lines}
+    return [doc for doc in docs if all((doc, cell) in done for cell in cells)]
+
+
+def sums_of(out: Path, docs: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """Of each cell its counts and seconds over the texts, ``[1 + resamples]``."""
+    lines = lines_of(out / "cells.jsonl")
+    weights = document_weights(len(docs))
+    found = {}
+    for cell in CELLS:
+        by_doc = {line["doc"]: line for line in lines if line["cell"] == cell.name}
+        if by_doc:
+            found[cell.name] = {key: weights @ np.array([by_doc[d][key] for d in docs], float) for key in MEASURED}
+    return found
 
 
 def _plain_of(name: str) -> str:
