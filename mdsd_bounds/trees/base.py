@@ -35,9 +35,8 @@ class Stop:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, sampling, stops
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling, stops
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> tree = chain(model, sampling(torch.Generator().manual_seed(0)), 2)
     >>> [(stop.node, round(stop.probability, 4)) for stop in stops(tree, model(tree.paths), "block")]
     [(2, 1.0)]
@@ -84,9 +83,8 @@ class Tree:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
     >>> tree.paths
     ((), (2,), (1,), (2, 2), (1, 0))
@@ -227,9 +225,8 @@ def sampling(source: Source = None) -> Draw:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> trees = [rsd_c(draft, sampling(torch.Generator().manual_seed(3)), (2, 2)) for _ in range(2)]
     >>> trees[0].tokens == trees[1].tokens
     True
@@ -256,9 +253,8 @@ def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, common_randomness, rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, common_randomness, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> source = common_randomness(5)
     >>> one = chain(draft, sampling(source), 1)
     >>> two = rsd_c(draft, sampling(source), (2,))

@@ -30,9 +30,8 @@ def dynamic_top_k(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import dynamic_top_k
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, dynamic_top_k
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> dynamic_top_k(draft, 4, 2, 3).paths
     ((), (2,), (1,), (2, 2), (2, 1))
     """

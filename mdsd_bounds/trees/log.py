@@ -34,9 +34,8 @@ def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: Bo
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> record(step, number=0, doc=3, rule="block").doc
     3
@@ -120,9 +119,8 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, summarise_log, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> summary = summarise_log([record(step, number=0, doc=3, rule="block")])
     >>> summary["tokens"], summary["accepted"]["mean"]
@@ -163,9 +161,8 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, summary_table, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, summarise_log, summary_table, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> table = summary_table({"block": summarise_log([record(step, number=0, doc=3, rule="block")])})
     >>> len(table)

@@ -42,8 +42,7 @@ class MarginalDraft:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees.base import sampling
-    >>> from mdsd_bounds.trees.builders import rsd_c
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
     >>> draft = MarginalDraft(torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64))
     >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
     >>> tree.size, tree.calls
@@ -95,12 +94,11 @@ def product_tree(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import product_tree, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, product_tree, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = product_tree(draft, sampling(torch.Generator().manual_seed(0)), (2, 2))
     >>> tree.shared, tree.size, tree.calls
-    (True, 6, 2)
+    (True, 6, 1)
     """
     vector = whole_numbers(branching, "branching")
     drafted: dict[int, Path] = {}
