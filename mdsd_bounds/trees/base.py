@@ -68,8 +68,8 @@ class Tree:
         Options of that sampler.
     stop : frozenset of int
         Tokens that end the text: nothing is drafted below them and nothing is emitted after them.
-    calls : int
-        Sequential calls of the draft model, one for all levels where it says ``one_pass``.
+    draft_passes : int
+        Sequential forward passes of the draft model, one for all levels where it says ``one_pass``.
     adaptive : bool
         Whether how many drafts stand below a node depends on those drafts themselves (stochastic beam search); then
         only rules that take them one by one are lossless (:data:`mdsd_bounds.trees.verify.ONE_BY_ONE`).
@@ -83,11 +83,10 @@ class Tree:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
-    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
-    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
-    >>> tree.paths
-    ((), (2,), (1,), (2, 2), (1, 0))
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling
+    >>> certain = MarginalDraft(torch.eye(3, dtype=torch.float64))
+    >>> chain(certain, sampling(), 2).paths
+    ((), (0,), (0, 1))
     """
 
     parents: tuple[int, ...]
@@ -99,7 +98,7 @@ class Tree:
     sampler: str
     options: Mapping[str, Option] = field(default_factory=dict)
     stop: frozenset[int] = frozenset()
-    calls: int = 0
+    draft_passes: int = 0
     adaptive: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
     shared: bool = False
@@ -181,14 +180,14 @@ def grow(
     probs_row = [-1]
     rows: list[Tensor] = []
     ends = frozenset(stop)
-    level, calls = [0], 0
+    level, draft_passes = [0], 0
     for depth in range(1, length + 1):
         open_nodes = [v for v in level if tokens[v] not in ends and wanted(paths[v]) > 0]
         if not open_nodes:
             break
         q = distributions([paths[v] for v in open_nodes])
         # A drafter that states all positions in one pass (trees/marginal.py) is called once.
-        calls = 1 if getattr(distributions, "one_pass", False) else calls + 1
+        draft_passes = 1 if getattr(distributions, "one_pass", False) else draft_passes + 1
         level = []
         for v, probs, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
             if not any(token != NO_DRAFT for token in chosen):
@@ -214,7 +213,7 @@ def grow(
         sampler,
         dict(options or {}),
         ends,
-        calls,
+        draft_passes,
         adaptive,
     )
 

@@ -1,4 +1,4 @@
-"""Generate text by draft trees: build, read by the target in one call, verify, go on; every step kept for analysis."""
+"""Generate text by draft trees: build, read in one target forward pass, verify, go on; every step kept for analysis."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def take_step(
     *,
     analysed: bool = True,
 ) -> Step:
-    """Draft a tree, read it with one call of the target, and verify it.
+    """Draft a tree, read it with one target forward pass, and verify it.
 
     Unless ``analysed``, verification does what a decoder needs and no more (:func:`mdsd_bounds.trees.verify.verify`).
 

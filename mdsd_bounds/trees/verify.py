@@ -38,12 +38,10 @@ class Verified:
 
     Examples
     --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, take_step
-    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
-    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
-    >>> step.verified.nodes
-    (1, 2)
+    >>> from mdsd_bounds.trees import Verified
+    >>> two_accepted = Verified(nodes=(1, 2), tokens=(17, 5, 9))
+    >>> len(two_accepted.tokens) - len(two_accepted.nodes)
+    1
     """
 
     nodes: tuple[int, ...]

@@ -35,7 +35,7 @@ from mdsd_bounds.trees.resampling import document_weights
 
 #: Seconds of draft, target and verification in a line.
 PARTS = ("draft", "target", "verify")
-MEASURED = ("tokens", "calls", "nodes", "seconds", *PARTS)
+MEASURED = ("tokens", "target_passes", "nodes", "seconds", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ def decoded(readers: Any, cell: Cell, new_tokens: int, stop: frozenset[int], doc
         counts += [len(step.verified.tokens), 1, step.tree.size]
         parts += step.seconds
     seconds = time.process_time() - begun
-    tokens, calls, nodes = counts.tolist()
+    tokens, passes, nodes = counts.tolist()
     return {
-        "tokens": tokens, "calls": calls, "nodes": nodes, "seconds": seconds,
+        "tokens": tokens, "target_passes": passes, "nodes": nodes, "seconds": seconds,
         **dict(zip(PARTS, parts.tolist(), strict=True)),
     }  # fmt: skip
 
@@ -143,19 +143,19 @@ def report(arguments: argparse.Namespace) -> None:
         mine = [by_cell[name][doc] for doc in docs]
         held = {key: np.array([line[key] for line in mine], dtype=float) for key in MEASURED}
         speeds[name] = (weights @ held["tokens"]) / (weights @ held["seconds"])
-        efficiency = (weights @ held["tokens"]) / (weights @ held["calls"])
+        efficiency = (weights @ held["tokens"]) / (weights @ held["target_passes"])
         base = "plain" + (name[name.index(", T") :] if ", T" in name else "")
         wall = sum(held[part].sum() for part in PARTS)
         rows.append(
             {
                 "cell": name,
-                "nodes": held["nodes"].sum() / held["calls"].sum(),
+                "nodes": held["nodes"].sum() / held["target_passes"].sum(),
                 "block_efficiency": _interval(efficiency),
                 "tokens_per_second": _interval(speeds[name]),
                 "over_plain": _interval(speeds[name] / speeds[base]) if base in speeds else None,
                 "drafting": held["draft"].sum() / wall,
                 "verifying": held["verify"].sum() / wall,
-                "verify_ms": 1000 * held["verify"].sum() / held["calls"].sum(),
+                "verify_ms": 1000 * held["verify"].sum() / held["target_passes"].sum(),
             }
         )
     facts = json.loads((arguments.out / "facts.json").read_text())

@@ -80,15 +80,10 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     tree : Tree
         Of any builder but the stochastic beam; the sampler draws from one distribution below a node.
     target : Tensor
-        ``[N, V]`` float64: the target's distribution after each node.
+        As :func:`mdsd_bounds.trees.stops`, which calls it by the name ``sweep``.
     merged : bool
         Whether the nodes of a layer make one step.  Otherwise they come one after the other, those with the largest s
         first: cheaper, and a little below.
-
-    Returns
-    -------
-    list of Stop
-        Probabilities sum to one.
 
     Raises
     ------
