@@ -114,7 +114,7 @@ def verifiers_table(lines: pd.DataFrame, temperature: float) -> str:
 
 
 def khisti_table(tables: dict[str, pd.DataFrame], temperature: float) -> str:
-    """Published and own distances from the optimum, in points: levels differ with the pair, distances compare."""
+    """Published and own distances from the optimum, in percentage points: levels differ with the pair, distances compare."""
     rows = []
     for name, (stage, verifier) in OURS.items():
         if not verifier or stage not in tables:
@@ -125,7 +125,7 @@ def khisti_table(tables: dict[str, pd.DataFrame], temperature: float) -> str:
             line = pick(tables[stage], temperature=temperature, drafts=n, verifier=verifier)
             own.append(f"{100 * line['gap']:.2f} [{100 * line['gap_ci_low']:.2f}, {100 * line['gap_ci_high']:.2f}]")
         rows.append([name, *published, *own])
-    return markdown(["points below the optimum", "K=2", "K=4", "K=8", "here n=2", "n=4", "n=8"], rows)
+    return markdown(["percentage points below the optimum", "K=2", "K=4", "K=8", "here n=2", "n=4", "n=8"], rows)
 
 
 def figure_gaps(lines: pd.DataFrame, temperature: float, path: Path) -> None:
@@ -160,13 +160,13 @@ def best_samplers(tables: dict[str, pd.DataFrame], stage: str) -> tuple[int, int
 
 
 def gap_range(lines: pd.DataFrame, sampler: str, verifiers: list[str]) -> tuple[float, float]:
-    """Smallest and largest mean gap in points over temperatures and n >= 2."""
+    """Smallest and largest mean gap in percentage points over temperatures and n >= 2."""
     part = lines[(lines["sampler"] == sampler) & lines["verifier"].isin(verifiers) & (lines["drafts"] >= 2)]
     return 100 * float(part["gap"].min()), 100 * float(part["gap"].max())
 
 
 def advantage(tables: dict[str, pd.DataFrame], stage: str = "bounds") -> tuple[float, float]:
-    """Smallest and largest advantage in points of drawing without replacement over with, n >= 2."""
+    """Smallest and largest advantage in percentage points of drawing without replacement over with, n >= 2."""
     part = tables[f"{stage}_differences"]
     part = part[(part["sampler"] == "with_replacement") & (part["drafts"] >= 2)]
     return -100 * float(part["difference"].max()), -100 * float(part["difference"].min())
@@ -195,7 +195,7 @@ def draft_temperature_section(results: Path) -> str:
         ]
         for entry in found
     ]
-    header = ["pair", "drafts drawn", "n", "T", "ratio chosen per fold", "held-out gain, points", "advice"]
+    header = ["pair", "drafts drawn", "n", "T", "ratio chosen per fold", "held-out gain, percentage points", "advice"]
     return (
         "\n## Which draft temperature?\n\n"
         + (
@@ -262,7 +262,7 @@ Sampling without replacement is best or tied in {wins} of {cells} settings (the 
         fixed = fixed[fixed["sampler"] == "top_m_plus"]
         text += (
             f"\nFixing the most probable token and drawing the rest (`top_m_plus`, m = 1, {2 * 164} positions) changes the bound by "
-            f"{100 * fixed['difference'].min():+.2f} to {100 * fixed['difference'].max():+.2f} points; its interval lies above zero in "
+            f"{100 * fixed['difference'].min():+.2f} to {100 * fixed['difference'].max():+.2f} percentage points; its interval lies above zero in "
             f"{int((fixed['ci_low'] > 0).sum())} and below in {int((fixed['ci_high'] < 0).sum())} of {len(fixed)} settings.\n"
         )
     text += draft_temperature_section(results)
@@ -282,9 +282,9 @@ All temperatures and numbers of drafts are in `docs/results/study/`.  Costly rul
 
 ## Beside published figures
 
-- *Existing verifiers are 0.1 to 3.3 points below the optimum* (Hu et al., ICLR 2025, on their pairs).  Here recursive rejection and
-  K-SEQ with replacement, over all temperatures and n = 2 to 8: {low:.2f} to {high:.2f} points.  Ours {verdict(high <= 3.3 and low >= 0.05)} with that range.
-- *Without replacement beats with replacement by 3 to 4 points* (ibid.).  Here the bound rises by {least:.2f} to {most:.2f} points, most at
+- *Existing verifiers are 0.1 to 3.3 percentage points below the optimum* (Hu et al., ICLR 2025, on their pairs).  Here recursive rejection and
+  K-SEQ with replacement, over all temperatures and n = 2 to 8: {low:.2f} to {high:.2f} percentage points.  Ours {verdict(high <= 3.3 and low >= 0.05)} with that range.
+- *Without replacement beats with replacement by 3 to 4 percentage points* (ibid.).  Here the bound rises by {least:.2f} to {most:.2f} percentage points, most at
   low temperature: the size {verdict(least >= 2.5 and most <= 4.5)} with theirs, the direction {verdict(least > 0)} in every setting.
 - Khisti et al. (arXiv 2410.18234, table 3, XSum) report acceptances of {KHISTI["optimal"]} for the optimum and, below it,
   the left half of the table; the right half is ours at T = 1.  Levels differ with the pair and the task; the order of the rules {verdict(order)}.

@@ -11,7 +11,7 @@
 - ``prefixes.jsonl``: every configuration at the same prefixes.  A prefix is a HumanEval prompt and the first tokens of
   a text that the target sampled (the study dump's token column), cut at a place drawn once per document: text
   positions, not the positions a run of the method would come to.  Drafts of all trees share their random numbers and
-  their model calls; given the tree, accepted tokens are exact expectations (Rao-Blackwell), not counts;
+  their forward passes; given the tree, accepted tokens are exact expectations (Rao-Blackwell), not counts;
 - ``runs.jsonl``: whole texts decoded by some of the methods, to see whether the two agree.
 
 ``report`` makes the tables and figures.  Temperature 1, the whole vocabulary; models in bfloat16 (several times faster
@@ -107,7 +107,7 @@ def _judged(method: Method, tree: Tree, target: TreeReader, doc: int) -> Iterato
             "length": method.length,
             "nodes": method.nodes,
             "held": tree.size,
-            "calls": tree.calls,
+            "draft_passes": tree.draft_passes,
             "accepted": expected_accepted(tree, ways),
             "emitted": expected_emitted(tree, ways),
             "bound": bound,
@@ -165,7 +165,7 @@ def rank_acceptance(study: Path, rows: int, most: int = 4) -> list[float]:
 
 
 def costs(target: Any, draft: Any, text: Sequence[int], repeats: int = 5) -> dict[str, Any]:
-    """Median seconds of one call by nodes read, all sizes in turn in every repeat so that load meets all alike."""
+    """Median seconds of a pass by nodes read; every repeat takes all sizes in turn so that load meets all alike."""
     sizes = {"target": (1, 2, 4, 7, 11, 15, 22, 31), "draft": (1, 2, 3, 5, 8)}
     times: dict[tuple[str, int], list[float]] = {}
     for repeat in range(repeats + 1):
@@ -176,7 +176,7 @@ def costs(target: Any, draft: Any, text: Sequence[int], repeats: int = 5) -> dic
                 twin = reader.clone()
                 twin.read([(token,) for token in range(1000, 1000 + size)])
                 if repeat:
-                    times.setdefault((name, size), []).append(twin.calls[-1][1])
+                    times.setdefault((name, size), []).append(twin.passes[-1][1])
     found: dict[str, Any] = {name: {str(n): statistics.median(times[name, n]) for n in sizes[name]} for name in sizes}
     found["context"] = len(text)
     found["least"] = {name: {str(n): min(times[name, n]) for n in sizes[name]} for name in sizes}
@@ -209,7 +209,7 @@ def measure(arguments: argparse.Namespace) -> None:
         begun = time.monotonic()
         lines = [{**line, "place": place} for line in at_prefix(*readers, configurations, doc)]
         _append(out / "prefixes.jsonl", lines)
-        nodes = [sum(n for n, _ in reader.calls) for reader in readers]
+        nodes = [sum(n for n, _ in reader.passes) for reader in readers]
         print(f"prefix {doc}: {time.monotonic() - begun:.0f} s, {nodes} tokens read", file=sys.stderr, flush=True)
     for doc in _left(out / "runs.jsonl", order):
         if time.monotonic() > ends:

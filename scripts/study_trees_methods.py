@@ -139,7 +139,7 @@ def chain_of(length: int) -> Build:
 
 
 def side_by_side(read: Distributions, builds: Sequence[Callable[[Distributions], Tree]]) -> list[Tree]:
-    """Build many trees at once: whenever all of them wait for distributions, one call reads what they wait for."""
+    """Build many trees at once: whenever all of them wait for distributions, one pass reads what they wait for."""
     trees: list[Any] = [None] * len(builds)
     meeting = threading.Condition()
     waiting: dict[int, Any] = {}

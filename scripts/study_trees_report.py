@@ -328,7 +328,7 @@ def draw(best: pd.DataFrame, depths: pd.DataFrame, results: Path) -> None:
         parts.append(part.assign(tree=f"{family} {shape}"))
     held = pd.concat(parts)
     ax = tree_depths(held[held["depth"] <= 10])
-    ax.set_title("14 nodes per call: how deep drafts are accepted")
+    ax.set_title("14 nodes per target forward pass: how deep drafts are accepted")
     root_of(ax).savefig(results / "depths.png", dpi=150)
     plt.close(root_of(ax))
 

@@ -206,10 +206,10 @@ def test_continuous_states_in_words() -> None:
     assert "exact samples have 5)" in world_in_words(methods, 9)
     assert world_in_words(methods[:1], 9) == "1 method, 9 videos each; none of them works from windows."
     runs = {"steps": [50, 50], "draft": ["a", "b"], "tree": ["1x4", "2x3"], "rule": ["reflection", "optimal"]}
-    runs |= {"calls": [12.0, 10.0], "calls_95": [0.5, 0.25], "steps_per_call": [4.2, 5.0]}
+    runs |= {"target_passes": [12.0, 10.0], "target_passes_95": [0.5, 0.25], "steps_per_target_pass": [4.2, 5.0]}
     assert speculation_in_words(pd.DataFrame(runs)) == (
         "Fewest sequential target forward passes for 50 steps: 10.0 +- 0.2 (95%), "
-        "with drafts b, tree 2x3 and rule optimal; 5.00 steps per call."
+        "with drafts b, tree 2x3 and rule optimal; 5.00 steps per target forward pass."
     )
 
 

@@ -65,11 +65,11 @@ def test_training_repeats_to_the_bit() -> None:
 
 
 def test_the_network_speculates_on_itself() -> None:
-    """A draft that is the target is always accepted: one call for a chain of four, 50 steps in 13."""
+    """A draft that is the target is always accepted: one forward pass for a chain of four, 50 steps in 13."""
     clean = digits.denoiser(digits.Network().eval())
     _, counts = sample_speculatively(clean, clean, (1, 8, digits.CANVAS**2), 8, (1, 4), "reflection", generator())
     assert counts.acceptance == 1.0
-    assert float(counts.calls.max()) == 2.0
+    assert float(counts.target_passes.max()) == 2.0
 
 
 def test_bad_steps() -> None:

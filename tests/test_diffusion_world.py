@@ -86,7 +86,7 @@ def test_speculation_keeps_the_distribution(draft: str, tree: tuple[int, int], r
     video, counts = sample_speculatively(SMALL.denoise, chosen, shape, steps, tree, rule, generator)
     assert world.energy_test(plain, video, 100)[1] > 0.01
     assert 0.1 < counts.acceptance < 1.0
-    assert float(counts.calls.max()) <= 2 * steps
+    assert float(counts.target_passes.max()) <= 2 * steps
     # The test sees a sampler that accepts everything.
     other = sample_plainly(wrong, shape, steps, generator)
     assert world.energy_test(plain, other, 100)[1] < 0.02
@@ -97,7 +97,7 @@ def test_a_perfect_draft_is_always_accepted() -> None:
     generator = torch.Generator().manual_seed(0)
     _, counts = sample_speculatively(SMALL.denoise, SMALL.denoise, shape, steps, (1, 3), "optimal", generator)
     assert counts.acceptance == 1.0
-    assert counts.calls.tolist() == [3.0] * 20
+    assert counts.target_passes.tolist() == [3.0] * 20
     assert counts.target_rows.tolist() == [9.0] * 20
     with pytest.raises(InputError, match="at least one child"):
         sample_speculatively(SMALL.denoise, SMALL.denoise, shape, steps, (0, 3), "optimal", generator)

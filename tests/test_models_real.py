@@ -140,7 +140,7 @@ def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
         reader = TreeReader(smollm2.model, text, skip=skip)
         reader.read([()])
         for path, logits in zip(PATHS, reader.logits(PATHS), strict=True):
-            # Float32 through 30 layers: the order of sums differs between the two calls.
+            # Float32 through 30 layers: the order of sums differs between the two forward passes.
             torch.testing.assert_close(logits, alone(smollm2.model, [*text, *path], skip), atol=2e-3, rtol=0)
     target, draft = TreeReader(smollm2.model, text), TreeReader(smollm2.model, text, skip=exit_after_24)
     generator = torch.Generator().manual_seed(0)
@@ -154,7 +154,7 @@ def test_smollm2_drafts_trees_with_its_own_early_exit(smollm2: Any) -> None:
             generator,
         )
     )
-    assert len(target.calls) == len(steps)
+    assert len(target.passes) == len(steps)
     assert sum(len(step.verified.tokens) for step in steps) >= 16
     expected = [expected_accepted(step.tree, step.outcomes) for step in steps]
     # An exit after four fifths of the layers gets something accepted, and less than the depth of the tree.

@@ -80,7 +80,7 @@ def test_the_control_variate_is_the_formula_on_the_same_trees() -> None:
 def test_every_rule_stands_on_the_trees_that_admit_it() -> None:
     rows = some_rows(6)
     found = [*profiles_of(rows), *profiles_of(rows, "with_replacement")]
-    costs = costs_from(0.1, "1:1,8:1.2", call_ms=10.0)
+    costs = costs_from(0.1, "1:1,8:1.2", target_ms=10.0)
     results = across.simulated(found, rows.documents, costs, rows, limits=(6, 3), trees=12)
     named = {(s.choice.profile.sampler, s.choice.profile.verifier) for s in results}
     # Traversal rejects one child at a time, which drafts with replacement do not allow.

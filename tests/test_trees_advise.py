@@ -127,14 +127,14 @@ def test_costs_out_of_order_are_sorted():
 
 
 def test_a_batch_reads_the_nodes_of_all_its_texts_and_verifies_one_after_the_other():
-    costs = costs_from(0.2, "1:1,9:1.8,33:3", batch=4, call_ms=20.0)
+    costs = costs_from(0.2, "1:1,9:1.8,33:3", batch=4, target_ms=20.0)
     # Two levels of 2 nodes: the draft reads 4 and 8 tokens, the target 4 * 5.
-    calls = 2 * 0.2 + 1.8 + 1.2 * 11 / 24
-    assert costs.of([2, 2]) == pytest.approx(calls / 4)
-    assert costs.of([2, 2], verification=0.005) == pytest.approx(calls / 4 + 0.25)
+    passes = 2 * 0.2 + 1.8 + 1.2 * 11 / 24
+    assert costs.of([2, 2]) == pytest.approx(passes / 4)
+    assert costs.of([2, 2], verification=0.005) == pytest.approx(passes / 4 + 0.25)
     assert costs.of([]) == pytest.approx((1 + 0.8 * 3 / 8) / 4)
     assert costs_from(0.2, None).of([2], verification=1.0) == costs_from(0.2, None).of([2])
-    for wrong in ({"batch": 0}, {"call_ms": 0.0}, {"call_ms": float("nan")}):
+    for wrong in ({"batch": 0}, {"target_ms": 0.0}, {"target_ms": float("nan")}):
         with pytest.raises(InputError, match=r"at least 1|more than 0"):
             costs_from(0.2, None, **wrong)
 
@@ -143,8 +143,8 @@ def test_seconds_say_how_long_a_call_takes_alone(tmp_path):
     file = tmp_path / "costs.json"
     file.write_text(json.dumps({"target": {"1": 0.5}, "draft": {"1": 0.1}}))
     assert costs_from(None, str(file)).of([1], verification=0.25) == pytest.approx(0.1 + 0.5 + 0.25)
-    with pytest.raises(InputError, match="leave out --call-ms"):
-        costs_from(None, str(file), call_ms=5.0)
+    with pytest.raises(InputError, match="leave out --target-ms"):
+        costs_from(None, str(file), target_ms=5.0)
 
 
 def test_the_time_of_verification_counts_nodes_that_are_come_to():
@@ -268,7 +268,7 @@ def test_the_command(tmp_path):
     assert {"block", "traversal", "sweep"} <= {row["verifier"] for row in rows if row["kind"] == "choice"}
     assert all(row["verify_ms"] > 0 for row in rows if row["kind"] == "choice")
     without = CliRunner().invoke(
-        app, [*command, "--rules", "none", "--batch", "4", "--call-ms", "20", "--format", "json"]
+        app, [*command, "--rules", "none", "--batch", "4", "--target-ms", "20", "--format", "json"]
     )
     assert without.exit_code == 0, without.output
     assert not {"block", "traversal", "sweep"} & {row["verifier"] for row in json.loads(without.stdout)}

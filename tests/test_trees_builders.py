@@ -146,7 +146,7 @@ def test_sizes_of_the_budgets():
         assert set(vectors) <= set(branchings(budget))
     assert branchings(6, length=2) == [(3, 1), (2, 2)]
     tree = rsd_c(toy(1, 5), sampling(torch.Generator().manual_seed(0)), (3, 2, 2))
-    assert (tree.size, tree.length, tree.calls) == (21, 3, 3)
+    assert (tree.size, tree.length, tree.draft_passes) == (21, 3, 3)
     spread = independent_paths(toy(1, 5), sampling(torch.Generator().manual_seed(0)), 3, 4)
     assert spread.size <= 12
     assert all(sum(len(path) == depth for path in spread.paths) <= 3 for depth in range(1, 5))
@@ -195,7 +195,7 @@ def test_dynamic_trees_hold_the_most_probable_nodes():
     best = sorted(probability, key=probability.__getitem__, reverse=True)[:7]
     # With as many tokens as the vocabulary the beam cuts nothing off that could be among so few.
     assert set(tree.paths[1:]) == set(best)
-    assert tree.calls == 3
+    assert tree.draft_passes == 3
     narrow = dynamic_top_k(q, 30, 2, 3)
     assert all(len(drafts) <= 2 for drafts in narrow.drafts)
     assert narrow.size == 2 + 4 + 4

@@ -47,8 +47,8 @@ def test_every_builder_takes_it_for_one_call():
         product_tree(draft, draw, (2, 2)),
     ):
         assert tree.length == 2
-        assert tree.calls == 1
-    assert rsd_c(toy(5), draw, (2, 2)).calls == 2
+        assert tree.draft_passes == 1
+    assert rsd_c(toy(5), draw, (2, 2)).draft_passes == 2
 
 
 @pytest.mark.parametrize("rule", ["recursive", "traversal", "sweep", "optimal", "nss"])

@@ -1,4 +1,4 @@
-"""Trees on real models: the logits of a tree-masked call are those of each path read alone, cached or not."""
+"""Trees on real models: the logits of a tree-masked forward pass are those of each path read alone, cached or not."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_logits_of_a_tree_are_those_of_each_path_alone(kind: str, attention: str
     reader = TreeReader(model, TEXT)
     for path, logits in zip(PATHS, reader.logits(PATHS), strict=True):
         torch.testing.assert_close(logits, alone(model, [*TEXT, *path]), atol=1e-10, rtol=0)
-    assert [tokens for tokens, _ in reader.calls] == [len(TEXT) + 7]
+    assert [tokens for tokens, _ in reader.passes] == [len(TEXT) + 7]
 
 
 def test_levels_and_accepted_paths_read_from_the_cache() -> None:
@@ -82,18 +82,18 @@ def test_levels_and_accepted_paths_read_from_the_cache() -> None:
     reader = TreeReader(model, TEXT)
     for level in ([()], [(7,), (5,)], [(7, 5), (7, 7), (5, 7)]):
         reader.read(level)
-    assert [tokens for tokens, _ in reader.calls] == [len(TEXT), 2, 3]
+    assert [tokens for tokens, _ in reader.passes] == [len(TEXT), 2, 3]
     reader.read([(7, 5), (5,)])
-    assert len(reader.calls) == 3
+    assert len(reader.passes) == 3
     fork = reader.clone()
     reader.advance([7, 5, 11])  # a path of the tree and one token more
     torch.testing.assert_close(reader.logits([(2,)])[0], alone(model, [*TEXT, 7, 5, 11, 2]), atol=1e-10, rtol=0)
-    assert reader.calls[-1][0] == 2
+    assert reader.passes[-1][0] == 2
     assert reader.length == len(TEXT) + 3
     fork.advance([5, 7])  # the whole is cached: nothing is read again
-    assert len(fork.calls) == 0
+    assert len(fork.passes) == 0
     torch.testing.assert_close(fork.logits([()])[0], alone(model, [*TEXT, 5, 7]), atol=1e-10, rtol=0)
-    assert len(fork.calls) == 0
+    assert len(fork.passes) == 0
     torch.testing.assert_close(fork.logits([(1, 1)])[0], alone(model, [*TEXT, 5, 7, 1, 1]), atol=1e-10, rtol=0)
     fork.advance([20])  # rejected at once
     fork.advance([21])
@@ -170,7 +170,7 @@ def test_the_command_runs_every_builder(
     assert ran.exit_code == 0, ran.output
     (row,) = json.loads(ran.stdout)
     lines = read_log(log)
-    assert row["calls"] == len(lines)
+    assert row["target_passes"] == len(lines)
     assert row["documents"] == 2
     assert row["rule"] == rule
     assert row["conclusion"].startswith(f"{rule} emits {row['block_efficiency']:.3f} [")
@@ -247,7 +247,7 @@ def decoded(tmp_path: Path, rule: str = "recursive") -> tuple[list[Any], Path]:
                 steps.append((doc, step))
                 stream.write(json.dumps(write_step(record(step, k, doc, rule))) + "\n")
             # One forward pass of the target a step, however many nodes its tree has.
-            assert len(readers[0].calls) == k + 1
+            assert len(readers[0].passes) == k + 1
     return steps, file
 
 
@@ -262,7 +262,7 @@ def test_decoding_reads_each_token_once_and_its_log_counts_what_happened(tmp_pat
         texts[doc] += step.verified.tokens
     lines = read_log(file)
     found = summarise_log(lines)
-    assert found["calls"] == len(steps)
+    assert found["target_passes"] == len(steps)
     assert found["tokens"] == sum(len(text) - len(TEXT) - 1 for text in texts.values())
     assert found["accepted"]["mean"] == pytest.approx(sum(len(s.verified.nodes) for _, s in steps) / len(steps))
     assert found["accepted_expected"]["mean"] == pytest.approx(

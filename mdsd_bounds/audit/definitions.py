@@ -72,12 +72,12 @@ def _by_step(positions: Positions) -> list[Figure]:
         without = float(positions.accepted.sum()) / steps
         with_bonus, efficiency = without + 1.0, len(positions) / steps
     return [
-        Figure("mean accepted length, no bonus", without, f"{lengths} (a call is one doc and step of the log)"),
-        Figure("mean accepted length, with bonus", with_bonus, f"{lengths}, plus the one token every call adds"),
+        Figure("mean accepted length, no bonus", without, f"{lengths} (one for each doc and step of the log)"),
+        Figure("mean accepted length, with bonus", with_bonus, f"{lengths}, plus the one token that every pass adds"),
         Figure(
             "block efficiency",
             efficiency,
-            "tokens output / target forward passes; less than the line above where texts end or are cut inside a call",
+            "tokens output / target forward passes; less than the line above where texts end or are cut inside a step",
         ),
     ]
 

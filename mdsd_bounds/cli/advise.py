@@ -67,16 +67,16 @@ def advise(
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=128, help="Most nodes of a tree.")] = 32,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Most levels of a tree.")] = 8,
     draft_cost: Annotated[
-        float | None, typer.Option("--draft-cost", help="One draft call, in target forward passes over one token.")
+        float | None, typer.Option("--draft-cost", help="A draft forward pass, in those of the target over one token.")
     ] = None,
     target_cost: Annotated[
         str | None,
         typer.Option("--target-cost", help="Cost by nodes read, 1:1,8:1.1,32:1.6, or a JSON file of measured seconds."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Texts that go through a step together.")] = 1,
-    call_ms: Annotated[
+    target_ms: Annotated[
         float | None,
-        typer.Option("--call-ms", help="Milliseconds of a target forward pass over one token: verification counts."),
+        typer.Option("--target-ms", help="Milliseconds of a target forward pass over one token: verification counts."),
     ] = None,
     rules: Annotated[
         str, typer.Option("--rules", help="Rules across nodes: block, traversal, sweep, comma-separated, or none.")
@@ -86,7 +86,7 @@ def advise(
     sampling: Sampling = NO_SAMPLING,
     samples: Annotated[int, typer.Option("--samples", min=2, help="Monte Carlo samples where needed.")] = 64,
     tv: Within = None,
-    figure: Annotated[str | None, typer.Option("--figure", help="Draw speed against nodes per call here.")] = None,
+    figure: Annotated[str | None, typer.Option("--figure", help="Draw speed against nodes of a tree here.")] = None,
     format: Style = Format.table,
     limit: Limit = None,
     force: Force = False,
@@ -95,7 +95,7 @@ def advise(
     """Which sampler, verifier and tree give the most tokens per second, and what a better one could still add.
 
     With --tv, also what an output so far from the target at every position would buy.  Verification is timed here, on
-    one thread, and counted where the target's time is known (--call-ms, or --target-cost with seconds).
+    one thread, and counted where the target's time is known (--target-ms, or --target-cost with seconds).
     """
     if figure is not None:
         need("matplotlib", purpose="--figure")
@@ -111,7 +111,7 @@ def advise(
     from mdsd_bounds.trees.speed_frontier import speed_by_nodes
 
     tvs, across = tvs_in(tv), _rules_in(rules)
-    costs = costs_from(draft_cost, target_cost, batch, call_ms)
+    costs = costs_from(draft_cost, target_cost, batch, target_ms)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
     settings = Settings(
@@ -184,7 +184,7 @@ def _say(costs: Costs, simulated: bool, documents: int) -> None:
     ]
     if costs.seconds is None:
         lines.append(
-            "the time of verification is not in the speed: give --call-ms, milliseconds of one target forward pass "
+            "the time of verification is not in the speed: give --target-ms, milliseconds of one target forward pass "
             "over one token, or --target-cost with seconds"
         )
     if costs.batch > 1:

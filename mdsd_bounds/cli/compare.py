@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,30 +11,22 @@ import typer
 
 from mdsd_bounds.cli.options import (
     VERIFIERS_HELP,
-    Batch,
     Drafts,
     DraftTemperature,
     Dump,
-    Engine,
     Fixed,
     Format,
     Head,
-    Limit,
-    Out,
-    Quiet,
     Samplers,
-    Shard,
     Style,
     Temperatures,
     Tokenizer,
-    names_in,
-    numbers_in,
     sampling_hint,
     verifiers_in,
 )
-from mdsd_bounds.cli.outputs import Force
+from mdsd_bounds.cli.running import NO_RUNNING, Running, settings_in, with_running
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
-from mdsd_bounds.cli.table import Running, Summary, computed, print_summary, run_and_print
+from mdsd_bounds.cli.table import Summary, computed, print_summary, run_and_print
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +34,7 @@ if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
 
+@with_running
 @with_sampling
 def compare(
     dump: Dump,
@@ -63,39 +57,26 @@ def compare(
     head: Head = None,
     tokenizer: Tokenizer = None,
     format: Style = Format.table,
-    out: Out = None,
-    limit: Limit = None,
-    shard: Shard = "0/1",
-    engine: Engine = "local",
-    batch: Batch = 64,
-    force: Force = False,
-    quiet: Quiet = False,
+    running: Running = NO_RUNNING,
 ) -> None:
     """The gap table: every verifier and sampler against its bound, with 95% document-level intervals."""
     from mdsd_bounds.dumps.how_to_read import named
     from mdsd_bounds.pipeline.conclusions import comparison_in_words
-    from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.evaluate_block import matching_verifiers
     from mdsd_bounds.pipeline.tables import COMPARED, COMPARED_LOSSY
     from mdsd_bounds.verifiers import get_verifier
 
     if pairs != (other is not None):
         raise typer.BadParameter("--paired goes with two dumps or two tables: mdsd compare A B --paired")
-    samplers = names_in(sampler)
-    counts = numbers_in(drafts, "--drafts", int)
-    columns = _judged(dump, head, tokenizer) if lossy else ()
-    verifiers = matching_verifiers(verifiers_in(verifier), samplers, counts, lossy=lossy, columns=columns)
-    settings = Settings(
-        samplers=samplers,
-        drafts=counts,
-        temperatures=numbers_in(temperature, "--temperature", float),
-        verifiers=verifiers,
-        draft_temperature=draft_temperature,
-        target=sampling.target,
-        draft=sampling.draft,
-        samples=samples,
-        seed=seed,
-        options={"m": m},
+    settings = settings_in(
+        sampler, drafts, temperature, draft_temperature, sampling, samples=samples, seed=seed, options={"m": m}
     )
+    columns = _judged(dump, head, tokenizer) if lossy else ()
+    verifiers = matching_verifiers(
+        verifiers_in(verifier), settings.samplers, settings.drafts, lossy=lossy, columns=columns
+    )
+    settings = replace(settings, verifiers=verifiers)
+    running = replace(running, hint=sampling_hint(samples))
     shown = [*COMPARED]
     if not all(get_verifier(name).lossless for name in verifiers):
         shown = [*COMPARED_LOSSY]
@@ -107,10 +88,9 @@ def compare(
     say_sampling(sampling)
     if other is not None:
         pair = [path if _is_table(path) else named(path, head=head, tokenizer=tokenizer) for path in (dump, other)]
-        _paired(pair[0], pair[1], settings, format, limit, quiet)
+        _paired(pair[0], pair[1], settings, format, running)
         return
     dump = named(dump, head=head, tokenizer=tokenizer)
-    running = Running(out, limit, shard, engine, batch, force, quiet, sampling_hint(samples))
     run_and_print(dump, settings, running, best_first, Summary(comparison_in_words, shown, ("share",)), format)
 
 
@@ -138,7 +118,7 @@ def best_first(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _paired(first: str, second: str, settings: Settings, format: Format, limit: int | None, quiet: bool) -> None:
+def _paired(first: str, second: str, settings: Settings, format: Format, running: Running) -> None:
     """Print the differences between two dumps or two tables, second minus first."""
     from mdsd_bounds.pipeline.conclusions import paired_in_words
     from mdsd_bounds.pipeline.paired import paired
@@ -149,8 +129,7 @@ def _paired(first: str, second: str, settings: Settings, format: Format, limit: 
         if _is_table(path):
             tables.append(read_table(path))
             continue
-        running = Running(limit=limit, quiet=quiet, hint=sampling_hint(settings.samples))
-        found = computed(path, settings, running)
+        found = computed(path, settings, Running(limit=running.limit, quiet=running.quiet, hint=running.hint))
         assert found is not None
         tables.append(found[0])
         warnings += found[1]

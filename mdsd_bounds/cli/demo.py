@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from mdsd_bounds.cli.options import Format, Limit, Quiet, Style
-from mdsd_bounds.cli.table import Running, Summary, run_and_print
+from mdsd_bounds.cli.running import Running
+from mdsd_bounds.cli.table import Summary, run_and_print
 
 #: Published rules with a closed form, and the one that attains the bound.
 VERIFIERS = ("naive_tree", "rrs", "k_seq", "optimal")

@@ -20,11 +20,11 @@ from mdsd_bounds.cli.options import (
     Temperatures,
     fitting,
     names_in,
-    numbers_in,
     progress_bar,
     sampling_hint,
 )
 from mdsd_bounds.cli.outputs import Force, check_out
+from mdsd_bounds.cli.running import settings_in
 from mdsd_bounds.cli.sampling import NO_SAMPLING, Sampling, say_sampling, with_sampling
 
 if TYPE_CHECKING:
@@ -71,21 +71,13 @@ def report(
     from mdsd_bounds._backend.whole_files import write_whole
     from mdsd_bounds.cli.notes import opened, say_beyond
     from mdsd_bounds.dumps import inspect_dump
-    from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
+    from mdsd_bounds.pipeline.evaluate_block import matching_verifiers
     from mdsd_bounds.pipeline.run import run
     from mdsd_bounds.report import answer, explore, html_report, read_tokenizer, run_of
 
     costs, decoded = _costs(draft_cost, target_cost), _decoded(trees)
     name = None if tokenizer is None else read_tokenizer(tokenizer)
-    settings = Settings(
-        samplers=names_in(sampler),
-        drafts=numbers_in(drafts, "--drafts", int),
-        temperatures=numbers_in(temperature, "--temperature", float),
-        draft_temperature=draft_temperature,
-        target=sampling.target,
-        draft=sampling.draft,
-        samples=samples,
-    )
+    settings = settings_in(sampler, drafts, temperature, draft_temperature, sampling, samples=samples)
     chosen: tuple[Any, ...] = ()
     if verifier != "none":
         chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)

@@ -6,7 +6,6 @@ its place; what they do to either distribution is said on stderr (:func:`say_sam
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mdsd_bounds.cli.shared_options import option_named, with_record
 
 if TYPE_CHECKING:
     from mdsd_bounds.sampling import SamplingOptions
@@ -75,37 +76,16 @@ def _options() -> list[inspect.Parameter]:
         for name, kind, text in _CUTS:
             full = f"{prefix}{name}"
             option = typer.Option(f"--{full.replace('_', '-')}", help=f"{text} {whose}")
-            found.append(_parameter(full, Annotated[kind, option], None))
+            found.append(option_named(full, Annotated[kind, option], None))
     for name, kind, default, text in _OTHERS:
         option = typer.Option(f"--{name.replace('_', '-')}", help=text)
-        found.append(_parameter(name, Annotated[kind, option], default))
+        found.append(option_named(name, Annotated[kind, option], default))
     return found
-
-
-def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def with_sampling(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with the options of servers in the place of its parameter ``sampling``."""
-    options = _options()
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    shown: list[inspect.Parameter] = []
-    for parameter in own:
-        if parameter.name == "sampling":
-            shown += options
-        else:
-            shown.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> Any:
-        held = {option.name: given.pop(option.name, option.default) for option in options}
-        return command(**given, sampling=sampling_of(held))
-
-    del wrapped.__wrapped__
-    wrapped.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    return wrapped
+    return with_record(command, "sampling", _options(), sampling_of)
 
 
 def sampling_of(given: dict[str, Any]) -> Sampling:

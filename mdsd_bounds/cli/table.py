@@ -13,6 +13,7 @@ import typer
 from mdsd_bounds.cli.exits import need, resumable
 from mdsd_bounds.cli.options import Format, progress_bar, shard_in
 from mdsd_bounds.cli.outputs import check_out
+from mdsd_bounds.cli.running import Running
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,20 +22,6 @@ if TYPE_CHECKING:
     from mdsd_bounds.pipeline.evaluate_block import Settings
 
     Summarise = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a dump is run through the loop: the options of that name, and what progress says of a slow run."""
-
-    out: str | None = None
-    limit: int | None = None
-    shard: str = "0/1"
-    engine: str = "local"
-    batch: int = 64
-    force: bool = False
-    quiet: bool = False
-    hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: What text goes without where it would be wider than 100 columns.
 DROPPABLE = (
-    "documents", "draft_calls", "accepted_low", "accepted_high", "realised", "calls", "bound_low", "bound_high",
-    "nodes", "verifying", "tokens_per_second",
+    "documents", "draft_passes", "accepted_low", "accepted_high", "realised", "target_passes", "bound_low",
+    "bound_high", "nodes", "verifying", "tokens_per_second",
 )  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def tree(
     bound: Annotated[
         bool,
         typer.Option(
-            "--bound", help="Certified bound at every step (chain, rsd_c); three levels and more cost further calls."
+            "--bound",
+            help="Certified bound at every step (chain, rsd_c); from three levels on it costs further passes.",
         ),
     ] = False,
     format: Style = Format.table,

@@ -231,7 +231,9 @@ def speculation_table(
             tell(f"{name} {tree} {rule}")
             shape, generator = (videos, FRAMES, CANVAS**2), torch.Generator().manual_seed(seed)
             _, counts = sample_speculatively(clean, draft, shape, steps, tree, rule, generator)
-            calls, error = mean_and_error(counts.calls)
+            passes, error = mean_and_error(counts.target_passes)
             label = f"{tree[0]}x{tree[1]}"
-            rows.append((name, label, rule, counts.acceptance, calls, 1.96 * error, float(counts.target_rows.mean())))
-    return pd.DataFrame(rows, columns=["draft", "tree", "rule", "acceptance", "calls", "calls_95", "target_rows"])
+            rows.append((name, label, rule, counts.acceptance, passes, 1.96 * error, float(counts.target_rows.mean())))
+    return pd.DataFrame(
+        rows, columns=["draft", "tree", "rule", "acceptance", "target_passes", "target_passes_95", "target_rows"]
+    )

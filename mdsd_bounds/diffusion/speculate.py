@@ -2,8 +2,8 @@
 
 Target and draft share the noise of a stochastic (DDIM, eta = 1) step, so a step is Gaussian with equal variances, and
 its means differ by a multiple of the difference of the clean predictions.  A round drafts a tree of depth L with K
-children a node from the present state, reads the target at all inner nodes in *one* sequential call, and walks from
-the root: each node's children are verified by a rule of :mod:`.rules`; a rejection emits a new state and ends it.
+children a node from the present state, reads the target at all inner nodes in *one* sequential forward pass, and walks
+from the root: each node's children are verified by a rule of :mod:`.rules`; a rejection emits a new state and ends it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FROZEN = ("frozen-x0", "frozen-drift")
 class Counts:
     """What a run cost: sequential target forward passes and rows read ``[B]``; by depth, [nodes verified, accepted]."""
 
-    calls: Tensor
+    target_passes: Tensor
     target_rows: Tensor
     draft_rows: Tensor
     by_depth: dict[int, list[int]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def step_mean(x: Tensor, clean: Tensor, ab: Tensor, after: Tensor, eta: float = 
 def sample_plainly(
     denoiser: Denoiser, shape: tuple[int, ...], steps: int, generator: torch.Generator, eta: float = 1.0
 ) -> Tensor:
-    """Videos by the denoiser alone, one call a step."""
+    """Videos by the denoiser alone, one forward pass a step."""
     levels = schedule(steps)
     x = torch.randn(shape, dtype=torch.float64, generator=generator)
     for k in range(steps):
@@ -158,8 +158,8 @@ def _grow(run: _Run, root: Tensor, start: Tensor, rows: Tensor, counts: Counts) 
     tree = _Tree([root[:, None]])
     root_ab = run.levels[start]
     root_clean = run.target(root, root_ab)
-    # A frozen draft needs the target at the root before the tree can grow: the nodes below are a second call.
-    counts.calls[rows] += 1.0 + float(isinstance(run.draft, str) and run.depth > 1)
+    # A frozen draft needs the target at the root before the tree can grow: the nodes below are a second forward pass.
+    counts.target_passes[rows] += 1.0 + float(isinstance(run.draft, str) and run.depth > 1)
     for level in range(run.depth):
         node = tree.states[-1]
         flat = node.flatten(0, 1)

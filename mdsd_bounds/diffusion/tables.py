@@ -115,7 +115,7 @@ def speculation_table(
                 _, counts = sample_speculatively(
                     world.denoise, draft_of(name, world), shape, steps, (children, depth), rule, generator
                 )
-                calls, error = mean_and_error(counts.calls)
+                passes, error = mean_and_error(counts.target_passes)
                 rows.append(
                     {
                         "steps": steps,
@@ -123,9 +123,9 @@ def speculation_table(
                         "tree": f"{children}x{depth}",
                         "rule": rule,
                         "acceptance": counts.acceptance,
-                        "calls": calls,
-                        "calls_95": 1.96 * error,
-                        "steps_per_call": steps / calls,
+                        "target_passes": passes,
+                        "target_passes_95": 1.96 * error,
+                        "steps_per_target_pass": steps / passes,
                         "target_rows": float(counts.target_rows.mean()),
                         "draft_rows": float(counts.draft_rows.mean()),
                     }

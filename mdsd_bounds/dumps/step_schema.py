@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from mdsd_bounds.dumps.containers.text import integer
 
 #: Fields of a tree that :func:`read_step` asks for where the whole tree is wanted.
-TREE_FIELDS = ("parents", "path", "tokens", "reach", "expected", "emitted", "draft_calls", "seconds")
+TREE_FIELDS = ("parents", "path", "tokens", "reach", "expected", "emitted", "draft_passes", "seconds")
 #: How far rounding may carry a logged log-probability above zero.
 _ABOVE = 0.01
 
@@ -93,7 +93,7 @@ class TreeRecord:
         Tokens expected given the tree: accepted; accepted and one more.
     sampler, rule : str
         What drew the drafts and what verified them.
-    draft_calls : float
+    draft_passes : float
         Forward passes of the draft.
     seconds : tuple of float
         Of drafting, of the target, of verification.
@@ -112,7 +112,7 @@ class TreeRecord:
     emitted: float | None = None
     sampler: str = ""
     rule: str = ""
-    draft_calls: float = 0
+    draft_passes: float = 0
     seconds: tuple[float, ...] = (0.0, 0.0, 0.0)
     bound: BoundRecord | None = None
 
@@ -189,7 +189,7 @@ def write_step(step: StepRecord) -> dict[str, object]:
             "tokens": list(tree.tokens),
             "expected": tree.expected,
             "emitted": tree.emitted,
-            "draft_calls": tree.draft_calls,
+            "draft_passes": tree.draft_passes,
             "seconds": list(tree.seconds),
         }
         if tree.bound is not None:
@@ -259,6 +259,8 @@ def _chance(entry: Mapping[str, Any]) -> Chance:
 
 def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:
     """The tree of a step; fields that are absent keep their defaults."""
+    if "draft_calls" in entry:
+        raise ValueError("draft_calls has a new name: rename it to draft_passes")
     reach = entry.get("reach")
     seconds = _listed(entry.get("seconds", [0.0, 0.0, 0.0]))
     if len(seconds) != 3:
@@ -275,7 +277,7 @@ def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:
         emitted=_expectation(entry, "emitted"),
         sampler=str(entry.get("sampler", "")),
         rule=str(entry.get("rule", "")),
-        draft_calls=_amounts([entry.get("draft_calls", 0)], "draft_calls")[0],
+        draft_passes=_amounts([entry.get("draft_passes", 0)], "draft_passes")[0],
         seconds=_amounts(seconds, "seconds"),
         bound=_bound(entry) if "bounds" in entry else None,
     )

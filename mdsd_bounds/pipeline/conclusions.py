@@ -118,11 +118,11 @@ def world_in_words(table: pd.DataFrame, videos: int) -> str:
 
 def speculation_in_words(table: pd.DataFrame) -> str:
     """The tree and rule with the fewest sequential target forward passes; rows of ``mdsd diffusion speculate``."""
-    best = table.iloc[int(table["calls"].to_numpy().argmin())]
+    best = table.iloc[int(table["target_passes"].to_numpy().argmin())]
     return (
-        f"Fewest sequential target forward passes for {int(best['steps'])} steps: {best['calls']:.1f} "
-        f"+- {best['calls_95']:.1f} (95%), with drafts {best['draft']}, tree {best['tree']} and rule {best['rule']}; "
-        f"{best['steps_per_call']:.2f} steps per call."
+        f"Fewest sequential target forward passes for {int(best['steps'])} steps: {best['target_passes']:.1f} "
+        f"+- {best['target_passes_95']:.1f} (95%), with drafts {best['draft']}, tree {best['tree']} and rule "
+        f"{best['rule']}; {best['steps_per_target_pass']:.2f} steps per target forward pass."
     )
 
 

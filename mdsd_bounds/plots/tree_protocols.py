@@ -13,7 +13,7 @@ from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"length": "draft length (levels)", "budget": "target budget (nodes per call)"}
+AXES = {"length": "draft length (levels)", "budget": "target budget (nodes per target forward pass)"}
 VALUES = {
     "block_efficiency": "tokens per target forward pass",
     "mbsu": "memory-bound speed-up",

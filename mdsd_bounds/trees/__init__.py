@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mdsd_bounds.trees.log import record as record
     from mdsd_bounds.trees.log import summarise_log as summarise_log
     from mdsd_bounds.trees.log import summary_table as summary_table
+    from mdsd_bounds.trees.marginal import MarginalDraft as MarginalDraft
     from mdsd_bounds.trees.marginal import product_tree as product_tree
     from mdsd_bounds.trees.named import named_tree as named_tree
     from mdsd_bounds.trees.real import TreeReader as TreeReader
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Costs",
+    "MarginalDraft",
     "Step",
     "Stop",
     "Tree",
@@ -87,6 +89,7 @@ __all__ = [
 
 _HOMES = {
     "Costs": "mdsd_bounds.trees.advise",
+    "MarginalDraft": "mdsd_bounds.trees.marginal",
     "Step": "mdsd_bounds.trees.decode",
     "Stop": "mdsd_bounds.trees.verify",
     "Tree": "mdsd_bounds.trees.base",

@@ -17,8 +17,8 @@ it, and have no such formula: :mod:`mdsd_bounds.trees.across` simulates them in 
 With a total variation allowed at every position the same holds with ``min(1, alpha* + tv)`` in place of alpha*, which
 the verifier ``tv_budget`` reaches at the nodes of any branching vector (docs/lossy.md).
 
-Speed is tokens divided by the cost of one step: the draft's calls, one a level, one call of the target over all nodes
-and the root, and verification as it was measured (:mod:`mdsd_bounds.trees.costs`).
+Speed is tokens divided by the cost of one step: draft forward passes, one a level, one target forward pass over all
+nodes and the root, and verification as it was measured (:mod:`mdsd_bounds.trees.costs`).
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def advise(
         Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each
         sampler with its own best tree; ``lossy``: the best of any rule within the total variation that its name says,
         where ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted,
-        which only another draft model could approach; ``no drafts``: one token a call.
+        which only another draft model could approach; ``no drafts``: one token for each target forward pass.
     """
     everything: list[Scored] = []
     for profile in found:

@@ -35,9 +35,8 @@ class Stop:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, sampling, stops
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling, stops
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> tree = chain(model, sampling(torch.Generator().manual_seed(0)), 2)
     >>> [(stop.node, round(stop.probability, 4)) for stop in stops(tree, model(tree.paths), "block")]
     [(2, 1.0)]
@@ -69,8 +68,8 @@ class Tree:
         Options of that sampler.
     stop : frozenset of int
         Tokens that end the text: nothing is drafted below them and nothing is emitted after them.
-    calls : int
-        Sequential calls of the draft model, one for all levels where it says ``one_pass``.
+    draft_passes : int
+        Sequential forward passes of the draft model, one for all levels where it says ``one_pass``.
     adaptive : bool
         Whether how many drafts stand below a node depends on those drafts themselves (stochastic beam search); then
         only rules that take them one by one are lossless (:data:`mdsd_bounds.trees.verify.ONE_BY_ONE`).
@@ -84,12 +83,10 @@ class Tree:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
-    >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
-    >>> tree.paths
-    ((), (2,), (1,), (2, 2), (1, 0))
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling
+    >>> certain = MarginalDraft(torch.eye(3, dtype=torch.float64))
+    >>> chain(certain, sampling(), 2).paths
+    ((), (0,), (0, 1))
     """
 
     parents: tuple[int, ...]
@@ -101,7 +98,7 @@ class Tree:
     sampler: str
     options: Mapping[str, Option] = field(default_factory=dict)
     stop: frozenset[int] = frozenset()
-    calls: int = 0
+    draft_passes: int = 0
     adaptive: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
     shared: bool = False
@@ -183,14 +180,14 @@ def grow(
     probs_row = [-1]
     rows: list[Tensor] = []
     ends = frozenset(stop)
-    level, calls = [0], 0
+    level, draft_passes = [0], 0
     for depth in range(1, length + 1):
         open_nodes = [v for v in level if tokens[v] not in ends and wanted(paths[v]) > 0]
         if not open_nodes:
             break
         q = distributions([paths[v] for v in open_nodes])
         # A drafter that states all positions in one pass (trees/marginal.py) is called once.
-        calls = 1 if getattr(distributions, "one_pass", False) else calls + 1
+        draft_passes = 1 if getattr(distributions, "one_pass", False) else draft_passes + 1
         level = []
         for v, probs, chosen in zip(open_nodes, q, pick([paths[v] for v in open_nodes], q), strict=True):
             if not any(token != NO_DRAFT for token in chosen):
@@ -216,7 +213,7 @@ def grow(
         sampler,
         dict(options or {}),
         ends,
-        calls,
+        draft_passes,
         adaptive,
     )
 
@@ -227,9 +224,8 @@ def sampling(source: Source = None) -> Draw:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> trees = [rsd_c(draft, sampling(torch.Generator().manual_seed(3)), (2, 2)) for _ in range(2)]
     >>> trees[0].tokens == trees[1].tokens
     True
@@ -256,9 +252,8 @@ def common_randomness(seed: int) -> Callable[[Path], torch.Generator]:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, common_randomness, rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, common_randomness, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> source = common_randomness(5)
     >>> one = chain(draft, sampling(source), 1)
     >>> two = rsd_c(draft, sampling(source), (2,))

@@ -47,9 +47,8 @@ def rsd_s(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_s
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_s
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = rsd_s(draft, torch.Generator().manual_seed(0), 2, 3)
     >>> [tree.depths.count(depth) for depth in (1, 2, 3)]
     [2, 2, 2]

@@ -49,9 +49,8 @@ def full_information(trees: Sequence[tuple[Tree, float]], target: Distributions)
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import branching_trees, full_information
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, branching_trees, full_information
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> def target(paths):
     ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
     >>> round(full_information(branching_trees(draft, (2,)), target), 4)
@@ -87,9 +86,8 @@ def joint_optimum(trees: Sequence[tuple[Tree, float]], target: Distributions) ->
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import branching_trees, joint_optimum, node_optimum
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, branching_trees, joint_optimum, node_optimum
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> def target(paths):
     ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
     >>> best = joint_optimum(branching_trees(draft, (2, 1)), target)
@@ -160,9 +158,8 @@ def node_optimum(
     --------
     >>> import torch
     >>> from mdsd_bounds import optimal_acceptance
-    >>> from mdsd_bounds.trees import node_optimum
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, node_optimum
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> def target(paths):
     ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
     >>> bound = optimal_acceptance([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2)

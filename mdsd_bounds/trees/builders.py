@@ -17,9 +17,8 @@ def chain(distributions: Distributions, draw: Draw, length: int, stop: Sequence[
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 3)
     >>> tree.size, tree.depths
     (3, (0, 1, 2, 3))
@@ -50,9 +49,8 @@ def rsd_c(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import rsd_c, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
     >>> tree.size, tree.depths, tree.sampler
     (4, (0, 1, 1, 2, 2), 'without_replacement')
@@ -76,9 +74,8 @@ def independent_paths(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import independent_paths, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, independent_paths, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = independent_paths(draft, sampling(torch.Generator().manual_seed(0)), 2, 3)
     >>> len(tree.drafts[0]), tree.length
     (2, 3)

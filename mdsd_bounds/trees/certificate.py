@@ -173,7 +173,7 @@ class Reading:
         return self.places[path]
 
     def read(self, paths: Sequence[Path]) -> None:
-        """Read paths, parents before children, with one call of either model."""
+        """Read paths, parents before children, with one forward pass of either model."""
         wanted = list(dict.fromkeys(path for path in paths if path not in self.places and not self.is_leaf(path)))
         if wanted:
             for path, p, q in zip(wanted, self.target(wanted), self.draft(wanted), strict=True):

@@ -39,7 +39,7 @@ class HeadReader:
 
     Attributes
     ----------
-    calls : list of (int, float)
+    passes : list of (int, float)
         Of each pass of the head: nodes read, and seconds; the target's passes are not in them.
 
     Raises
@@ -59,7 +59,7 @@ class HeadReader:
     ) -> None:
         if not target.keeps_states:
             raise InputError("the target's reader keeps no states; make it with states=True")
-        self.calls: list[tuple[int, float]] = []
+        self.passes: list[tuple[int, float]] = []
         self._target, self._head, self._width, self._warp = target, head, width, warp or Warp()
         self._text = list(text)
         self._of_states: tuple[Tensor, Tensor] | None = None
@@ -97,7 +97,7 @@ class HeadReader:
         begun = time.perf_counter()
         with torch.no_grad():
             logits = self._read(nodes)
-        self.calls.append((len(nodes), time.perf_counter() - begun))
+        self.passes.append((len(nodes), time.perf_counter() - begun))
         self._logits.update(zip(nodes, logits, strict=True))
 
     def advance(self, tokens: Sequence[int]) -> None:

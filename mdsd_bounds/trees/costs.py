@@ -1,4 +1,4 @@
-"""What a step of decoding costs: draft calls, the target's forward pass, verification, for one text or a batch."""
+"""What a step of decoding costs: forward passes of draft and target, and verification, for one text or a batch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mdsd_bounds.problem import InputError
 
 @dataclass(frozen=True)
 class Costs:
-    """Cost of one call by the number of tokens read, interpolated between what was given and constant outside it.
+    """Cost of a forward pass by the number of tokens read, interpolated between what was given, constant outside it.
 
     Attributes
     ----------
     target, draft : tuple of (int, float)
-        Tokens read by one call, and its cost.
+        Tokens read by one forward pass, and its cost.
     unit : str
         What a cost of one is: a second where costs were measured, else the time of a target forward pass over one
         token.
     batch : int
-        Texts that go through a step together: a call reads the nodes of all of them.
+        Texts that go through a step together: a forward pass reads the nodes of all of them.
     seconds : float or None
         Seconds of one unit, where known; without it verification costs nothing.
     verification : mapping
@@ -51,7 +51,7 @@ class Costs:
     def of(self, widths: Sequence[int], verification: float = 0.0) -> float:
         """Cost of one step for each text of the batch.
 
-        Every level is drafted, then one call of the target reads all nodes and the roots: a call for the whole batch.
+        Every level is drafted, then one target forward pass reads all nodes and the roots of the whole batch.
         Verification is ``verification`` seconds a text, one text after the other.
 
         Parameters
@@ -62,8 +62,8 @@ class Costs:
             Seconds; counted only where :attr:`seconds` is known.
         """
         read = [1, *widths[:-1]] if widths else []
-        calls = sum(_at(self.draft, self.batch * n) for n in read) + _at(self.target, self.batch * (1 + sum(widths)))
-        return calls / self.batch + (verification / self.seconds if self.seconds else 0.0)
+        passes = sum(_at(self.draft, self.batch * n) for n in read) + _at(self.target, self.batch * (1 + sum(widths)))
+        return passes / self.batch + (verification / self.seconds if self.seconds else 0.0)
 
     @property
     def widest(self) -> int:
@@ -71,19 +71,19 @@ class Costs:
         return self.target[-1][0]
 
 
-def costs_from(draft: float | None, target: str | None, batch: int = 1, call_ms: float | None = None) -> Costs:
+def costs_from(draft: float | None, target: str | None, batch: int = 1, target_ms: float | None = None) -> Costs:
     """Costs from options: a ratio and ``nodes:cost`` pairs, or a JSON file of measured seconds.
 
     Parameters
     ----------
     draft : float or None
-        Cost of one draft call, in target forward passes over one token, whatever ``target`` is measured in.
+        Cost of one draft forward pass, in target forward passes over one token, whatever ``target`` is measured in.
     target : str or None
         ``"1:1,8:1.1,32:1.6"``; or a JSON file ``{"target": {"1": s, ...}, "draft": {"1": s, ...}}``; None: every call
         costs one, as where memory traffic is all that counts.
     batch : int
         Texts that go through a step together, at least 1.
-    call_ms : float or None
+    target_ms : float or None
         Milliseconds of one target forward pass over one token, where ``target`` is no file of seconds: with it the time
         of verification can be counted.
 
@@ -114,13 +114,13 @@ def costs_from(draft: float | None, target: str | None, batch: int = 1, call_ms:
         by_width = {"1": draft * _at(curve, 1)}
     if by_width is None:
         raise InputError(
-            f"{source}the draft's cost is unknown; give --draft-cost: a draft call in target forward passes (0.3, say)"
+            f"{source}the draft's cost is unknown; give --draft-cost, in target forward passes (0.3, say)"
             + (', or "draft": {"1": seconds} in the file' if unit == "second" else "")
         )
     if batch < 1:
         raise InputError(f"batch={batch}: give the number of texts in a batch, at least 1")
     costs = Costs(curve, _curve(by_width, "draft", source), unit, batch)
-    return replace(costs, seconds=_seconds(costs, call_ms))
+    return replace(costs, seconds=_seconds(costs, target_ms))
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -134,17 +134,17 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _seconds(costs: Costs, call_ms: float | None) -> float | None:
+def _seconds(costs: Costs, target_ms: float | None) -> float | None:
     """Seconds of one unit."""
     if costs.unit == "second":
-        if call_ms is not None:
-            raise InputError("costs in seconds say how long a call takes; leave out --call-ms")
+        if target_ms is not None:
+            raise InputError("costs in seconds say how long a forward pass takes; leave out --target-ms")
         return 1.0
-    if call_ms is None:
+    if target_ms is None:
         return None
-    if not 0 < call_ms < float("inf"):
-        raise InputError(f"--call-ms {call_ms}: give the milliseconds of one target forward pass, more than 0")
-    return call_ms / 1000.0 / _at(costs.target, 1)
+    if not 0 < target_ms < float("inf"):
+        raise InputError(f"--target-ms {target_ms}: give the milliseconds of one target forward pass, more than 0")
+    return target_ms / 1000.0 / _at(costs.target, 1)
 
 
 def _curve(pairs: Mapping[str, Any], name: str, source: str) -> tuple[tuple[int, float], ...]:

@@ -1,4 +1,4 @@
-"""Generate text by draft trees: build, read by the target in one call, verify, go on; every step kept for analysis."""
+"""Generate text by draft trees: build, read in one target forward pass, verify, go on; every step kept for analysis."""
 
 from __future__ import annotations
 
@@ -56,9 +56,8 @@ class Step:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> len(step.verified.tokens)
     3
@@ -80,7 +79,7 @@ def take_step(
     *,
     analysed: bool = True,
 ) -> Step:
-    """Draft a tree, read it with one call of the target, and verify it.
+    """Draft a tree, read it with one target forward pass, and verify it.
 
     Unless ``analysed``, verification does what a decoder needs and no more (:func:`mdsd_bounds.trees.verify.verify`).
 
@@ -92,9 +91,8 @@ def take_step(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, take_step
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, take_step
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> def target(paths):
     ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
     >>> step = take_step(target, draft, named_tree("rsd_c", "2,1"), "traversal", torch.Generator().manual_seed(0))

@@ -30,9 +30,8 @@ def dynamic_top_k(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import dynamic_top_k
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, dynamic_top_k
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> dynamic_top_k(draft, 4, 2, 3).paths
     ((), (2,), (1,), (2, 2), (2, 1))
     """
@@ -41,14 +40,14 @@ def dynamic_top_k(
     held: dict[Path, Tensor] = {}
     ends = frozenset(stop)
 
-    calls = 0
+    draft_passes = 0
     level: list[Path] = [()]
     for _ in range(length):
         front = sorted(level, key=lambda path: -worth[path])[:top_k]
         if not front:
             break
         q = distributions(front)
-        calls = 1 if getattr(distributions, "one_pass", False) else calls + 1
+        draft_passes = 1 if getattr(distributions, "one_pass", False) else draft_passes + 1
         level = []
         for path, probs, tokens in zip(front, q, top_tokens(q, top_k).tolist(), strict=True):
             held[path] = probs
@@ -74,10 +73,10 @@ def dynamic_top_k(
         "top_k",
         stop=ends,
     )
-    return _with_calls(tree, calls)
+    return _with_passes(tree, draft_passes)
 
 
-def _with_calls(tree: Tree, calls: int) -> Tree:
+def _with_passes(tree: Tree, draft_passes: int) -> Tree:
     from dataclasses import replace
 
-    return replace(tree, calls=calls)
+    return replace(tree, draft_passes=draft_passes)

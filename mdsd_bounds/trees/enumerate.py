@@ -92,9 +92,8 @@ def branching_trees(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import branching_trees
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, branching_trees
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> trees = branching_trees(draft, (2,))
     >>> len(trees), round(sum(probability for _, probability in trees), 12)
     (6, 1.0)

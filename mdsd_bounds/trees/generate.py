@@ -80,18 +80,10 @@ def generate(
 
     Parameters
     ----------
-    target : TreeReader
-        The target's reader.
-    draft : Reader
-        Over the same text.
+    target, draft, new_tokens, generator, stop :
+        As :func:`mdsd_bounds.trees.decode.decode`.
     plan : Plan
         Tree and rule.
-    new_tokens : int
-        At least 1.
-    generator : torch.Generator, optional
-        Draws drafts and outcomes.
-    stop : frozenset of int
-        Tokens that end the text.
 
     Raises
     ------

@@ -34,9 +34,8 @@ def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: Bo
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> record(step, number=0, doc=3, rule="block").doc
     3
@@ -58,7 +57,7 @@ def record(step: Step, number: int, doc: int, rule: str, top: int = 8, bound: Bo
         emitted=None if outcomes is None else expected_emitted(tree, outcomes),
         sampler=tree.sampler,
         rule=rule,
-        draft_calls=tree.calls,
+        draft_passes=tree.draft_passes,
         seconds=_short(step.seconds),
         bound=bound,
     )
@@ -113,16 +112,15 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     ``rule`` names the rules of the lines.
 
     Where the log has bounds, also ``bound``, ``full_information`` and ``share``, the accepted tokens over the bound.
-    ``by_depth`` is ``[calls that could, share accepted]`` of each depth: of the calls whose accepted path came to a
+    ``by_depth`` is ``[steps that could, share accepted]`` of each depth: of the steps whose accepted path came to a
     node with drafts at depth l - 1, how many accepted one at depth l.  ``by_child`` is the same for the k-th draft of
     a node.  Both add the probabilities ``reach`` where known, else what happened.
 
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, summarise_log, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> summary = summarise_log([record(step, number=0, doc=3, rule="block")])
     >>> summary["tokens"], summary["accepted"]["mean"]
@@ -139,11 +137,11 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
     bounds = summarise_bounds(lines, columns.get("accepted_expected", columns["accepted"]))
     return {
         "rule": ", ".join(dict.fromkeys(line.tree.rule for line in lines)),
-        "calls": len(lines),
+        "target_passes": len(lines),
         "documents": len(set(documents.tolist())),
         "tokens": int(realised[:, 0].sum()),
         "nodes": float(np.mean([len(line.drafts) for line in lines])),
-        "draft_calls": float(np.mean([line.tree.draft_calls for line in lines])),
+        "draft_passes": float(np.mean([line.tree.draft_passes for line in lines])),
         **{
             name: {"mean": float(column.mean()), "ci_low": float(below), "ci_high": float(above)}
             for (name, column), below, above in zip(columns.items(), low, high, strict=True)
@@ -163,9 +161,8 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, record, summarise_log, summary_table, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree, record, summarise_log, summary_table, take_step
+    >>> model = MarginalDraft(torch.tensor([[0.6, 0.3, 0.1]] * 4, dtype=torch.float64))
     >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
     >>> table = summary_table({"block": summarise_log([record(step, number=0, doc=3, rule="block")])})
     >>> len(table)
@@ -179,10 +176,10 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
             {
                 "tree": name,
                 "rule": found["rule"],
-                "calls": found["calls"],
+                "target_passes": found["target_passes"],
                 "documents": found["documents"],
                 "nodes": found["nodes"],
-                "draft_calls": found["draft_calls"],
+                "draft_passes": found["draft_passes"],
                 "realised": found["block_efficiency"]["mean"],
                 "block_efficiency": best["mean"],
                 "ci_low": best["ci_low"],
@@ -190,7 +187,7 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "accepted": accepted["mean"],
                 "accepted_low": accepted["ci_low"],
                 "accepted_high": accepted["ci_high"],
-                "tokens_per_second": found["tokens"] / max(seconds * found["calls"], 1e-12),
+                "tokens_per_second": found["tokens"] / max(seconds * found["target_passes"], 1e-12),
                 "verifying": found["seconds"][2] / max(seconds, 1e-12),
             }
         )

@@ -3,9 +3,9 @@
 Multi-token prediction heads and block-diffusion drafters state the *marginal* distribution of the token at each of the
 next L positions in one pass.  As a draft model that is a distribution of the path's length alone.
 
-**Builders.**  All take such a source as any other; it costs one draft forward pass a tree (:attr:`Tree.calls`) instead
-of one a level.  Since the same distribution stands below every node of a level, a tree may also use the *same drafts*
-there: :func:`product_tree`, the Cartesian product of the levels, as Medusa's trees are.
+**Builders.**  All take such a source as any other; it costs one draft forward pass a tree (:attr:`Tree.draft_passes`)
+instead of one a level.  Since the same distribution stands below every node of a level, a tree may also use the *same
+drafts* there: :func:`product_tree`, the Cartesian product of the levels, as Medusa's trees are.
 
 **Rules.**  Where every node draws for itself nothing changes: no rule asks how a distribution came about.  Where a
 level shares its drafts, rules that decide at one node after the other from the root stay lossless: whether a node is
@@ -42,11 +42,10 @@ class MarginalDraft:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees.base import sampling
-    >>> from mdsd_bounds.trees.builders import rsd_c
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
     >>> draft = MarginalDraft(torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64))
     >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
-    >>> tree.size, tree.calls
+    >>> tree.size, tree.draft_passes
     (4, 1)
     """
 
@@ -95,12 +94,11 @@ def product_tree(
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import product_tree, sampling
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, product_tree, sampling
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = product_tree(draft, sampling(torch.Generator().manual_seed(0)), (2, 2))
-    >>> tree.shared, tree.size, tree.calls
-    (True, 6, 2)
+    >>> tree.shared, tree.size, tree.draft_passes
+    (True, 6, 1)
     """
     vector = whole_numbers(branching, "branching")
     drafted: dict[int, Path] = {}

@@ -45,9 +45,8 @@ def named_tree(builder: str, shape: str, stop: frozenset[int] = frozenset(), dep
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import named_tree
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, named_tree
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> build = named_tree("rsd_c", "2,1")
     >>> build(draft, torch.Generator().manual_seed(0)).depths
     (0, 1, 1, 2, 2)

@@ -1,9 +1,10 @@
-"""A real model's distributions after every path of a draft tree: one call, a tree attention mask, a key-value cache.
+"""A real model's distributions after every path of a draft tree: one forward pass, a tree attention mask, a KV cache.
 
 All nodes of a tree stand side by side in one sequence.  A node sees the text, its ancestors and itself, and nothing
 else; its position is the text's length plus its depth minus one, as if its path were the text's continuation.  So its
 logits are those of the path read alone.  A draft model reads the tree level by level the same way: what was read stays
-in the cache, and a level is one call.  When a path is accepted, its entries stay and those of other branches go.
+in the cache, and a level is one forward pass.  When a path is accepted, its entries stay and those of other branches
+go.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class TreeReader:
 
     Attributes
     ----------
-    calls : list of (int, float)
-        Of each call of the model: tokens read, and seconds.
+    passes : list of (int, float)
+        Of each forward pass: tokens read, and seconds.
 
     Raises
     ------
@@ -63,7 +64,7 @@ class TreeReader:
     >>> model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=2, num_key_value_heads=2)).eval()
     >>> reader = TreeReader(model, [1, 2, 3])
     >>> probs = reader.distributions([(), (5,), (5, 7)])
-    >>> tuple(probs.shape), [tokens for tokens, seconds in reader.calls]
+    >>> tuple(probs.shape), [tokens for tokens, seconds in reader.passes]
     ((3, 32), [5])
     """
 
@@ -79,7 +80,7 @@ class TreeReader:
     ) -> None:
         if not len(text):
             raise InputError("the text is empty; give at least one token")
-        self.calls: list[tuple[int, float]] = []
+        self.passes: list[tuple[int, float]] = []
         self._model, self._skip, self._width, self._warp = model, tuple(skip), width, warp or Warp()
         self._cache = _empty_cache()
         self._held = 0  # tokens of the text in the cache
@@ -113,7 +114,7 @@ class TreeReader:
         return min(windows) - self.length if windows else None
 
     def distributions(self, paths: Sequence[Path]) -> Tensor:
-        """Distribution of the token after each path, ``[B, V]`` float64; reads what is missing in one call.
+        """Distribution of the token after each path, ``[B, V]`` float64; reads what is missing in one forward pass.
 
         Raises
         ------
@@ -132,7 +133,7 @@ class TreeReader:
         return torch.stack([self._logits[path] for path in paths])
 
     def read(self, paths: Sequence[Path]) -> None:
-        """Read the waiting text and all nodes of ``paths`` not yet read, in one call (none if nothing is missing)."""
+        """Read the waiting text and all nodes of ``paths`` not yet read, in one pass (none if nothing is missing)."""
         nodes = self._missing(paths)
         if not nodes and () in self._logits:
             return
@@ -149,7 +150,7 @@ class TreeReader:
                 around.enter_context(skipping(self._model, self._skip))
             seen = around.enter_context(decoder_states(self._model)) if self.keeps_states else []
             logits = _forward(self._model, ids, mask, places, self._cache, kept)
-        self.calls.append((len(ids), time.perf_counter() - begun))
+        self.passes.append((len(ids), time.perf_counter() - begun))
         if seen:
             self._states.append(seen[0][:waiting])
             self._node_states.update(zip(nodes, seen[0][waiting:], strict=True))
@@ -189,10 +190,10 @@ class TreeReader:
         self._waiting = self._waiting + list(tokens[len(path) :])
 
     def clone(self) -> TreeReader:
-        """A reader of the same text with a cache of its own, and no calls counted yet."""
+        """A reader of the same text with a cache of its own, and no forward passes counted yet."""
         twin = copy.copy(self)
         twin._cache = copy.deepcopy(self._cache)
-        twin._waiting, twin.calls = list(self._waiting), []
+        twin._waiting, twin.passes = list(self._waiting), []
         twin._states, twin._node_states = list(self._states), dict(self._node_states)
         twin._column, twin._logits, twin._distributions = (
             dict(self._column),

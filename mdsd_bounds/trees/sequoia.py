@@ -97,9 +97,8 @@ def shaped(distributions: Distributions, draw: Draw, shape: Shape, stop: Sequenc
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import best_shape, sampling, shaped
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, best_shape, sampling, shaped
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> shape, accepted = best_shape((0.6, 0.2), 4)
     >>> tree = shaped(draft, sampling(torch.Generator().manual_seed(0)), shape)
     >>> tree.size, tree.length

@@ -38,13 +38,10 @@ class Verified:
 
     Examples
     --------
-    >>> import torch
-    >>> from mdsd_bounds.trees import named_tree, take_step
-    >>> def model(paths):
-    ...     return torch.tensor([[0.6, 0.3, 0.1]] * len(paths), dtype=torch.float64)
-    >>> step = take_step(model, model, named_tree("chain", "2"), "block", torch.Generator().manual_seed(0))
-    >>> step.verified.nodes
-    (1, 2)
+    >>> from mdsd_bounds.trees import Verified
+    >>> two_accepted = Verified(nodes=(1, 2), tokens=(17, 5, 9))
+    >>> len(two_accepted.tokens) - len(two_accepted.nodes)
+    1
     """
 
     nodes: tuple[int, ...]
@@ -85,9 +82,8 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, sampling, stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, sampling, stops
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
     >>> target = torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64)
     >>> found = stops(tree, target, "block")
@@ -317,9 +313,8 @@ def expected_accepted(tree: Tree, outcomes: list[Stop]) -> float:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, expected_accepted, sampling, stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, expected_accepted, sampling, stops
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
     >>> target = torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64)
     >>> round(expected_accepted(tree, stops(tree, target, "block")), 4)
@@ -334,9 +329,8 @@ def expected_emitted(tree: Tree, outcomes: list[Stop]) -> float:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, expected_accepted, expected_emitted, sampling, stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, expected_accepted, expected_emitted, sampling, stops
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
     >>> found = stops(tree, torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64), "block")
     >>> round(expected_emitted(tree, found) - expected_accepted(tree, found), 12)
@@ -351,9 +345,8 @@ def reach(tree: Tree, outcomes: list[Stop]) -> tuple[float, ...]:
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import chain, reach, sampling, stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> from mdsd_bounds.trees import MarginalDraft, chain, reach, sampling, stops
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = chain(draft, sampling(torch.Generator().manual_seed(0)), 2)
     >>> found = stops(tree, torch.tensor([[0.6, 0.3, 0.1]] * 3, dtype=torch.float64), "block")
     >>> [round(x, 4) for x in reach(tree, found)]

@@ -275,7 +275,7 @@ def trees(folder: Path) -> None:
         **{"step": 0, "doc": 0, "rule": "recursive_rejection", "sampler": "without_replacement", "drafts": [4, 5, 6]},
         **{"parents": [0, 0, 1], "slots": {"0": [4, 5], "1": [6]}, "q": [0.4, 0.3, 0.5], "p": [0.5, 0.2, 0.3]},
         **{"reach": [0.5, 0.2, 0.25], "accepted": 1, "path": [1], "tokens": [4, 9], "expected": 0.95, "emitted": 1.95},
-        **{"draft_calls": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
+        **{"draft_passes": 2, "seconds": [0.1, 0.2, 0.3], "positions": [position, dict(position, token=9)]},
     }
     lines = [dict(line, doc=doc, step=step) for doc in range(2) for step in range(2)]
     (folder / "x.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))

@@ -128,9 +128,9 @@ def decoded(readers: Any, cell: Cell, new_tokens: int, stop: frozenset[int], doc
         counts += [len(step.verified.tokens), 1, step.tree.size]
         parts += step.seconds
     seconds = time.process_time() - begun
-    tokens, calls, nodes = counts.tolist()
+    tokens, passes, nodes = counts.tolist()
     return {
-        "tokens": tokens, "calls": calls, "nodes": nodes, "seconds": seconds,
+        "tokens": tokens, "target_passes": passes, "nodes": nodes, "seconds": seconds,
         **dict(zip(PARTS, parts.tolist(), strict=True)),
     }  # fmt: skip
 

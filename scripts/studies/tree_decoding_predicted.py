@@ -83,7 +83,7 @@ def step_seconds(out: Path, docs: Sequence[int]) -> dict[str, float]:
     """Seconds of a step of each cell over texts kept apart; processor time in proportion to its parts."""
     found = {}
     for name, sums in sums_of(out, docs).items():
-        found[name] = float(sums["seconds"][0] / sums["calls"][0])
+        found[name] = float(sums["seconds"][0] / sums["target_passes"][0])
     return found
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     for cell, tokens in predicted.items():
         own, plain = measured[cell], measured["plain"]
         row: dict[str, Any] = {"cell": cell, "predicted": interval(tokens),
-                               "measured": interval(own["tokens"] / own["calls"])}  # fmt: skip
+                               "measured": interval(own["tokens"] / own["target_passes"])}  # fmt: skip
         speed = (own["tokens"] / own["seconds"]) / (plain["tokens"] / plain["seconds"])
         row["measured_speed"] = interval(speed)
         if seconds:

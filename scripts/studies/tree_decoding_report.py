@@ -22,7 +22,7 @@ from mdsd_bounds.plots import save_figure
 from mdsd_bounds.plots.style import COLOURS, axes
 from mdsd_bounds.trees.resampling import document_weights
 
-MEASURED = ("tokens", "calls", "nodes", "seconds", *PARTS)
+MEASURED = ("tokens", "target_passes", "nodes", "seconds", *PARTS)
 #: Pairs of rules on the same trees.
 PAIRS = (
     ("chain 4, block", "chain 4, recursive"),
@@ -92,17 +92,17 @@ def _plain_of(name: str) -> str:
 
 def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     held, base = sums[name], sums.get(_plain_of(name))
-    speed, efficiency = held["tokens"] / held["seconds"], held["tokens"] / held["calls"]
+    speed, efficiency = held["tokens"] / held["seconds"], held["tokens"] / held["target_passes"]
     wall = float(sum(held[part][0] for part in PARTS))
     row: dict[str, Any] = {
         "cell": name,
-        "nodes": float(held["nodes"][0] / held["calls"][0]),
+        "nodes": float(held["nodes"][0] / held["target_passes"][0]),
         "block_efficiency": interval(efficiency),
         "tokens_per_second": interval(speed),
         "over_plain": interval(speed / (base["tokens"] / base["seconds"])) if base else None,
         "drafting": float(held["draft"][0] / wall),
         "verifying": float(held["verify"][0] / wall),
-        "verify_ms": float(1000 * held["verify"][0] / held["calls"][0]),
+        "verify_ms": float(1000 * held["verify"][0] / held["target_passes"][0]),
     }
     levels = LEVELS[name.split()[0]]
     for cost in DRAFT_COSTS:
@@ -114,18 +114,18 @@ def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
 
 def _pair_row(a: str, b: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     one, two = sums[a], sums[b]
-    per_call = one["tokens"] / one["calls"] - two["tokens"] / two["calls"]
+    per_pass = one["tokens"] / one["target_passes"] - two["tokens"] / two["target_passes"]
     ratio = one["tokens"] * two["seconds"] / (one["seconds"] * two["tokens"])
     # The verification time of rule a at which both give the same tokens per second.
     rest = one["seconds"] - one["verify"]
-    even = 1000 * (one["tokens"] * two["seconds"] / two["tokens"] - rest) / one["calls"]
+    even = 1000 * (one["tokens"] * two["seconds"] / two["tokens"] - rest) / one["target_passes"]
     return {
         "rule": a,
         "beside": b,
-        "tokens_per_call": interval(per_call),
+        "tokens_per_pass": interval(per_pass),
         "speed_ratio": interval(ratio),
         "even_ms": interval(even),
-        "verify_ms": float(1000 * one["verify"][0] / one["calls"][0]),
+        "verify_ms": float(1000 * one["verify"][0] / one["target_passes"][0]),
     }
 
 
@@ -149,7 +149,7 @@ def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     table += [
-        f"| {row['rule']} | {row['beside']} | {text_of(row['tokens_per_call'], '+.3f')} | "
+        f"| {row['rule']} | {row['beside']} | {text_of(row['tokens_per_pass'], '+.3f')} | "
         f"{text_of(row['speed_ratio'])} | {row['verify_ms']:.1f} | {text_of(row['even_ms'], '.1f')} |"
         for row in pairs
     ]

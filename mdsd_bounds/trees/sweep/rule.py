@@ -80,15 +80,10 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     tree : Tree
         Of any builder but the stochastic beam; the sampler draws from one distribution below a node.
     target : Tensor
-        ``[N, V]`` float64: the target's distribution after each node.
+        As :func:`mdsd_bounds.trees.stops`, which calls it by the name ``sweep``.
     merged : bool
         Whether the nodes of a layer make one step.  Otherwise they come one after the other, those with the largest s
         first: cheaper, and a little below.
-
-    Returns
-    -------
-    list of Stop
-        Probabilities sum to one.
 
     Raises
     ------
@@ -102,10 +97,9 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     Examples
     --------
     >>> import torch
-    >>> from mdsd_bounds.trees import expected_accepted, rsd_c, sampling, stops
+    >>> from mdsd_bounds.trees import MarginalDraft, expected_accepted, rsd_c, sampling, stops
     >>> from mdsd_bounds.trees.sweep import sweep_stops
-    >>> def draft(paths):
-    ...     return torch.tensor([[0.2, 0.3, 0.5]] * len(paths), dtype=torch.float64)
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
     >>> tree = rsd_c(draft, sampling(torch.Generator().manual_seed(0)), (2, 1))
     >>> target = torch.tensor([[0.6, 0.3, 0.1]] * len(tree.paths), dtype=torch.float64)
     >>> round(expected_accepted(tree, sweep_stops(tree, target)), 4)
