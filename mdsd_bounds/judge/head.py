@@ -117,7 +117,19 @@ def check_labels(states: Tensor, label: Tensor) -> None:
 
 
 def save_judge(folder: str | Path, head: JudgeHead) -> None:
-    """Write a judge; ``judge.json`` comes last, so that a folder which has it is complete."""
+    """Write a judge; ``judge.json`` comes last, so that a folder which has it is complete.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds.judge import JudgeHead, save_judge
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> save_judge(folder, JudgeHead(torch.tensor([1.0, -1.0]), 0.5, {"target": {"source": "my model"}}))
+    >>> sorted(file.name for file in folder.iterdir())
+    ['judge.json', 'judge.safetensors']
+    """
     out = Path(folder)
     arrays = {"weight": head.weight, "bias": torch.tensor([head.bias], dtype=torch.float64)}
     write_head(out / WEIGHTS, out / FACTS, arrays, {**head.facts, "width": len(head.weight)})
@@ -137,6 +149,17 @@ def load_judge(folder: str | Path, target: LoadedModel | None = None) -> JudgeHe
     ------
     InputError
         If it was trained for another target or width, or its file is truncated or another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from mdsd_bounds.judge import JudgeHead, load_judge, save_judge
+    >>> folder = tempfile.mkdtemp()
+    >>> save_judge(folder, JudgeHead(torch.tensor([1.0, -1.0]), 0.5, {"target": {"source": "my model"}}))
+    >>> judge = load_judge(folder)
+    >>> judge.weight.tolist(), judge.bias
+    ([1.0, -1.0], 0.5)
     """
     path = Path(folder)
     try:

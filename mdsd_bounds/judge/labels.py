@@ -49,6 +49,15 @@ class Labels:
         The token in its text, as the target's tokenizer writes it.
     tasks : list of str
         Names of the tasks, by ``group``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.judge import Labels
+    >>> columns, task = {"label": torch.tensor([1, 0, 1])}, torch.tensor([0, 0, 1])
+    >>> labels = Labels(torch.zeros(3, 8), columns, task, ["+", "-", "x"], ["first", "second"])
+    >>> len(labels), [labels.tasks[group] for group in labels.group]
+    (3, ['first', 'first', 'second'])
     """
 
     states: Tensor
@@ -117,6 +126,22 @@ def read_labels(folders: Sequence[str | Path]) -> tuple[Labels, dict[str, Any]]:
     ------
     InputError
         If there is no label, two folders differ in target or width, or a state is not finite.
+
+    Examples
+    --------
+    Tokens of a solution replaced by what a draft would have written, each tried in the sandbox (which needs root):
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.judge import SubstituteSettings, Task, read_labels, substitute
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> made = substitute(target, "early-exit:1", [task], folder / "labels", SubstituteSettings(labels=3))
+    >>> labels, facts = read_labels([made])
+    >>> len(labels), labels.states.shape, facts["kind"]
+    (3, torch.Size([3, 16]), 'substitution')
     """
     names: dict[str, int] = {}
     parts, words, groups = [], [], []

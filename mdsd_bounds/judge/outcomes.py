@@ -204,6 +204,24 @@ def mine(
     ------
     InputError
         Where programs cannot be contained, the draft cannot be made, or the folder holds another run's labels.
+
+    Examples
+    --------
+    Programs run in the sandbox, which needs root.  A random model solves no task, and a task that it does not solve
+    gives no label:
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.judge import MineSettings, Task, mine
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> lines = []
+    >>> settings = MineSettings(new_tokens=8)
+    >>> made = mine(target, "early-exit:1", [task], folder / "labels", settings, report=lines.append)
+    >>> lines[-1]
+    '1 of 1 tasks, 0 labels and 0 in tasks on their way, ... tokens a second, ... s, about 0 s left'
     """
     settings = settings or MineSettings()
     held = {name: value for name, value in asdict(settings).items() if name not in ("minutes", "lanes")}

@@ -58,6 +58,24 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
     -----
     A judge that approves at random with probability c outputs ``p + c (q - p)`` for one draft: acceptance and distance
     are linear in c.  For more drafts it is left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds import open_dump
+    >>> from mdsd_bounds.judge import JudgeHead, Task, log_scored, plane
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> made = log_scored(target, "early-exit:1", [task], JudgeHead(torch.zeros(16), 0.0), folder / "dump")
+    >>> table = plane(open_dump(made), [0.5]).set_index("rule")
+    >>> round(float(table.loc["speculative sampling", "tv"]), 9)  # lossless
+    0.0
+    >>> round(float(table.loc["accept always", "acceptance"]), 9)
+    1.0
     """
     sums: dict[tuple[str, float], Tensor] = {}
     rows = 0

@@ -128,6 +128,17 @@ def run_tests(program: str, setting: str, tests: str, entry: str, limits: Limits
     Notes
     -----
     Cost: two starts of an interpreter, some 50 ms.
+
+    Examples
+    --------
+    Where there is no sandbox (it needs Linux, root and ``unshare``) this is an error:
+
+    >>> from mdsd_bounds.judge import run_tests
+    >>> tests = "def check(candidate): assert candidate(3) == 6"
+    >>> run_tests("def f(x): return 2 * x", "", tests, "f").kind
+    'passed'
+    >>> run_tests("def f(x): return x", "", tests, "f").kind
+    'wrong'
     """
     require_sandbox()
     return _run(program, setting, tests, entry, limits or Limits())
@@ -153,6 +164,19 @@ def require_sandbox() -> None:
     ------
     InputError
         Saying what is missing.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import InputError
+    >>> from mdsd_bounds.judge import require_sandbox, run_tests
+    >>> try:
+    ...     require_sandbox()
+    ... except InputError as error:
+    ...     reason = str(error)
+    ... else:
+    ...     reason = ""
+    >>> reason == "" or reason.startswith("generated programs are run in a sandbox alone")
+    True
     """
     reason = missing()
     if reason is not None:

@@ -58,6 +58,22 @@ def log_scored(
     -----
     Cost: a pass of each model over the text, and one of the target over eight tokens a place.  Tokens that were not
     scored are never approved, and their draft mass is said in the last line of progress.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds import open_dump
+    >>> from mdsd_bounds.judge import JudgeHead, Task, log_scored
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> made = log_scored(target, "early-exit:1", [task], JudgeHead(torch.zeros(16), 0.0), folder / "dump", rows=5)
+    >>> batch = next(open_dump(made).batches(5))
+    >>> batch.judge_token.shape, float(batch.judge_score[0, 0])
+    (torch.Size([5, 8]), 0.5)
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):

@@ -65,6 +65,22 @@ def substitute(
     """Mine labels from substitutions; the same call after an interruption goes on after the last finished task.
 
     Parameters and errors as :func:`mdsd_bounds.judge.mine`.
+
+    Examples
+    --------
+    Programs run in the sandbox, which needs root.  That three tokens were tried does not say that three are harmful:
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.judge import SubstituteSettings, Task, read_labels, substitute
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> task = Task("double", "def f(x):", " return 2 * x", "def check(f): assert f(3) == 6", "f")
+    >>> made = substitute(target, "early-exit:1", [task], folder / "labels", SubstituteSettings(labels=3))
+    >>> labels, _ = read_labels([made])
+    >>> labels.columns["label"].shape
+    torch.Size([3])
     """
     settings = settings or SubstituteSettings()
     folder = Path(out)

@@ -1,6 +1,7 @@
 """Logits from real model pairs.  Needs the extra ``models`` (transformers, gguf); nothing heavy is imported here.
 
-:func:`log_pair` is the way in; see :mod:`.drafts` for what can stand on the draft side.
+:func:`log_pair` is the way in; see :mod:`.drafts` for what can stand on the draft side.  :func:`tiny_model` makes a
+random model to try it with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mdsd_bounds.models.prompts import read_prompts as read_prompts
     from mdsd_bounds.models.server_capture import log_servers as log_servers
     from mdsd_bounds.models.servers import Server as Server
+    from mdsd_bounds.models.tiny import tiny_model as tiny_model
 
 __all__ = [
     "CaptureSettings",
@@ -28,6 +30,7 @@ __all__ = [
     "log_servers",
     "make_draft",
     "read_prompts",
+    "tiny_model",
 ]
 
 _HOMES = {
@@ -39,5 +42,6 @@ _HOMES = {
     "log_servers": "mdsd_bounds.models.server_capture",
     "make_draft": "mdsd_bounds.models.drafts",
     "read_prompts": "mdsd_bounds.models.prompts",
+    "tiny_model": "mdsd_bounds.models.tiny",
 }
 __getattr__ = lazily(__name__, _HOMES)

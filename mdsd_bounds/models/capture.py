@@ -81,6 +81,20 @@ def log_pair(
         On settings out of range, prompts that are empty or too long, tokenizers that differ, models that cannot be
         loaded, a draft without hidden states where these are to be stored, a full disk, or a folder that holds another
         run's dump.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds import open_dump
+    >>> from mdsd_bounds.models import CaptureSettings, log_pair, tiny_model
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target, draft = tiny_model(folder / "target"), tiny_model(folder / "draft", noise=0.05)
+    >>> settings = CaptureSettings(new_tokens=4)
+    >>> made = log_pair(target, draft, ["a cab", "b"], folder / "dump", settings, report=lambda line: None)
+    >>> batch = next(open_dump(made).batches(8))
+    >>> batch.target_logits.shape, batch.doc.tolist(), batch.position.tolist()
+    (torch.Size([8, 260]), [0, 0, 0, 0, 1, 1, 1, 1], [3, 4, 5, 6, 1, 2, 3, 4])
     """
     settings = settings or CaptureSettings()
     _check(settings)

@@ -76,6 +76,18 @@ def make_draft(source: str, target: LoadedModel, dtype: str, device: str, token_
     ------
     InputError
         If the draft cannot be made or cannot be lossless, with the reason.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, make_draft, tiny_model
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> draft = make_draft("early-exit:1", target, "float32", "cpu")
+    >>> draft.identity
+    {'source': 'target, first 1 layers'}
+    >>> ids = target.tokenizer("a cab")["input_ids"]
+    >>> draft.read([ids], [1]).shape  # rows of the tokens from place 1 on
+    torch.Size([2, 260])
     """
     kind, _, rest = source.partition(":")
     makers: dict[str, Callable[[str, LoadedModel], Draft]] = {

@@ -41,7 +41,16 @@ def require_transformers() -> None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its tokenizer, and what identifies it in a manifest."""
+    """A model ready to run, its tokenizer, and what identifies it in a manifest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> type(target.model).__name__, target.tokenizer.decode([257]), sorted(target.identity)
+    ('LlamaForCausalLM', ' c', ['dtype', 'sha256', 'source'])
+    """
 
     model: Any
     tokenizer: Any
@@ -64,6 +73,17 @@ def load_model(source: str, dtype: str = "float32", device: str = "cpu") -> Load
     ------
     InputError
         If the model cannot be found or loaded, in one line.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> ids = target.tokenizer("a cab", return_tensors="pt")["input_ids"]
+    >>> with torch.inference_mode():
+    ...     target.model(ids).logits.shape
+    torch.Size([1, 3, 260])
     """
     require_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer

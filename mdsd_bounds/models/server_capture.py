@@ -100,6 +100,19 @@ def log_servers(
     InputError
         If a server cannot be reached or answers no prompt log-probabilities, the tokens of the two differ, a prompt is
         a single token, the disk is full, or the folder holds another run's dump.
+
+    Examples
+    --------
+    With servers that are up, the call is the same and gives the folder of the dump:
+
+    >>> from mdsd_bounds import InputError
+    >>> from mdsd_bounds.models import Server, log_servers
+    >>> target, draft = Server("http://127.0.0.1:9/v1", "large", tries=1), Server("http://127.0.0.1:9/v1", "small")
+    >>> try:
+    ...     log_servers(target, draft, ["What is a speculative decoder?"], "my_dump")
+    ... except InputError as error:
+    ...     print(error)
+    http://127.0.0.1:9/v1...
     """
     settings = settings or ServerSettings()
     report = report or (lambda line: print(line, file=sys.stderr, flush=True))

@@ -49,6 +49,20 @@ class Store:
         Digest of the results, kept in the joined file (:func:`standing`); unlike the key the same for any parts.
     source : Source
         The dump's files, which must not change while parts are written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fsspec
+    >>> from mdsd_bounds.pipeline.engines import Store
+    >>> folder = tempfile.mkdtemp()
+    >>> store = Store(f"{folder}/rows.parquet", folder, fsspec.filesystem("file"), key="a1b2")
+    >>> store.path(3).removeprefix(folder)
+    '/a1b2-000000003.parquet'
+    >>> import pyarrow as pa
+    >>> store.write(3, pa.table({"row": [0, 1]}))
+    >>> store.finished(), store.read(3).num_rows
+    ({3}, 2)
     """
 
     out: str

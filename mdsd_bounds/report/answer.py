@@ -52,6 +52,17 @@ class Answer:
         What the answer rests on.
     logs : DataFrame or None
         What text decoded with draft trees gave (:func:`mdsd_bounds.trees.log.summary_table`), where logs were given.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.report import Answer
+    >>> found = Answer(
+    ...     temperature=1.0, sampler="with_replacement", verifier="rrs", drafts=2, acceptance=0.81, bound=0.84,
+    ...     best_sampler="without_replacement", left=(0.03, 0.02, 0.04), more=(3, 0.006, 0.004, 0.008), second=None,
+    ...     positions=1000, documents=100,
+    ... )
+    >>> f"{found.verifier} with {found.drafts} drafts leaves {found.left[0]:.2f} on the table"
+    'rrs with 2 drafts leaves 0.03 on the table'
     """
 
     temperature: float
@@ -86,6 +97,17 @@ def answer(
     costs : Costs, optional
         Of the two models (:func:`mdsd_bounds.trees.advise.costs_from`); without them trees are ranked by tokens per
         target forward pass.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.report import answer
+    >>> dump, settings = load_example(), Settings(("with_replacement",), (1, 2), temperatures=(1.0,))
+    >>> found = answer(run(dump, settings, limit=8), None, 1.0)
+    >>> found.sampler, found.drafts, found.positions
+    ('with_replacement', 2, 8)
     """
     bounds = bounds[bounds["temperature"] == temperature]
     compared = comparison is not None and len(comparison) > 0

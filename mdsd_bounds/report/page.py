@@ -55,6 +55,17 @@ def html_report(
     -------
     str
         HTML with inline style, script and figures; it asks for no other file.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.report import answer, html_report
+    >>> bounds = run(load_example(), Settings(("with_replacement",), (1, 2)), limit=8)
+    >>> page = html_report(bounds, None, [answer(bounds, None, 1.0)], {"path": "my_dump"}, "0.1.0")
+    >>> page.startswith("<!doctype html>"), "<h1>my_dump</h1>" in page
+    (True, True)
     """
     path = str(facts.get("path", "dump"))
     # Of one dump, or of a target and a draft.

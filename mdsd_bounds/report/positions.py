@@ -44,7 +44,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Explored:
-    """One position.  ``tokens`` holds (token, p, q, whether it is in H) of the most probable ones, by p."""
+    """One position.  ``tokens`` holds (token, p, q, whether it is in H) of the most probable ones, by p.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.report import answer, explore
+    >>> dump, settings = load_example(), Settings(("with_replacement",), (2,))
+    >>> bounds = run(dump, settings, limit=8)
+    >>> (one,) = explore(dump, bounds, answer(bounds, None, 1.0), settings, 1)
+    >>> abs(one.bound - (1 + one.target_mass - one.draft_mass)) < 1e-12  # alpha* = 1 + P(H) - Q(H)
+    True
+    """
 
     row: int
     doc: int | None
@@ -69,6 +82,16 @@ def read_tokenizer(path: str) -> Name:
     ------
     InputError
         If the package tokenizers is missing, or the file is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models import tiny_model
+    >>> from mdsd_bounds.report import read_tokenizer
+    >>> name = read_tokenizer(str(Path(tiny_model(tempfile.mkdtemp())) / "tokenizer.json"))
+    >>> name(256), name(257)
+    ('ab', ' c')
     """
     try:
         from tokenizers import Tokenizer
@@ -120,6 +143,19 @@ def explore(
         Those of the table: cuts, biases and penalties, and rules that no registry holds.
     number_of : int
         Positions.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> from mdsd_bounds.report import answer, explore
+    >>> dump, settings = load_example(), Settings(("with_replacement",), (2,))
+    >>> bounds = run(dump, settings, limit=8)
+    >>> explored = explore(dump, bounds, answer(bounds, None, 1.0), settings, 3)
+    >>> worst = bounds.sort_values("value")["row"].head(3)
+    >>> [one.row for one in explored] == list(worst)
+    True
     """
     explored = []
     for row in _least_accepted(table, found, number_of):

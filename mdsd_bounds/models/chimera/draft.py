@@ -34,6 +34,18 @@ class HeadDraft:
         What identifies the draft in a manifest.
     depth : int
         Drafted tokens before the one predicted, from 0.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import Chimera, HeadDraft, Shape, target_side
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> side = target_side(target)
+    >>> head = Chimera(Shape(hidden=16, attention_heads=2), side.gain)  # not trained
+    >>> draft = HeadDraft(head, side, target.model, {"source": "untrained"})
+    >>> draft.read([target.tokenizer("a cab")["input_ids"]], [1]).shape
+    torch.Size([2, 260])
     """
 
     network: Chimera = field(repr=False)
@@ -79,6 +91,19 @@ def head_identity(rest: str) -> dict[str, Any]:
     ------
     InputError
         If there is no finished head, or it was not trained at the depth named.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape, head_identity, save_head
+    >>> folder = Path(tempfile.mkdtemp()) / "my_head"
+    >>> shape = Shape(hidden=16, attention_heads=2, depths=2)
+    >>> save_head(folder, Chimera(shape, torch.ones(16)), {"target": {"source": "my model"}})
+    >>> found = head_identity(f"{folder}:2")
+    >>> found["source"], found["head"], found["depth"]
+    ('chimera', 'my_head', 2)
     """
     folder, depth = split_source(rest)
     facts = read_facts(folder)
@@ -96,6 +121,19 @@ def head_draft(rest: str, target: LoadedModel) -> HeadDraft:
     ------
     InputError
         If the folder holds no finished head, one of another target, width or vocabulary, or a damaged one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape, head_draft, save_head
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> head = Chimera(Shape(hidden=16, attention_heads=2), target.model.model.norm.weight)  # not trained
+    >>> save_head(folder / "head", head, {"target": target.identity, "vocabulary": 260})
+    >>> head_draft(str(folder / "head"), target).depth
+    0
     """
     identity = head_identity(rest)
     folder, depth = split_source(rest)

@@ -21,7 +21,20 @@ WEIGHTS, FACTS = "head.safetensors", "head.json"
 
 
 def save_head(out: Path, network: Chimera, facts: Mapping[str, Any]) -> None:
-    """Write a head; ``head.json`` comes last, so that a folder which has it is complete."""
+    """Write a head; ``head.json`` comes last, so that a folder which has it is complete.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape, save_head
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> head = Chimera(Shape(hidden=16, attention_heads=2), torch.ones(16))
+    >>> save_head(folder, head, {"target": {"source": "my model"}})
+    >>> sorted(file.name for file in folder.iterdir())
+    ['head.json', 'head.safetensors']
+    """
     write_head(out / WEIGHTS, out / FACTS, network.state_dict(), {**facts, "shape": asdict(network.shape)})
 
 
@@ -32,6 +45,18 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     ------
     InputError
         If the folder holds no finished head.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape, read_facts, save_head
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> head = Chimera(Shape(hidden=16, attention_heads=2), torch.ones(16))
+    >>> save_head(folder, head, {"target": {"source": "my model"}})
+    >>> read_facts(folder)["shape"]["variant"]
+    'full'
     """
     path = Path(folder) / FACTS
     try:
@@ -51,6 +76,19 @@ def load_head(folder: str | Path, target: LoadedModel) -> Chimera:
     ------
     InputError
         If it was trained for another target, width or vocabulary, or its file is truncated or another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import Chimera, Shape, load_head, save_head
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> head = Chimera(Shape(hidden=16, attention_heads=2), target.model.model.norm.weight)  # not trained
+    >>> save_head(folder / "head", head, {"target": target.identity, "vocabulary": 260})
+    >>> load_head(folder / "head", target).shape == head.shape
+    True
     """
     facts = read_facts(folder)
     check_target(folder, facts, target)

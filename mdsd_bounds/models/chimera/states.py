@@ -58,6 +58,21 @@ class StateStore:
         The text.
     window : int
         Tokens of a window at most.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import Document, StateStore
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> texts = [Document("a cab, a dab and a bad cab " * 2), Document("def double(x): return 2 * x")]
+    >>> store = StateStore(folder / "states", target, [texts], window=32)
+    >>> store.prepare("text", 2, report=lambda line: None)
+    2
+    >>> store.sample("text", [0, 1]).states.shape
+    torch.Size([2, 32, 16])
     """
 
     def __init__(self, folder: Path, target: LoadedModel, sources: Sequence[Sequence[Document]], window: int) -> None:
@@ -172,7 +187,17 @@ def _item(array: Array, number: int) -> Tensor:
 
 
 def states_of(model: Any, tokens: Sequence[int]) -> Tensor:
-    """What enters the head after each of the tokens, ``[T, H]`` float32; the head itself is not run."""
+    """What enters the head after each of the tokens, ``[T, H]`` float32; the head itself is not run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import states_of
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> states_of(target.model, target.tokenizer("a cab")["input_ids"]).shape
+    torch.Size([3, 16])
+    """
     with torch.inference_mode():
         output = model.get_decoder()(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False)
     states: Tensor = output.last_hidden_state[0].float().cpu().clone()
@@ -190,7 +215,18 @@ def continued(target: LoadedModel, part: Sequence[Window], length: int, seed: in
 
 
 def continue_text(model: Any, prompts: Sequence[Sequence[int]], new_tokens: int, seed: int) -> list[list[int]]:
-    """Prompts, and ``new_tokens`` tokens of the model after each, drawn at temperature 1 and beyond ends of text."""
+    """Prompts, and ``new_tokens`` tokens of the model after each, drawn at temperature 1 and beyond ends of text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import continue_text
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> texts = continue_text(target.model, [[64, 257, 256], [65]], 4, seed=0)
+    >>> texts[0][:3], [len(text) for text in texts]
+    ([64, 257, 256], [7, 5])
+    """
     generator = torch.Generator().manual_seed(seed)
     ids, mask = (x.to(model.device) for x in left_pad(prompts))
     text, cache = [list(prompt) for prompt in prompts], None

@@ -32,6 +32,19 @@ class TargetSide:
         ``[V, H]`` of the head, with ``bias`` ``[V]`` and ``soft_cap`` where the model has them.
     gain : Tensor
         ``[H]`` of the final norm.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import states_of, target_side
+    >>> target = load_model(tiny_model(tempfile.mkdtemp()))
+    >>> side = target_side(target)
+    >>> logits = side.logits(states_of(target.model, [64, 257, 256]))
+    >>> with torch.inference_mode():
+    ...     torch.allclose(logits, target.model(torch.tensor([[64, 257, 256]])).logits[0], atol=1e-4)
+    True
     """
 
     embedding: Any = field(repr=False)
@@ -72,6 +85,15 @@ def target_side(target: LoadedModel) -> TargetSide:
     ------
     InputError
         If embedding and head differ in width, or the model changes its logits after the head.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import target_side
+    >>> side = target_side(load_model(tiny_model(tempfile.mkdtemp())))
+    >>> side.width, side.gain.shape
+    (260, torch.Size([16]))
     """
     model = target.model
     check_head(model, [0, 1, 2, 3], target.identity["source"])

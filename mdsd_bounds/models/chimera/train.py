@@ -105,6 +105,24 @@ def train_draft(
     InputError
         On settings out of range, text that is missing or too short, a folder of another run, a damaged checkpoint, a
         loss that is not finite (the last checkpoint stays), or a full disk.
+
+    Examples
+    --------
+    Two steps on one line of text: what is shown is how it is called, not a good head.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mdsd_bounds.models import load_model, tiny_model
+    >>> from mdsd_bounds.models.chimera import Places, Recipe, cross_entropy, train_draft
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> target = load_model(tiny_model(folder / "target"))
+    >>> text = folder / "text.txt"
+    >>> _ = text.write_text("a cab, a dab and a bad cab " * 2)
+    >>> recipe = Recipe(steps=2, depths=1, window=16, columns=64)
+    >>> places = Places(folder / "head", folder / "states")
+    >>> made = train_draft(target, str(text), places, recipe, cross_entropy, report=lambda line: None)
+    >>> made["steps"], made["shape"]["depths"]
+    (2, 1)
     """
     sources = read_documents(text)
     facts = _facts(target, digest(sources), places, recipe)

@@ -44,6 +44,17 @@ class Job:
         Rows read at once (rounded up to whole blocks); memory grows with it, results do not depend on it.
     max_parts : int
         See :data:`MAX_PARTS`.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.engines import Job
+    >>> job = Job(load_example(), Settings(("with_replacement",), (1, 2)), rows=32)
+    >>> job.blocks
+    [(0, 32)]
+    >>> len(job.parts)
+    1
     """
 
     dump: Dump
