@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mdsd_bounds.audit.cells import Flags, Floats, Ints, cell_masses, cells_of
+from mdsd_bounds.audit.cells import PLACES, Flags, Floats, Ints, cell_masses, cells_of, places_of
 from mdsd_bounds.problem import Option
 
 #: Numbers of drafts for which "what would n drafts buy" is answered.
@@ -30,6 +30,8 @@ class Positions:
     cell, draft_cell : ndarray
         ``[N]`` cell of the output and of the draft whose distribution is q itself; -1 where there is none or q is not
         exact.
+    place_mass, output_place : ndarray
+        ``[N, PLACES]`` masses of the intervals of the cumulative distribution under p, and ``[N]`` that of the output.
     drifts : ndarray
         ``[N, F, CELLS]`` float32 scores in [-1, 1] of the known faults (:mod:`mdsd_bounds.audit.faults`); 0 where not
         known.
@@ -55,6 +57,8 @@ class Positions:
     q_mass: Floats
     cell: Ints
     draft_cell: Ints
+    place_mass: Floats
+    output_place: Ints
     drifts: NDArray[np.float32]
     token: Ints
     drafts: Ints
@@ -115,12 +119,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Sorted:
-    """The rows' cells ``[B, K]``, their masses ``[B, CELLS]`` and ``TV(p, q)`` ``[B]``."""
+    """The rows' cells ``[B, K]``, their masses ``[B, CELLS]`` and ``TV(p, q)`` ``[B]``; the same of places."""
 
     cells: Ints
     p_mass: Floats
     q_mass: Floats
     distance: Floats
+    places: Ints
+    place_mass: Floats
 
 
 def sort_rows(rows: Rows) -> Sorted:
@@ -131,7 +137,10 @@ def sort_rows(rows: Rows) -> Sorted:
     gap = np.clip(rows.q - rows.p, 0.0, None).sum(1)
     distance = np.where(rows.q_known, gap, np.nan)
     p_mass = cell_masses(cells, rows.p)
-    return Sorted(cells, p_mass / p_mass.sum(1, keepdims=True), q_mass, distance)
+    places = places_of(rows.p)
+    place_mass = cell_masses(places, rows.p, PLACES)
+    total = p_mass.sum(1, keepdims=True)
+    return Sorted(cells, p_mass / total, q_mass, distance, places, place_mass / total)
 
 
 def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, options: dict[str, Option]) -> Floats:
