@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.cli import app
 from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.dumps.evidence import evidence
 from mdsd_bounds.dumps.fingerprint import files_of, fingerprint
@@ -183,19 +184,27 @@ def _saved(folder: Path, arrays: dict[str, torch.Tensor]) -> str:
     return str(folder / "x.safetensors")
 
 
-@pytest.mark.parametrize("order", ["one text", "two texts in turn", "twenty texts in turn", "backwards", "every other"])
+@pytest.mark.parametrize(
+    "order",
+    ["one text", "two texts in turn", "twenty in turn", "hundred in turn", "backwards", "every other", "shuffled"],
+)
 @pytest.mark.parametrize("late", [0, 1])
-def test_a_shift_is_seen_in_any_order(order: str, late: int, tmp_path: Path) -> None:
-    step = torch.arange(200)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_shift_is_seen_in_any_order(order: str, late: int, compressed: bool, tmp_path: Path) -> None:
+    step = torch.arange(800 if order == "hundred in turn" else 200)
+    mixed = torch.randperm(200, generator=torch.Generator().manual_seed(8))
     doc, position = {
         "one text": (step * 0, step),
         "two texts in turn": (step % 2, step // 2),
-        "twenty texts in turn": (step % 20, step // 20),
+        "twenty in turn": (step % 20, step // 20),
+        "hundred in turn": (step % 100, step // 100),
+        "shuffled": (mixed % 3, mixed // 3),
         "backwards": (step * 0, 199 - step),
         "every other": (step * 0, 2 * step),
     }[order]
     late = 2 * late if order == "every other" else late
-    found = evidence(open_dump(_shifted(tmp_path, doc=doc, position=position, late=late))).warnings
+    path = _shifted(tmp_path, doc=doc, position=position, late=late, compressed=compressed)
+    found = evidence(open_dump(path)).warnings
     assert any("shifted" in line for line in found) == bool(late), found
 
 
@@ -204,3 +213,11 @@ def test_a_shift_far_behind_is_seen_in_files_that_are_read_forward(tmp_path: Pat
     path = _shifted(tmp_path, doc=step * 0, position=step, compressed=True, late=(step > 80).long())
     found = evidence(open_dump(path)).warnings
     assert any("shifted" in line for line in found), found
+
+
+def test_convert_warns_of_a_shift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = torch.arange(80)
+    for late in (0, 1):
+        path = _shifted(tmp_path, doc=step * 0, position=step, late=late)
+        app(["convert", path, f"{tmp_path}/{late}.npz", "--quiet"], standalone_mode=False)
+        assert ("shifted by 1" in capsys.readouterr().err) == bool(late)

@@ -5,8 +5,9 @@ target does?) and by p.  A cell's mass under p is known before the output is: if
 has these masses.  The cells of a position never depend on the drafts that were drawn nor on the output, and so a test
 may choose its bets, its pooling and its alternatives from them.
 
-Tokens alike in q/p and in p share a cell.  A second sorting tells them apart: :data:`PLACES` intervals of the cumulative
-distribution, tokens in the order of their ids.  A source of random numbers that favours one end favours some of them.
+Tokens alike in q/p and in p share a cell.  A second sorting tells them apart: :data:`PLACES` intervals of the
+cumulative distribution, tokens in the order of their ids.  A source of random numbers that favours one end favours some
+of them.
 """
 
 from __future__ import annotations
