@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mdsd_bounds import InputError, optimal_acceptance
 from mdsd_bounds.audit import audit_log, read_positions
 from mdsd_bounds.audit.cells import CELLS, PLACES, cell_masses, places_of
 from mdsd_bounds.audit.martingale import wager
+from mdsd_bounds.audit.positions import bounds_of
 
 
 def step_log(path: Path, outputs: list[int], p: tuple[float, ...], reverse: bool = False) -> str:
@@ -86,3 +88,14 @@ def test_false_alarms() -> None:
         pair = cell_masses(places, p, PLACES), seen
         alarms += wager(cells, np.full(100, 30), np.zeros(100), None, pair).crossed(0.05) is not None
     assert alarms <= 22
+
+
+@pytest.mark.parametrize("sampler", ["with_replacement", "without_replacement", "greedy"])
+def test_a_line_with_very_many_drafts(sampler: str) -> None:
+    """Three tokens: the bound of so many drafts is that of all tokens, found without a step for each draft."""
+    p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.2, 0.2, 0.6]])
+    found = bounds_of(p, q, (1, 3, 200_000), sampler, {})
+    assert found[2, 0] == pytest.approx(1.0, abs=1e-9)
+    assert found[0, 0] == pytest.approx(0.6, abs=1e-9)
+    with pytest.raises(InputError, match="at most 10000"):
+        optimal_acceptance(p, q, 200_000, sampler, method="subsets")

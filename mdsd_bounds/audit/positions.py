@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from mdsd_bounds.audit.cells import PLACES, Flags, Floats, Ints, cell_masses, cells_of, places_of
 from mdsd_bounds.problem import Option
+from mdsd_bounds.samplers import get_sampler
 
 #: Numbers of drafts for which "what would n drafts buy" is answered.
 LADDER = (1, 2, 3, 4)
 #: Vocabularies up to this size are bounded by enumeration of all subsets.
 _FEW_TOKENS = 8
+#: And logs with up to so many drafts.
+_FEW_DRAFTS = 64
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,11 @@ def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, optio
     """Upper ends of alpha* ``[len(counts), B]`` of full rows ``[B, V]``."""
     from mdsd_bounds.bounds import optimal_acceptance
 
-    # All 2^V subsets are the quicker route to the same number for a handful of tokens.
-    given: dict[str, Any] = {"method": "subsets" if p.shape[1] <= _FEW_TOKENS else "auto"} | options
+    if not get_sampler(sampler).replacement:
+        # More drafts than tokens are all tokens.
+        counts = tuple(min(n, p.shape[1]) for n in counts)
+    # All 2^V subsets are the quicker route to the same number for a handful of tokens and drafts.
+    few = p.shape[1] <= _FEW_TOKENS and max(counts) <= _FEW_DRAFTS
+    given: dict[str, Any] = {"method": "subsets" if few else "auto"} | options
     bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, **given)
     return np.asarray(bound.high.numpy(), dtype=np.float64)
