@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.cli import app
 from mdsd_bounds.dumps import DumpWriter
 from mdsd_bounds.dumps.evidence import evidence
 from mdsd_bounds.dumps.fingerprint import files_of, fingerprint
@@ -183,19 +184,27 @@ def _saved(folder: Path, arrays: dict[str, torch.Tensor]) -> str:
     return str(folder / "x.safetensors")
 
 
-@pytest.mark.parametrize("order", ["one text", "two texts in turn", "twenty texts in turn", "backwards", "every other"])
+@pytest.mark.parametrize(
+    "order",
+    ["one text", "two texts in turn", "twenty in turn", "hundred in turn", "backwards", "every other", "shuffled"],
+)
 @pytest.mark.parametrize("late", [0, 1])
-def test_a_shift_is_seen_in_any_order(order: str, late: int, tmp_path: Path) -> None:
-    step = torch.arange(200)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_shift_is_seen_in_any_order(order: str, late: int, compressed: bool, tmp_path: Path) -> None:
+    step = torch.arange(800 if order == "hundred in turn" else 200)
+    mixed = torch.randperm(200, generator=torch.Generator().manual_seed(8))
     doc, position = {
         "one text": (step * 0, step),
         "two texts in turn": (step % 2, step // 2),
-        "twenty texts in turn": (step % 20, step // 20),
+        "twenty in turn": (step % 20, step // 20),
+        "hundred in turn": (step % 100, step // 100),
+        "shuffled": (mixed % 3, mixed // 3),
         "backwards": (step * 0, 199 - step),
         "every other": (step * 0, 2 * step),
     }[order]
     late = 2 * late if order == "every other" else late
-    found = evidence(open_dump(_shifted(tmp_path, doc=doc, position=position, late=late))).warnings
+    path = _shifted(tmp_path, doc=doc, position=position, late=late, compressed=compressed)
+    found = evidence(open_dump(path)).warnings
     assert any("shifted" in line for line in found) == bool(late), found
 
 
@@ -204,3 +213,79 @@ def test_a_shift_far_behind_is_seen_in_files_that_are_read_forward(tmp_path: Pat
     path = _shifted(tmp_path, doc=step * 0, position=step, compressed=True, late=(step > 80).long())
     found = evidence(open_dump(path)).warnings
     assert any("shifted" in line for line in found), found
+
+
+def test_convert_warns_of_a_shift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = torch.arange(80)
+    for late in (0, 1):
+        path = _shifted(tmp_path, doc=step * 0, position=step, late=late)
+        app(["convert", path, f"{tmp_path}/{late}.npz", "--quiet"], standalone_mode=False)
+        assert ("shifted by 1" in capsys.readouterr().err) == bool(late)
+
+
+def _two_npy(folder: Path, ending: str = ".npy") -> str:
+    folder.mkdir(exist_ok=True)
+    for role in ("target", "draft"):
+        with (folder / f"{role}_logits{ending}").open("wb") as stream:
+            np.save(stream, rows(4, 6, seed=len(role)).numpy())
+    return f"{folder}/target_logits{ending},{folder}/draft_logits{ending}"
+
+
+@pytest.mark.parametrize("name", ["token", "doc", "d2t"])
+def test_files_beside_arrays_without_their_ending_are_content(name: str, tmp_path: Path) -> None:
+    path = _two_npy(tmp_path, ".bin")
+    seen = [open_dump(path).fingerprint()]
+    for value in (0, 1):
+        np.save(tmp_path / f"{name}.npy", np.arange(6)[::-1] - np.arange(6) if name == "d2t" else np.full(4, value))
+        seen.append(open_dump(path).fingerprint())
+        if name == "d2t":
+            break
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_stray_file_does_not_stand_for_the_rows(tmp_path: Path) -> None:
+    _two_npy(tmp_path / "x")
+    save_file({"x": rows(3)}, tmp_path / "x" / "notes.safetensors")
+    first = open_dump(tmp_path / "x")
+    assert tmp_path / "x" / "draft_logits.npy" in first.beside
+    before = first.fingerprint()
+    np.save(tmp_path / "x" / "draft_logits.npy", rows(4, 6, seed=9).numpy())
+    assert open_dump(tmp_path / "x").fingerprint() != before
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_columns_beside_two_files_in_two_folders(mapped: bool, tmp_path: Path) -> None:
+    target, draft = _two_npy(tmp_path / "a").split(",")[0], _two_npy(tmp_path / "b").split(",")[1]
+    if mapped:
+        np.save(tmp_path / "b" / "d2t.npy", np.arange(6)[::-1] - np.arange(6))
+    np.save(tmp_path / "b" / "token.npy", np.array([1, 2, 3, 4]))
+    np.save(tmp_path / "a" / "doc.npy", np.array([0, 0, 1, 1]))
+    batch = next(open_dump(f"{target},{draft}").batches(4))
+    assert batch.token is not None
+    assert batch.doc is not None
+    assert batch.token.tolist() == [1, 2, 3, 4]
+    assert batch.doc.tolist() == [0, 0, 1, 1]
+    np.save(tmp_path / "a" / "token.npy", np.array([1, 2, 5, 4]))
+    with pytest.raises(InputError, match="row 2"):
+        open_dump(f"{target},{draft}")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"p": 0.5, "logprob": -5.0}, "p is 0.5 and logprob -5.0"),
+        ({"p": 1e-4, "logprob": -0.7}, "keep the right one"),
+        ({"p": True}, "give a number"),
+        ({"logprob": False}, "give a number"),
+        ({"p": 0.5, "logprob": -0.69}, ""),
+        ({"p": 0.0, "logprob": -float("inf")}, ""),
+    ],
+)
+def test_a_probability_of_a_step_said_twice(said: dict[str, Any], message: str, tmp_path: Path) -> None:
+    position = {"token": 5, **said, "candidates": [[5, 0.5], [6, 0.25]]}
+    (tmp_path / "x.jsonl").write_text(json.dumps({"drafts": [5], "accepted": 1, "positions": [position] * 2}))
+    if message:
+        with pytest.raises(InputError, match=message):
+            open_dump(tmp_path / "x.jsonl")
+    else:
+        assert len(open_dump(tmp_path / "x.jsonl")) == 2

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mdsd_bounds._backend.memory import require_memory
-from mdsd_bounds.audit.cells import CELLS, Flags, Floats, Ints
+from mdsd_bounds.audit.cells import CELLS, PLACES, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Distribution, Line
@@ -98,6 +98,8 @@ class _Table:
         self.columns: dict[str, Any] = {
             "p_mass": np.zeros((size, CELLS)),
             "q_mass": np.zeros((size, CELLS)),
+            "place_mass": np.zeros((size, PLACES)),
+            "output_place": np.zeros(size, dtype=np.int64),
             "drifts": np.zeros((size, len(CONTROLS), CELLS), dtype=np.float32),
             "cell": np.zeros(size, dtype=np.int64),
             "draft_cell": np.full(size, -1, dtype=np.int64),
@@ -152,12 +154,13 @@ def _fill(
     for b, unit in enumerate(batch):
         where = np.array(unit.lines)
         columns["p_mass"][where], columns["q_mass"][where] = done.p_mass[b], done.q_mass[b]
+        columns["place_mass"][where] = done.place_mass[b]
         columns["distance"][where], columns["tolerance"][where] = done.distance[b], rows.tolerance[b]
         squares = float(np.square(unit.q.probs).sum()) if unit.q is not None and unit.q.tokens is None else np.nan
         for i in unit.lines:
             line = lines[i]
             at = _column(unit.p, line.token, path, line.place, "token")
-            columns["cell"][i] = done.cells[b, at]
+            columns["cell"][i], columns["output_place"][i] = done.cells[b, at], done.places[b, at]
             # A column that stands for many tokens has no probability of one of them.
             if at < len(unit.p.probs):
                 columns["p_token"][i] = rows.p[b, at]

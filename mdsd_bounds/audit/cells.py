@@ -4,6 +4,10 @@ At each position the tokens are sorted into :data:`CELLS` cells by ``q/p`` (does
 target does?) and by p.  A cell's mass under p is known before the output is: if the output has distribution p, its cell
 has these masses.  The cells of a position never depend on the drafts that were drawn nor on the output, and so a test
 may choose its bets, its pooling and its alternatives from them.
+
+Tokens alike in q/p and in p share a cell.  A second sorting tells them apart: :data:`PLACES` intervals of the
+cumulative distribution, tokens in the order of their ids.  A source of random numbers that favours one end favours some
+of them.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ CELLS = IMPOSSIBLE + 1
 RATIO_OF = np.append(np.repeat(np.arange(RATIOS), LEVELS), RATIOS)
 LEVEL_OF = np.append(np.tile(np.arange(LEVELS), RATIOS), LEVELS)
 
+#: Intervals of the cumulative distribution over the tokens in the order of their ids, and scores in [-1, 1] of them.
+PLACES = 8
+PLACE_SCORE: Floats = np.linspace(-1.0, 1.0, PLACES)
+
 _CENTRES = 2.0 ** np.array([-5.0, -3.5, -2.5, -1.5, -0.75, -0.25, 0.25, 0.75, 1.5, 3.0])
 #: Scores in [-1, 1], one for each cell.  (q - p)/(q + p) is the best bet on a small drift of p towards q.
 SCORES: dict[str, Floats] = {
@@ -44,9 +52,15 @@ def cells_of(p: Floats, q: Floats) -> Ints:
     return np.where(p > 0, place, IMPOSSIBLE)
 
 
-def cell_masses(cells: Ints, probs: Floats) -> Floats:
-    """Mass ``[B, CELLS]`` that distributions ``[B, K]`` give to the cells ``[B, K]``."""
+def places_of(p: Floats) -> Ints:
+    """Interval of the cumulative distribution in which the middle of every token's share lies, same shape as p."""
+    middle = np.cumsum(p, axis=1) - p / 2
+    return np.clip((middle * PLACES).astype(np.int64), 0, PLACES - 1)
+
+
+def cell_masses(cells: Ints, probs: Floats, count: int = CELLS) -> Floats:
+    """Mass ``[B, count]`` that distributions ``[B, K]`` give to the cells ``[B, K]``."""
     rows = len(cells)
-    flat = (cells + CELLS * np.arange(rows)[:, None]).ravel()
-    sums: Floats = np.bincount(flat, weights=probs.ravel(), minlength=rows * CELLS).astype(np.float64)
-    return sums.reshape((rows, CELLS))
+    flat = (cells + count * np.arange(rows)[:, None]).ravel()
+    sums: Floats = np.bincount(flat, weights=probs.ravel(), minlength=rows * count).astype(np.float64)
+    return sums.reshape((rows, count))

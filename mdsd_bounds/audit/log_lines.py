@@ -218,6 +218,10 @@ def _distribution(given: Any, tail: Any, name: str) -> Distribution:
             raise ValueError(f"{name}_tail beside a full {name}; give {name} as {{token: probability}} if it is cut")
     else:
         raise ValueError(f"{name} is {type(given).__name__}; give a list of probabilities or {{token: probability}}")
+    if tokens is not None and len(probs) == len(tokens):
+        # In the order of their ids: servers list the output itself first or last.
+        order = np.argsort(tokens)
+        tokens, probs = tokens[order], probs[order]
     if probs.ndim != 1 or len(probs) == 0:
         raise ValueError(f"{name} has shape {probs.shape}; give one probability a token, at least one")
     if not np.isfinite(probs).all() or (probs < 0).any():

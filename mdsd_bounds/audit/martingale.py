@@ -17,7 +17,8 @@ et al., "Game-theoretic statistics and safe anytime-valid inference", arXiv 2210
 
 **Bets.**  *Fixed*: ``g = 1 + lambda s(cell)`` for the scores of :data:`mdsd_bounds.audit.cells.SCORES` and a grid of
 lambda of both signs ("drafted tokens come too often": residual skipped, a draft accepted unseen).  *Learned*: g is the
-ratio of what was seen to what was due in the past, ``(O + c)/(E + c)``, by q/p, by p, and by both.  *Named*: the known
+ratio of what was seen to what was due in the past, ``(O + c)/(E + c)``, by q/p, by p, and by both.  *By place*:
+both once more with the intervals of the cumulative distribution as cells.  *Named*: the known
 faults, as far as p, q and the sampler say what each would do here (:mod:`mdsd_bounds.audit.faults`).  *Impossible*: a
 token with p = 0.
 """
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdsd_bounds.audit.cells import CELLS, LEVEL_OF, RATIO_OF, SCORES, Flags, Floats, Ints
+from mdsd_bounds.audit.cells import CELLS, LEVEL_OF, PLACE_SCORE, PLACES, RATIO_OF, SCORES, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 
 #: Betting fractions on a score in [-1, 1].
@@ -83,7 +84,13 @@ class Wager:
         return np.where(before == np.inf, 0.0, self.running - np.where(before == np.inf, 0.0, before))
 
 
-def wager(probs: Floats, cell: Ints, tolerance: Floats, drifts: NDArray[np.float32] | None = None) -> Wager:
+def wager(
+    probs: Floats,
+    cell: Ints,
+    tolerance: Floats,
+    drifts: NDArray[np.float32] | None = None,
+    places: tuple[Floats, Ints] | None = None,
+) -> Wager:
     """Bet on all alternatives at once.
 
     Parameters
@@ -96,6 +103,8 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, drifts: NDArray[np.float
         ``[N]`` total variation by which the stated distribution may be off.
     drifts : ndarray, optional
         ``[N, F, CELLS]`` scores in [-1, 1] of the controls (:mod:`mdsd_bounds.audit.faults`).
+    places : (ndarray, ndarray), optional
+        ``[N, PLACES]`` masses of the intervals of the cumulative distribution under the null, ``[N]`` those observed.
 
     Notes
     -----
@@ -108,6 +117,11 @@ def wager(probs: Floats, cell: Ints, tolerance: Floats, drifts: NDArray[np.float
         _learned_bets("q/p and p", np.arange(CELLS), probs, cell, tolerance),
         event_bets("impossible tokens", probs[np.arange(len(cell)), cell] <= 0, np.zeros(len(cell)), tolerance),
     ]
+    if places is not None:
+        families += [
+            _fixed_bets("late tokens of the vocabulary", PLACE_SCORE, *places, tolerance),
+            _learned_bets("place in the vocabulary", np.arange(PLACES), *places, tolerance),
+        ]
     if drifts is not None:
         # All of them, also those that this log is never about: shares must not depend on what comes later.
         families += [_fault_bets(name, drifts[:, f], probs, cell, tolerance) for f, name in enumerate(CONTROLS)]
@@ -162,13 +176,14 @@ def _fault_bets(name: str, score: NDArray[np.float32], probs: Floats, cell: Ints
 def _learned_bets(name: str, group_of: Ints, probs: Floats, cell: Ints, tolerance: Floats) -> Bets:
     """``w(cell) / (E w + tolerance (max w - min w))`` with w learned from the positions before."""
     groups = int(group_of.max()) + 1
-    sort = np.zeros((CELLS, groups))
-    sort[np.arange(CELLS), group_of] = 1.0
+    sort = np.zeros((len(group_of), groups))
+    sort[np.arange(len(group_of)), group_of] = 1.0
     due, seen = probs @ sort, sort[cell]
     before_due, before_seen = (np.cumsum(x, axis=0) - x for x in (due, seen))
     weight = (before_seen + _PRIOR) / (before_due + _PRIOR)
-    # The impossible cell has its own bet: nothing is ever due there.
-    weight[:, -1] = 1.0
+    if len(group_of) == CELLS:
+        # The impossible cell has its own bet: nothing is ever due there.
+        weight[:, -1] = 1.0
     bets = []
     for trust in _TRUST:
         g = 1.0 + trust * (weight - 1.0)

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mdsd_bounds.audit.cells import Flags, Floats, Ints, cell_masses, cells_of
+from mdsd_bounds.audit.cells import PLACES, Flags, Floats, Ints, cell_masses, cells_of, places_of
 from mdsd_bounds.problem import Option
+from mdsd_bounds.samplers import get_sampler
 
 #: Numbers of drafts for which "what would n drafts buy" is answered.
 LADDER = (1, 2, 3, 4)
 #: Vocabularies up to this size are bounded by enumeration of all subsets.
 _FEW_TOKENS = 8
+#: And logs with up to so many drafts.
+_FEW_DRAFTS = 64
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Positions:
     cell, draft_cell : ndarray
         ``[N]`` cell of the output and of the draft whose distribution is q itself; -1 where there is none or q is not
         exact.
+    place_mass, output_place : ndarray
+        ``[N, PLACES]`` masses of the intervals of the cumulative distribution under p, and ``[N]`` that of the output.
     drifts : ndarray
         ``[N, F, CELLS]`` float32 scores in [-1, 1] of the known faults (:mod:`mdsd_bounds.audit.faults`); 0 where not
         known.
@@ -55,6 +60,8 @@ class Positions:
     q_mass: Floats
     cell: Ints
     draft_cell: Ints
+    place_mass: Floats
+    output_place: Ints
     drifts: NDArray[np.float32]
     token: Ints
     drafts: Ints
@@ -115,12 +122,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Sorted:
-    """The rows' cells ``[B, K]``, their masses ``[B, CELLS]`` and ``TV(p, q)`` ``[B]``."""
+    """The rows' cells ``[B, K]``, their masses ``[B, CELLS]`` and ``TV(p, q)`` ``[B]``; the same of places."""
 
     cells: Ints
     p_mass: Floats
     q_mass: Floats
     distance: Floats
+    places: Ints
+    place_mass: Floats
 
 
 def sort_rows(rows: Rows) -> Sorted:
@@ -131,14 +140,21 @@ def sort_rows(rows: Rows) -> Sorted:
     gap = np.clip(rows.q - rows.p, 0.0, None).sum(1)
     distance = np.where(rows.q_known, gap, np.nan)
     p_mass = cell_masses(cells, rows.p)
-    return Sorted(cells, p_mass / p_mass.sum(1, keepdims=True), q_mass, distance)
+    places = places_of(rows.p)
+    place_mass = cell_masses(places, rows.p, PLACES)
+    total = p_mass.sum(1, keepdims=True)
+    return Sorted(cells, p_mass / total, q_mass, distance, places, place_mass / total)
 
 
 def bounds_of(p: Floats, q: Floats, counts: tuple[int, ...], sampler: str, options: dict[str, Option]) -> Floats:
     """Upper ends of alpha* ``[len(counts), B]`` of full rows ``[B, V]``."""
     from mdsd_bounds.bounds import optimal_acceptance
 
-    # All 2^V subsets are the quicker route to the same number for a handful of tokens.
-    given: dict[str, Any] = {"method": "subsets" if p.shape[1] <= _FEW_TOKENS else "auto"} | options
+    if not get_sampler(sampler).replacement:
+        # More drafts than tokens are all tokens.
+        counts = tuple(min(n, p.shape[1]) for n in counts)
+    # All 2^V subsets are the quicker route to the same number for a handful of tokens and drafts.
+    few = p.shape[1] <= _FEW_TOKENS and max(counts) <= _FEW_DRAFTS
+    given: dict[str, Any] = {"method": "subsets" if few else "auto"} | options
     bound = optimal_acceptance(torch.from_numpy(p), torch.from_numpy(q), counts, sampler, **given)
     return np.asarray(bound.high.numpy(), dtype=np.float64)

@@ -144,7 +144,8 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
     if len(positions) == 0:
         raise InputError("no positions to audit: the log is empty")
     level = alpha / TESTS
-    output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.drifts)
+    places = positions.place_mass, positions.output_place
+    output = wager(positions.p_mass, positions.cell, positions.tolerance, positions.drifts, places)
     chi = chi_square(positions.p_mass, positions.cell, positions.tolerance)
     drafts = draft_check(positions)
     sound = drafts is None or drafts.crossed(_GUARD) is None

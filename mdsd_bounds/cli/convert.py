@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mdsd_bounds._backend.printable import printable
+from mdsd_bounds.cli.notes import opened
 from mdsd_bounds.cli.options import Head, Limit, Quiet, Tokenizer, progress_bar
 from mdsd_bounds.cli.outputs import Force, check_out
 
@@ -49,6 +50,7 @@ def convert(
     for part in dst.split(","):
         if not Path(part).is_dir():
             check_out(part, paths[:-1], force, "DST")
+    opened(source, limit)
     with progress_bar(dst, quiet) as progress:
         options = {"top_k": top_k, "shard_rows": shard_rows, "limit": limit, "force": force}
         print(write(source, dst, progress=progress, report=report, **options))  # type: ignore[arg-type]

@@ -17,11 +17,17 @@ from torch import Tensor
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds.dumps.base import Dump, Facts, LogitBatch, size_on_disk
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.files import beginning, opening
+from mdsd_bounds.dumps.containers.files import beginning, opened_files, opening
 from mdsd_bounds.dumps.example import EXAMPLE
-from mdsd_bounds.dumps.fingerprint import fingerprint
+from mdsd_bounds.dumps.fingerprint import files_of, fingerprint
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
-from mdsd_bounds.dumps.formats.array_pairs import open_npy_pair, open_pair_file, open_safetensors_pair
+from mdsd_bounds.dumps.formats.array_pairs import (
+    columns_beside,
+    held_columns,
+    open_npy_pair,
+    open_pair_file,
+    open_safetensors_pair,
+)
 from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.formats.named_arrays import (
@@ -68,13 +74,15 @@ def _is_native(paths: list[Path]) -> bool:
 def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
     maps = [name for name in MAP_FILES if (draft.parent / f"{name}.npy").exists()]
+    columns = columns_beside(target, draft)
     if not maps:
-        return open_npy_pair(target, draft, label)
+        return open_npy_pair(target, draft, label, columns)
     # A map beside the draft's rows has a file of its own, as every array has.
     mapped = mapped_side(
         open_named(draft), {name: open_arrays(draft.parent / f"{name}.npy")["logits"] for name in maps}
     )
-    return pair_sides(open_named(target), mapped, label)
+    side = open_named(target)
+    return pair_sides(replace(side, columns=side.columns | held_columns(label, columns, side.rows)), mapped, label)
 
 
 def _open_parquet(paths: list[Path], label: str, how: HowToRead) -> Dump:
@@ -308,13 +316,22 @@ def _open(paths: list[Path], label: str, how: HowToRead) -> Dump:
             form = _format(paths, label)
         with reading(label, form):
             dump = READERS[form][1](paths, label, how)
+        # What was read without being named is content as well: columns, token maps, settings beside the rows.
+        named = files_of(paths)
+        beside = [file for file in opened_files() if file not in named]
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         with reading(label, form) as place:
             place.at = f"rows {start} to {stop - 1}"
             return dump.read_rows(start, stop)
 
-    return replace(dump, read_rows=read_rows, content=cache(lambda: _content(paths, how)), paths=tuple(paths))
+    return replace(
+        dump,
+        read_rows=read_rows,
+        content=cache(lambda: _content([*paths, *beside], how)),
+        paths=tuple(paths),
+        beside=tuple(beside),
+    )
 
 
 def _content(paths: list[Path], how: HowToRead) -> str:

@@ -137,7 +137,7 @@ class Dump:
     """An opened dump.  Nothing but its facts is in memory until rows are asked for.
 
     ``content`` gives a digest of the dump's content (:mod:`mdsd_bounds.dumps.fingerprint`), and ``paths`` are the
-    local files or folders it was opened from, both where known.
+    local files or folders it was opened from, both where known; ``beside`` are files read without being named.
 
     Examples
     --------
@@ -157,6 +157,7 @@ class Dump:
     read_rows: ReadRows = field(repr=False)
     content: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     paths: tuple[Path, ...] = field(default=(), repr=False, compare=False)
+    beside: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_widths(self.facts.target_width, self.facts.draft_width, self.facts.path)

@@ -116,6 +116,8 @@ def convert(
     cut = first.target_cut is not None or first.draft_cut is not None
     if kind in (".json", ".parquet") and (top_k is None or first.token is None):
         raise InputError(f"{dst}: give top_k, and a dump that records its tokens; the format is built around both")
+    if kind == ".kld" and first.token is None:
+        raise InputError(f"{dst}: this format holds the text, and {dump.facts.path} records no tokens; choose another")
     if cut and top_k is None:
         raise InputError(
             f"{dst}: rows of {dump.facts.path} are cut ({dump.facts.support}); give top_k, or write a native folder"
@@ -292,8 +294,6 @@ def _kld(path: Path, dump: Dump, role: str) -> None:
     count = len(dump)
     ids = np.zeros((1, 2 * count + 2), "<i4")
     columns = _columns(dump)
-    if "token" not in columns:
-        raise InputError(f"{path}: this format holds the text, and {dump.facts.path} records no tokens; choose another")
     ids[0, count + 2 :] = columns["token"].numpy()
     with path.open("wb") as stream:
         write_header(stream, ids, width)

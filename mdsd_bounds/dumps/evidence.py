@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,19 +74,51 @@ def _batches(dump: Dump, rows: int) -> Iterator[LogitBatch]:
     starts = [run * (rows - _RUN) // (_RUNS - 1) for run in range(_RUNS)]
     if rows <= whole or (dump.facts.forwards and dump.facts.bytes > _SMALL):
         yield from dump.batches(whole, 0, min(rows, whole))
-    elif dump.facts.forwards:
-        # Rows that are only read from the first one on are all read, where they are few.
-        wanted = {start // _RUN for start in starts}
-        yield from (batch for k, batch in enumerate(dump.batches(_RUN, 0, rows)) if k in wanted)
     else:
         first = next(iter(dump.batches(_RUN, 0, _RUN)))
-        if not bool(_in_texts(first)[1].any()):
-            # Neighbours of one text stand further apart: rows of a batch that was written step by step.
-            yield from dump.batches(whole, 0, whole)
+        if int(_in_texts(first)[1].sum()) < _RUN // 2:
+            # Neighbours of one text stand further apart: a batch that was written step by step, or rows in any order.
+            small = dump.facts.bytes <= _SMALL
+            yield from _neighbours(dump, rows, starts) if small else dump.batches(whole, 0, whole)
+            return
+        if dump.facts.forwards:
+            # Rows that are only read from the first one on are all read, where they are few.
+            wanted = {start // _RUN for start in starts}
+            yield from (batch for k, batch in enumerate(dump.batches(_RUN, 0, rows)) if k in wanted)
             return
         yield first
         for start in starts[1:]:
             yield from dump.batches(_RUN, start, start + _RUN)
+
+
+def _neighbours(dump: Dump, rows: int, starts: list[int]) -> Iterator[LogitBatch]:
+    """Runs of rows that follow each other in their texts, wherever they stand; all rows are read once for that."""
+    order = torch.arange(rows)
+    held = [(batch.doc, batch.position) for batch in dump.batches(_RUN * _RUNS, 0, rows)]
+    for columns in reversed(list(zip(*held, strict=True))):
+        if columns[0] is not None:
+            order = order[torch.cat(columns)[order].argsort(stable=True)]
+    runs = [set(order[start : start + _RUN].tolist()) for start in starts]
+    found: list[list[LogitBatch]] = [[] for _ in runs]
+    for block in sorted({row // _RUN for run in runs for row in run}):
+        for batch in dump.batches(_RUN, block * _RUN, min(block * _RUN + _RUN, rows)):
+            for run, parts in zip(runs, found, strict=True):
+                keep = torch.tensor([row in run for row in batch.row.tolist()])
+                if bool(keep.any()):
+                    parts.append(_part(batch, keep))
+    for parts in found:
+        yield _together(parts)
+
+
+def _part(batch: LogitBatch, keep: Tensor) -> LogitBatch:
+    held = {name: value[keep] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **held)  # type: ignore[arg-type]
+
+
+def _together(parts: list[LogitBatch]) -> LogitBatch:
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined)  # type: ignore[arg-type]
 
 
 def _run(batch: LogitBatch) -> _Run:

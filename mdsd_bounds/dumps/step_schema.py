@@ -28,6 +28,8 @@ from mdsd_bounds.dumps.containers.text import integer
 TREE_FIELDS = ("parents", "path", "tokens", "reach", "expected", "emitted", "draft_passes", "seconds")
 #: How far rounding may carry a logged log-probability above zero.
 _ABOVE = 0.01
+#: By which factor a probability and the exponential of its logarithm may differ: numbers of eight bits.
+_SAME = 1.15
 
 
 class Chance(NamedTuple):
@@ -246,15 +248,24 @@ def _candidates(listed: Any) -> Candidates:
 
 
 def _chance(entry: Mapping[str, Any]) -> Chance:
-    if "p" in entry:
-        p = float(entry["p"])
-        if not 0 <= p <= 1:
-            raise ValueError(f"probability {p}")
-        return Chance(p, math.log(p) if p > 0 else -math.inf)
-    logprob = float(entry["logprob"])
+    logprob = _number(entry, "logprob") if "logprob" in entry or "p" not in entry else 0.0
     if not logprob <= _ABOVE:
         raise ValueError(f"log-probability {logprob}, above 0")
+    if "p" in entry:
+        p = _number(entry, "p")
+        if not 0 <= p <= 1:
+            raise ValueError(f"probability {p}")
+        if "logprob" in entry and not p / _SAME - 1e-6 <= math.exp(logprob) <= p * _SAME + 1e-6:
+            raise ValueError(f"p is {p} and logprob {logprob}, which is {math.exp(logprob):.6g}; keep the right one")
+        return Chance(p, math.log(p) if p > 0 else -math.inf)
     return Chance(math.exp(logprob), logprob)
+
+
+def _number(entry: Mapping[str, Any], name: str) -> float:
+    value = entry[name]
+    if isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; give a number")
+    return float(value)
 
 
 def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:

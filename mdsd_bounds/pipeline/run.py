@@ -114,7 +114,7 @@ def run(
         # More shards than parts: the others put the table together without this one.
         return None
     # Taken before the content, so that a change after either is noticed.
-    source = source_of(dump.paths)
+    source = source_of((*dump.paths, *dump.beside))
     mark = f"{settings.key(dump)}-{rows}"
     if not force and _answers(out, mark):
         sweep(out, mark)

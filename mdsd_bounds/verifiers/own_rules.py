@@ -18,6 +18,7 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.rule_code import digest_of_code, remember
 
 _FORMS = "a Verifier, a function step(p, q, drafts, generator), or a function probs(p, q, drafts)"
 
@@ -124,7 +125,9 @@ def load_verifier(spec: str) -> Verifier:
 def _module(name: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    remember(module)
+    return module
 
 
 def _module_of_file(path: Path) -> Any:
@@ -146,31 +149,16 @@ def _module_of_file(path: Path) -> Any:
     except BaseException:
         del sys.modules[name]
         raise
+    remember(module)
     return module
 
 
 def identity(rule: Verifier) -> str:
-    """What tells this rule from another one of the same name: its name, and the text of the code behind it.
+    """What tells this rule from another one of the same name: its name, and the code behind it.
 
-    Results that were computed with other code are then not taken for its own.
+    That is the text of its module and of the modules of one's own that it imports, and the values that it closes over
+    (:mod:`mdsd_bounds.verifiers.rule_code`).  What other code gave is then not taken for its own.
     """
-    parts = [rule.name]
-    for function in (rule.output_distribution, rule.fast_step, rule.exact_rate, rule.estimate_rate):
-        parts += _code(function)
-    return f"{rule.name} {hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
-
-
-def _code(function: Any, depth: int = 3) -> list[str]:
-    """Source of the file a function is in (its bytecode where there is none), and of the functions it closes over."""
-    if function is None or depth == 0:
-        return [""]
-    try:
-        file = inspect.getsourcefile(function)
-        found = [Path(file).read_text(errors="replace") if file is not None else ""]
-    except (TypeError, OSError):
-        code = getattr(function, "__code__", None)
-        found = [repr((code.co_code, code.co_consts))] if code is not None else [type(function).__qualname__]
-    for held in getattr(function, "__closure__", None) or ():
-        if callable(held.cell_contents):
-            found += _code(held.cell_contents, depth - 1)
-    return found
+    functions = (rule.output_distribution, rule.fast_step, rule.exact_rate, rule.estimate_rate, rule.distance)
+    facts = (rule.lossless, rule.samplers, rule.options, rule.needs, rule.drafts_needed)
+    return f"{rule.name} {digest_of_code(*functions, *facts)}"

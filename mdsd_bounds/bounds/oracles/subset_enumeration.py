@@ -18,6 +18,8 @@ from mdsd_bounds.samplers import get_sampler
 _MAX_TOKENS = 20
 #: Entries of one ``[rows, 2^V]`` array; a batch is cut into slices of rows so that it needs half a gigabyte at most.
 _SLICE = 1 << 22
+#: Most drafts: each is one step over all sets.
+_MAX_DRAFTS = 10_000
 #: Entries of one ``[rows, sets, V]`` array of conditional distributions.
 _CHUNK = 1 << 22
 
@@ -70,6 +72,8 @@ def _best_subsets(problem: Problem) -> tuple[Tensor, Tensor]:
 def set_masses(problem: Problem, n: int) -> Tensor:
     """Probability ``[B, 2^V]`` of each drafted set, as bit masks."""
     rows, size = problem.p.shape
+    if n > _MAX_DRAFTS:
+        raise InputError(f"{n} drafts, one after another: at most {_MAX_DRAFTS} (use the methods prefix or auto)")
     device = problem.p.device
     mass = torch.zeros((rows, 1 << size), dtype=torch.float64, device=device)
     tokens = torch.arange(size, device=device)

@@ -236,6 +236,11 @@ def open_file(path: Path) -> OpenFile:
     return once(OpenFile, path)
 
 
+def opened_files() -> list[Path]:
+    """Every file that was opened inside :func:`opening` so far, in order."""
+    return [path for make, path in _held.get() or {} if make is OpenFile]
+
+
 def beginning(path: Path, count: int = 16) -> bytes:
     """The first bytes of a regular file; nothing for anything else."""
     if not path.is_file():

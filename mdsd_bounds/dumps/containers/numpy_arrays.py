@@ -6,6 +6,7 @@ which NumPy alone cannot read back, or as two bytes without a type (``V2``), whi
 
 from __future__ import annotations
 
+import ast
 import io
 import math
 import re
@@ -25,6 +26,7 @@ from mdsd_bounds.problem import InputError
 MAGIC = b"\x93NUMPY"
 #: Longest header that is read; NumPy's own limit is 10,000.
 _HEADER = 1 << 16
+_VERSIONS = ((1, 0), (2, 0), (3, 0))
 _TYPES = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "b1": torch.bool, "u1": torch.uint8}
 _TYPES |= {"i1": torch.int8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64}
 #: Types of ml_dtypes by name, and what NumPy makes of bfloat16.
@@ -73,6 +75,8 @@ def _array(source: Source, where: str) -> Array:
         text, added = _without_names(read_bytes(source, 0, min(source.size, _HEADER)))
         head = io.BytesIO(text)
         version = npy.read_magic(head)
+        if version not in _VERSIONS:
+            raise ValueError(f"its format version is {version[0]}.{version[1]}; 1.0, 2.0 and 3.0 are known")
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(head)
         if dtype.hasobject:
@@ -81,6 +85,7 @@ def _array(source: Source, where: str) -> Array:
             )
         if any(type(size) is not int or size < 0 for size in shape):
             raise ValueError(f"its header gives the shape {shape}")
+        _refuse_repeated(text[len(MAGIC) + (4 if version == (1, 0) else 6) : head.tell()])
         place, code = head.tell(), added or f"{dtype.kind}{dtype.itemsize}"
         asked = math.prod(shape) * dtype.itemsize
         if place + asked != source.size:
@@ -98,6 +103,15 @@ def _array(source: Source, where: str) -> Array:
     if dtype.isnative and code in _TYPES and not columns:
         return stored_array(source, place, shape, _TYPES[code], forwards=isinstance(source, Inflated))
     return _converted(source, place, shape, dtype, columns=columns)
+
+
+def _refuse_repeated(header: bytes) -> None:
+    """A header is a dictionary as Python writes it, of which the last of two equal keys would be taken."""
+    # Python 2 wrote an L behind long integers.
+    found = ast.parse(re.sub(rb"(?<=\d)L\b", b"", header).strip(), mode="eval").body
+    keys = [key.value for key in found.keys if isinstance(key, ast.Constant)] if isinstance(found, ast.Dict) else []
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"its header says {twice[0]!r} twice")
 
 
 def _without_names(head: bytes) -> tuple[bytes, str]:

@@ -42,13 +42,15 @@ def open_pair_file(path: Path, form: str) -> Dump:
     return _dump(path, form, pair, columns, size_on_disk(path))
 
 
-def open_npy_pair(target: Path, draft: Path, label: str) -> Dump:
-    """Two ``.npy`` files, one per model (the form TensorRT-LLM's scripts write)."""
-    columns: list[tuple[str, Array]] = []
-    for name in COLUMNS:
-        file = target.parent / f"{name}.npy"
-        if target.parent == draft.parent and file.exists():
-            columns.append((name, open_arrays(file)["logits"]))
+def columns_beside(target: Path, draft: Path) -> list[tuple[str, Array]]:
+    """Columns in files of their own beside two ``.npy`` files; those of both where they lie in two folders."""
+    folders = dict.fromkeys((target.parent, draft.parent))
+    files = [(name, folder / f"{name}.npy") for name in COLUMNS for folder in folders]
+    return [(name, open_arrays(file)["logits"]) for name, file in files if file.is_file()]
+
+
+def open_npy_pair(target: Path, draft: Path, label: str, columns: list[tuple[str, Array]]) -> Dump:
+    """Two ``.npy`` files, one per model (the form TensorRT-LLM's scripts write), and the columns beside them."""
     pair = open_arrays(target)["logits"], open_arrays(draft)["logits"]
     return _dump(Path(label), "npy", pair, columns, size_on_disk(target, draft))
 
@@ -94,7 +96,24 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: list[tuple[
             array.rows(0, 1)  # what cannot be read at all says why
             raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
     check_pair(str(path), target.shape, draft.shape)
-    rows = target.shape[0]
+    held = held_columns(str(path), columns, target.shape[0])
+
+    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        part = {name: column[start:stop] for name, column in held.items()}
+        return target.rows(start, stop), draft.rows(start, stop), part
+
+    facts = Facts(str(path), form, target.shape[0], target.shape[1], draft.shape[1], target.dtype, bytes=size)
+    return Dump(replace(facts, forwards=target.forwards or draft.forwards), read_rows)
+
+
+def held_columns(path: str, columns: list[tuple[str, Array]], rows: int) -> dict[str, Tensor]:
+    """Columns doc, position and token of a dump of so many rows; those that are given twice must agree.
+
+    Raises
+    ------
+    InputError
+        If one has another shape, is not integer, or contradicts another.
+    """
     held: dict[str, Tensor] = {}
     for name, array in columns:
         if array.shape != (rows,):  # before it is read
@@ -104,11 +123,5 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: list[tuple[
                 f"{path}: {name} is {array.dtype}; give {rows} integers (numpy.unique(..., return_inverse=True) "
                 "makes numbers of names)"
             )
-        held = with_columns(str(path), held, check_columns(str(path), {COLUMNS[name]: array.whole()}, rows), name)
-
-    def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        part = {name: column[start:stop] for name, column in held.items()}
-        return target.rows(start, stop), draft.rows(start, stop), part
-
-    facts = Facts(str(path), form, rows, target.shape[1], draft.shape[1], target.dtype, bytes=size)
-    return Dump(replace(facts, forwards=target.forwards or draft.forwards), read_rows)
+        held = with_columns(path, held, check_columns(path, {COLUMNS[name]: array.whole()}, rows), name)
+    return held
