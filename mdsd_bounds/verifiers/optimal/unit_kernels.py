@@ -119,15 +119,12 @@ def spread_bins(
 ) -> tuple[np.ndarray, int]:
     """Bins of equal shares of ``sum share`` over the cells, whose weight and count are ``table`` ``[2 C, 2]``.
 
-    The share of a cell is the square root of its weight, or the cube root if ``even``.  Side R is the second half.
-    Writes the bin of each cell to ``number`` (-1 where it is empty); returns the bounds of p/q ``[B, 2]`` and how many
-    bins are on side L.
+    The share of a cell is the square root of its weight; if ``even``, a flatter one with the same total on either
+    side.  Side R is the second half.  Writes the bin of each cell to ``number`` (-1 where it is empty); returns the
+    bounds of p/q ``[B, 2]`` and how many bins are on side L.
     """
-    half, total, share = table.shape[0] // 2, 0.0, np.zeros(table.shape[0])
-    for c in range(table.shape[0]):
-        if table[c, 1] > 0.0:
-            share[c] = np.cbrt(table[c, 0]) if even else np.sqrt(table[c, 0])
-            total += share[c]
+    half, share = table.shape[0] // 2, np.zeros(table.shape[0])
+    total = _shares(table[:half], even, True, share[:half]) + _shares(table[half:], even, False, share[half:])
     bounds, used, left, before, done = np.empty((2 * bins, 2)), 0, 0, -1, 0.0
     step = bins * (1.0 - 1e-12) / max(total, 1e-300)
     for c in range(table.shape[0]):
@@ -144,6 +141,22 @@ def spread_bins(
             bounds[used - 1, 1] = edge[c % half + 1]
             number[c] = used - 1
     return bounds[:used], left
+
+
+@njit(cache=True, nogil=True)
+def _shares(table, even, left, share):  # type: ignore[no-untyped-def]
+    """Shares of the cells of one side, whose total is that of the square roots; returns it."""
+    total, flat = 0.0, 0.0
+    for c in range(table.shape[0]):
+        if table[c, 1] > 0.0:
+            root = np.sqrt(table[c, 0])
+            # On side L the ends of the order, however light, are what no later tree can put right.
+            share[c] = root if not even else np.sqrt(np.sqrt(root)) if left else np.cbrt(table[c, 0])
+            total += root
+            flat += share[c]
+    if flat > 0.0:
+        share *= total / flat
+    return total
 
 
 @njit(cache=True, nogil=True)

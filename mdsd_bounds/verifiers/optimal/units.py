@@ -7,9 +7,9 @@ bins are runs of cells.
 **Bins.**  Inside a bin r/q is all but constant while p/q is not, so that a bin whose sums match would still lose the
 mean deviation of p.  Two things keep the loss small.  The edges lie at equal increments of the cumulative square root
 of the cells' weight, which minimises the sum of mass times width; where further trees follow (:mod:`.wide_rows`) the
-loss is of second order, and the cube root minimises the sum of mass times squared width.  And the targets are moved: on
-the left a bin is asked for ``q_u max p/q`` instead of p_u, on the right for ``q_u min p/q``, as far as the *slack*
-allows.  A rule with
+loss is of second order, and lower powers serve better (the cube root minimises the sum of mass times squared width).
+And the targets are moved: on the left a bin is asked for ``q_u max p/q`` instead of p_u, on the right for ``q_u min
+p/q``, as far as the *slack* allows.  A rule with
 ``r >= t`` on the left exists if ``t(L - H) <= Q(L) - Q(H)`` for the prefixes H (the t/q being sorted like p/q), that is
 if what has been added to the targets behind H is at most ``D(H) - D(L)``, ``D = P - Q``; on the right likewise.  At
 h itself the slack vanishes to first order just as the deviations do, D being stationary there.
