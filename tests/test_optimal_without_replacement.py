@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -13,20 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from orders_by_enumeration import KINDS, drafted, instance
 from problems import pairs
+from scipy import stats
 from test_optimal_orders import errors
 from torch import Tensor
 
-from mdsd_bounds import open_dump, optimal_acceptance, to_probs
+from mdsd_bounds import SAMPLERS, open_dump, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.search.exponential_race import race_prefix_mass
 from mdsd_bounds.samplers.one_position import draw_many_without
 from mdsd_bounds.verifiers import Verifier
-from mdsd_bounds.verifiers.optimal import prepare
+from mdsd_bounds.verifiers.optimal import PreparedBatch, prepare
+from mdsd_bounds.verifiers.optimal.batch_step import flatten
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
+from mdsd_bounds.verifiers.optimal.priority_rule import PriorityMixture
 from mdsd_bounds.verifiers.optimal.whole_support import token_items
 from mdsd_bounds.verifiers.optimal.wide_rows import Size, scaled, wide_row
-from mdsd_bounds.verifiers.optimal.without_replacement import edge_of
+from mdsd_bounds.verifiers.optimal.without_replacement import edge_of, rule_of
 
 
 def defect(prepared: Prepared, p: Tensor, q: Tensor, n: int, m: int = 0) -> float:
@@ -70,7 +74,7 @@ def binned(p: np.ndarray, q: np.ndarray, fixed: int, draws: int, size: Size) -> 
     left[inside] = best_side(token_items(rates[inside], held[inside], draws), p[inside])
     rates = scaled(rates, draws)
     found = wide_row(p, rates, (held, edge_of(left, p, rates)), draws, size)
-    rule = PriorityRule(np.zeros(0, np.int32), found.item, found.tree)
+    rule = rule_of(found, np.zeros(0, np.int32))
     return Prepared(torch.from_numpy(p), torch.from_numpy(found.r), found.gap, rule)
 
 
@@ -84,10 +88,68 @@ def test_bins_by_enumeration(kind: str, size: int, n: int, m: int) -> None:
         fixed = sum(1 << int(i) for i in np.argsort(-q, kind="stable")[:m] if q[i] > 0)
         if sum(q[i] > 0 and not fixed >> i & 1 for i in range(size)) <= n:
             continue
-        rule = binned(p, q, fixed, n, Size(singles=0, bins=2, most_bins=2))
+        rule = binned(p, q, fixed, n, Size(singles=0, bins=2, most_bins=2, trees=1))
         found = errors(rule, p, drafted(q[:, None], n, fixed), n + m)
         assert max(found["r"], found["output"], found["sum"]) <= 1e-13
         assert found["acceptance"] <= rule.gap + 1e-14
+
+
+def test_further_trees_by_enumeration() -> None:
+    # Bins far too wide again: a mixture of trees loses less, states it, and its r is that of what runs.
+    rng, mixtures, before, after = np.random.default_rng(2), 0, 0.0, 0.0
+    size = Size(singles=0, bins=3, most_bins=3, shared_bins=3, refine=1e-9)
+    for kind in KINDS * 3:
+        for tokens, n, m in ((7, 2, 0), (8, 3, 0), (8, 5, 0), (7, 2, 1), (8, 3, 2)):
+            p, q = instance(kind, tokens, rng)
+            fixed = sum(1 << int(i) for i in np.argsort(-q, kind="stable")[:m] if q[i] > 0)
+            if sum(q[i] > 0 and not fixed >> i & 1 for i in range(tokens)) <= n:
+                continue
+            rule = binned(p, q, fixed, n, size)
+            found = errors(rule, p, drafted(q[:, None], n, fixed), n + m)
+            assert max(found["r"], found["output"], found["sum"]) <= 1e-13
+            assert found["acceptance"] <= rule.gap + 1e-14
+            mixtures += isinstance(rule.rule, PriorityMixture)
+            before += binned(p, q, fixed, n, dataclasses.replace(size, trees=1)).gap
+            after += rule.gap
+    assert mixtures >= 25
+    assert after < 0.6 * before
+
+
+def test_picks_and_steps_of_further_trees() -> None:
+    rng = np.random.default_rng(4)
+    p, other, q = rng.dirichlet(np.ones(9), 3)
+    trees = [binned(x, q, 0, 3, Size(singles=0, bins=3, most_bins=3, trees=1)) for x in (p, other)]
+    r = 0.7 * trees[0].r + 0.3 * trees[1].r
+    mixture = PriorityMixture(np.array([0.7, 0.3]), tuple(x.rule for x in trees))  # type: ignore[misc]
+    rule = Prepared(trees[0].p, r, 1.0, mixture)
+    assert float((trees[0].r - trees[1].r).abs().sum()) > 0.1
+    drafts = SAMPLERS["without_replacement"].sample(
+        torch.from_numpy(q).expand(60_000, -1), 3, torch.Generator().manual_seed(0)
+    )
+    slots = rule.pick(drafts, torch.Generator().manual_seed(1))
+    picked = torch.bincount(drafts.gather(1, slots[:, None])[:, 0], minlength=9)
+    assert stats.chisquare(picked.numpy(), len(drafts) * rule.r.numpy()).pvalue > 1e-4
+    # A batch picks from the same trees: its acceptance is theirs, and its output follows p.
+    again = pickle.loads(pickle.dumps(rule))
+    rows = (rule, again) * (len(drafts) // 2)
+    batch = PreparedBatch(rows, flatten(rows))
+    assert batch.flat is not None
+    tokens = batch.step(drafts, torch.Generator().manual_seed(2))
+    assert stats.chisquare(torch.bincount(tokens, minlength=9).numpy(), len(drafts) * p).pvalue > 1e-4
+    assert "with probability 0.3" in rule.rule.summary()
+
+
+def test_a_row_that_one_tree_serves_badly() -> None:
+    # Flat rows of 3,000 tokens with few values of p/q, where a bin holds tokens of very different q.
+    rng = np.random.default_rng(7)
+    q = rng.dirichlet(np.full(3000, 0.3))
+    p = q * rng.integers(1, 10, 3000)
+    pair = torch.from_numpy(p / p.sum()), torch.from_numpy(q)
+    for n in (4, 8):
+        prepared = prepare(*pair, n)
+        best = optimal_acceptance(*pair, n)
+        assert float(best.low) - prepared.gap <= prepared.acceptance <= float(best.high) + 1e-12
+        assert prepared.gap <= 2e-6
 
 
 def test_light_tokens_share_bins_by_enumeration() -> None:
@@ -96,7 +158,7 @@ def test_light_tokens_share_bins_by_enumeration() -> None:
         p, q = rng.dirichlet(np.ones(14), 2)
         q[5:] *= 0.02
         q /= q.sum()
-        rule = binned(p, q, 0, n, Size(singles=1, bins=3, most_bins=3))
+        rule = binned(p, q, 0, n, Size(singles=1, bins=3, most_bins=3, trees=1))
         assert bool((np.bincount(rule.rule.item) > 1).any())  # type: ignore[attr-defined]
         found = errors(rule, p, drafted(q[:, None], n), n)
         assert max(found["r"], found["output"], found["sum"]) <= 1e-14

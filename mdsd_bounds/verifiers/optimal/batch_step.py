@@ -11,7 +11,7 @@ from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.verifiers.optimal.deterministic import FixedRule
 from mdsd_bounds.verifiers.optimal.exchanges_kernel import Tables, pick_interval
 from mdsd_bounds.verifiers.optimal.order_tree import Tree
-from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule, pick_one
+from mdsd_bounds.verifiers.optimal.priority_rule import PriorityMixture, PriorityRule, pick_one
 from mdsd_bounds.verifiers.optimal.with_replacement import ExchangeRule
 from mdsd_bounds.verifiers.optimal.without_replacement import FirstDraft
 
@@ -26,7 +26,7 @@ class Tokens(NamedTuple):
     """What is known of tokens; row b has the entries from ``at[b]`` to ``at[b + 1]``.
 
     ``token`` are the tokens that can be drafted, ascending, none where all ``[V]`` are listed (``listed[b]`` false);
-    ``p`` and ``r`` are theirs, ``ratio`` is p/q, ``given`` is q; ``item`` is the item of a tree or the interval.
+    ``p`` and ``r`` are theirs, ``ratio`` is p/q, ``given`` is q.
     ``left`` is the cumulative sum of ``(p - r)_+`` at the tokens ``left_token``.
     """
 
@@ -37,10 +37,22 @@ class Tokens(NamedTuple):
     r: np.ndarray
     ratio: np.ndarray
     given: np.ndarray
-    item: np.ndarray
     left_at: np.ndarray
     left_token: np.ndarray
     left: np.ndarray
+
+
+class Parts(NamedTuple):
+    """The trees of all rows: row b has those from ``at[b]`` to ``at[b + 1]``, other kinds of rules have one without.
+
+    ``chance`` is the probability of the trees of a row up to this one; ``item`` holds the items of its tokens in the
+    tree from ``item_at[part]`` on, and for exchanges the intervals.
+    """
+
+    at: np.ndarray
+    chance: np.ndarray
+    item_at: np.ndarray
+    item: np.ndarray
 
 
 class Flat(NamedTuple):
@@ -51,6 +63,7 @@ class Flat(NamedTuple):
 
     kind: np.ndarray
     tokens: Tokens
+    parts: Parts
     tree: Tree
     tree_at: np.ndarray
     tables: Tables
@@ -61,14 +74,21 @@ class Flat(NamedTuple):
 
 def flatten(rows: tuple[Prepared, ...]) -> Flat | None:
     """All rules in one record, None if some are of a kind that is not known here."""
-    kinds = {PriorityRule: _TREE, ExchangeRule: _EXCHANGES, FixedRule: _FIXED, FirstDraft: _FIRST}
+    kinds = {
+        PriorityRule: _TREE,
+        PriorityMixture: _TREE,
+        ExchangeRule: _EXCHANGES,
+        FixedRule: _FIXED,
+        FirstDraft: _FIRST,
+    }
     kind = np.array([kinds.get(type(row.rule), -1) for row in rows], np.int64)
     if not rows or kind.min() < 0:
         return None
     rules: list[Any] = [row.rule for row in rows]
     whole, real = np.zeros(0, np.int32), np.zeros(0)
     nothing = Tree(whole, whole, whole, whole, whole, real, whole)
-    trees = [rule.tree if k == _TREE else nothing for rule, k in zip(rules, kind, strict=True)]
+    parts = [_row_parts(rule) for rule in rules]
+    trees = [part.tree if isinstance(part, PriorityRule) else nothing for _, row in parts for part in row]
     tree = Tree(*(np.concatenate([getattr(one, name) for one in trees]) for name in Tree._fields))
     tree_at = np.stack([offsets([getattr(one, name) for one in trees]) for name in ("place", "coin", "rank")])
     unused = Tables(real, real, real, whole, whole, whole, whole, real, real)
@@ -79,14 +99,33 @@ def flatten(rows: tuple[Prepared, ...]) -> Flat | None:
         [(x.random, x.mass, x.rest) if k == _FIXED else (0, 0, 0) for x, k in zip(rules, kind, strict=True)]
     )
     slot = np.array([rule.slot if k == _FIRST else 0 for rule, k in zip(rules, kind, strict=True)], np.int64)
-    tokens = _all_tokens(rows, kind)
-    return Flat(kind, tokens, tree, tree_at, tables, tables_at, numbers.astype(np.float64), slot)
+    tokens, items = _all_tokens(rows, kind), [_items(part) for _, row in parts for part in row]
+    chance = np.concatenate([ends for ends, _ in parts])
+    listed = Parts(offsets([ends for ends, _ in parts]), chance, offsets(items), np.concatenate(items))
+    return Flat(kind, tokens, listed, tree, tree_at, tables, tables_at, numbers.astype(np.float64), slot)
+
+
+def _row_parts(rule: Any) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """The rules that one is made of, and their probabilities, summed up."""
+    if isinstance(rule, PriorityMixture):
+        return np.append(np.cumsum(rule.chance[:-1]), 1.0), rule.rules
+    return np.ones(1), (rule,)
+
+
+def _items(rule: Any) -> np.ndarray:
+    """Item or interval of each token that the rule lists."""
+    if isinstance(rule, PriorityRule):
+        item: np.ndarray = rule.item if len(rule.item) else np.arange(len(rule.token), dtype=np.int32)
+        return item
+    if isinstance(rule, ExchangeRule):
+        return rule.interval[np.flatnonzero(rule.q.numpy() > 0)]
+    return np.zeros(0, np.int32)
 
 
 def _all_tokens(rows: tuple[Prepared, ...], kind: np.ndarray) -> Tokens:
     """What the rows know of their tokens."""
     parts = [_row_tokens(row, int(k)) for row, k in zip(rows, kind, strict=True)]
-    token, p, r, q, item = ([part[i] for part in parts] for i in range(5))
+    token, p, r, q = ([part[i] for part in parts] for i in range(4))
     left_token, left = zip(*(leftovers(row) for row in rows), strict=True)
     size = [len(x) for x in p]
     listed = np.array([len(x) == n for x, n in zip(token, size, strict=True)])
@@ -94,25 +133,21 @@ def _all_tokens(rows: tuple[Prepared, ...], kind: np.ndarray) -> Tokens:
     token = [x if full else np.zeros(n, np.int32) for x, full, n in zip(token, listed, size, strict=True)]
     given, target = np.concatenate(q), np.concatenate(p)
     ratio = np.divide(target, given, out=np.zeros(len(given)), where=given > 0)
-    return Tokens(
-        offsets(p), listed, np.concatenate(token), target, np.concatenate(r), ratio, given, np.concatenate(item),
-        offsets(list(left)), np.concatenate(left_token), np.concatenate(left),
-    )  # fmt: skip
+    found = np.concatenate(token), target, np.concatenate(r), ratio, given
+    return Tokens(offsets(p), listed, *found, offsets(list(left)), np.concatenate(left_token), np.concatenate(left))
 
 
 def _row_tokens(row: Prepared, kind: int) -> tuple[np.ndarray, ...]:
-    """Tokens (none where all are listed), p, r, q and items of one row."""
+    """Tokens (none where all are listed), p, r and q of one row."""
     rule: Any = row.rule
     p, r = row.p.numpy(), row.r.numpy()
     if kind == _TREE:
-        token = rule.token
+        token = rule.rules[0].token if isinstance(rule, PriorityMixture) else rule.token
         some = token if len(token) else slice(None)
-        item = rule.item if len(rule.item) else np.arange(len(token), dtype=np.int32)
-        return token, p[some], r[some], np.zeros(len(item)), item
+        return token, p[some], r[some], np.zeros(len(p[some]))
     q = rule.q.numpy() if kind != _FIRST else r
     token = np.flatnonzero(q > 0).astype(np.int32)
-    item = rule.interval[token] if kind == _EXCHANGES else np.zeros(len(token), np.int32)
-    return token, p[token], r[token], q[token], item
+    return token, p[token], r[token], q[token]
 
 
 def leftovers(row: Prepared) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +206,20 @@ def places(drafts, b, known, at):  # type: ignore[no-untyped-def]
 
 @njit(**STEP)
 def _pick_in_tree(b, at, u, flat, found):  # type: ignore[no-untyped-def]
-    """Slot of the pick of a tree of priority orders."""
-    x, whole = flat.tree_at, flat.tree
-    nodes = slice(x[1, b], x[1, b + 1])
-    tree = Tree(whole.place[x[0, b] : x[0, b + 1]], whole.start[nodes], whole.cut[nodes], whole.lower[nodes],
-                whole.offset[nodes], whole.coin[nodes], whole.rank[x[2, b] : x[2, b + 1]])  # fmt: skip
+    """Slot of the pick of a tree of priority orders, one of those of the row."""
+    parts, whole, part, before = flat.parts, flat.tree, flat.parts.at[b], 0.0
+    if parts.at[b + 1] - part > 1:
+        while u >= parts.chance[part]:
+            before = parts.chance[part]
+            part += 1
+        u = (u - before) / (parts.chance[part] - before)
+    x, items = flat.tree_at[:, part : part + 2], parts.item_at[part] - flat.tokens.at[b]
+    nodes = slice(x[1, 0], x[1, 1])
+    tree = Tree(whole.place[x[0, 0] : x[0, 1]], whole.start[nodes], whole.cut[nodes], whole.lower[nodes],
+                whole.offset[nodes], whole.coin[nodes], whole.rank[x[2, 0] : x[2, 1]])  # fmt: skip
     top = -1
     for k in range(len(at)):
-        item = flat.tokens.item[at[k]] if at[k] >= 0 else -1
+        item = parts.item[items + at[k]] if at[k] >= 0 else -1
         found[k] = tree.place[item] if item >= 0 else -1
         top = max(top, found[k])
     return pick_one(found, top, u, tree) if top >= 0 else 0
@@ -187,12 +228,12 @@ def _pick_in_tree(b, at, u, flat, found):  # type: ignore[no-untyped-def]
 @njit(**STEP)
 def _pick_in_intervals(b, at, uniform, flat, found, ratio):  # type: ignore[no-untyped-def]
     """Slot of the pick of exchanged intervals."""
-    x, t = flat.tables_at, flat.tables
+    x, t, items = flat.tables_at, flat.tables, flat.parts.item_at[flat.parts.at[b]] - flat.tokens.at[b]
     own, pairs = slice(x[0, b], x[0, b + 1]), slice(x[1, b], x[1, b + 1])
     tables = Tables(t.draft[own], t.worth[own], t.rate[own], t.first[own], t.end[own],
                     t.low[pairs], t.high[pairs], t.low_sum[pairs], t.high_sum[pairs])  # fmt: skip
     for k in range(len(at)):
-        found[k] = flat.tokens.item[at[k]] if at[k] >= 0 else -1
+        found[k] = flat.parts.item[items + at[k]] if at[k] >= 0 else -1
         ratio[k] = flat.tokens.ratio[at[k]] if at[k] >= 0 else 0.0
     return pick_interval(found, ratio, uniform, tables)
 

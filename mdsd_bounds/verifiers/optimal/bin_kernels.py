@@ -124,10 +124,21 @@ def token_distribution(q, item, number, series, scale, r, probs):  # type: ignor
 
 
 @njit(cache=True, nogil=True)
-def shortfall(p, r, item, place, cut):  # type: ignore[no-untyped-def]
-    """``sum_L (p - r)_+ + sum_R (r - p)_+``; items with places below ``cut`` are L, and what is never drafted R."""
+def shortfall(p, r, left):  # type: ignore[no-untyped-def]
+    """``sum_L (p - r)_+ + sum_R (r - p)_+``; side R holds what is never drafted."""
     total = 0.0
     for i in range(len(p)):
-        left = item[i] >= 0 and place[item[i]] < cut
-        total += max(p[i] - r[i] if left else r[i] - p[i], 0.0)
+        total += max(p[i] - r[i] if left[i] else r[i] - p[i], 0.0)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def overshoot(p, r, shares):  # type: ignore[no-untyped-def]
+    """``sum ((1 - share) r - p)_+`` for each share."""
+    total = np.zeros(len(shares))
+    for i in range(len(p)):
+        # With no share left the term is largest.
+        if r[i] > p[i]:
+            for k in range(len(shares)):
+                total[k] += max((1.0 - shares[k]) * r[i] - p[i], 0.0)
     return total

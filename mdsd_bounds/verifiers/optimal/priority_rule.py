@@ -54,6 +54,41 @@ class PriorityRule:
         return f"{orders:,} strict priority orders of {len(self.tree.place):,} items, {len(self.tree.rank):,} ranks"
 
 
+@dataclass(frozen=True)
+class PriorityMixture:
+    """One of several trees, by a first coin.
+
+    Attributes
+    ----------
+    chance : ndarray
+        ``[K]``: probability of each tree.
+    rules : tuple of PriorityRule
+        The trees, over the same tokens.
+    """
+
+    chance: np.ndarray
+    rules: tuple[PriorityRule, ...]
+
+    def pick_distribution(self, drafts: Tensor) -> Tensor:
+        """The mean of the trees' ``[T, n]``."""
+        parts = zip(self.chance.tolist(), self.rules, strict=True)
+        return sum((c * rule.pick_distribution(drafts) for c, rule in parts), torch.zeros(drafts.shape).double())
+
+    def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Slot of the pick ``[T]``."""
+        chosen = torch.multinomial(torch.from_numpy(self.chance), len(drafts), True, generator=generator)
+        slots = torch.zeros(len(drafts), dtype=torch.int64)
+        for k, rule in enumerate(self.rules):
+            some = (chosen == k).nonzero()[:, 0]
+            slots[some] = rule.pick(drafts[some], generator)
+        return slots
+
+    def summary(self) -> str:
+        """Number of trees, and their sizes."""
+        parts = zip(self.chance.tolist(), self.rules, strict=True)
+        return "; ".join(f"with probability {c:.3g} {rule.summary()}" for c, rule in parts)
+
+
 @njit(**STEP)
 def _find_places(drafts, token, item, place, found):  # type: ignore[no-untyped-def]
     """Final position of each draft, -1 for empty slots and tokens that cannot be drafted; returns the highest."""

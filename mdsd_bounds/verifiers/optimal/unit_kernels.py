@@ -114,17 +114,17 @@ def edge_above(p: np.ndarray, q: np.ndarray, scale: float, limit: float) -> floa
 
 
 @njit(cache=True, nogil=True)
-def spread_bins(table: np.ndarray, bins: int, edge: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, int]:
-    """Bins of equal shares of ``sum sqrt(weight)`` over the cells, whose weight and count are ``table`` ``[2 C, 2]``.
+def spread_bins(
+    table: np.ndarray, bins: int, even: bool, edge: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Bins of equal shares of ``sum share`` over the cells, whose weight and count are ``table`` ``[2 C, 2]``.
 
-    Side R is the second half.
-    Writes the bin of each cell to ``number`` (-1 where it is empty); returns the bounds of p/q ``[B, 2]`` and how many
-    bins are on side L.
+    The share of a cell is the square root of its weight; if ``even``, a flatter one with the same total on either
+    side.  Side R is the second half.  Writes the bin of each cell to ``number`` (-1 where it is empty); returns the
+    bounds of p/q ``[B, 2]`` and how many bins are on side L.
     """
-    half, total = table.shape[0] // 2, 0.0
-    for c in range(table.shape[0]):
-        if table[c, 1] > 0.0:
-            total += np.sqrt(table[c, 0])
+    half, share = table.shape[0] // 2, np.zeros(table.shape[0])
+    total = _shares(table[:half], even, True, share[:half]) + _shares(table[half:], even, False, share[half:])
     bounds, used, left, before, done = np.empty((2 * bins, 2)), 0, 0, -1, 0.0
     step = bins * (1.0 - 1e-12) / max(total, 1e-300)
     for c in range(table.shape[0]):
@@ -132,7 +132,7 @@ def spread_bins(table: np.ndarray, bins: int, edge: np.ndarray, number: np.ndarr
         if c == half:
             left, before = used, -1
         if table[c, 1] > 0.0:
-            done += np.sqrt(table[c, 0])
+            done += share[c]
             here = min(int(done * step), bins - 1)
             if here != before:
                 bounds[used, 0] = edge[c % half]
@@ -144,16 +144,43 @@ def spread_bins(table: np.ndarray, bins: int, edge: np.ndarray, number: np.ndarr
 
 
 @njit(cache=True, nogil=True)
-def cells(p: np.ndarray, q: np.ndarray, first: int, last: int, shift: int, cell: np.ndarray, ratio: np.ndarray) -> None:
+def _shares(table, even, left, share):  # type: ignore[no-untyped-def]
+    """Shares of the cells of one side, whose total is that of the square roots; returns it."""
+    total, flat = 0.0, 0.0
+    for c in range(table.shape[0]):
+        if table[c, 1] > 0.0:
+            root = np.sqrt(table[c, 0])
+            # On side L the ends of the order, however light, are what no later tree can put right.
+            share[c] = root if not even else np.sqrt(np.sqrt(root)) if left else np.cbrt(table[c, 0])
+            total += root
+            flat += share[c]
+    if flat > 0.0:
+        share *= total / flat
+    return total
+
+
+@njit(cache=True, nogil=True)
+def below_edge(p: np.ndarray, q: np.ndarray, edge: float, left: np.ndarray) -> None:
+    """Write to ``left`` which tokens with q > 0 have p/q below the edge."""
+    for i in range(q.shape[0]):
+        left[i] = q[i] > 0.0 and p[i] / q[i] < edge
+
+
+@njit(cache=True, nogil=True)
+def cells(
+    p: np.ndarray, q: np.ndarray, left: np.ndarray, bits_kept: tuple[int, int, int], cell: np.ndarray, ratio: np.ndarray
+) -> None:
     """Cell of p/q from the leading bits of the ratio, -1 where q = 0; ``ratio`` takes p/q.
 
-    ``first`` and ``last`` are the leading bits of the smallest and largest ratio told apart.
+    Cells of side R come after all those of side L.  ``bits_kept`` are the leading bits of the smallest and largest
+    ratio told apart, and by how many places to shift for them.
     """
+    first, last, shift = bits_kept
     bits = ratio.view(np.int64)
     for i in range(q.shape[0]):
         if q[i] > 0.0:
             ratio[i] = p[i] / q[i]
-            cell[i] = min(max((bits[i] >> shift) - first, 0), last - first)
+            cell[i] = min(max((bits[i] >> shift) - first, 0), last - first) + (0 if left[i] else last - first + 1)
         else:
             ratio[i] = np.inf
             cell[i] = -1
@@ -161,22 +188,13 @@ def cells(p: np.ndarray, q: np.ndarray, first: int, last: int, shift: int, cell:
 
 @njit(cache=True, nogil=True)
 def cell_weights(
-    p: np.ndarray,
-    q: np.ndarray,
-    ratio: np.ndarray,
-    cell: np.ndarray,
-    threshold: float,
-    unit: np.ndarray,
-    draws: int,
-    table: np.ndarray,
+    p: np.ndarray, q: np.ndarray, cell: np.ndarray, unit: np.ndarray, draws: int, table: np.ndarray
 ) -> None:
-    """``min(p, draws q)`` and number of the tokens with ``unit = -1``, summed by cell; side R is the second half."""
-    half = table.shape[0] // 2
+    """``min(p, draws q)`` and number of the tokens with ``unit = -1``, summed by cell."""
     for i in range(q.shape[0]):
         if cell[i] >= 0 and unit[i] == -1:
-            at = cell[i] + (half if ratio[i] >= threshold else 0)
-            table[at, 0] += min(p[i], draws * q[i])
-            table[at, 1] += 1.0
+            table[cell[i], 0] += min(p[i], draws * q[i])
+            table[cell[i], 1] += 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -200,18 +218,11 @@ def powers_needed(x, most):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def assign(
-    ratio: np.ndarray,
-    cell: np.ndarray,
-    threshold: float,
-    unit_left: np.ndarray,
-    unit_right: np.ndarray,
-    unit: np.ndarray,
-) -> None:
-    """Unit of each token by its side and cell; tokens whose ``unit`` is not -1 keep it, those with q = 0 stay at -1."""
-    for i in range(ratio.shape[0]):
+def assign(cell: np.ndarray, unit_of_cell: np.ndarray, unit: np.ndarray) -> None:
+    """Unit of each token by its cell; tokens whose ``unit`` is not -1 keep it, those with q = 0 stay at -1."""
+    for i in range(cell.shape[0]):
         if cell[i] >= 0 and unit[i] == -1:
-            unit[i] = unit_left[cell[i]] if ratio[i] < threshold else unit_right[cell[i]]
+            unit[i] = unit_of_cell[cell[i]]
 
 
 @njit(cache=True, nogil=True)

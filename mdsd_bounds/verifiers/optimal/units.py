@@ -6,8 +6,10 @@ bins are runs of cells.
 
 **Bins.**  Inside a bin r/q is all but constant while p/q is not, so that a bin whose sums match would still lose the
 mean deviation of p.  Two things keep the loss small.  The edges lie at equal increments of the cumulative square root
-of the cells' weight, which minimises the sum of mass times width.  And the targets are moved: on the left a bin is
-asked for ``q_u max p/q`` instead of p_u, on the right for ``q_u min p/q``, as far as the *slack* allows.  A rule with
+of the cells' weight, which minimises the sum of mass times width; where further trees follow (:mod:`.wide_rows`) the
+loss is of second order, and lower powers serve better (the cube root minimises the sum of mass times squared width).
+And the targets are moved: on the left a bin is asked for ``q_u max p/q`` instead of p_u, on the right for ``q_u min
+p/q``, as far as the *slack* allows.  A rule with
 ``r >= t`` on the left exists if ``t(L - H) <= Q(L) - Q(H)`` for the prefixes H (the t/q being sorted like p/q), that is
 if what has been added to the targets behind H is at most ``D(H) - D(L)``, ``D = P - Q``; on the right likewise.  At
 h itself the slack vanishes to first order just as the deviations do, D being stationary there.
@@ -33,10 +35,24 @@ SLACK = 0.9
 
 @dataclass(frozen=True)
 class Cells:
-    """A row by cells of p/q: ``cell`` ``[V]`` (-1 where q = 0) and ``ratio`` ``[V]``."""
+    """A row by cells of p/q, those of side L first.
+
+    Attributes
+    ----------
+    cell : ndarray
+        ``[V]`` int32, -1 where q = 0.
+    ratio : ndarray
+        ``[V]`` p/q.
+    left : ndarray
+        ``[V]`` bool: the tokens of side L.
+    edge : float or None
+        Number that parts the ratios of side L from those of side R, None where the ratios of the two overlap.
+    """
 
     cell: np.ndarray
     ratio: np.ndarray
+    left: np.ndarray
+    edge: float | None
 
 
 @dataclass(frozen=True)
@@ -60,11 +76,11 @@ class Units:
     left: int
 
 
-def make_cells(p: np.ndarray, q: np.ndarray) -> Cells:
-    """Cells of one row.  One pass."""
+def make_cells(p: np.ndarray, q: np.ndarray, left: np.ndarray, edge: float | None = None) -> Cells:
+    """Cells of one row with these tokens on side L.  One pass."""
     cell, ratio = np.empty(len(q), dtype=np.int32), np.empty(len(q))
-    unit_kernels.cells(p, q, _FIRST, _LAST, _SHIFT, cell, ratio)
-    return Cells(cell, ratio)
+    unit_kernels.cells(p, q, left, (_FIRST, _LAST, _SHIFT), cell, ratio)
+    return Cells(cell, ratio, left, edge)
 
 
 @cache
@@ -76,22 +92,22 @@ def edges() -> np.ndarray:
 
 
 def make_units(
-    p: np.ndarray, q: np.ndarray, grouped: Cells, threshold: float, singles: np.ndarray, draws: int, bins: int
+    p: np.ndarray, q: np.ndarray, grouped: Cells, singles: np.ndarray, draws: int, bins: int, even: bool = False
 ) -> Units:
-    """Singles, and about ``bins`` bins of the others; tokens with ``p/q < threshold`` are on the left."""
+    """Singles, and about ``bins`` bins of the others; where ``even``, more of them where weights are small."""
     unit = np.full(len(q), -1, dtype=np.int32)
     # Singles are marked for now by a number that no bin has.
     unit[singles] = -2
     table = np.zeros((2 * CELLS, 2))
-    unit_kernels.cell_weights(p, q, grouped.ratio, grouped.cell, threshold, unit, draws, table)
+    unit_kernels.cell_weights(p, q, grouped.cell, unit, draws, table)
     number = np.empty(2 * CELLS, dtype=np.int32)
-    bounds, on_left = unit_kernels.spread_bins(table, bins, edges(), number)
+    bounds, on_left = unit_kernels.spread_bins(table, bins, even, edges(), number)
     bin_left = np.arange(len(bounds)) < on_left
     low, high = np.ascontiguousarray(bounds.T)
-    high = np.where(bin_left, np.minimum(high, threshold), high)
-    low = np.where(bin_left, low, np.maximum(low, threshold))
-    own = grouped.ratio[singles]
-    single_left = own < threshold
+    if grouped.edge is not None:
+        high = np.where(bin_left, np.minimum(high, grouped.edge), high)
+        low = np.where(bin_left, low, np.maximum(low, grouped.edge))
+    own, single_left = grouped.ratio[singles], grouped.left[singles]
     # Bins are placed by the middle of their range; only the two sides must not mix.
     key = np.concatenate([np.where(np.isfinite(high), (low + high) / 2, low), own])
     on_right = np.concatenate([~bin_left, ~single_left])
@@ -101,7 +117,7 @@ def make_units(
     unit[singles] = rank[len(bounds) :]
     # The last entry serves cells without tokens.
     lookup = np.append(rank[: len(bounds)], np.int32(-1))[number]
-    unit_kernels.assign(grouped.ratio, grouped.cell, threshold, lookup[:CELLS], lookup[CELLS:], unit)
+    unit_kernels.assign(grouped.cell, lookup, unit)
     token = np.concatenate([np.full(len(bounds), -1), singles])[order]
     return Units(
         unit,

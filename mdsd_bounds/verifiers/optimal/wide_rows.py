@@ -8,7 +8,8 @@ they do not touch losslessness.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from mdsd_bounds.verifiers.optimal.arrival_times import (
     arrival_times,
     rescaling,
 )
-from mdsd_bounds.verifiers.optimal.bin_kernels import shortfall, token_distribution
+from mdsd_bounds.verifiers.optimal.bin_kernels import overshoot, shortfall, token_distribution
 from mdsd_bounds.verifiers.optimal.bin_polynomials import (
     MOMENTS,
     Bins,
@@ -33,26 +34,37 @@ from mdsd_bounds.verifiers.optimal.order_distribution import pick_sums
 from mdsd_bounds.verifiers.optimal.order_sweep import Items, given_order, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import Tree, build_tree
 from mdsd_bounds.verifiers.optimal.unit_kernels import (
+    below_edge,
     pair_distribution,
     pair_sums,
     single_tokens,
     spare_masses,
     sums_by_group,
 )
-from mdsd_bounds.verifiers.optimal.units import Units, make_cells, make_units, shortage, targets
+from mdsd_bounds.verifiers.optimal.units import Cells, Units, make_cells, make_units, shortage, targets
 from mdsd_bounds.verifiers.optimal.whole_support import ALWAYS, rounding
+
+#: Shares of the steps that a further tree may be given.
+_SHARES = 2.0 ** -np.arange(1.0, 15.0)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Single tokens and bins; more bins, up to a limit, where the targets fall short of what bins want by more."""
+    """Single tokens and bins; more bins where the targets fall short of what bins want by more than ``shortage``.
+
+    A row that asks for more than ``most_bins`` gets ``shared_bins``, and further trees, ``trees`` in all at most, as
+    long as more than ``refine`` of acceptance is lost.
+    """
 
     singles: int = 48
     bins: int = 96
-    most_bins: int = 320
+    most_bins: int = 224
+    shared_bins: int = 144
     shortage: float = 4e-6
     tolerance: float = 1e-8
     slack: float = 1e-10
+    refine: float = 1e-6
+    trees: int = 4
 
 
 @dataclass(frozen=True)
@@ -106,25 +118,41 @@ class Grouped:
     scale: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """The tree of one row, by its items.
-
-    Attributes
-    ----------
-    tree : Tree
-    item : ndarray
-        ``[V]`` int32, -1 where nothing is drafted.
-    r : ndarray
-        ``[V]`` distribution of the pick.
-    gap : float
-        Certified upper bound on alpha* minus ``sum min(p, r)``, but for what p is off from summing to one.
-    """
+class OrdersOfBins(NamedTuple):
+    """A tree, and the item ``[V]`` int32 of each token in it, -1 where nothing is drafted."""
 
     tree: Tree
     item: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rule of one row: one of some trees, by a first coin.
+
+    Attributes
+    ----------
+    orders : tuple of OrdersOfBins
+        The trees.
+    chance : ndarray
+        Their probabilities.
+    r : ndarray
+        ``[V]`` distribution of the pick.
+    lost : float
+        ``sum_L (p - r)_+ + sum_R (r - p)_+``, at most.
+    error : float
+        Bound on ``sum |r - distribution of the pick|``.
+    """
+
+    orders: tuple[OrdersOfBins, ...]
+    chance: np.ndarray
     r: np.ndarray
-    gap: float
+    lost: float
+    error: float
+
+    @property
+    def gap(self) -> float:
+        """Certified upper bound on alpha* minus ``sum min(p, r)``, but for what p is off from summing to one."""
+        return self.lost + self.error
 
 
 def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, float], draws: int, size: Size) -> Found:
@@ -143,16 +171,52 @@ def wide_row(p: np.ndarray, q: np.ndarray, sides: tuple[np.ndarray, float], draw
 
     Notes
     -----
-    O(V), some thirty sweeps of the items at coarse nodes, and one of every order of the tree at fine ones.
+    For each tree O(V), some thirty sweeps of the items at coarse nodes, and one of every order of the tree at fine
+    ones.  One tree is usual.
     """
     held, edge = sides
-    row = Row(p, q, np.flatnonzero(held), draws, spare_masses(q, draws))
-    grouped, goal = group(row, edge, size)
+    row, left = Row(p, q, np.flatnonzero(held), draws, spare_masses(q, draws)), held.copy()
+    below_edge(p, q, edge, left)
+    left |= held
+    own = single_tokens(p, q, draws, size.singles, heavy_from(draws) * float(row.spare[-1]))
+    found = _one_tree(row, make_cells(p, q, left, edge), own, size)
+    return _refined(row, left, own, found, size)
+
+
+def _one_tree(row: Row, cells: Cells, own: np.ndarray, size: Size) -> Found:
+    """A tree for the targets of the row."""
+    grouped, goal = group(row, cells, own, size)
     tree, _, _ = build_tree(_items_of(row, grouped, COARSE)[0], goal, size.tolerance, size.slack, grouped.left)
     r = distribution(row, grouped, tree)
-    error = rounding(len(grouped.token), draws) + abs(float(r.sum()) - 1.0)
-    lost = float(shortfall(row.p, r, grouped.item, tree.place, tree.cut[0]))
-    return Found(tree, grouped.item, r, lost * (1.0 + len(row.p) * rounding_unit()) + error)
+    error = rounding(len(grouped.token), row.draws) + abs(float(r.sum()) - 1.0)
+    lost = float(shortfall(row.p, r, cells.left)) * (1.0 + len(r) * rounding_unit())
+    return Found((OrdersOfBins(tree, grouped.item),), np.ones(1), r, lost, error)
+
+
+def _refined(row: Row, left: np.ndarray, own: np.ndarray, found: Found, size: Size) -> Found:
+    """Further trees while too much is lost: each has a share of the steps, and what is missing of p for its target.
+
+    In the bins of one tree r/q is all but constant; in their mixture it is not.  With r the distribution so far and s
+    the share, a tree that met its target ``(p - (1 - s) r) / s`` would make up for all that is lost.  It loses about
+    what the first tree did, of which a share s counts; and where ``(1 - s) r > p`` there is nothing to ask for less.
+    """
+    first = lost = found.lost
+    while lost > size.refine and len(found.orders) < size.trees:
+        cost = first * _SHARES + overshoot(row.p, found.r, _SHARES)
+        share = float(_SHARES[np.argmin(cost)])
+        target = np.maximum((row.p - (1.0 - share) * found.r) / share, 0.0)
+        other = _one_tree(replace(row, p=target), make_cells(target, row.q, left), own, size)
+        r = (1.0 - share) * found.r + share * other.r
+        after = float(shortfall(row.p, r, left)) * (1.0 + len(r) * rounding_unit())
+        if after >= lost:
+            break
+        chance = np.append((1.0 - share) * found.chance, share)
+        error = max(found.error, other.error) + 4 * rounding_unit()
+        found = Found(found.orders + other.orders, chance, r, after, error)
+        if after > lost / 2:
+            break
+        lost = after
+    return found
 
 
 def scaled(q: np.ndarray, draws: int) -> np.ndarray:
@@ -160,24 +224,22 @@ def scaled(q: np.ndarray, draws: int) -> np.ndarray:
     return q * rescaling(float(spare_masses(q, draws)[-1]))
 
 
-def group(row: Row, threshold: float, size: Size) -> tuple[Grouped, np.ndarray]:
-    """Items, and their targets inside the slack of the prefixes; twice where the first bins are too wide.
-
-    Tokens are assigned by ratio: side L is those with p/q below ``threshold``.
-    """
-    cells = make_cells(row.p, row.q)
+def group(row: Row, cells: Cells, own: np.ndarray, size: Size) -> tuple[Grouped, np.ndarray]:
+    """Items, and their targets inside the slack of the prefixes; twice where the first bins are too wide."""
     scale = 1.0 / float(row.spare[-1])
-    own = single_tokens(row.p, row.q, row.draws, size.singles, heavy_from(row.draws) / scale)
-    bins = size.bins
+    bins, even = size.bins, False
     for _ in range(2):
-        units = make_units(row.p, row.q, cells, threshold, own, row.draws, bins)
+        units = make_units(row.p, row.q, cells, own, row.draws, bins, even)
         grouped = _with_fixed(row, units, scale)
         items, goal = _items_of(row, grouped, COARSE)[0], grouped.target.copy()
         curve, fixed = np.concatenate([[0.0], np.cumsum(goal - given_order(items))]), len(row.always)
         # The empty set stands before the tokens that are always drafted: its P - Q is 0.
         curve[fixed] = min(curve[fixed], 0.0)
         goal[fixed:] = targets(goal[fixed:], items.mass[fixed:], curve[fixed:], units)
-        more = min(size.most_bins, int(bins * shortage(items.mass[fixed:], units, goal[fixed:]) / size.shortage))
+        more = int(bins * shortage(items.mass[fixed:], units, goal[fixed:]) / size.shortage)
+        if more > size.most_bins or cells.edge is None:
+            # Further trees take less time than so many bins.
+            more, even = min(more, size.shared_bins), cells.edge is not None
         if more <= 1.2 * bins:
             break
         bins = more

@@ -28,11 +28,11 @@ from mdsd_bounds.samplers.base import fixed_mask, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
-from mdsd_bounds.verifiers.optimal.prepared import Prepared
-from mdsd_bounds.verifiers.optimal.priority_rule import PriorityRule
+from mdsd_bounds.verifiers.optimal.prepared import Prepared, SelectionRule
+from mdsd_bounds.verifiers.optimal.priority_rule import PriorityMixture, PriorityRule
 from mdsd_bounds.verifiers.optimal.unit_kernels import edge_above, total_of_smaller
 from mdsd_bounds.verifiers.optimal.whole_support import token_items, whole_support
-from mdsd_bounds.verifiers.optimal.wide_rows import Size, scaled, wide_row
+from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
 #: up to which a sweep of all tokens finds L.
@@ -86,7 +86,7 @@ def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     if draws <= 1 or support <= draws:
         # At most one random draft, or all tokens are drafted.
         return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
-    rule: PriorityRule
+    rule: SelectionRule
     r, none = np.zeros(len(target)), np.zeros(0, np.int32)
     short = abs(float(target.sum()) - 1.0)
     if support <= (_WHOLE_PAIRS if draws == 2 else _WHOLE):
@@ -99,8 +99,14 @@ def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         q_some = scaled(some[1], draws)
         found = wide_row(some[0], q_some, (some[2], _lower_edge(some[0], q_some, some[2], draws)), draws, Size())
     r[token if listed else slice(None)] = found.r
-    rule = PriorityRule(token.astype(np.int32) if listed else none, found.item, found.tree)
+    rule = rule_of(found, token.astype(np.int32) if listed else none)
     return _first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
+
+
+def rule_of(found: Found, token: np.ndarray) -> SelectionRule:
+    """The rule that was found for these tokens ``[k]``, none where the row holds all."""
+    rules = tuple(PriorityRule(token, one.item, one.tree) for one in found.orders)
+    return rules[0] if len(rules) == 1 else PriorityMixture(found.chance, rules)
 
 
 def _lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) -> float:
