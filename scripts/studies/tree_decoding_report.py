@@ -82,7 +82,10 @@ def sums_of(out: Path, docs: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
     for cell in CELLS:
         by_doc = {line["doc"]: line for line in lines if line["cell"] == cell.name}
         if by_doc:
-            found[cell.name] = {key: weights @ np.array([by_doc[d][key] for d in docs], float) for key in MEASURED}
+            sums = {key: weights @ np.array([by_doc[d][key] for d in docs], float) for key in MEASURED}
+            # Parts were read from the clock, which also runs while other processes do: shares of the processor time.
+            busy = sums["seconds"] / sum(sums[part] for part in PARTS)
+            found[cell.name] = sums | {part: sums[part] * busy for part in PARTS}
     return found
 
 
@@ -93,18 +96,18 @@ def _plain_of(name: str) -> str:
 def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     held, base = sums[name], sums.get(_plain_of(name))
     speed, efficiency = held["tokens"] / held["seconds"], held["tokens"] / held["target_passes"]
-    wall = float(sum(held[part][0] for part in PARTS))
+    whole = float(held["seconds"][0])
     row: dict[str, Any] = {
         "cell": name,
         "nodes": float(held["nodes"][0] / held["target_passes"][0]),
         "block_efficiency": interval(efficiency),
         "tokens_per_second": interval(speed),
         "over_plain": interval(speed / (base["tokens"] / base["seconds"])) if base else None,
-        "drafting": float(held["draft"][0] / wall),
-        "verifying": float(held["verify"][0] / wall),
+        "drafting": float(held["draft"][0] / whole),
+        "verifying": float(held["verify"][0] / whole),
         "verify_ms": float(1000 * held["verify"][0] / held["target_passes"][0]),
     }
-    levels = LEVELS[name.split()[0]]
+    levels = LEVELS[name.split()[0].rstrip(",")]
     for cost in DRAFT_COSTS:
         # Verification may take this much of a target forward pass until plain decoding is as fast.
         row[f"modelled_{cost:g}"] = interval(efficiency / (1 + levels * cost))
