@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -194,15 +195,17 @@ def to_probs(
     return probs[0] if single else probs
 
 
+class Warps(TypedDict, total=False):
+    """The fields of :class:`Warp` as keywords."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+
+
 def probs_and_defect(
-    logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    name: str = "logits",
-    first_row: int = 0,
+    logits: Tensor, *, name: str = "logits", first_row: int = 0, **warps: Unpack[Warps]
 ) -> tuple[Tensor, Tensor]:
     """:func:`to_probs` of rows ``[B, V]``, and :func:`validate_probs` of the result, in most cases in the same passes.
 
@@ -214,7 +217,7 @@ def probs_and_defect(
         ``[B]`` float64, ``|1 - sum|``.
     """
     x, _ = as_rows(logits, name)
-    probs, mass = _warped_distribution(x, Warp(temperature, top_k, top_p, min_p), name, first_row, None)
+    probs, mass = _warped_distribution(x, Warp(**warps), name, first_row, None)
     return validate_probs(probs, name) if mass is None else (probs, (1.0 - mass).abs())
 
 

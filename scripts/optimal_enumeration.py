@@ -34,21 +34,15 @@ from orders_by_enumeration import (  # type: ignore[import-not-found]  # noqa: E
 
 from mdsd_bounds.verifiers.optimal import prepare  # noqa: E402
 
-#: Sampler, tokens, drafts, and fixed tokens among the drafts.
-SHAPES = (
-    ("without_replacement", 8, 2, 0),
-    ("without_replacement", 8, 4, 0),
-    ("without_replacement", 8, 6, 0),
-    ("without_replacement", 3, 4, 0),
-    ("top_m_plus", 8, 4, 1),
-    ("top_m_plus", 8, 6, 3),
-    ("top_m_plus", 4, 5, 2),
-    ("greedy", 8, 4, 3),
-    ("top_k", 8, 3, 3),
-    ("with_replacement", 6, 2, 0),
-    ("with_replacement", 5, 3, 0),
-    ("with_replacement", 3, 6, 0),
-)
+#: Sampler -> tokens, drafts, and fixed tokens among the drafts.
+CASES = {
+    "without_replacement": ((8, 2, 0), (8, 4, 0), (8, 6, 0), (3, 4, 0)),
+    "top_m_plus": ((8, 4, 1), (8, 6, 3), (4, 5, 2)),
+    "greedy": ((8, 4, 3),),
+    "top_k": ((8, 3, 3),),
+    "with_replacement": ((6, 2, 0), (5, 3, 0), (3, 6, 0)),
+}
+SHAPES = [(sampler, *case) for sampler, cases in CASES.items() for case in cases]
 LIMITS = {"r": 1e-13, "output": 1e-13, "acceptance": 1e-10, "gap": 1e-9}
 
 

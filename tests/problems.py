@@ -15,7 +15,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS
+from mdsd_bounds import SAMPLERS, LogitBatch
+from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
+from mdsd_bounds.bounds.truncated.intervals import solve_cut
+from mdsd_bounds.problem import Bound, Counts
 from mdsd_bounds.samplers import NO_DRAFT
 
 FAMILY = ["with_replacement", "without_replacement", "greedy", "top_k", "top_m_plus"]
@@ -179,3 +182,11 @@ def planted(draw: st.DrawFn, samplers: Sequence[str] = (*FAMILY, "independent"),
     alpha = sum(part for _, _, part in plan)
     p[draw(st.sampled_from(outside))] += max(0.0, 1.0 - sum(p))
     return Known("planted", p, q[0].tolist(), n, sampler, alpha, subset, plan)
+
+
+def batch_bound(batch: LogitBatch, n_drafts: Counts, sampler: str) -> Bound:
+    """Bounds of a batch of dump rows at temperature 1, of which some may be truncated; fields [N, B]."""
+    first = int(batch.row[0])
+    p = truncated_distribution(batch.target_logits, batch.target_cut, name="dump target_logits", first_row=first)
+    q = truncated_distribution(batch.draft_logits, batch.draft_cut, name="dump draft_logits", first_row=first)
+    return solve_cut(p, q, n_drafts, sampler)

@@ -14,7 +14,7 @@ import torch
 from mdsd_bounds import VERIFIERS, optimal_acceptance, to_probs
 from mdsd_bounds.audit import CONTROLS, LogReport, audit_log, read_positions
 from mdsd_bounds.audit.bound_test import bound_test
-from mdsd_bounds.audit.definitions import acceptance_figures, purchases
+from mdsd_bounds.audit.definitions import acceptance_figures, marginal_gains
 from mdsd_bounds.audit.draft_check import draft_check
 from mdsd_bounds.audit.logs import distribution_of, rounding
 from mdsd_bounds.audit.martingale import wager
@@ -234,7 +234,7 @@ def test_definitions_by_hand(tmp_path: Path) -> None:
         "mean accepted length, with bonus": pytest.approx(2.0),
         "block efficiency": pytest.approx(6 / 3),
     }
-    bought = purchases(positions)
+    bought = marginal_gains(positions)
     p, q = torch.tensor(probs["p"]), torch.tensor(probs["q"])
     bounds = [float(optimal_acceptance(p, q, n, "with_replacement").value) for n in (1, 2, 3, 4)]
     assert [x.bound for x in bought] == pytest.approx(bounds, abs=1e-6)

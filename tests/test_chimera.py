@@ -17,9 +17,10 @@ from mdsd_bounds import InputError
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
-from test_models import ONE, build, rows_of, tokenizer
+from test_models import rows_of
 from test_models_cli import call
 from test_trees_real import tiny
+from tiny_models import ONE, build, tokenizer
 
 from mdsd_bounds.models.chimera import (
     LOSSES,

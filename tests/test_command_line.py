@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from mdsd_bounds import SAMPLERS, VERIFIERS, __version__, acceptance_rate, load_example, optimal_acceptance, to_probs
 from mdsd_bounds.cli import commands
 from mdsd_bounds.cli.help_texts import HELP
-from mdsd_bounds.cli.listing import FORMATS
 from mdsd_bounds.dumps import READERS
+from mdsd_bounds.trees.verify import RULES
 from tests.command import call
 
 
@@ -88,10 +89,6 @@ def test_lists(what: str, capsys: Any, monkeypatch: Any) -> None:
         assert all(row["paper"] for row in held)
 
 
-def test_every_format_has_its_line() -> None:
-    assert set(FORMATS) == set(READERS)
-
-
 def test_the_example_is_real_and_whole() -> None:
     dump = load_example()
     (batch,) = dump.batches(32)
@@ -135,3 +132,9 @@ def test_costs_are_stated_and_are_those_of_the_page(capsys: Any, monkeypatch: An
             assert row["cost"] not in ("", "not stated")
             lines = [line for line in page.splitlines() if line.startswith(f"| `{row['name']}` |")]
             assert any(f"| {row['cost']} |" in line for line in lines)
+
+
+def test_help_names_every_tree_rule(capsys: Any, monkeypatch: Any) -> None:
+    _, text, _ = call("tree", "-h", capsys=capsys, monkeypatch=monkeypatch)
+    shown = text[text.index("--rule") : text.index("--new-tokens")]
+    assert [name for name in RULES if not re.search(rf"\b{name}\b", shown)] == []

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
+from problems import batch_bound
 
 from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
-from mdsd_bounds.bounds.truncated.intervals import batch_bound
 from mdsd_bounds.dumps import convert as module
 from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.convert import convert

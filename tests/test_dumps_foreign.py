@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from problems import batch_bound
 from safetensors.torch import save_file
 
 from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
-from mdsd_bounds.bounds.truncated.intervals import batch_bound
 from mdsd_bounds.dumps import inspect_dump, open_pair, open_side
 from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit

@@ -150,7 +150,7 @@ def tokenizer(folder: Path, words: dict[str, int]) -> Path:
 
 
 def interval(path: str) -> tuple[list[float], list[float]]:
-    from mdsd_bounds.bounds.truncated.intervals import batch_bound
+    from problems import batch_bound
 
     (batch,) = open_dump(path).batches(100)
     found = batch_bound(batch, (1,), "with_replacement")

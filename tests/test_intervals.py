@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mdsd_bounds import InputError, optimal_acceptance, to_probs
 from mdsd_bounds.bounds.truncated import intervals
-from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
-from mdsd_bounds.bounds.truncated.intervals import interval_bounds, solve_cut
+from mdsd_bounds.bounds.truncated.distributions import known_part, truncated_distribution, whole_distribution
+from mdsd_bounds.bounds.truncated.intervals import solve_cut
 from mdsd_bounds.dumps import single_model as sides
 from mdsd_bounds.dumps.top_k_rows import top_k_rows
 from tests.command import call
@@ -109,7 +109,8 @@ def test_extreme_tails_are_reached() -> None:
     low_p[0, 2] = 0.2
     low_q[0, 3:] = 0.15
     for sampler in ("with_replacement", "without_replacement"):
-        low, high = interval_bounds(p, q, 1 - p.sum(-1), 1 - q.sum(-1), COUNTS, sampler)
+        found = solve_cut(known_part(p, 1 - p.sum(-1), "p"), known_part(q, 1 - q.sum(-1), "q"), COUNTS, sampler)
+        low, high = found.low, found.high
         best = optimal_acceptance(high_p, high_q, COUNTS, sampler).value
         worst = optimal_acceptance(low_p, low_q, COUNTS, sampler).value
         assert (high - best).abs().max() < 1e-10
@@ -128,7 +129,8 @@ def test_the_lower_bound_needs_the_tail_in_parts(monkeypatch: pytest.MonkeyPatch
     full = optimal_acceptance(p, q, COUNTS, "without_replacement").value
 
     def low() -> torch.Tensor:
-        return interval_bounds(p, known_q, torch.tensor([0.0]), torch.tensor([0.6]), COUNTS, "without_replacement")[0]
+        target, draft = whole_distribution(p), known_part(known_q, torch.tensor([0.6], dtype=torch.float64), "q")
+        return solve_cut(target, draft, COUNTS, "without_replacement").low
 
     right = low()
     assert (right <= full + 1e-10).all()
@@ -213,9 +215,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="no interval"):
         solve_cut(probs, probs, 2, "joint")
     with pytest.raises(InputError, match="row 1: known mass"):
-        interval_bounds(
-            torch.full((2, 2), 0.5), torch.tensor([[0.5, 0.5], [0.5, 0.2]]), torch.zeros(2), torch.zeros(2), 2
-        )
+        known_part(torch.tensor([[0.5, 0.5], [0.5, 0.2]]), torch.zeros(2), "q")
     # Without a cap the most probable tokens of the draft are open, and so is everything that depends on them.
     open_distribution = truncated_distribution(kept, unknown)
     found = solve_cut(probs, open_distribution, 2, "greedy")

@@ -19,9 +19,8 @@ from mdsd_bounds import InputError, open_dump, optimal_acceptance
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers import decoders as token_decoders
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tiny_models import ONE, OTHER, build, tokenizer
+from transformers import LlamaForCausalLM
 
 from mdsd_bounds.models.capture import CaptureSettings, log_pair
 from mdsd_bounds.models.drafts import make_draft, read_other_tokens
@@ -34,41 +33,6 @@ from mdsd_bounds.models.vocabulary import intersect, make_map, mass_outside, rea
 PROMPTS = ["abc dab", "a", "cab cab cab", "dd", "bad cad dab a"]
 QUIET: dict[str, Any] = {"report": lambda line: None}
 SMALL = CaptureSettings(new_tokens=4, batch_size=2, store_dtype="float32", seed=3)
-
-
-def tokenizer(merges: list[tuple[str, str]], alphabet: str = "abcdĠĊ") -> Any:
-    """A byte-level BPE over a handful of letters."""
-    pieces = list(alphabet) + ["".join(pair) for pair in merges] + ["<s>"]
-    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = token_decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
-
-
-def build(folder: Path, seed: int, words: Any, kind: str = "llama", layers: int = 3, width: int | None = None) -> str:
-    torch.manual_seed(seed)
-    shape = {
-        "vocab_size": width or len(words),
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 128,
-    }
-    config: Any = LlamaConfig(**shape) if kind == "llama" else Qwen2Config(**shape)
-    model: Any = LlamaForCausalLM(config) if kind == "llama" else Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, 0.6)
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    return str(folder)
-
-
-ONE = [("a", "b"), ("Ġ", "c")]
-OTHER = [("c", "a"), ("Ġ", "d"), ("a", "b")]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from mdsd_bounds.dumps.inspect import sizes
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
 
-from test_models import ONE, OTHER, PROMPTS, build, content, rows_of, tokenizer
+from test_models import PROMPTS, content, rows_of
+from tiny_models import ONE, OTHER, build, tokenizer
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mdsd_bounds.models import array_writer

@@ -73,7 +73,8 @@ def test_smollm2_against_its_own_early_exit(smollm2: Any, tmp_path: Path) -> Non
 @pytest.mark.models
 def test_smollm2_in_the_small_forms(smollm2: Any, tmp_path: Path) -> None:
     """Hidden states rebuild the logits of a tied head; the top-k intervals hold what the full rows give."""
-    from mdsd_bounds.bounds.truncated.intervals import batch_bound
+    from problems import batch_bound
+
     from mdsd_bounds.models.capture import CaptureSettings, log_pair
 
     batches = {}

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from problems import batch_bound
 from torch import Tensor
 
 from mdsd_bounds import InputError, open_dump, optimal_acceptance, to_probs
-from mdsd_bounds.bounds.truncated.intervals import batch_bound
 from mdsd_bounds.dumps import open_side, single_model
 
 SCRIPTS = str(Path(__file__).parents[1] / "scripts")

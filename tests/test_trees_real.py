@@ -23,8 +23,8 @@ from mdsd_bounds.trees.real import TreeReader
 from mdsd_bounds.trees.verify import expected_accepted, reach
 
 pytest.importorskip("transformers", reason="the extra 'models' is not installed")
-from test_models import ONE, tokenizer
-from test_models import build as build_model
+from tiny_models import ONE, tokenizer
+from tiny_models import build as build_model
 
 TEXT = [3, 14, 15, 9, 2, 6]
 #: Levels out of order, a repeated token on different branches, and a node whose parent is only implied.
@@ -316,6 +316,7 @@ def test_coupled_rules_are_logged_without_expectations(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda line: line.pop("reach"), "lacks reach"),
+        (lambda line: line.update(draft_calls=line.pop("draft_passes")), "rename it to draft_passes"),
         (lambda line: line["parents"].append(0), "lengths disagree"),
         (lambda line: line.update(reach=None, emitted=None), "both numbers, or both null"),
         (lambda line: line.update(emitted=10**30), "emitted is 10"),

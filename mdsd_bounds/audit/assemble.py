@@ -19,7 +19,7 @@ from mdsd_bounds.audit.cells import CELLS, PLACES, Flags, Floats, Ints
 from mdsd_bounds.audit.controls import CONTROLS
 from mdsd_bounds.audit.faults import fault_scores
 from mdsd_bounds.audit.log_lines import Distribution, Line
-from mdsd_bounds.audit.positions import LADDER, Positions, Rows, bounds_of, sort_rows
+from mdsd_bounds.audit.positions import DRAFT_COUNTS, Positions, Rows, bounds_of, sort_rows
 from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler, sampler_options
 
@@ -103,7 +103,7 @@ class _Table:
             "drifts": np.zeros((size, len(CONTROLS), CELLS), dtype=np.float32),
             "cell": np.zeros(size, dtype=np.int64),
             "draft_cell": np.full(size, -1, dtype=np.int64),
-            "ladder": np.full((size, len(LADDER)), np.nan),
+            "bound_by_n": np.full((size, len(DRAFT_COUNTS)), np.nan),
             **{
                 name: np.full(size, np.nan)
                 for name in ("p_token", "q_token", "distance", "tolerance", "bound", "equal", "equal_chance")
@@ -274,7 +274,7 @@ def _fill_bounds(
             wanted.setdefault((name, full, width), []).append((unit, [i for i in unit.lines if names[i] == name]))
     for (name, full, _), pairs in wanted.items():
         own = sampler_options(name, options)
-        asked = {len(lines[i].drafts) for _, held in pairs for i in held} | set(LADDER)
+        asked = {len(lines[i].drafts) for _, held in pairs for i in held} | set(DRAFT_COUNTS)
         counts = tuple(sorted(n for n in asked if n > 0))
         if not counts:
             continue
@@ -286,9 +286,9 @@ def _fill_bounds(
                 n = len(lines[i].drafts)
                 if n in place:
                     table.columns["bound"][i] = high[place[n], b]
-                for k, count in enumerate(LADDER):
+                for k, count in enumerate(DRAFT_COUNTS):
                     if count in place:
-                        table.columns["ladder"][i, k] = high[place[count], b]
+                        table.columns["bound_by_n"][i, k] = high[place[count], b]
 
 
 def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Option]) -> Floats:
@@ -299,7 +299,8 @@ def _full_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dic
 
 def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict[str, Option]) -> Floats:
     """Upper ends for truncated rows, over the tokens that either side knows and one that neither does."""
-    from mdsd_bounds.bounds.truncated.intervals import interval_bounds
+    from mdsd_bounds.bounds.truncated.distributions import known_part
+    from mdsd_bounds.bounds.truncated.intervals import solve_cut
 
     pairs = [(unit.p, unit.q) for unit in units if unit.q is not None]
     held: list[Ints] = [np.union1d(_tokens(p), _tokens(q)) for p, q in pairs]
@@ -308,17 +309,11 @@ def _cut_bounds(units: list[Unit], counts: tuple[int, ...], name: str, own: dict
     for b, ((first, second), tokens) in enumerate(zip(pairs, held, strict=True)):
         p[b, np.searchsorted(tokens, _tokens(first))] = first.probs
         q[b, np.searchsorted(tokens, _tokens(second))] = second.probs
-    missing = [np.array([probs.tail for probs in side]) for side in zip(*pairs, strict=True)]
-    _, high = interval_bounds(
-        torch.from_numpy(p),
-        torch.from_numpy(q),
-        torch.from_numpy(missing[0]),
-        torch.from_numpy(missing[1]),
-        counts,
-        name,
-        own,
+    target, draft = (
+        known_part(torch.from_numpy(known), torch.tensor([probs.tail for probs in side], dtype=torch.float64), role)
+        for role, known, side in zip("pq", (p, q), zip(*pairs, strict=True), strict=True)
     )
-    return np.asarray(high.numpy(), dtype=np.float64)
+    return np.asarray(solve_cut(target, draft, counts, name, own).high.numpy(), dtype=np.float64)
 
 
 def _tokens(probs: Distribution) -> Ints:

@@ -26,7 +26,7 @@ import numpy as np
 
 from mdsd_bounds.audit.cells import Flags, Floats, Ints
 from mdsd_bounds.audit.martingale import Bets, Wager, join
-from mdsd_bounds.audit.positions import LADDER, Positions
+from mdsd_bounds.audit.positions import DRAFT_COUNTS, Positions
 from mdsd_bounds.samplers import get_sampler
 
 #: Betting fractions on an acceptance.
@@ -72,13 +72,16 @@ def bound_test(positions: Positions, level: float) -> BoundTest | None:
     most = most_allowed(held.bound, held.drafts, held.tolerance)
     prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
     firsts: Bets = []
-    for i, k in enumerate(LADDER):
+    for i, k in enumerate(DRAFT_COUNTS):
         # Every k has its share, also in a log without so many drafts: shares that changed while a log grows would be
         # no wager, since a system that adapts its number of drafts to what it output decides when they change.
-        inner = prefixed & (held.drafts > k) & np.isfinite(held.ladder[:, i])
+        inner = prefixed & (held.drafts > k) & np.isfinite(held.bound_by_n[:, i])
         hits = (held.rank >= 0) & (held.rank < k)
         firsts += _bets(
-            f"acceptance of the first {k}", hits, most_allowed(held.ladder[:, i], held.drafts, held.tolerance), inner
+            f"acceptance of the first {k}",
+            hits,
+            most_allowed(held.bound_by_n[:, i], held.drafts, held.tolerance),
+            inner,
         )
     families = [_bets("acceptance", held.accepted, most, np.ones(len(held), dtype=bool)), firsts]
     mean = float(held.accepted.mean())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdsd_bounds.audit.positions import LADDER, Positions
+from mdsd_bounds.audit.positions import DRAFT_COUNTS, Positions
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Purchase:
-    """What n drafts would buy: mean alpha* (None where unknown), and the observed share of the first n slots."""
+class MarginalGain:
+    """Of n drafts: mean alpha* and its gain over n - 1 (None where unknown), and the observed share of the first n."""
 
     drafts: int
     bound: float | None
@@ -82,17 +82,17 @@ def _by_step(positions: Positions) -> list[Figure]:
     ]
 
 
-def purchases(positions: Positions) -> list[Purchase]:
+def marginal_gains(positions: Positions) -> list[MarginalGain]:
     """For n = 1..4: mean alpha* over the positions where it is known, its gain over n - 1, and what was observed."""
-    found: list[Purchase] = []
-    known = np.isfinite(positions.ladder).all(1)
-    for i, n in enumerate(LADDER):
-        bound = float(positions.ladder[known, i].mean()) if bool(known.any()) else None
+    found: list[MarginalGain] = []
+    known = np.isfinite(positions.bound_by_n).all(1)
+    for i, n in enumerate(DRAFT_COUNTS):
+        bound = float(positions.bound_by_n[known, i].mean()) if bool(known.any()) else None
         wide = positions.drafts >= n
         observed = _ratio(float((wide & (positions.rank >= 0) & (positions.rank < n)).sum()), int(wide.sum()))
         before = found[-1].bound if found else None
         gain = None if bound is None or before is None else bound - before
-        found.append(Purchase(n, bound, gain, observed, int(wide.sum())))
+        found.append(MarginalGain(n, bound, gain, observed, int(wide.sum())))
     return found
 
 

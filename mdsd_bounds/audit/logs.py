@@ -150,10 +150,10 @@ def first_of_steps(positions: Positions, path: str = "log") -> Positions:
     _, first = np.unique(keys, axis=0, return_index=True)
     later = np.ones(len(positions), dtype=bool)
     later[first] = False
-    bound, ladder, pair = positions.bound.copy(), positions.ladder.copy(), positions.equal_chance.copy()
+    bound, bound_by_n, pair = positions.bound.copy(), positions.bound_by_n.copy(), positions.equal_chance.copy()
     cells = positions.draft_cell.copy()
-    bound[later], ladder[later], pair[later], cells[later] = np.nan, np.nan, np.nan, -1
-    return replace(positions, bound=bound, ladder=ladder, equal_chance=pair, draft_cell=cells)
+    bound[later], bound_by_n[later], pair[later], cells[later] = np.nan, np.nan, np.nan, -1
+    return replace(positions, bound=bound, bound_by_n=bound_by_n, equal_chance=pair, draft_cell=cells)
 
 
 def from_arrays(

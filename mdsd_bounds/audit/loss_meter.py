@@ -36,7 +36,7 @@ from scipy.optimize import brentq
 
 from mdsd_bounds.audit.bound_test import most_allowed
 from mdsd_bounds.audit.cells import Flags, Floats
-from mdsd_bounds.audit.positions import LADDER, Positions
+from mdsd_bounds.audit.positions import DRAFT_COUNTS, Positions
 from mdsd_bounds.samplers import get_sampler
 
 #: Betting fractions on an acceptance: an excess d over alpha* is bet on best with ``d / (alpha* (1 - alpha* - d))``.
@@ -90,10 +90,10 @@ def loss_meter(positions: Positions, level: float = LEVEL) -> LossMeter | None:
     everywhere = np.ones(len(held), dtype=bool)
     families = [(held.accepted, most, everywhere)]
     prefixed = np.array([bool(name) and get_sampler(name).nested for name in held.sampler], dtype=bool)
-    for i, k in enumerate(LADDER):
-        inner = prefixed & (held.drafts > k) & np.isfinite(held.ladder[:, i])
+    for i, k in enumerate(DRAFT_COUNTS):
+        inner = prefixed & (held.drafts > k) & np.isfinite(held.bound_by_n[:, i])
         hits = (held.rank >= 0) & (held.rank < k)
-        families.append((hits, most_allowed(held.ladder[:, i], held.drafts, held.tolerance), inner))
+        families.append((hits, most_allowed(held.bound_by_n[:, i], held.drafts, held.tolerance), inner))
     low = lower_bound(families, len(held), level)
     return LossMeter(low, level, float(held.accepted.mean() - most.mean()), len(held))
 

@@ -14,8 +14,8 @@ from mdsd_bounds.audit.cells import PLACES, Flags, Floats, Ints, cell_masses, ce
 from mdsd_bounds.problem import Option
 from mdsd_bounds.samplers import get_sampler
 
-#: Numbers of drafts for which "what would n drafts buy" is answered.
-LADDER = (1, 2, 3, 4)
+#: Numbers of drafts for which the bound is computed, to state the marginal gain of each.
+DRAFT_COUNTS = (1, 2, 3, 4)
 #: Vocabularies up to this size are bounded by enumeration of all subsets.
 _FEW_TOKENS = 8
 #: And logs with up to so many drafts.
@@ -44,7 +44,7 @@ class Positions:
         ``[N]`` p and q of the output and the total variation of p and q; NaN where not known.
     tolerance : ndarray
         ``[N]`` total variation by which the stated p may be off.
-    bound, ladder : ndarray
+    bound, bound_by_n : ndarray
         ``[N]`` alpha* (upper end) for the drafts of the position, and ``[N, 4]`` for n = 1..4; NaN where not known.
     equal, equal_chance : ndarray
         ``[N]`` whether the first two drafts are equal, and how probable that is; NaN where the sampler does not say.
@@ -71,7 +71,7 @@ class Positions:
     distance: Floats
     tolerance: Floats
     bound: Floats
-    ladder: Floats
+    bound_by_n: Floats
     equal: Floats
     equal_chance: Floats
     sampler: tuple[str, ...]

@@ -33,7 +33,7 @@ def log_data(report: LogReport) -> dict[str, Any]:
             "evidence": [asdict(witness) for witness in report.witnesses],
             "power": [{**asdict(found), "probability": POWER} for found in report.power],
             "acceptance": [asdict(figure) for figure in report.figures],
-            "n_drafts": [asdict(purchase) for purchase in report.purchases],
+            "n_drafts": [asdict(gain) for gain in report.marginal_gains],
             "log_wealth": report.output.running.tolist()[-1],
             "notes": list(report.notes),
         }
@@ -126,10 +126,10 @@ def log_text(report: LogReport, verbose: bool = True) -> str:
     parts += ["", "acceptance, as it is variously defined", _aligned(rows)]
     rows = [
         [str(x.drafts), _number(x.bound, 5), _number(x.gain, 5), _number(x.observed, 5), str(x.positions)]
-        for x in report.purchases
+        for x in report.marginal_gains
     ]
     head = ["n", "alpha* (bound)", "gain", "observed in the first n", "positions with n drafts"]
-    parts += ["", "what n drafts would buy", _aligned([head, *rows])]
+    parts += ["", "marginal gain by number of drafts", _aligned([head, *rows])]
     if report.notes:
         parts += ["", *(f"note: {printable(note)}" for note in report.notes)]
     return "\n".join(parts)

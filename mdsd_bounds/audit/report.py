@@ -16,7 +16,7 @@ import numpy as np
 from mdsd_bounds.audit.bound_test import BoundTest, bound_test
 from mdsd_bounds.audit.cells import IMPOSSIBLE, Ints
 from mdsd_bounds.audit.chi_square import ChiSquare, chi_square
-from mdsd_bounds.audit.definitions import Figure, Purchase, acceptance_figures, purchases
+from mdsd_bounds.audit.definitions import Figure, MarginalGain, acceptance_figures, marginal_gains
 from mdsd_bounds.audit.draft_check import draft_check
 from mdsd_bounds.audit.loss_meter import LossMeter, loss_meter
 from mdsd_bounds.audit.martingale import Wager, wager
@@ -75,7 +75,7 @@ class LogReport:
     ----------
     lossy : bool
         Whether a test rejects the null at level ``alpha``.
-    tests, witnesses, power, figures, purchases, notes : tuple
+    tests, witnesses, power, figures, marginal_gains, notes : tuple
         The evidence, printed in this order.
     output, drafts : Wager
         Wealth on the output and (None where nothing can be said) on the drafts.
@@ -88,10 +88,8 @@ class LogReport:
     --------
     >>> import numpy as np
     >>> from mdsd_bounds.audit import from_arrays, judge
-    >>> rng = np.random.default_rng(0)
-    >>> p, q = np.tile([0.9, 0.1], (500, 1)), np.tile([0.5, 0.5], (500, 1))
-    >>> drafts = rng.integers(0, 2, (500, 1))
-    >>> report = judge(from_arrays(p, q, drafts, drafts[:, 0]))
+    >>> token = np.zeros(500, int)
+    >>> report = judge(from_arrays(np.array([[0.1, 0.9]]), None, token[:, None], token, row=token))
     >>> report.lossy, report.positions
     (True, 500)
     """
@@ -103,7 +101,7 @@ class LogReport:
     witnesses: tuple[Witness, ...]
     power: tuple[Detectable, ...]
     figures: tuple[Figure, ...]
-    purchases: tuple[Purchase, ...]
+    marginal_gains: tuple[MarginalGain, ...]
     notes: tuple[str, ...]
     output: Wager
     chi: ChiSquare
@@ -191,7 +189,7 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
         tuple(_witnesses(positions, output, bound)),
         tuple(_power(positions, chi, output.families, level)),
         tuple(acceptance_figures(positions)),
-        tuple(purchases(positions)),
+        tuple(marginal_gains(positions)),
         tuple(remarks),
         output,
         chi,

@@ -20,7 +20,7 @@ from torch import Tensor
 from mdsd_bounds._backend.progress import watching
 from mdsd_bounds.audit.bound_gap import BoundGap, bound_gap
 from mdsd_bounds.audit.logs import from_arrays
-from mdsd_bounds.audit.positions import LADDER, Positions, bounds_of
+from mdsd_bounds.audit.positions import DRAFT_COUNTS, Positions, bounds_of
 from mdsd_bounds.audit.report import LogReport, judge
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.problem import InputError, Option
@@ -208,11 +208,11 @@ def run_steps(
     # Different drafters: their mean steers the bets, and alpha* is that of all.
     positions = from_arrays(p.numpy(), q.mean(1).numpy(), together, token, row=row)
     high = bounds_of(p.numpy(), q.numpy(), tuple(range(1, n + 1)), sampler, own)
-    ladder = np.full((len(token), len(LADDER)), np.nan)
-    for k, count in enumerate(LADDER):
+    bound_by_n = np.full((len(token), len(DRAFT_COUNTS)), np.nan)
+    for k, count in enumerate(DRAFT_COUNTS):
         if count <= n:
-            ladder[:, k] = high[count - 1, row]
-    return replace(positions, bound=high[n - 1, row], ladder=ladder, sampler=(sampler,) * len(token))
+            bound_by_n[:, k] = high[count - 1, row]
+    return replace(positions, bound=high[n - 1, row], bound_by_n=bound_by_n, sampler=(sampler,) * len(token))
 
 
 def audit_rule(

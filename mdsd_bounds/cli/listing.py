@@ -14,20 +14,6 @@ import typer
 from mdsd_bounds.cli.exits import need
 from mdsd_bounds.cli.options import Format, Style
 
-#: Every dump format in one line; its page is docs/dumps.md.
-FORMATS = {
-    "native": "a folder of safetensors shards with a manifest, written by mdsd log and mdsd convert",
-    "step-log": "JSONL or parquet, one line a position: distributions, drafts and the token that came out",
-    "heads": "a draft of several heads, logits [N, K, V] beside the target's [N, V]",
-    "arrays": "a folder or archive of named arrays with facts beside them",
-    "npz": "target_logits and draft_logits [N, V] in one .npz",
-    "npy": "target_logits.npy and draft_logits.npy in a folder",
-    "safetensors": "target_logits and draft_logits in one or two .safetensors files",
-    "pt": "a torch file of two tensors; pickled code is never run",
-    "parquet": "columns target_logits and draft_logits",
-    "joined": "two one-model files, TARGET,DRAFT: llama.cpp, DistillKit, top log-probabilities, arrays",
-}
-
 
 class What(StrEnum):
     """What can be listed."""
@@ -114,7 +100,7 @@ def _verifiers() -> list[dict[str, Any]]:
 def _formats() -> list[dict[str, Any]]:
     from mdsd_bounds.dumps import READERS
 
-    return [{"name": name, "what": FORMATS.get(name, "")} for name in READERS]
+    return [{"name": name, "what": reader.what} for name, reader in READERS.items()]
 
 
 def _trees() -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ SECONDS_OF_SILENCE = 20.0
 SECONDS_BEFORE_A_HINT = 60.0
 #: Those of ``report`` and ``advise`` unless others are named: of every sampler, the published rules that are quick.
 QUICK_VERIFIERS = "rrs,k_seq,rrs_without_replacement,greedy,optimal"
-ALL_SAMPLERS = "with_replacement,without_replacement,greedy,top_k,top_m_plus,independent"
 
 
 class Format(StrEnum):
@@ -83,8 +82,15 @@ def names_in(text: str) -> tuple[str, ...]:
     given = [name.strip() for name in text.split(",") if name.strip()]
     if not given:
         raise typer.BadParameter(f"{text!r}: give at least one name, or several separated by commas")
-    names = [name for part in given for name in (ALL_SAMPLERS.split(",") if part == "all" else [part])]
+    names = [name for part in given for name in (_all_samplers() if part == "all" else [part])]
     return tuple(dict.fromkeys(names))
+
+
+def _all_samplers() -> list[str]:
+    """Those that draw from a distribution: a table of draft tuples cannot be named on the command line."""
+    from mdsd_bounds.samplers import SAMPLERS
+
+    return [name for name, sampler in SAMPLERS.items() if sampler.takes != "table"]
 
 
 def fitting(text: str, samplers: tuple[str, ...]) -> tuple[str, ...]:

@@ -55,9 +55,15 @@ def best_fixed_set(p: Tensor, n_drafts: int) -> tuple[Tensor, Tensor]:
     >>> best_fixed_set(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64), 2)
     (tensor([0, 1]), tensor(0.9000, dtype=torch.float64))
     """
-    (n,), _ = draft_counts(n_drafts)
-    if p.ndim != 2 or 0 in p.shape:
-        raise InputError(f"p: shape {tuple(p.shape)}; give target distributions [S, V]")
+    n = require_samples(p, n_drafts)
     mean = p.to(torch.float64).mean(0)
     found = mean.topk(min(n, len(mean)))
     return found.indices, found.values.sum()
+
+
+def require_samples(p: Tensor, n_drafts: int) -> int:
+    """The number of drafts, where p is ``[S, V]`` with at least one row and n an integer of at least 1."""
+    (n,), _ = draft_counts(n_drafts)
+    if p.ndim != 2 or 0 in p.shape:
+        raise InputError(f"p: shape {tuple(p.shape)}; give target distributions [S, V]")
+    return n

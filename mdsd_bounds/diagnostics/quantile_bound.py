@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError, draft_counts
+from mdsd_bounds.diagnostics.fixed_set import require_samples
 
 #: Entries (sets times samples) up to which ``min_S Pr(S in H)`` is enumerated; beyond, Bonferroni's inequality.
 ENUMERATED = 50_000_000
@@ -49,7 +49,7 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     Raises
     ------
     InputError
-        If p is not ``[S, V]`` with at least one row, or n is no integer of at least 1.
+        As :func:`best_fixed_set`.
 
     Notes
     -----
@@ -64,9 +64,7 @@ def quantile_bound(p: Tensor, n_drafts: int) -> float:
     >>> quantile_bound(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64), 2)
     1.0
     """
-    (n,), _ = draft_counts(n_drafts)
-    if p.ndim != 2 or 0 in p.shape:
-        raise InputError(f"p: shape {tuple(p.shape)}; give target distributions [S, V]")
+    n = require_samples(p, n_drafts)
     samples, size = p.shape
     n = min(n, size)
     ordered, order = p.to(torch.float64).sort(dim=0, stable=True)

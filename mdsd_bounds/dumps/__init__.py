@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -85,10 +85,6 @@ def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     return pair_sides(replace(side, columns=side.columns | held_columns(label, columns, side.rows)), mapped, label)
 
 
-def _open_parquet(paths: list[Path], label: str, how: HowToRead) -> Dump:
-    return open_pair_file(paths[0], "parquet")
-
-
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
     if len(paths) == 1 and paths[0].is_dir():
         files = [paths[0] / f"{name}{suffix}" for name in ("target_logits", "draft_logits")]
@@ -158,33 +154,65 @@ def _open_named_pair(path: Path, label: str, how: HowToRead) -> Dump:
     return replace(dump, facts=facts)
 
 
-#: Format name -> (does the content look like it, how to open it).  ``paths`` is one path, or target and draft; two
-#: one-model files of any formats of :data:`SIDES` are joined.
-READERS: dict[str, tuple[Recognise, Open]] = {
-    "native": (_is_native, lambda paths, label, how: open_native(paths[0])),
-    "step-log": (
+class Reader(NamedTuple):
+    """A format: what it is in a line, whether the content looks like it, and how it is opened."""
+
+    what: str
+    recognise: Recognise
+    open: Open
+
+
+#: Formats by name.  ``paths`` is one path, or target and draft; two one-model files of any formats of :data:`SIDES` are
+#: joined.
+READERS: dict[str, Reader] = {
+    "native": Reader(
+        "a folder of safetensors shards with a manifest, written by mdsd log and mdsd convert",
+        _is_native,
+        lambda paths, label, how: open_native(paths[0]),
+    ),
+    "step-log": Reader(
+        "JSONL or parquet, one line a position: distributions, drafts and the token that came out",
         lambda paths: len(paths) == 1 and is_step_log(paths[0]),
         lambda paths, label, how: open_step_log(paths[0]),
     ),
-    "heads": (has_heads, open_heads),
-    "arrays": (_is_named_pair, lambda paths, label, how: _open_named_pair(paths[0], label, how)),
-    "npz": (lambda paths: _all_of(paths, "npz", 1), lambda paths, label, how: open_pair_file(paths[0], "npz")),
-    "npy": (
+    "heads": Reader("a draft of several heads, logits [N, K, V] beside the target's [N, V]", has_heads, open_heads),
+    "arrays": Reader(
+        "a folder or archive of named arrays with facts beside them",
+        _is_named_pair,
+        lambda paths, label, how: _open_named_pair(paths[0], label, how),
+    ),
+    "npz": Reader(
+        "target_logits and draft_logits [N, V] in one .npz",
+        lambda paths: _all_of(paths, "npz", 1),
+        lambda paths, label, how: open_pair_file(paths[0], "npz"),
+    ),
+    "npy": Reader(
+        "target_logits.npy and draft_logits.npy in a folder",
         lambda paths: (
             _all_of(pair := _pair_in_folder(paths, ".npy"), "npy", 2) and all(_is_plain(path) for path in pair)
         ),
         _open_npy,
     ),
-    "safetensors": (
+    "safetensors": Reader(
+        "target_logits and draft_logits in one or two .safetensors files",
         lambda paths: (
             _all_of(files := _pair_in_folder(paths, ".safetensors"), "safetensors", 1)
             or (_all_of(files, "safetensors", 2) and all(_is_plain(path) for path in files))
         ),
         lambda paths, label, how: open_safetensors_pair(_pair_in_folder(paths, ".safetensors"), label),
     ),
-    "pt": (lambda paths: _all_of(paths, "pt", 1), lambda paths, label, how: open_pair_file(paths[0], "pt")),
-    "parquet": (lambda paths: _all_of(paths, "parquet", 1) and has_pair(paths[0]), _open_parquet),
-    "joined": (
+    "pt": Reader(
+        "a torch file of two tensors; pickled code is never run",
+        lambda paths: _all_of(paths, "pt", 1),
+        lambda paths, label, how: open_pair_file(paths[0], "pt"),
+    ),
+    "parquet": Reader(
+        "columns target_logits and draft_logits",
+        lambda paths: _all_of(paths, "parquet", 1) and has_pair(paths[0]),
+        lambda paths, label, how: open_pair_file(paths[0], "parquet"),
+    ),
+    "joined": Reader(
+        "two one-model files, TARGET,DRAFT: llama.cpp, DistillKit, top log-probabilities, arrays",
         lambda paths: (
             len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(_side_format(path) for path in files)
         ),
@@ -315,7 +343,7 @@ def _open(paths: list[Path], label: str, how: HowToRead) -> Dump:
         with reading(label, "dump"):
             form = _format(paths, label)
         with reading(label, form):
-            dump = READERS[form][1](paths, label, how)
+            dump = READERS[form].open(paths, label, how)
         # What was read without being named is content as well: columns, token maps, settings beside the rows.
         named = files_of(paths)
         beside = [file for file in opened_files() if file not in named]
@@ -350,8 +378,8 @@ def _format(paths: list[Path], label: str) -> str:
         raise InputError(f"{label}: {len(paths)} paths; give one dump, or target and draft joined by a comma")
     for part in paths:
         refuse_unfinished(part)
-    for name, (recognise, _) in READERS.items():
-        if recognise(paths):
+    for name, reader in READERS.items():
+        if reader.recognise(paths):
             return name
     one_model = next((name for part in paths if (name := _side_format(part))), "")
     if len(paths) == 1 and one_model:

@@ -155,6 +155,8 @@ def read_step(entry: object, *, whole_tree: bool = False) -> StepRecord:
     """
     if not isinstance(entry, dict):
         raise ValueError(f"{entry!r} is no step: an object with drafts, accepted and positions")
+    if "draft_calls" in entry:
+        raise ValueError("draft_calls has a new name: rename it to draft_passes")
     missing = {"doc", "drafts", "accepted", *TREE_FIELDS} - set(entry) if whole_tree else set()
     if missing:
         raise ValueError(f"lacks {', '.join(sorted(missing))}")
@@ -270,8 +272,6 @@ def _number(entry: Mapping[str, Any], name: str) -> float:
 
 def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:
     """The tree of a step; fields that are absent keep their defaults."""
-    if "draft_calls" in entry:
-        raise ValueError("draft_calls has a new name: rename it to draft_passes")
     reach = entry.get("reach")
     seconds = _listed(entry.get("seconds", [0.0, 0.0, 0.0]))
     if len(seconds) != 3:

@@ -9,9 +9,8 @@ the distribution of the token recorded beside it, whose place in the document is
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import Report, to_stderr
 from mdsd_bounds.models.capture_settings import CaptureSettings as CaptureSettings
 from mdsd_bounds.models.drafts import Draft, make_draft
 from mdsd_bounds.models.dump_writers import STORES, Store, open_writer
@@ -29,8 +29,6 @@ from mdsd_bounds.models.loading import LoadedModel, load_model, require_transfor
 from mdsd_bounds.models.prompts import given_texts, texts_digest
 from mdsd_bounds.models.vocabulary import mass_outside
 from mdsd_bounds.problem import InputError
-
-Report = Callable[[str], None]
 
 #: Within a batch, progress is said this often.
 QUIET_SECONDS = 20.0
@@ -45,9 +43,9 @@ def log_pair(
     *,
     token_map: str | None = None,
     notes: dict[str, Any] | None = None,
-    report: Report | None = None,
+    report: Report = to_stderr,
 ) -> Path:
-    """Log a pair over prompts; the same call after an interruption goes on where it stopped.
+    """Log a pair over prompts; the same call after an interruption goes on where it stopped.  Returns the folder.
 
     Parameters
     ----------
@@ -69,11 +67,6 @@ def log_pair(
         Kept in the manifest beside models, versions and settings.
     report : callable
         Receives one line per batch (rate, time left); stderr by default.
-
-    Returns
-    -------
-    Path
-        The dump's folder.
 
     Raises
     ------
@@ -98,7 +91,6 @@ def log_pair(
     """
     settings = settings or CaptureSettings()
     _check(settings)
-    report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     texts = given_texts(prompts)
     require_transformers()
     facts: dict[str, Any] = {

@@ -8,9 +8,8 @@ gate that files of such answers pass, so that nothing is believed that a file wo
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import Report, to_stderr
 from mdsd_bounds.dumps import open_side
 from mdsd_bounds.dumps.single_model import UNSTATED_WIDTH, Side, pair_sides
 from mdsd_bounds.dumps.top_k_rows import joined, top_k_arrays
@@ -29,7 +29,6 @@ from mdsd_bounds.models.prompts import given_texts, texts_digest
 from mdsd_bounds.models.servers import Server, prompt_logprobs, served_model
 from mdsd_bounds.problem import InputError
 
-Report = Callable[[str], None]
 #: Between two lines of progress.
 QUIET_SECONDS = 5.0
 #: Rows made dense at once.
@@ -70,9 +69,9 @@ def log_servers(
     prompts: Sequence[str] | str | Path,
     out: str | Path,
     settings: ServerSettings | None = None,
-    report: Report | None = None,
+    report: Report = to_stderr,
 ) -> Path:
-    """Log what servers say of prompts; the same call after an interruption goes on where it stopped.
+    """Log what servers say of prompts; the same call after an interruption resumes it.  Returns the folder.
 
     Parameters
     ----------
@@ -89,11 +88,6 @@ def log_servers(
         See there.
     report : callable
         Receives lines of progress; stderr by default.
-
-    Returns
-    -------
-    Path
-        The dump's folder.
 
     Raises
     ------
@@ -115,7 +109,6 @@ def log_servers(
     http://127.0.0.1:9/v1...
     """
     settings = settings or ServerSettings()
-    report = report or (lambda line: print(line, file=sys.stderr, flush=True))
     texts = given_texts(prompts)
     if not texts:
         raise InputError("no prompts: give at least one")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mdsd_bounds.plots.layout import require_columns
 from mdsd_bounds.plots.style import COLOURS, DASHES, MARKERS, axes, legend
-from mdsd_bounds.problem import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +30,8 @@ def equilibrium(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel() != ""
     True
     """
-    missing = {"temperature", "drafts", "rank", "share", "stderr"} - set(shares.columns)
-    if missing:
-        raise InputError(f"figure equilibrium: lacks {', '.join(sorted(missing))}; give diagnostics.equilibrium(...)")
+    columns = ("temperature", "drafts", "rank", "share", "stderr")
+    require_columns("equilibrium", shares, columns, "; give diagnostics.equilibrium(...)")
     ax = axes(ax)
     temperatures, counts = sorted(shares["temperature"].unique()), sorted(shares["drafts"].unique())
     lines = [(t, n) for t in temperatures for n in counts]

@@ -16,18 +16,7 @@ if TYPE_CHECKING:
 def gap_by_temperature(table: pd.DataFrame, ax: Axes | None = None, look: Look | None = None) -> Axes:
     """Bound minus acceptance of each verifier, in percentage points, against temperature.
 
-    Parameters
-    ----------
-    table : DataFrame
-        A per-position comparison or its summary.  The largest number of drafts is drawn, unless drafts are the facet.
-    ax : matplotlib Axes, optional
-        Drawn on a new figure if not given.
-    look : Look, optional
-        Size, facet (sampler or drafts) and names.
-
-    Raises
-    ------
-    InputError
-        If the table holds no verifier.
+    Parameters and errors as :func:`mdsd_bounds.plots.gap_by_drafts`, with temperature and drafts in each other's place:
+    the largest number of drafts is drawn, unless drafts are the facet.
     """
     return gap_figure(table, ax, look, "temperature", "temperature", "drafts")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +150,19 @@ def compose(frame: Frame, table: pd.DataFrame, ax: Axes | None = None, look: Loo
                   title=textwrap.fill(frame.note, 28), title_fontsize=7, alignment="left")  # fmt: skip
         return ax
     return _figure(frame, panels, note, look, table, together)
+
+
+def require_columns(figure: str, table: pd.DataFrame, names: Sequence[str], remedy: str = "") -> None:
+    """Refuse a table that lacks columns.
+
+    Raises
+    ------
+    InputError
+        Naming the columns that are missing, then ``remedy``.
+    """
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise InputError(f"figure {figure}: lacks {', '.join(missing)}{remedy}")
 
 
 def _figure(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mdsd_bounds.plots.layout import Frame, Look, Series, compose
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.plots.layout import Frame, Look, Series, compose, require_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,9 +48,7 @@ def lossy_frontier(
     >>> len(ax.get_lines()) > 0
     True
     """
-    missing = [name for name in ("drafts", "rule", "tv", "acceptance", "alpha") if name not in table]
-    if missing:
-        raise InputError(f"figure lossy_frontier: lacks {', '.join(missing)}")
+    require_columns("lossy_frontier", table, ("drafts", "rule", "tv", "acceptance", "alpha"))
     look = look or Look()
     names = registered or {}
     given = table.assign(verifier=[names.get(rule, rule) for rule in table["rule"]])

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.plots.layout import INTERVALS, Frame, Look, Series, compose, require_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,16 +23,11 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     Parameters
     ----------
     table : DataFrame
-        From :func:`mdsd_bounds.trees.speed_frontier.speed_by_nodes`.
+        From :func:`mdsd_bounds.trees.speed_frontier.speed_by_nodes`; one that lacks its columns is an error.
     ax : matplotlib Axes, optional
         Drawn on a new figure if not given; one sampler only.
     look : Look, optional
         Size and names.
-
-    Raises
-    ------
-    InputError
-        If columns are missing.
 
     Examples
     --------
@@ -49,9 +43,7 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     >>> ax.get_xlabel() != ""
     True
     """
-    missing = [name for name in _COLUMNS if name not in table]
-    if missing:
-        raise InputError(f"figure speed_by_nodes: lacks {', '.join(missing)}; give trees.speed_frontier.speed_by_nodes")
+    require_columns("speed_by_nodes", table, _COLUMNS, "; give trees.speed_frontier.speed_by_nodes")
     chosen = table[table["choice"]]
     note = "Grey: no drafts."
     unit = "second" if table["unit"].iloc[0] == "second" else "time of one target forward pass"

@@ -21,10 +21,6 @@ def tree_depths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         Columns tree, depth, accepted, low, high.
     ax : matplotlib Axes, optional
         Drawn on a new figure if not given.
-
-    Returns
-    -------
-    matplotlib Axes
     """
     ax = axes(ax)
     for i, (name, rows) in enumerate(table.groupby("tree", sort=False)):

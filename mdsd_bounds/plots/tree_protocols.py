@@ -32,10 +32,6 @@ def tree_protocols(table: pd.DataFrame, protocol: str, value: str = "block_effic
         What is drawn: keys of :data:`AXES` and :data:`VALUES`.
     ax : matplotlib Axes, optional
         Drawn on a new figure if not given.
-
-    Returns
-    -------
-    matplotlib Axes
     """
     ax = axes(ax)
     part = table[table["protocol"] == protocol]

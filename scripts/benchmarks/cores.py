@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.timing import interleaved, logits, softmax_of_both
+from benchmarks.timing import interleaved, logits, per_position, softmax_of_both
 from torch import Tensor
 
 from mdsd_bounds import optimal_acceptance, to_probs
@@ -62,9 +62,7 @@ def _measure(case: str, size: int, batch: int, call: Callable[[Tensor, Tensor], 
         **facts,
         "vocabulary": size,
         "batch": batch,
-        "ms_per_position": 1e3 * subject / batch,
-        "softmax_ms": 1e3 * plain / batch,
-        "ratio": subject / plain,
+        **per_position(subject, plain, batch),
         "reused_ratio": subject / reused,
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from benchmarks.guard import one_thread
-from benchmarks.timing import interleaved, logits
+from benchmarks.timing import interleaved, logits, per_position
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, optimal_acceptance, to_probs
@@ -118,12 +118,5 @@ def _row(
         lambda: (torch.softmax(target, -1, out=mine), torch.softmax(draft, -1, out=other)),
         clock=time.thread_time,
     )
-    each, reference = statistics.median(times) / rows, statistics.median(softmax) / rows
-    return {
-        "part": part,
-        "what": what,
-        "rows": rows,
-        "ms_per_position": 1e3 * each,
-        "softmax_ms": 1e3 * reference,
-        "ratio": each / reference,
-    }
+    measured = per_position(statistics.median(times), statistics.median(softmax), rows)
+    return {"part": part, "what": what, "rows": rows, **measured}

@@ -69,6 +69,15 @@ def medians(subject: Callable[[], Any], reference: Callable[[], Any], runs: int)
     return statistics.median(mine), statistics.median(other)
 
 
+def per_position(subject: float, softmax: float, rows: int = 1) -> dict[str, float]:
+    """Milliseconds for each of ``rows`` positions, of the subject and of softmax, from seconds; and their ratio."""
+    return {
+        "ms_per_position": 1e3 * subject / rows,
+        "softmax_ms": 1e3 * softmax / rows,
+        "ratio": subject / softmax,
+    }
+
+
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     model = platform.processor()

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import torch
-from benchmarks.timing import logits, medians, softmax_of_both
+from benchmarks.timing import logits, medians, per_position, softmax_of_both
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, to_probs
 
@@ -72,7 +72,5 @@ def _row(
         "sampler": sampler,
         "drafts": n,
         "what": what,
-        "ms_per_position": 1e3 * subject / BATCH,
-        "softmax_ms": 1e3 * reference / BATCH,
-        "ratio": subject / reference,
+        **per_position(subject, reference, BATCH),
     }

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from benchmarks.guard import one_thread
 from benchmarks.streaming import forget, write
-from benchmarks.timing import interleaved, logits, softmax_of_both
+from benchmarks.timing import interleaved, logits, per_position, softmax_of_both
 
 from mdsd_bounds import open_dump
 from mdsd_bounds._backend.buffers import buffers_kept
@@ -77,8 +77,6 @@ def _row(
     _, mine, other = interleaved(runs, before or int, call, reference, clock=clock)
     return {
         "step": step,
-        "ms_per_position": 1e3 * min(mine) / BLOCK_ROWS,
-        "softmax_ms": 1e3 * min(other) / BLOCK_ROWS,
-        "ratio": min(mine) / min(other),
+        **per_position(min(mine), min(other), BLOCK_ROWS),
         "bytes_per_position": size,
     }

@@ -19,12 +19,13 @@ mass has room for.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from mdsd_bounds.distributions import Warp, to_probs
+from mdsd_bounds.distributions import Warp, Warps, to_probs
 from mdsd_bounds.problem import InputError
 
 #: Columns of a dump's ``target_cut`` and ``draft_cut`` ``[B, 4]``.
@@ -66,16 +67,46 @@ def whole_distribution(probs: Tensor) -> TruncatedDistribution:
     return TruncatedDistribution(probs, torch.ones_like(probs, dtype=torch.bool), zero, zero, zero, zero)
 
 
+def known_part(known: Tensor, missing: Tensor, name: str) -> TruncatedDistribution:
+    """A distribution of which the small probabilities were left out.
+
+    Parameters
+    ----------
+    known : Tensor
+        ``[B, V]`` float64 probabilities, zero where unknown; rows sum to ``1 - missing``.  The unknown tokens are taken
+        to be no more probable than the least known one.
+    missing : Tensor
+        ``[B]`` float64: mass of the unknown tokens.
+    name : str
+        What an error calls the rows.
+
+    Raises
+    ------
+    InputError
+        If known and missing mass do not add up to one.
+    """
+    total = known.sum(-1)
+    bad = ((total + missing - 1.0).abs() > 1e-6) | (missing < 0) | (total <= 0)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"{name} row {row}: known mass {float(total[row]):.6g} and missing mass {float(missing[row]):.6g} "
+            "do not add up to 1; give the row's tail mass"
+        )
+    least = torch.where(known > 0, known, torch.full_like(known, float("inf"))).amin(-1)
+    kept = (known > 0) | (missing <= 0)[:, None]
+    # |1 - known - missing| is not attributed to either: it widens the missing mass.
+    low, high = torch.minimum(missing, 1.0 - total).clamp(min=0.0), torch.maximum(missing, 1.0 - total)
+    return TruncatedDistribution(known / total[:, None], kept, low, high, least / total, torch.zeros_like(low))
+
+
 def truncated_distribution(
     logprobs: Tensor,
     cut: Tensor | None,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
     name: str = "logprobs",
     first_row: int = 0,
+    **warps: Unpack[Warps],
 ) -> TruncatedDistribution:
     """Warp truncated rows as :func:`mdsd_bounds.to_probs` warps full ones.
 
@@ -86,8 +117,8 @@ def truncated_distribution(
     cut : Tensor or None
         ``[B, 4]`` float64: least and greatest missing mass, largest log-probability a missing token may have
         (``inf`` if unknown), and error bound of the stored logarithms.  None: the rows are full.
-    temperature, top_k, top_p, min_p, name, first_row :
-        As :func:`mdsd_bounds.to_probs`.
+    name, first_row, **warps :
+        ``temperature``, ``top_k``, ``top_p`` and ``min_p``, as :func:`mdsd_bounds.to_probs`.
 
     Raises
     ------
@@ -95,7 +126,8 @@ def truncated_distribution(
         If the warp depends on tokens that were not stored (greedy decoding or a nucleus that leaves the kept tokens).
     """
     # Checks the range of top_p too; where rows are truncated, the nucleus itself is found below.
-    warp = Warp(temperature, top_k, top_p, min_p)
+    warp = Warp(**warps)
+    temperature, top_k, top_p, min_p = astuple(warp)
     if cut is None:
         return whole_distribution(to_probs(logprobs, name=name, first_row=first_row, **asdict(warp)))
     # Checks NaN, +inf and empty rows; top_k must see the kept tokens only.

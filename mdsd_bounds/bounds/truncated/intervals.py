@@ -47,14 +47,13 @@ tokens may still be certain: they are drafted, so ``[P(first j), 1]`` is the int
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
-from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, truncated_distribution, whole_distribution
-from mdsd_bounds.problem import Bound, Counts, InputError, Option, Problem, draft_counts
+from mdsd_bounds.bounds.truncated.distributions import TruncatedDistribution, whole_distribution
+from mdsd_bounds.problem import Bound, Counts, Option, Problem, draft_counts
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
 
@@ -64,106 +63,6 @@ PARTS = 65_536
 SCALE = 2.0**512
 
 Solver = Callable[[Problem], Bound]
-
-
-def interval_bounds(
-    p: Tensor,
-    q: Tensor,
-    p_missing: Tensor,
-    q_missing: Tensor,
-    n_drafts: Counts,
-    sampler: str = "without_replacement",
-    options: Mapping[str, Option] | None = None,
-    solver: Solver = solve_prefix,
-) -> tuple[Tensor, Tensor]:
-    """Interval for alpha* from probabilities of which the small ones were left out.
-
-    Parameters
-    ----------
-    p, q : Tensor
-        ``[B, V]`` float64 probabilities, zero where unknown; rows sum to ``1 - missing``.  The unknown tokens are
-        taken to be no more probable than the least known one.
-    p_missing, q_missing : Tensor
-        ``[B]``: mass of the unknown tokens.
-    n_drafts, sampler, options, solver :
-        As :func:`solve_cut`.
-
-    Returns
-    -------
-    low, high : Tensor
-        ``[N, B]``, ``low <= alpha* <= high`` for every way of placing the missing mass on unknown tokens.
-
-    Raises
-    ------
-    InputError
-        If known and missing mass do not add up to one, or the sampler has no interval.
-    """
-    distributions = []
-    for name, known, missing in (("p", p, p_missing), ("q", q, q_missing)):
-        missing = torch.as_tensor(missing, dtype=torch.float64).expand(known.shape[0])
-        total = known.sum(-1)
-        bad = ((total + missing - 1.0).abs() > 1e-6) | (missing < 0) | (total <= 0)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise InputError(
-                f"{name} row {row}: known mass {float(total[row]):.6g} and missing mass {float(missing[row]):.6g} "
-                "do not add up to 1; give the row's tail mass"
-            )
-        least = torch.where(known > 0, known, torch.full_like(known, float("inf"))).amin(-1)
-        probs = known / total[:, None]
-        kept = (known > 0) | (missing <= 0)[:, None]
-        # |1 - known - missing| is not attributed to either: it widens the missing mass.
-        low = torch.minimum(missing, 1.0 - total).clamp(min=0.0)
-        distributions.append(
-            TruncatedDistribution(
-                probs, kept, low, torch.maximum(missing, 1.0 - total), least / total, torch.zeros_like(low)
-            )
-        )
-    bound = solve_cut(distributions[0], distributions[1], n_drafts, sampler, options, solver)
-    return bound.low, bound.high
-
-
-def batch_bound(
-    batch: Any,
-    n_drafts: Counts,
-    sampler: str,
-    options: Mapping[str, Option] | None = None,
-    *,
-    temperature: float = 1.0,
-    draft_temperature: float | None = None,
-    name: str = "dump",
-    solver: Solver = solve_prefix,
-    **cuts: Any,
-) -> Bound:
-    """Bounds of a batch of dump rows of which some are truncated; fields [N, B].
-
-    Parameters
-    ----------
-    batch : mdsd_bounds.dumps.LogitBatch
-        Rows of target and draft.
-    n_drafts, sampler, options, solver :
-        As :func:`solve_cut`.
-    temperature, draft_temperature : float
-        Of the target, and of the draft where it has its own.
-    name : str
-        What error messages call the rows.
-    **cuts
-        ``top_k`` and ``top_p``, for target and draft alike.
-
-    Raises
-    ------
-    InputError
-        As :func:`mdsd_bounds.bounds.truncated.distributions.truncated_distribution` and :func:`solve_cut`.
-    """
-    warp: dict[str, Any] = {**cuts, "first_row": int(batch.row[0])}
-    second = temperature if draft_temperature is None else draft_temperature
-    p = truncated_distribution(
-        batch.target_logits, batch.target_cut, temperature=temperature, name=f"{name} target_logits", **warp
-    )
-    q = truncated_distribution(
-        batch.draft_logits, batch.draft_cut, temperature=second, name=f"{name} draft_logits", **warp
-    )
-    return solve_cut(p, q, n_drafts, sampler, options, solver)
 
 
 def solve_cut(
@@ -354,4 +253,4 @@ def _solve(target: Tensor, rates: Tensor, draws: list[int], replacement: bool, s
     return Bound(value, low, high, size, Problem(target, rates, tuple(draws), name), "intervals")
 
 
-__all__ = ["PARTS", "TruncatedDistribution", "batch_bound", "interval_bounds", "solve_cut", "whole_distribution"]
+__all__ = ["PARTS", "TruncatedDistribution", "solve_cut", "whole_distribution"]

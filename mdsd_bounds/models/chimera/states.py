@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import Report
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.dumps.containers.files import Array
 from mdsd_bounds.dumps.containers.safetensors import open_safetensors, safetensors_bytes
@@ -29,8 +30,6 @@ from mdsd_bounds.problem import InputError
 
 #: Windows read together; the unit of resuming.
 BLOCK = 16
-
-Report = Callable[[str], None]
 
 TOO_SHORT = "the text is empty or shorter than the shortest window (16 tokens); give more text"
 

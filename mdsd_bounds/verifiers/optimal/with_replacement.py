@@ -39,15 +39,8 @@ def prepare_with_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
 
     Parameters
     ----------
-    p, q : Tensor
-        ``[V]`` float64 distributions.
-    n : int
-        Number of drafts.
-
-    Returns
-    -------
-    Prepared
-        Whose gap is of rounding size.
+    p, q, n :
+        As :func:`mdsd_bounds.verifiers.optimal.prepare`; the gap of the result is of rounding size.
 
     Notes
     -----
