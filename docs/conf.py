@@ -67,7 +67,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 # Pages without a section of their own need no empty sidebar.
-html_sidebars = {page: [] for page in ("methods", "glossary", "claims")}
+html_sidebars = {page: [] for page in ("methods", "glossary", "claims", "chimera", "judge", "MAP")}
 html_theme_options = {
     "navigation_with_keys": True,
     "show_toc_level": 2,
