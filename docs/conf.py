@@ -39,7 +39,7 @@ exclude_patterns = [
 
 # Notebooks are executed by the tests, which hold their outputs against the code; the site only shows them.
 nb_execution_mode = "off"
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
@@ -66,8 +66,19 @@ html_title = "mdsd_bounds"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-# Pages without a section of their own need no empty sidebar.
-html_sidebars = {page: [] for page in ("methods", "glossary", "claims")}
+# Pages without a section of their own need no sidebar; wide tables need its room.
+_OWN = ("methods", "glossary", "claims", "chimera", "judge", "MAP")
+_WIDE = (
+    "trees",
+    "study",
+    "scale",
+    "optimal_certificates",
+    "optimal_comparison",
+    "lossy_frontier",
+    "results/**",
+    "notebooks/**",
+)
+html_sidebars = {page: [] for page in (*_OWN, *_WIDE)}
 html_theme_options = {
     "navigation_with_keys": True,
     "show_toc_level": 2,

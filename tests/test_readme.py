@@ -56,3 +56,11 @@ def test_links_of_readme_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)", TEXT) if "://" not in link]
     assert len(links) > 20
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_page_on_choosing_shows_what_readme_shows() -> None:
+    page = (ROOT / "docs" / "howto" / "choose.md").read_text()
+    (shown,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    (body,) = [body for body in COMMANDS if body.startswith("$ mdsd advise")]
+    assert body.startswith(f"$ {page.split('```')[1].strip()}\n")
+    assert shown in body

