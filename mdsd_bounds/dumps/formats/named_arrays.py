@@ -194,8 +194,8 @@ def _columns(path: Path, arrays: Mapping[str, Array], rows: int) -> dict[str, Te
     for name, column in COLUMNS.items():
         if name in arrays:
             value = arrays[name].whole()
-            if value.shape != (rows,) or value.is_floating_point():
-                raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give {rows} integers")
+            if value.shape != (rows,) or value.is_floating_point() or value.dtype == torch.bool:
+                raise InputError(f"{path}: {name} has shape {tuple(value.shape)} {value.dtype}; give {rows} integers")
             found = with_columns(str(path), found, {column: value.to(torch.int64)}, name)
     return found
 
