@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_headers_of_numpy_arrays(text: str, version: tuple[int, int], message: s
 
 def test_an_archive_behind_another_one_is_an_error(tmp_path: Path) -> None:
     """Only the last would be read, as where np.savez is called again and again on one open file."""
-    arrays = {name: rows.numpy() for name, rows in pair().items()}
+    arrays: dict[str, Any] = {name: rows.numpy() for name, rows in pair().items()}
     with (tmp_path / "x.npz").open("wb") as stream:
         for _ in range(2):
             data = io.BytesIO()
@@ -70,9 +71,11 @@ def test_a_manifest_that_says_a_name_twice_is_an_error(tmp_path: Path) -> None:
 def test_flags_are_no_tokens(logits: str, tmp_path: Path) -> None:
     token = np.array([True, False] * 3)
     rows = pair()
-    np.savez(tmp_path / "t.npz", **{logits: rows["target_logits"].numpy(), "token": token})
+    arrays: dict[str, Any] = {logits: rows["target_logits"].numpy(), "token": token}
+    np.savez(tmp_path / "t.npz", **arrays)
     np.savez(tmp_path / "d.npz", logits=rows["draft_logits"].numpy())
-    np.savez(tmp_path / "x.npz", **{name: held.numpy() for name, held in rows.items()}, token=token)
+    arrays = {name: held.numpy() for name, held in rows.items()} | {"token": token}
+    np.savez(tmp_path / "x.npz", **arrays)
     for path in (f"{tmp_path}/t.npz,{tmp_path}/d.npz", f"{tmp_path}/x.npz"):
         with pytest.raises(InputError, match="give 6 integers"):
             open_dump(path)
