@@ -352,34 +352,3 @@ def test_lines(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match=message):
             list(lines(path, 50))
-
-
-@pytest.mark.parametrize("form", ["npy", "npz"])
-@pytest.mark.parametrize(
-    ("text", "version", "message"),
-    [
-        ("{'descr': '<f8', 'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }", (1, 0), "'descr' twice"),
-        ("{'descr': '<f4', 'shape': (8, 6), 'fortran_order': False, 'shape': (6, 8), }", (1, 0), "'shape' twice"),
-        (r"{'\x64escr': '<f8', 'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }", (2, 0), "'descr' twice"),
-        ("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }", (9, 0), "version is 9.0"),
-        ("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }", (1, 7), "version is 1.7"),
-        ("{'descr': '<f4', 'fortran_order': False, 'shape': (6, 8), }", (3, 0), ""),
-    ],
-)
-def test_headers_of_numpy_arrays(text: str, version: tuple[int, int], message: str, form: str, tmp_path: Path) -> None:
-    body = text.encode().ljust(109) + b"\n"
-    size = struct.pack("<H" if version[0] == 1 else "<I", len(body))
-    for role in ("target", "draft"):
-        data = b"\x93NUMPY" + bytes(version) + size + body + pair()[f"{role}_logits"].numpy().tobytes()
-        (tmp_path / f"{role}_logits.npy").write_bytes(data)
-    path = f"{tmp_path}/target_logits.npy,{tmp_path}/draft_logits.npy"
-    if form == "npz":
-        path = f"{tmp_path}/x.npz"
-        with zipfile.ZipFile(path, "w") as archive:
-            for role in ("target", "draft"):
-                archive.write(tmp_path / f"{role}_logits.npy", f"{role}_logits.npy")
-    if message:
-        with pytest.raises(InputError, match=message):
-            open_dump(path)
-    else:
-        assert torch.equal(next(open_dump(path).batches(N)).target_logits, pair()["target_logits"])

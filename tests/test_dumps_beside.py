@@ -289,3 +289,13 @@ def test_a_probability_of_a_step_said_twice(said: dict[str, Any], message: str, 
             open_dump(tmp_path / "x.jsonl")
     else:
         assert len(open_dump(tmp_path / "x.jsonl")) == 2
+
+
+@pytest.mark.parametrize("values", [(0, -10000), (1, 2)])
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_mask_holds_ones_and_zeros(values: tuple[int, int], ids: bool, tmp_path: Path) -> None:
+    """Biases of attention are zero where a token is read; packed texts are numbered."""
+    mask = torch.tensor([[values[0]] * 4 + [values[1]] * 2] * 2)
+    arrays = {"attention_mask": mask} | ({"input_ids": torch.ones(2, 6, dtype=torch.int64)} if ids else {})
+    with pytest.raises(InputError, match=f"attention_mask holds {values[1]}"):
+        open_dump(_pair(tmp_path, rows(2, 6, 9), rows(2, 6, 9, seed=1), arrays))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,8 @@ def test_what_a_file_imports_from_beside_itself_is_in_the_key(form: str, tmp_pat
 def test_a_finished_table_is_not_answered_from_after_a_helper_changed(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(2, 12, 9)).astype(np.float32)
     np.savez(tmp_path / "pair.npz", target_logits=rows[0], draft_logits=rows[1])
-    out, rates = tmp_path / "x.parquet", []
+    out = tmp_path / "x.parquet"
+    rates: list[float] = []
     for share in (1.0, 0.0):
         spec = written(tmp_path, "from", share)
         options = ["--sampler", "with_replacement", "--drafts", "1", "--quiet", "--out", str(out), "--force"]
@@ -84,10 +86,10 @@ class Rule:
     def __init__(self, share: Any) -> None:
         self.share = share
 
-    def __call__(self, p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
+    def __call__(self, p: Tensor, q: Tensor, drafts: Tensor) -> Any:
         return self.share * p + (1 - self.share) * q
 
-    def probs(self, p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
+    def probs(self, p: Tensor, q: Tensor, drafts: Tensor) -> Any:
         return self(p, q, drafts)
 
 
@@ -136,3 +138,16 @@ def test_what_cannot_be_told_equals_nothing() -> None:
     for _ in range(20):
         deep = [deep]
     assert of(Rule(deep)) != of(Rule(deep))
+
+
+def test_a_module_that_is_loaded_again_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then what runs is what was loaded, whatever the file holds."""
+    file = tmp_path / "reloaded_rule_of_a_test.py"
+    file.write_text("def rule(p, q, drafts):\n    return p\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("reloaded_rule_of_a_test")
+    first = of(module.rule)
+    file.write_text("def rule(p, q, drafts):\n    return 0.5 * p + 0.5 * q\n")
+    assert of(module.rule) == first
+    importlib.invalidate_caches()
+    assert of(importlib.reload(module).rule) != first

@@ -273,10 +273,14 @@ def check_columns(path: str, columns: dict[str, Any], rows: int) -> dict[str, Te
                 )
             checked[name] = column
             continue
-        if column.ndim != 1 or column.shape[0] != rows or column.is_floating_point():
+        if column.ndim != 1 or column.shape[0] != rows or not _counts(column):
             raise InputError(f"{path}: {name} has shape {tuple(column.shape)} {column.dtype}; give {rows} integers")
         checked[name] = column.to(torch.int64)
     return checked
+
+
+def _counts(column: Tensor) -> bool:
+    return not (column.is_floating_point() or column.is_complex() or column.dtype == torch.bool)
 
 
 def size_on_disk(*paths: Path) -> int:

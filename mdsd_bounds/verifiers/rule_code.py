@@ -23,7 +23,8 @@ import numpy as np
 from torch import Tensor
 
 #: Text of each own module when a rule first needed it: what runs is what was loaded then, whatever the file holds now.
-_LOADED: dict[str, bytes] = {}
+#: Beside it what a reload, or another import, replaces.
+_LOADED: dict[str, tuple[object, bytes]] = {}
 _STANDARD = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: How deep values are looked into; what lies deeper is told apart from everything.
@@ -159,13 +160,14 @@ def _modules(module: ModuleType, texts: dict[str, bytes], top: str = "") -> None
     file = getattr(module, "__file__", None)
     if module.__name__ in texts or not file or not _is_own(module, Path(file).resolve(), top):
         return
-    text = _LOADED.get(module.__name__)
-    if text is None:
+    state = getattr(module, "__spec__", None) or module
+    known, text = _LOADED.get(module.__name__, (None, b""))
+    if known is not state:
         try:
             text = Path(file).read_bytes()
         except OSError:
             text = uuid.uuid4().bytes
-        _LOADED[module.__name__] = text
+        _LOADED[module.__name__] = state, text
     texts[module.__name__] = text
     held = [value for value in vars(module).values() if isinstance(value, ModuleType)]
     made = {getattr(value, "__module__", None) for value in vars(module).values()}

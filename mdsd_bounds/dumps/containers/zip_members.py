@@ -125,6 +125,11 @@ def _open(path: Path) -> Archive:
         end = 0
         for member in sorted(listed, key=lambda member: member.header_offset):
             place.at = f"member {member.filename!r}"
+            if not members and member.header_offset:
+                raise ValueError(
+                    f"{member.header_offset} bytes stand before the first member, as where one archive was written "
+                    "behind another, of which only the last would be read"
+                )
             _check(member, end, file.size)
             if member.filename in members:
                 raise ValueError("the archive holds it twice")

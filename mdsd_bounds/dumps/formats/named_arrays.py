@@ -11,8 +11,7 @@ Which form it is follows from the names inside, with ``target_`` or ``draft_`` b
   known too), natural logarithms at temperature 1, ids of -1 for empty slots; optionally ``missing`` ``[N]``, the mass
   of the rest, ``cap`` ``[N]``, or both and more as ``cut`` ``[N, 4]`` float64, and ``vocabulary``.
 * ``hidden_states`` ``[N, H]`` and ``lm_head`` ``[V, H]`` (:mod:`mdsd_bounds.dumps.hidden_states`); a head without
-prefix
-  serves both models.
+  prefix serves both models.
 
 A draft over fewer tokens (EAGLE-3) carries a map (:mod:`mdsd_bounds.dumps.token_map`): ``d2t`` ``[V_draft]``, the
 target token less the draft token, ``target_ids`` or ``t2d``, and where known ``vocabulary``, the target's size; tokens
@@ -194,8 +193,8 @@ def _columns(path: Path, arrays: Mapping[str, Array], rows: int) -> dict[str, Te
     for name, column in COLUMNS.items():
         if name in arrays:
             value = arrays[name].whole()
-            if value.shape != (rows,) or value.is_floating_point():
-                raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give {rows} integers")
+            if value.shape != (rows,) or value.is_floating_point() or value.dtype == torch.bool:
+                raise InputError(f"{path}: {name} has shape {tuple(value.shape)} {value.dtype}; give {rows} integers")
             found = with_columns(str(path), found, {column: value.to(torch.int64)}, name)
     return found
 
@@ -316,6 +315,11 @@ def _ids_of(path: Path, arrays: Mapping[str, Array], name: str, texts: int) -> T
             f"{path}: rows of {texts} text{'s' * (texts != 1)}, but {name} has shape {tuple(ids.shape)} {ids.dtype}; "
             "save both from one call, with one beam and one returned sequence a text (num_beams=1, "
             "num_return_sequences=1)"
+        )
+    if name == "attention_mask" and len(wrong := ids[(ids != 0) & (ids != 1)]):
+        raise InputError(
+            f"{path}: attention_mask holds {int(wrong[0])}; give 1 for tokens and 0 for padding (no biases of "
+            "attention, no numbers of packed texts)"
         )
     return ids.to(torch.int64)
 

@@ -26,7 +26,7 @@ from mdsd_bounds._backend.whole_files import leftovers, remove_leftovers, write_
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.dumps.checks import CUTS, JUDGED, SCORED
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes
-from mdsd_bounds.dumps.containers.text import whole_text
+from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.safetensors_shard import check_shard, open_shard
 from mdsd_bounds.dumps.verified import ALGORITHMS, Record, digest_of
 from mdsd_bounds.problem import InputError
@@ -349,9 +349,11 @@ def read_manifest(path: Path) -> Manifest:
     if not file.exists():
         raise InputError(f"{path}: no {MANIFEST} in this folder; it is no native dump")
     try:
-        return Manifest.model_validate_json(whole_text(file))
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
+        text = whole_text(file)
+        parse(text)  # a name that is there twice is an error
+        return Manifest.model_validate_json(text)
+    except (ValueError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise InputError(f"{file}: invalid manifest, {where}: {first['msg']}; write the dump again") from None
 
