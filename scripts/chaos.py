@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdsd_bounds.models import tiny_model
+
 ROOT = Path(__file__).parent.parent
 ROWS, SIZE = 64 * 12 + 1, 30
 BEGIN, END = "<!-- chaos: made by scripts/chaos.py -->", "<!-- end of chaos -->"
@@ -51,9 +53,8 @@ def make_inputs(folder: Path) -> list[Job]:
     target = generator.normal(size=(ROWS, SIZE)).astype(np.float32) * 2
     draft = target + generator.normal(size=(ROWS, SIZE)).astype(np.float32)
     np.savez(folder / "pair.npz", target_logits=target, draft_logits=draft, doc=np.arange(ROWS) // 50)
-    words = _tokenizer()
     for seed, name in enumerate(("target", "draft")):
-        _model(folder / name, seed, words)
+        tiny_model(folder / name, seed)
     letters = random.Random(0)
     prompts = ["".join(letters.choices("abcd", k=1 + i % 5)) for i in range(14)]
     (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
@@ -69,40 +70,6 @@ def make_inputs(folder: Path) -> list[Job]:
             for store in ("logits", "top-k", "hidden")
         ),
     ]
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    pieces = [*"abcdĠĊ", "ab", "<s>"]
-    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [("a", "b")]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    made: Any = PreTrainedTokenizerFast
-    return made(tokenizer_object=inner, bos_token="<s>")
-
-
-def _model(folder: Path, seed: int, words: Any) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    shape = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    model: Any = LlamaForCausalLM(shape)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, 0.6)
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
 
 
 def run_command(job: Job, folder: Path, before: Callable[[], None] = lambda: None) -> int:
