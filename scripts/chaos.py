@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdsd_bounds.models import tiny_model
+
 ROOT = Path(__file__).parent.parent
 ROWS, SIZE = 64 * 12 + 1, 30
 BEGIN, END = "<!-- chaos: made by scripts/chaos.py -->", "<!-- end of chaos -->"
@@ -51,13 +53,8 @@ def make_inputs(folder: Path) -> list[Job]:
     target = generator.normal(size=(ROWS, SIZE)).astype(np.float32) * 2
     draft = target + generator.normal(size=(ROWS, SIZE)).astype(np.float32)
     np.savez(folder / "pair.npz", target_logits=target, draft_logits=draft, doc=np.arange(ROWS) // 50)
-    # Only here: the extra ``models`` is asked for when the script runs, and the tests of it are not a package.
-    sys.path.insert(0, str(ROOT / "tests"))
-    from tiny_models import build, tokenizer  # type: ignore[import-not-found]
-
-    words = tokenizer([("a", "b")])
     for seed, name in enumerate(("target", "draft")):
-        build(folder / name, seed, words, layers=2)
+        tiny_model(folder / name, seed)
     letters = random.Random(0)
     prompts = ["".join(letters.choices("abcd", k=1 + i % 5)) for i in range(14)]
     (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
