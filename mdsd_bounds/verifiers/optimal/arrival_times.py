@@ -20,8 +20,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from scipy.special import gammainccinv
 
 from mdsd_bounds._backend.lanes import LANES
@@ -40,20 +42,31 @@ class Accuracy:
 FINE, COARSE = Accuracy(1e-14, 1e-16), Accuracy(1e-7, 1e-8)
 
 
+@njit(cache=True, nogil=True)
 def rescaling(least: float) -> float:
     """Power of two by which rates are multiplied so that the mass ``least`` outside the n - 1 largest is near one.
 
     Drafts depend on the ratios of rates alone.  Nodes far from one would lose digits: ``exp(x)`` has a relative error
     of ``|x|`` units of rounding.
     """
-    return 2.0 ** min(-math.frexp(least)[1], 960)
+    return math.ldexp(1.0, min(-math.frexp(least)[1], 960))
+
+
+class Ends(NamedTuple):
+    """What the nodes for n draws depend on beside the masses: ``left`` ``[n]`` and ``right`` ends, and the step."""
+
+    left: np.ndarray
+    right: float
+    step: float
 
 
 @cache
-def _ends(n: int, cut: float) -> tuple[np.ndarray, float]:
-    missing = n - np.arange(n)
+def ends(n: int, accuracy: Accuracy = FINE) -> Ends:
+    """The constants for n draws."""
+    missing, cut = n - np.arange(n), accuracy.cut
     left = np.array([(math.log(cut / n) + math.lgamma(k + 1)) / k for k in missing])
-    return left, math.log(1.15 * float(gammainccinv(n, cut)) + 2.0)
+    right = math.log(1.15 * float(gammainccinv(n, cut)) + 2.0)
+    return Ends(left, right, trapezoid_step(n, accuracy.step, factor=2.0)[0])
 
 
 def arrival_times(spare: np.ndarray, n: int, accuracy: Accuracy = FINE) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +75,18 @@ def arrival_times(spare: np.ndarray, n: int, accuracy: Accuracy = FINE) -> tuple
     ``spare`` comes from :func:`mdsd_bounds.verifiers.optimal.unit_kernels.spare_masses`.  T is a multiple of eight
     (:mod:`mdsd_bounds._backend.lanes`): the last nodes may lie beyond the right end.
     """
-    left, right = _ends(n, accuracy.cut)
-    (step, _), mass = trapezoid_step(n, accuracy.step, factor=2.0), np.log(spare)
-    first = (left - mass).max()
-    count = int((right - mass[n - 1] + step - first) / step) + 1
-    t = np.exp(first + step * np.arange(-(-count // LANES) * LANES))
-    return t, t * step
+    t = nodes(spare, ends(n, accuracy))
+    return t, t * ends(n, accuracy).step
+
+
+@njit(cache=True, nogil=True)
+def nodes(spare, given):  # type: ignore[no-untyped-def]
+    """The nodes ``[T]``."""
+    n, step, first = len(given.left), given.step, -np.inf
+    for i in range(n):
+        first = max(first, given.left[i] - np.log(spare[i]))
+    count = int((given.right - np.log(spare[n - 1]) + step - first) / step) + 1
+    t = np.empty(-(-count // LANES) * LANES)
+    for j in range(len(t)):
+        t[j] = np.exp(first + step * j)
+    return t

@@ -68,13 +68,12 @@ def pick_sums(items, tree):  # type: ignore[no-untyped-def]
 @njit(**INNER)
 def add_pairs(items, state, start, end, chance, found):  # type: ignore[no-untyped-def]
     """Add one order, which runs with probability ``chance``, to the sums: two draws."""
-    fixed = items.fixed.sum()
     sweep_window(items, state, start, end)
     for j in range(start, end):
         i = state.order[j]
         found.r[i] += chance * state.v[i]
         # Below a fixed token nothing is picked.
-        if state.pairs[j, 3] == fixed:
+        if state.pairs[j, 3] == 0.0:
             found.pairs[i, 0] += chance * state.pairs[j, 0]
             found.pairs[i, 1] += chance * state.pairs[j, 1]
             found.pairs[i, 2] += chance

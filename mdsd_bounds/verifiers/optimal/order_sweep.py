@@ -37,6 +37,8 @@ from mdsd_bounds._backend.numba_options import STEP, SUMS
 #: Options of what Python calls, and of the steps that only compiled code calls; sums may be reordered.
 FAST: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": SUMS}
 INNER: dict[str, Any] = STEP | {"fastmath": SUMS}
+#: Of steps on a few numbers: a call that hands over records of arrays takes longer than they do.
+INLINE: dict[str, Any] = INNER | {"forceinline": True}
 #: Positions from one set that is kept to the next, where items are bins: writing all of them takes longer than passing
 #: some items again.
 _SPACING = 8
@@ -87,7 +89,7 @@ class Sweep(NamedTuple):
     v : ndarray
         ``[k]``: distribution of the pick, by item.
     pairs : ndarray
-        ``[k + 1, 4]``, two draws: X, Y, the probability of pairs below, and the number of fixed tokens below.
+        ``[k + 1, 4]``, two draws: X, Y, the probability of pairs below, and minus the number of fixed tokens above.
     spacing : int
         Positions from one slot of ``a`` and ``b`` to the next.
     a, b : ndarray
@@ -122,15 +124,23 @@ def start_sweep(items, spacing):  # type: ignore[no-untyped-def]
         a[:n], b[:n] = 0.0, 0.0
         a[0] = 1.0
         fade[size] = items.weight
-    return Sweep(np.arange(size), np.zeros(size), np.zeros((size + 1, 4)), spacing, a, b, fade)
+    pairs = np.zeros((size + 1, 4))
+    pairs[0, 3] = -items.fixed.sum()
+    return Sweep(np.arange(size), np.zeros(size), pairs, spacing, a, b, fade)
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def sweep_window(items, state, begin, end):  # type: ignore[no-untyped-def]
     """Bring v and the sets below up to date for the positions from ``begin`` to ``end``.  O((end - begin) n T)."""
     if items.draws == 2:
         _sweep_pairs(items, state, begin, end)
-        return
+    else:
+        _sweep_times(items, state, begin, end)
+
+
+@njit(**INNER)
+def _sweep_times(items, state, begin, end):  # type: ignore[no-untyped-def]
+    """:func:`sweep_window` for three draws and more."""
     fade_above(items, state, begin, end)
     spacing, work = state.spacing, state.a.shape[0] // items.draws - 1
     now = begin // spacing
@@ -154,7 +164,7 @@ def fade_above(items, state, begin, end):  # type: ignore[no-untyped-def]
             fade[j, t] = fade[j + 1, t] * items.arrived[row, t] * present
 
 
-@njit(**INNER, forceinline=True)
+@njit(**INLINE)
 def pass_item(items, state, j, slots, whole):  # type: ignore[no-untyped-def]
     """v of the item at position j, from A and B of the set below it; where ``whole``, those of the set with it too.
 
@@ -182,7 +192,7 @@ def _pass_fixed(state, j, n, below, beyond, whole):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(**INNER, forceinline=True)
+@njit(**INLINE)
 def _pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
     """:func:`pass_item` for a token, whose polynomials are ``e + z u`` and ``q e``."""
     row, n, (a, b), picked = items.first[state.order[j]], items.draws, (state.a, state.b), lanes.zeros()
@@ -206,7 +216,7 @@ def _pass_token(items, state, j, below, beyond, whole):  # type: ignore[no-untyp
     return lanes.total(picked)
 
 
-@njit(**INNER, forceinline=True)
+@njit(**INLINE)
 def _pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped-def]
     """:func:`pass_item` for any polynomials."""
     i, n, (a, b), picked = state.order[j], items.draws, (state.a, state.b), lanes.zeros()
@@ -230,22 +240,21 @@ def _pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped
     return lanes.total(picked)
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def _sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
     """:func:`sweep_window` for two draws."""
-    fixed = items.fixed.sum()
     for j in range(begin, end):
         i = state.order[j]
         x, y, below, count = state.pairs[j, 0], state.pairs[j, 1], state.pairs[j, 2], state.pairs[j, 3]
         if items.fixed[i]:
             count += 1.0
-            state.v[i] = below if count == fixed else 0.0
+            state.v[i] = below if count == 0.0 else 0.0
         else:
             gained = items.odds[i] * x + items.mass[i] * y + items.within[i]
             x += items.mass[i]
             y += items.odds[i]
             below += gained
-            state.v[i] = gained if count == fixed else 0.0
+            state.v[i] = gained if count == 0.0 else 0.0
         state.pairs[j + 1, 0] = x
         state.pairs[j + 1, 1] = y
         state.pairs[j + 1, 2] = below

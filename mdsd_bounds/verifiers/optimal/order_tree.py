@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INNER, spacing_for, start_sweep, sweep_window
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INLINE, INNER, spacing_for, start_sweep, sweep_window
 
 #: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute, in acceptance).
 TOLERANCE, SLACK = 1e-10, 1e-12
@@ -61,7 +61,10 @@ class Tree(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What the search keeps by item: targets, chance to be reached, r so far; the rest serves one node at a time."""
+    """What the search keeps by item: targets, chance to be reached, r so far; the rest serves one node at a time.
+
+    ``key`` goes by position: sorting moves it along with the order.
+    """
 
     target: np.ndarray
     reached: np.ndarray
@@ -140,7 +143,7 @@ def _start_nodes(size):  # type: ignore[no-untyped-def]
     return nodes
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def _add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
     """The parts below and above the node's cut, where they hold anything; returns how many nodes there are then."""
     cut, root = nodes.cut[node], node == 0
@@ -155,7 +158,7 @@ def _add_parts(nodes, node, count):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def _keep_order(state, work, part, orders, used):  # type: ignore[no-untyped-def]
     """Write the component's order behind the others in ``orders`` and its distribution to ``own``."""
     if used + part.end - part.start > len(orders):
@@ -209,7 +212,7 @@ def _given_split(items, state, work, split):  # type: ignore[no-untyped-def]
     return split
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def is_leaf(state, work, part, tolerance):  # type: ignore[no-untyped-def]
     """Whether the component's order meets the targets, or the search has taken too long."""
     loss = 0.0
@@ -222,7 +225,7 @@ def is_leaf(state, work, part, tolerance):  # type: ignore[no-untyped-def]
     return part.end - part.start == 1 or loss * reached <= tolerance or tired
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-untyped-def]
     """Coin c of the component and the position that splits it; 1 and -1 where nothing binds.
 
@@ -255,28 +258,28 @@ def largest_coin(items, state, work, part, slack, guess):  # type: ignore[no-unt
     return coin, cut
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def sort_component(items, state, work, part, c):  # type: ignore[no-untyped-def]
     """Sort the component by ``(t - c v)/q`` (insertion: the order is nearly right) and sweep what has moved."""
     order, key = state.order, work.key
     for j in range(part.start, part.end):
         i = order[j]
-        key[i] = (work.target[i] - c * work.own[i]) / items.divisor[i]
+        key[j] = (work.target[i] - c * work.own[i]) / items.divisor[i]
     first, last = part.end, part.start
     for j in range(part.start + 1, part.end):
-        i, k = order[j], j - 1
-        if key[order[k]] > key[i]:
-            while k >= part.start and key[order[k]] > key[i]:
-                order[k + 1] = order[k]
+        i, value, k = order[j], key[j], j - 1
+        if key[k] > value:
+            while k >= part.start and key[k] > value:
+                order[k + 1], key[k + 1] = order[k], key[k]
                 k -= 1
-            order[k + 1] = i
+            order[k + 1], key[k + 1] = i, value
             first, last = min(first, k + 1), j + 1
     if last > first:
         sweep_window(items, state, first, last)
         work.swept[0] += last - first
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def _tightest_prefix(state, work, part, c, slack):  # type: ignore[no-untyped-def]
     """Among the prefixes with ``gap_t - c gap_v < -slack`` the one with the least ratio: cut, ratio, ``gap_t``.
 
@@ -307,7 +310,7 @@ def _same_prefix(state, work, part, cut):  # type: ignore[no-untyped-def]
     return common == cut - part.start
 
 
-@njit(**INNER)
+@njit(**INLINE)
 def share_target(state, work, part, coin):  # type: ignore[no-untyped-def]
     """The node's own order picks with probability ``coin``: add that to r, and leave the rest of the target."""
     for j in range(part.start, part.end):

@@ -1,7 +1,7 @@
 """The optimal rule without replacement on a whole support, every token an item of its own: exact but for rounding.
 
 The rows are first reduced to the tokens that can be drafted, so that truncated distributions cost what their support
-costs and not what their vocabulary costs.
+costs and not what their vocabulary costs; all of it is one compiled call, since on small supports calls cost most.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from mdsd_bounds.problem import rounding_unit
-from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, arrival_times, rescaling
-from mdsd_bounds.verifiers.optimal.order_sweep import Items, token_polynomials
+from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, ends, nodes, rescaling
+from mdsd_bounds.verifiers.optimal.order_sweep import FAST, Items, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import SLACK, TOLERANCE, Tree, build_tree
 from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
 
 #: Takes the place of q in ``p/q`` for tokens that are always drafted: they come first, in the order of their targets.
 ALWAYS = 1e290
+#: Tokens looked at together.
+_STRIP = 256
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,54 @@ class WholeSupport:
     gap: float
 
 
-def whole_support(p: np.ndarray, q: np.ndarray, fixed: np.ndarray, draws: int) -> WholeSupport:
-    """Tree, r and certificate for targets and rates ``[k]``; ``fixed`` ``[k]`` bool, with rate 0.
+def whole_support(p: np.ndarray, q: np.ndarray, always: np.ndarray, token: np.ndarray, draws: int) -> WholeSupport:
+    """Tree, r and certificate for targets and rates ``[V]`` of the tokens ``[k]`` int32.
 
-    The gap leaves out what p is off from summing to one over the whole vocabulary.  O(k^2 n T), T the 55 to 113 nodes
-    of :mod:`.arrival_times` (one for two draws).
+    ``always`` ``[V]`` bool says which are always drafted, with rate 0; it may be empty.  The gap leaves out what p is
+    off from summing to one over the whole vocabulary.  O(k^2 n T), T the 55 to 113 nodes of :mod:`.arrival_times` (one
+    for two draws).
     """
-    tree, r, _ = build_tree(token_items(q, fixed, draws), p, TOLERANCE, SLACK, -1)
-    lower = tree.place < tree.cut[0]
-    # r(L) = Q(L) whatever the tree is, so that L is its own upper bound: alpha* <= 1 + P(L) - r(L).
-    short = np.where(lower, p - r, r - p)
-    error = rounding(len(p), draws) + abs(float(r.sum()) - 1.0)
-    return WholeSupport(tree, r, float(short[short > 0].sum()) + error)
+    r = np.zeros(len(p))
+    tree, lost, off = _whole_support(p, q, always, token, draws, ends(draws), r)
+    return WholeSupport(tree, r, lost + off + rounding(len(token), draws))
+
+
+@njit(**FAST)
+def _whole_support(p, q, always, token, draws, quadrature, r):  # type: ignore[no-untyped-def]
+    """The tree; what it loses, and by how much its r, which is written, is off from summing to one."""
+    fixed = np.zeros(len(token), np.bool_)
+    if len(always):
+        fixed[:] = always[token]
+    target = p[token]
+    tree, found, _ = build_tree(_items(q[token], fixed, draws, quadrature), target, TOLERANCE, SLACK, -1)
+    lost, total = 0.0, 0.0
+    for i in range(len(token)):
+        # r(L) = Q(L) whatever the tree is, so that L is its own upper bound: alpha* <= 1 + P(L) - r(L).
+        short = target[i] - found[i]
+        lost += max(short if tree.place[i] < tree.cut[0] else -short, 0.0)
+        total += found[i]
+        r[token[i]] = found[i]
+    return tree, lost, abs(total - 1.0)
+
+
+@njit(cache=True, nogil=True)
+def drafted_tokens(q, always):  # type: ignore[no-untyped-def]
+    """Tokens int32 that can be drafted, ascending; ``always`` ``[V]`` bool may be empty."""
+    drafted = q > 0.0
+    if len(always):
+        drafted |= always
+    count, strips = 0, -(-len(q) // _STRIP)
+    held = np.empty(strips, np.int64)
+    for s in range(strips):
+        held[s] = drafted[s * _STRIP : (s + 1) * _STRIP].sum()
+        count += held[s]
+    token, at = np.empty(count, np.int32), 0
+    for s in range(strips):
+        for i in range(s * _STRIP, min((s + 1) * _STRIP, len(q)) if held[s] else 0):
+            if drafted[i]:
+                token[at] = i
+                at += 1
+    return token
 
 
 def rounding(size: int, draws: int) -> float:
@@ -61,17 +100,24 @@ def rounding(size: int, draws: int) -> float:
 
 def token_items(q: np.ndarray, fixed: np.ndarray, draws: int, accuracy: Accuracy = FINE) -> Items:
     """Tokens as items, for rates ``q`` ``[k]`` of any positive total."""
+    items: Items = _items(q, fixed, draws, ends(draws, accuracy))
+    return items
+
+
+@njit(**FAST)
+def _items(q, fixed, draws, quadrature):  # type: ignore[no-untyped-def]
+    """:func:`token_items`."""
     size, spare = len(q), spare_masses(q, draws)
-    factor = rescaling(float(spare[draws - 1]))
+    factor = rescaling(spare[draws - 1])
     q, spare = q * factor, spare * factor
-    divisor = np.where(fixed, ALWAYS, q) if fixed.any() else q
-    first, none = np.arange(0, 2 * size + 1, 2), np.zeros(size)
+    first, none, divisor = np.arange(0, 2 * size + 1, 2), np.zeros(size), q.copy()
+    divisor[fixed] = ALWAYS
     if draws == 2:
         # 1 - q, summed over the others for the heaviest token, where it would cancel.
-        rest, heaviest = spare[0] - q, int(np.argmax(q))
-        rest[heaviest] = spare[1]
+        rest = spare[0] - q
+        rest[np.argmax(q)] = spare[1]
         one = np.zeros((1, 1))
         return Items(draws, q, q / spare[0] / rest, none, fixed, divisor, first, one, one, one[0])
-    t, weight = arrival_times(spare, draws, accuracy)
+    t = nodes(spare, quadrature)
     arrived, closing = token_polynomials(q, t)
-    return Items(draws, q, none, none, fixed, divisor, first, arrived, closing, weight)
+    return Items(draws, q, none, none, fixed, divisor, first, arrived, closing, t * quadrature.step)

@@ -3,7 +3,8 @@
 L is the minimiser that the bound reports.  The tree is searched at few nodes of the quadrature, for targets moved
 inside the slack of the prefixes (:mod:`.units`); then its orders and coins are frozen, and r is summed for that tree
 at fine nodes, token by token.  Bins, stopping and the coarse search cost acceptance, which the certificate states;
-they do not touch losslessness.
+they do not touch losslessness.  Where a row loses more than a stated size, further trees follow, each taken by a
+small share of the steps, for what is missing of p.
 """
 
 from __future__ import annotations

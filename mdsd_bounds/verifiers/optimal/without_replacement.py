@@ -30,8 +30,8 @@ from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared, SelectionRule
 from mdsd_bounds.verifiers.optimal.priority_rule import PriorityMixture, PriorityRule
-from mdsd_bounds.verifiers.optimal.unit_kernels import edge_above, total_of_smaller
-from mdsd_bounds.verifiers.optimal.whole_support import token_items, whole_support
+from mdsd_bounds.verifiers.optimal.unit_kernels import edge_above, total_and_least, total_of_smaller
+from mdsd_bounds.verifiers.optimal.whole_support import drafted_tokens, token_items, whole_support
 from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
@@ -77,29 +77,27 @@ def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
 
 def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     """The rule for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest."""
-    held = fixed_mask(q[None], fixed)[0] if fixed else torch.zeros(len(q), dtype=torch.bool)
+    held = fixed_mask(q[None], fixed)[0] if fixed else torch.zeros(0, dtype=torch.bool)
     rates = remainder(q[None], held[None])[0] if fixed else q
     target, rate, always = p.numpy(), rates.numpy(), held.numpy()
-    # Of booleans: numbers take four times as long.
-    token = np.flatnonzero((rate > 0) | always if fixed else rate > 0)
-    support = len(token) - int(always.sum())
+    token = drafted_tokens(rate, always)
+    support = len(token) - (int(always.sum()) if fixed else 0)
     if draws <= 1 or support <= draws:
         # At most one random draft, or all tokens are drafted.
         return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
     rule: SelectionRule
-    r, none = np.zeros(len(target)), np.zeros(0, np.int32)
-    short = abs(float(target.sum()) - 1.0)
+    none, short = np.zeros(0, np.int32), abs(total_and_least(target)[0] - 1.0)
     if support <= (_WHOLE_PAIRS if draws == 2 else _WHOLE):
-        whole = whole_support(target[token], rate[token], always[token], draws)
-        r[token], gap, rule = whole.r, whole.gap, PriorityRule(token.astype(np.int32), none, whole.tree)
-        return Prepared(p, torch.from_numpy(r), gap + short, rule)
+        whole = whole_support(target, rate, always, token, draws)
+        return Prepared(p, torch.from_numpy(whole.r), whole.gap + short, PriorityRule(token, none, whole.tree))
+    r, always = np.zeros(len(target)), always if fixed else np.zeros(len(target), bool)
     with one_blas_thread():
         listed = 2 * support <= len(p) or len(p) <= _MIDDLE
         some = (target[token], rate[token], always[token]) if listed else (target, rate, always)
         q_some = scaled(some[1], draws)
         found = wide_row(some[0], q_some, (some[2], _lower_edge(some[0], q_some, some[2], draws)), draws, Size())
     r[token if listed else slice(None)] = found.r
-    rule = rule_of(found, token.astype(np.int32) if listed else none)
+    rule = rule_of(found, token if listed else none)
     return _first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
 
 
