@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.progress import Report
 from mdsd_bounds._backend.whole_files import remove_leftovers, write_whole
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes
 from mdsd_bounds.models.chimera.folder import FACTS, fill, load_head, read_arrays, read_facts, save_head
@@ -22,7 +23,7 @@ from mdsd_bounds.models.chimera.losses import Loss
 from mdsd_bounds.models.chimera.network import Chimera, Shape
 from mdsd_bounds.models.chimera.recipe import DECAY, Recipe, rate_at, text_steps, windows_needed
 from mdsd_bounds.models.chimera.start import least_squares
-from mdsd_bounds.models.chimera.states import Report, Sample, StateStore
+from mdsd_bounds.models.chimera.states import Sample, StateStore
 from mdsd_bounds.models.chimera.target import TargetSide, target_side
 from mdsd_bounds.models.chimera.text import digest, read_documents
 from mdsd_bounds.models.loading import LoadedModel
