@@ -261,3 +261,17 @@ def test_files_that_no_reader_knows_are_called_by_their_names(tmp_path: Path) ->
     for path in (legacy, tmp_path / "p.pkl"):
         with pytest.raises(InputError, match=r"a pickle .torch.save before torch 1\.6.* never loaded"):
             open_dump(path)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_row_of_logits_that_is_near_another_scale_by_chance_is_read(tmp_path: Path, sign: float) -> None:
+    """Of logits that are all positive, some rows have exponentials of their negatives that sum nearly to one."""
+    logits = np.abs(np.random.default_rng(5).normal(size=(4, 300)) * 3) + 2.0
+    scale = 1.0 if sign > 0 else math.log(10.0)
+    logits = sign * (logits + np.log(np.exp(-scale * logits).sum(-1, keepdims=True)) / scale + 2e-4)
+    assert (sign * logits > 0).all()
+    np.savez(tmp_path / "one.npz", target_logits=logits[:1], draft_logits=logits[:1] + 1.0)
+    assert len(next(iter(open_dump(tmp_path / "one.npz").batches(1))).target_logits) == 1
+    np.savez(tmp_path / "four.npz", target_logits=logits, draft_logits=logits + 1.0)
+    with pytest.raises(InputError, match=r"exponentials of minus every row|to base 10"):
+        list(open_dump(tmp_path / "four.npz").batches(4))

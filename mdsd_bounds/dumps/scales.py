@@ -18,6 +18,9 @@ from mdsd_bounds.problem import InputError
 _FEW = 128
 #: Rows at least so wide are judged one by one, and not all together.
 _WIDE = 32
+#: How near a sum of exponentials is to one in logarithms of a model's distribution, half-precision rows included.  One
+#: of some hundred rows of real logits is as near by chance, so that fewer than so many rows have to be nearer.
+_NEAR, _NEARER, _SEVERAL = 1e-3, 2e-6, 4
 _LOGITS = "; if they are logits after all, subtract a constant from every row"
 
 
@@ -74,11 +77,17 @@ def _refuse_positive(where: str, first: int, rows: Tensor, place: Tensor) -> Non
             f"{where}: every row is non-negative and sums to 100: percentages; save the logarithms of the "
             f"probabilities instead{_LOGITS}"
         )
-    if bool((torch.logsumexp((-held).masked_fill(~known, -float("inf")), -1).abs() < 1e-3).all()):
+    if _sum_to_one((-held).masked_fill(~known, -float("inf"))):
         raise InputError(
             f"{where}: the exponentials of minus every row sum to one: negated log-probabilities; save them with their "
             f"sign{_LOGITS}"
         )
+
+
+def _sum_to_one(logs: Tensor, rows: int | None = None) -> bool:
+    """Whether the exponentials of every row sum to one, nearer where they are few (or part of few ``rows``)."""
+    limit = _NEAR if (rows or len(logs)) >= _SEVERAL else _NEARER
+    return bool((torch.logsumexp(logs, -1).abs() < limit).all())
 
 
 def _refuse_bases(where: str, rows: Tensor) -> None:
@@ -89,7 +98,7 @@ def _refuse_bases(where: str, rows: Tensor) -> None:
         # A row of one token is its own logarithm to every base.
         if bool((torch.logsumexp(held, -1).abs() < 1e-3).all()):
             return
-        bases = [base for base in (2, 10) if bool((torch.logsumexp(held * math.log(base), -1).abs() < 1e-3).all())]
+        bases = [base for base in (2, 10) if _sum_to_one(held * math.log(base), len(rows))]
         if not bases:
             return
     raise InputError(
