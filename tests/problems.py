@@ -15,9 +15,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mdsd_bounds import SAMPLERS, LogitBatch
+from mdsd_bounds import SAMPLERS
 from mdsd_bounds.bounds.truncated.distributions import truncated_distribution
 from mdsd_bounds.bounds.truncated.intervals import solve_cut
+from mdsd_bounds.dumps import LogitBatch
 from mdsd_bounds.problem import Bound, Counts
 from mdsd_bounds.samplers import NO_DRAFT
 
