@@ -22,7 +22,7 @@ from mdsd_bounds import open_dump
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_labels, read_tasks
 from mdsd_bounds.judge.evidence import auc_with_intervals, token_type
-from mdsd_bounds.judge.labels import read_task
+from mdsd_bounds.judge.labels import file_of, read_task
 from mdsd_bounds.judge.plane import CONFIDENT
 from mdsd_bounds.plots import save_figure
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
@@ -54,28 +54,61 @@ LOSSLESS = "speculative sampling"
 
 
 def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
-    """Measure and write everything that has been run."""
+    """Measure and write everything that has been run; what was run before and is not there now stays as it stands."""
     results: Path = arguments.results
     results.mkdir(parents=True, exist_ok=True)
-    lines = ["# Judge Decoding: what was measured", "", HEAD, ""]
-    measured: dict[str, Any] = {}
+    kept, measured = _sections(results / "tables.md"), _numbers(results / "measured.json")
+    found: dict[str, list[str]] = {}
     for kind, title in titles.items():
-        folder = arguments.out / kind
-        if not folder.exists():
-            lines += [f"## Labels from {title}", "", "Not run.", ""]
-            continue
-        lines += _labels(kind, folder, title, measured.setdefault(kind, {}), results / f"harm-{kind}.png")
+        folder, heading = arguments.out / kind, f"Labels from {title}"
+        if folder.exists():
+            own = measured.setdefault(kind, {})
+            found[heading] = _labels(kind, folder, title, own, results / f"harm-{kind}.png")
+        else:
+            found[heading] = kept.get(heading, [f"## {heading}", "", "Not run.", ""])
     folders = [arguments.out / "outcome", arguments.out / "substitution-qwen"]
-    if all(folder.exists() for folder in folders):
-        lines += _both(folders, measured)
+    both = "A judge of both kinds of labels"
+    found[both] = _both(folders, measured) if all(f.exists() for f in folders) else kept.get(both, [])
     for kind, title in titles.items():
-        dump = arguments.out / f"{kind}-dump"
+        dump, heading = arguments.out / f"{kind}-dump", f"Acceptance and total variation, {title}"
         if dump.exists():
-            lines += _plane(dump, title, measured.setdefault(kind, {}), results / f"plane-{kind}.png")
-    decoded = arguments.out / "decode.json"
-    lines += _quality(decoded, measured) if decoded.exists() else ["## Tasks solved", "", "Not run.", ""]
+            found[heading] = _plane(dump, title, measured.setdefault(kind, {}), results / f"plane-{kind}.png")
+        else:
+            found[heading] = kept.get(heading, [])
+    rows, unfinished = decoded_rows(arguments.out / "decode", arguments.tasks)
+    solved = "Tasks solved"
+    if rows:
+        found[solved] = _quality(rows, unfinished, measured, results / "solved.png")
+    else:
+        found[solved] = kept.get(solved, [f"## {solved}", "", "Not run.", ""])
+    lines = ["# Judge Decoding: what was measured", "", HEAD, "", *(line for part in found.values() for line in part)]
     write_whole(results / "tables.md", ("\n".join(lines).rstrip() + "\n").encode())
     write_whole(results / "measured.json", (json.dumps(measured, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _sections(file: Path) -> dict[str, list[str]]:
+    """Sections of an earlier page by heading."""
+    found: dict[str, list[str]] = {}
+    for part in (file.read_text() if file.exists() else "").split("\n## ")[1:]:
+        lines = ("## " + part.rstrip()).splitlines()
+        found[lines[0].removeprefix("## ")] = [*lines, ""]
+    return found
+
+
+def _numbers(file: Path) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return held
+
+
+def decoded_rows(folder: Path, most: int | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the first ``most`` tasks that were decoded under every rule, and the tasks that were not."""
+    rows: list[dict[str, Any]] = []
+    unfinished = []
+    for task in read_tasks("humaneval")[:most]:
+        held = sorted(folder.glob("tasks/" + file_of(Path(), task.name).stem + ".*.json"))
+        rows += json.loads(held[0].read_text()) if held else []
+        unfinished += [] if held else [task.name]
+    return rows, unfinished
 
 
 def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
@@ -266,8 +299,8 @@ def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> li
     return [*lines, "", f"![acceptance and total variation]({figure.name})", ""]
 
 
-def _quality(file: Path, measured: dict[str, Any]) -> list[str]:
-    rows = pd.DataFrame(json.loads(file.read_text()))
+def _quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[str, Any], figure: Path) -> list[str]:
+    rows = pd.DataFrame(found)
     plain = rows[rows["rule"] == LOSSLESS].set_index("task")["passed"]
     tasks = len(plain)
     lines = [
@@ -276,21 +309,49 @@ def _quality(file: Path, measured: dict[str, Any]) -> list[str]:
         "| rule | accepted | tokens a pass (4 drafts) | solved | gained / lost | difference, percentage points | p |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    found = []
+    if unfinished:
+        share = 100 / (tasks + len(unfinished))
+        lines[3:3] = [
+            f"{len(unfinished)} further tasks among the first {tasks + len(unfinished)} were not decoded to the end "
+            f"({', '.join(unfinished)}), those with the most places to decide at. Each could move a difference by "
+            f"{share:.1f} percentage points.", "",
+        ]  # fmt: skip
+    table = []
     for rule, part in rows.groupby("rule", sort=False):
         solved = part.set_index("task")["passed"]
         gained, lost = int((solved & ~plain).sum()), int((~solved & plain).sum())
         low, high = difference_interval(gained, lost, tasks)
         p = 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
         accepted, speed = part["accepted"].sum() / part["tokens"].sum(), part["tokens"].sum() / part["passes"].sum()
-        found.append({"rule": rule, "accepted": accepted, "tokens_a_pass": speed, "solved": int(solved.sum()),
+        table.append({"rule": rule, "accepted": accepted, "tokens_a_pass": speed, "solved": int(solved.sum()),
                       "gained": gained, "lost": lost, "low": low, "high": high, "p": p})  # fmt: skip
         lines.append(
             f"| {rule} | {accepted:.4f} | {speed:.2f} | {int(solved.sum())} | {gained} / {lost} | "
             f"{100 * (gained - lost) / tasks:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {p:.3f} |"
         )
-    measured["quality"] = {"tasks": tasks, "rules": found}
-    return [*lines, ""]
+    measured["quality"] = {"tasks": tasks, "unfinished": unfinished, "rules": table}
+    _quality_figure(table, tasks, figure)
+    return [*lines, "", f"![tasks solved and tokens a pass]({figure.name})", ""]
+
+
+def _quality_figure(table: list[dict[str, Any]], tasks: int, file: Path) -> None:
+    """Change in solved tasks against tokens a pass, one line a family of rules, 95% intervals."""
+    ax = axes(None)
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in table:
+        name = row["rule"].rsplit(" ", 1)[0] if row["rule"][-1].isdigit() else row["rule"]
+        families.setdefault(name, []).append(row)
+    for i, (name, rows) in enumerate(families.items()):
+        rows = sorted(rows, key=lambda row: row["tokens_a_pass"])
+        middle = np.array([100 * (row["gained"] - row["lost"]) / tasks for row in rows])
+        spread = np.abs(np.array([[100 * row["low"], 100 * row["high"]] for row in rows]).T - middle)
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
+        ax.errorbar([row["tokens_a_pass"] for row in rows], middle, yerr=spread, label=name, linewidth=1.2, **look)
+    ax.axhline(0.0, color="#555555", linewidth=1.0, linestyle=":")
+    ax.set_xlabel("tokens a target forward pass, four drafts")
+    ax.set_ylabel("change in solved tasks, percentage points (95%)")
+    legend(ax)
+    save_figure(ax, file)
 
 
 def difference_interval(gained: int, lost: int, tasks: int) -> tuple[float, float]:

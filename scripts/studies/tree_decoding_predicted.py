@@ -73,7 +73,7 @@ def tokens_of(dump: Path) -> dict[str, np.ndarray]:
     for cell, (base, rule) in SIMULATED.items():
         sampler, reference, branching = FORMULAS[base]
         choice = Choice(Profile(sampler, rule, by_rule[reference].rates), branching)
-        free = costs_from(0.0, None)
+        free = costs_from(0.1, None)
         (one,) = simulate_tree(by_rule[reference], choice, documents, free, rows, rules=(rule,), trees=TREES)
         predicted[cell] = one.tokens
     return predicted
