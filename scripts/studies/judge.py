@@ -3,11 +3,12 @@
     python scripts/fetch_models.py qwen2.5-coder-1.5b qwen2.5-coder-0.5b smollm2-135m
     python scripts/studies/judge.py mine|decode|log|page [--models models] [--out out/judge]
 
-Every stage resumes where it stopped.  ``mine`` mines labels from outcomes and substitutions with the Qwen pair, and from
-substitutions with SmolLM2; ``log`` fits a judge on some tasks and scores the draft's tokens on the others; ``decode``
-solves the tasks under every rule with judges of other tasks; ``page`` fits, measures and writes what has been run so
-far, and says what has not; what was written before and is not in ``--out`` stays.  Root is needed for the sandbox.  The
-whole of it wants some hours of a processor with many cores; with ``--tasks`` a stage uses the first so many tasks.
+Every stage resumes where it stopped.  ``mine`` mines labels from outcomes and from substitutions with the Qwen pair,
+and from substitutions with SmolLM2; ``log`` fits a judge on some tasks and scores the draft's tokens on the others;
+``decode`` solves the tasks under every rule with judges of other tasks; ``page`` fits, measures and writes what has
+been run so far, and says what has not; what was written before and is not in ``--out`` stays.  Root is needed for the
+sandbox.  The whole of it wants some hours of a processor with many cores; with ``--tasks`` a stage uses the first so
+many tasks.
 """
 
 from __future__ import annotations
