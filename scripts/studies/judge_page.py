@@ -78,6 +78,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
     rows, unfinished = decoded_rows(arguments.out / "decode", arguments.tasks)
     solved = "Tasks solved"
     if rows:
+        write_whole(results / "decoded.csv", pd.DataFrame(rows).to_csv(index=False).encode())
         found[solved] = _quality(rows, unfinished, measured, results / "solved.png")
     else:
         found[solved] = kept.get(solved, [f"## {solved}", "", "Not run.", ""])
