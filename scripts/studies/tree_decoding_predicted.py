@@ -116,8 +116,15 @@ def main() -> None:
         rows.append(row)
     found = {"texts": len(held), "texts_for_costs": len(apart), "new_tokens": arguments.new_tokens, "cells": rows}
     write_whole(arguments.results / "predicted.json", (json.dumps(found, indent=1) + "\n").encode())
-    table = ["| cell | tokens per target pass, predicted | measured | speed over plain, predicted | measured |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    table = [
+        "# What mdsd advise predicts of the decoded trees",
+        "",
+        "Written by `python scripts/studies/tree_decoding_predicted.py`; "
+        f"{len(held)} texts that the draft head has not seen.",
+        "",
+        "| cell | tokens per target pass, predicted | measured | speed over plain, predicted | measured |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         said = text_of(row["predicted_speed"]) if "predicted_speed" in row else "-"
         table.append(

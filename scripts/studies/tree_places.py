@@ -119,7 +119,9 @@ def report(arguments: argparse.Namespace) -> None:
         tables += [f"| {name} | {_cell(values, '+')} |" for name, values in held["differences"].items()] + [""]
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "places.json").write_text(json.dumps(found, indent=1) + "\n")
-    page = f"{len(documents)} HumanEval documents, one place each; 95% intervals over documents.\n\n"
+    page = "# Tree rules on the same trees of a real pair\n\n"
+    page += "Written by `python scripts/studies/tree_places.py report`. "
+    page += f"{len(documents)} HumanEval documents, one place each; 95% intervals over documents.\n\n"
     (arguments.results / "table.md").write_text(page + "\n".join(tables).rstrip() + "\n")
     print(page + "\n".join(tables))
 
