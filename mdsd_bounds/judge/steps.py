@@ -15,10 +15,10 @@ import pandas as pd
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
 from mdsd_bounds.dumps.step_schema import PositionRecord, StepRecord, read_step
+from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 
 _REMEDY = "log drafts, accepted and positions with token, p, candidates, target_candidates and judge_score"
-_RESAMPLES = 2000
 
 
 def curve_of_steps(path: str | Path, thresholds: Sequence[float], seed: int = 0) -> pd.DataFrame:
@@ -81,25 +81,15 @@ def curve_of_steps(path: str | Path, thresholds: Sequence[float], seed: int = 0)
     doc, lossless, score = (np.array(column, float) for column in zip(*tried, strict=True))
     if np.isnan(score).all():
         raise InputError(f"{path}: holds no judge's scores; {_REMEDY}")
-    names = np.unique(doc)
-    member = (doc[None] == names[:, None]).astype(float)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
-    weights = drawn @ member
-
-    def row(rule: str, parameter: float, approved: np.ndarray) -> dict[str, float | str]:
-        accepted = np.where(approved, 1.0, lossless)
-        found: dict[str, float | str] = {"rule": rule, "parameter": parameter}
-        for name, values in (("acceptance", accepted), ("tv", accepted - lossless)):
-            spread = [np.nan, np.nan]
-            if len(names) > 1:
-                spread = np.quantile(weights @ values / weights.sum(-1), [0.025, 0.975]).tolist()
-            found |= {name: values.mean(), f"{name}_low": spread[0], f"{name}_high": spread[1]}
-        return found | {"tried": len(doc), "documents": len(names)}
-
-    none = np.zeros(len(doc), bool)
-    rows = [row("speculative sampling", np.nan, none)]
-    rows += [row("judge", threshold, score > threshold) for threshold in thresholds]
-    return pd.DataFrame([*rows, row("accept always", np.nan, ~none)])
+    rules = [("speculative sampling", np.nan, np.zeros(len(doc), bool))]
+    rules += [("judge", threshold, score > threshold) for threshold in thresholds]
+    rules += [("accept always", np.nan, np.ones(len(doc), bool))]
+    accepted = np.stack([np.where(approved, 1.0, lossless) for _, _, approved in rules], 1)
+    found = pd.DataFrame([(rule, parameter) for rule, parameter, _ in rules], columns=["rule", "parameter"])
+    for name, values in (("acceptance", accepted), ("tv", accepted - lossless[:, None])):
+        found[name] = values.mean(0)
+        found[f"{name}_low"], found[f"{name}_high"] = bootstrap_interval(values, doc, seed=seed)
+    return found.assign(tried=len(doc), documents=len(np.unique(doc)))
 
 
 def _tried(step: StepRecord) -> list[tuple[float, float]]:
