@@ -57,6 +57,17 @@ def check_bounds(line: StepRecord) -> None:
         raise ValueError(f"bounds are {len(CERTIFICATES)} numbers, with full_information beside them")
 
 
+def chosen_crosswise(estimates: np.ndarray, odd: np.ndarray) -> np.ndarray:
+    """Of estimates ``[N, 8]`` those ``[N]`` of one certificate for either half: the least on the other half.
+
+    ``odd`` ``[N]`` says which half; where all are of one half it is the certificate :data:`DEFAULT`.
+    """
+    chosen = np.full(len(estimates), DEFAULT)
+    if odd.any() and not odd.all():
+        chosen[odd], chosen[~odd] = estimates[~odd].mean(0).argmin(), estimates[odd].mean(0).argmin()
+    return np.asarray(estimates[np.arange(len(estimates)), chosen])
+
+
 def summarise_bounds(lines: Sequence[StepRecord], accepted: np.ndarray) -> dict[str, Any]:
     """Means of the bound and of full information, and the share of the bound that a rule accepts; 95% intervals.
 
@@ -77,11 +88,7 @@ def summarise_bounds(lines: Sequence[StepRecord], accepted: np.ndarray) -> dict[
     if len(held) < len(lines):
         return {}
     documents = np.array([line.doc for line in lines])
-    every, odd = np.array([estimates.bounds for estimates in held]), documents % 2 == 1
-    chosen = np.full(len(lines), DEFAULT)
-    if odd.any() and not odd.all():
-        chosen[odd], chosen[~odd] = every[~odd].mean(0).argmin(), every[odd].mean(0).argmin()
-    bound = every[np.arange(len(lines)), chosen]
+    bound = chosen_crosswise(np.array([estimates.bounds for estimates in held]), documents % 2 == 1)
     full = np.array([estimates.full_information for estimates in held])
     share = float(accepted.mean() / bound.mean()) if bound.mean() > 0 else math.nan
     ratio = (accepted - share * bound) / bound.mean() if bound.mean() > 0 else np.full(len(lines), math.nan)

@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from tree_decoding import lines_of
+from tree_decoding_report import interval, text_of
 
 from mdsd_bounds.distributions import Warp
 from mdsd_bounds.judge import Task, read_tasks
 from mdsd_bounds.models.loading import load_model, silence
 from mdsd_bounds.trees.base import common_randomness
+from mdsd_bounds.trees.bound_log import chosen_crosswise
 from mdsd_bounds.trees.bounds import sampled_full_information
 from mdsd_bounds.trees.certificate import Reading, sampled_bounds
 from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
@@ -47,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> None:
     until = time.monotonic() + 60 * arguments.minutes
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "places.jsonl"
-    done = {line["doc"] for line in _lines(file)}
+    done = {line["doc"] for line in lines_of(file)}
     target = load_model(arguments.target, arguments.dtype)
     drafting, stop = drafting_from(arguments.draft, target, arguments.dtype), stop_tokens(target)
     facts = {"target": target.identity, "draft": Path(arguments.draft).name, "dtype": arguments.dtype}
@@ -94,7 +97,7 @@ def _shapes(readers: Any, stop: frozenset[int], doc: int) -> Iterator[dict[str, 
 
 def report(arguments: argparse.Namespace) -> None:
     """Means, paired differences and shares of the bound, with 95% intervals over documents."""
-    lines = _lines(arguments.out / "places.jsonl")
+    lines = lines_of(arguments.out / "places.jsonl")
     if not lines:
         raise SystemExit(f"{arguments.out}: nothing was measured")
     facts = json.loads((arguments.out / "facts.json").read_text())
@@ -106,17 +109,20 @@ def report(arguments: argparse.Namespace) -> None:
         mine = sorted((line for line in lines if line["shape"] == shape), key=lambda line: documents.index(line["doc"]))
         accepted = {rule: np.array([line["accepted"][rule] for line in mine]) for rule in RULES}
         means = {rule: (weights @ values) / len(documents) for rule, values in accepted.items()}
-        bound = _bound(np.array([line["bounds"] for line in mine]), weights)
-        held: dict[str, Any] = {"bound": _interval(bound)}
+        every = np.array([line["bounds"] for line in mine])
+        bound = (weights @ chosen_crosswise(every, np.arange(len(mine)) % 2 == 1)) / len(documents)
+        held: dict[str, Any] = {"bound": interval(bound)}
         for rule in RULES:
-            held[rule] = {"accepted": _interval(means[rule]), "share": _interval(means[rule] / bound)}
-        held["differences"] = {f"{a} - {b}": _interval(means[a] - means[b]) for a, b in PAIRS}
+            held[rule] = {"accepted": interval(means[rule]), "share": interval(means[rule] / bound)}
+        held["differences"] = {f"{a} - {b}": interval(means[a] - means[b]) for a, b in PAIRS}
         found["shapes"][shape] = held
-        tables += [f"**Shape ({shape})**: certified bound {_cell(held['bound'])} accepted tokens", "",
+        tables += [f"**Shape ({shape})**: certified bound {text_of(held['bound'], '.4f')} accepted tokens", "",
                    "| rule | accepted tokens | share of the bound |", "|---|---|---|"]  # fmt: skip
-        tables += [f"| {r} | {_cell(held[r]['accepted'])} | {_cell(held[r]['share'])} |" for r in RULES]
+        tables += [
+            f"| {r} | {text_of(held[r]['accepted'], '.4f')} | {text_of(held[r]['share'], '.4f')} |" for r in RULES
+        ]
         tables += ["", "| difference | accepted tokens |", "|---|---|"]
-        tables += [f"| {name} | {_cell(values, '+')} |" for name, values in held["differences"].items()] + [""]
+        tables += [f"| {name} | {text_of(values, '+.4f')} |" for name, values in held["differences"].items()] + [""]
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "places.json").write_text(json.dumps(found, indent=1) + "\n")
     page = "# Tree rules on the same trees of a real pair\n\n"
@@ -124,25 +130,6 @@ def report(arguments: argparse.Namespace) -> None:
     page += f"{len(documents)} HumanEval documents, one place each; 95% intervals over documents.\n\n"
     (arguments.results / "table.md").write_text(page + "\n".join(tables).rstrip() + "\n")
     print(page + "\n".join(tables))
-
-
-def _bound(bounds: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean bound of each resample; the certificate of either half of the documents is chosen on the other half."""
-    half = np.arange(len(bounds)) % 2 == 0
-    taken = np.where(half, bounds[:, bounds[~half].mean(0).argmin()], bounds[:, bounds[half].mean(0).argmin()])
-    return np.asarray((weights @ taken) / len(bounds))
-
-
-def _interval(values: np.ndarray) -> list[float]:
-    return [float(values[0]), *(float(x) for x in np.quantile(values[1:], [0.025, 0.975]))]
-
-
-def _cell(values: list[float], sign: str = "") -> str:
-    return f"{values[0]:{sign}.4f} [{values[1]:{sign}.4f}, {values[2]:{sign}.4f}]"
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def main() -> None:
