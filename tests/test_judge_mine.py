@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_states_are_those_of_a_plain_pass(tmp_path: Path) -> None:
     texts = Continuations(target, 2, lambda text: len(text.tokens) - text.given >= 5)
     texts.submit(Text("a", prompt, len(prompt)))
     texts.submit(Text("b", prompt[:7], 7))
-    done = {}
+    done: dict[str, Text] = {}
     while texts.busy:
         done |= {text.key: text for text in texts.step()}
     for text in done.values():
@@ -191,6 +192,43 @@ def test_substitutions_keep_everything_else(tmp_path: Path) -> None:
             assert ord(program[len(task.prompt) + place]) != token
             program[len(task.prompt) + place] = chr(token)
             assert verdict_of("".join(program)).passed == bool(label)
+
+
+def slow_solution(target: LoadedModel, task: Task, keep: Callable[[float], bool]) -> dict[str, Any]:
+    """A rule's solution by the definition: the first difference that it keeps, then all afresh."""
+    draft = make_draft(DRAFT, target, "float32", "cpu")
+    prompt = [ord(c) for c in task.prompt]
+    base, place, kept, refused = greedy(target, prompt, len(prompt)), len(prompt), 0, set()
+    while True:
+        text = "".join(map(chr, (t for t in base[len(prompt) :] if t != 0)))
+        last = min(len(prompt) + len(cut(text)), len(base) - 1)
+        if place > last:
+            break
+        token = int(draft.read([base[: place + 1]], [place])[0].argmax())
+        if token != base[place]:
+            if keep(float(logits_of(target, base[:place])[-1].log_softmax(-1)[token])):
+                base, kept = greedy(target, [*base[:place], token], len(prompt)), kept + 1
+            else:
+                refused.add(place)
+        place += 1
+    tokens = last + 1 - len(prompt)
+    accepted = tokens - len([at for at in refused if at <= last])
+    return {"passed": task.run(text).passed, "tokens": tokens, "accepted": accepted, "kept": kept}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 12])
+def test_decoded_solutions_are_those_of_the_definition(tmp_path: Path, monkeypatch: Any, chunk: int) -> None:
+    monkeypatch.setattr("mdsd_bounds.judge.decoding.CHUNK", chunk)
+    target, tasks = tiny_target(), tiny_tasks(5)
+    limits = (-0.5, -2.0, -4.0)
+    rules = {str(limit): lambda task, one, state, limit=limit: one.log_p > limit for limit in limits}
+    rows = decode(target, DRAFT, tasks, rules, tmp_path, MineSettings(NEW, lanes=3))
+    found = {(row["task"], row["rule"]): row for row in rows}
+    for task in tasks:
+        for limit in limits:
+            wanted = slow_solution(target, task, lambda log_p, limit=limit: log_p > limit)  # type: ignore[misc]
+            assert {name: found[task.name, str(limit)][name] for name in wanted} == wanted
+    assert sum(row["kept"] for row in rows) > 10
 
 
 def test_rules_that_keep_none_or_all_give_the_two_ends(tmp_path: Path) -> None:
@@ -254,8 +292,13 @@ def test_eight_bits_are_near_and_do_not_depend_on_the_batch() -> None:
     assert float(((wanted - found).norm(dim=-1) / wanted.norm(dim=-1)).max()) < 0.03
     assert torch.equal(torch.cat([eight(row[None]) for row in x]), found)
     torch.testing.assert_close(
-        eight.weight, layer.weight.detach(), rtol=0, atol=float(layer.weight.detach().abs().max()) / 254
+        eight.weight, layer.weight.detach(), rtol=0, atol=float(layer.weight.detach().abs().max()) / 126
     )
+    # The largest numbers on both sides: a product that is cut off at 16 bits shows here.
+    for sign in (1.0, -1.0):
+        layer.weight.data.fill_(sign)
+        wanted = EightBitLinear(layer)(torch.ones(40, 64)) - layer.bias
+        torch.testing.assert_close(wanted, torch.full_like(wanted, 64 * sign), rtol=1e-5, atol=0)
     target = tiny_target()
     to_eight_bit(target.model)
     assert isinstance(target.model.lm_head, EightBitLinear)

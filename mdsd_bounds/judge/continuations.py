@@ -39,6 +39,8 @@ class Text:
         Of ``tokens[:-1]``, or as far as it goes when the text is submitted.
     states : list of Tensor
         ``[H]`` after each of ``tokens[given - 1:-1]``: the last layer's, before the final norm.
+    stop : int, optional
+        A text that reaches so many tokens is given back, though it has not ended; it may be submitted again.
     """
 
     key: Any
@@ -46,6 +48,7 @@ class Text:
     given: int
     cache: Cache | None = field(default=None, repr=False)
     states: list[Tensor] = field(default_factory=list, repr=False)
+    stop: int | None = None
 
     def cut(self, key: Any, place: int, token: int) -> Text:
         """The same text up to ``place``, and there ``token``."""
@@ -86,7 +89,7 @@ class Continuations:
         self.waiting.append(text)
 
     def step(self) -> list[Text]:
-        """One token for every lane; the texts that have ended with it."""
+        """One token for every lane; the texts that have ended or reached their stop with it."""
         alive = sum(row is not None for row in self.rows)
         gone = len(self.rows) - alive
         room = min(self.lanes - alive, len(self.waiting))
@@ -104,7 +107,7 @@ class Continuations:
                 continue
             row.states.append(states[-1][i, -1].float().clone())
             row.tokens.append(following[i])
-            if self.ended(row):
+            if self.ended(row) or (row.stop is not None and len(row.tokens) >= row.stop):
                 row.cache = self._cache_of(i, len(row.tokens) - 1)
                 self.rows[i] = None
                 over.append(row)

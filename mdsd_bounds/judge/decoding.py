@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import write_whole
-from mdsd_bounds.judge.continuations import Continuations, Text, use_grouped_attention
+from mdsd_bounds.judge.continuations import Cache, Continuations, Text, use_grouped_attention
 from mdsd_bounds.judge.labels import file_of
 from mdsd_bounds.judge.outcomes import MineSettings
 from mdsd_bounds.judge.sandbox import require_sandbox
-from mdsd_bounds.judge.solutions import Difference, Solutions, joined
+from mdsd_bounds.judge.solutions import Difference, Solutions
 from mdsd_bounds.judge.tasks import Task
 from mdsd_bounds.models.drafts import make_draft
 from mdsd_bounds.models.loading import LoadedModel
@@ -33,15 +34,37 @@ from mdsd_bounds.problem import InputError
 Rule = Callable[[str, Difference, Tensor], bool]
 
 
+#: Tokens that a text is continued by before it is looked for a difference that a rule keeps: what the target would have
+#: written after that is not needed.
+CHUNK = 12
+
+
 @dataclass
 class _Node:
-    """One text and the texts that come of it."""
+    """One text as far as it is written, and the texts that come of it; ``cache`` begins at ``begins``."""
 
     text: Text
-    differences: list[tuple[Difference, Tensor]]
-    passed: bool
-    end: int
+    parent: _Node | None
+    begins: int
+    cache: Cache = field(default_factory=list)
+    #: Differences before the place ``looked``.
+    differences: list[tuple[Difference, Tensor]] = field(default_factory=list)
+    looked: int = 0
+    #: The last place of a complete solution.
+    end: int = 0
+    complete: bool = False
+    passed: bool = False
     children: dict[tuple[int, int], _Node] = field(default_factory=dict)
+
+    def cache_to(self, place: int) -> Cache:
+        """Keys and values of the tokens before ``place``; what texts share is kept once."""
+        if self.parent is None:
+            return [(keys[:, :place], values[:, :place]) for keys, values in self.cache]
+        before, own = self.parent.cache_to(min(place, self.begins)), max(0, place - self.begins)
+        return [
+            (torch.cat([k, keys[:, :own]], 1), torch.cat([v, values[:, :own]], 1))
+            for (k, v), (keys, values) in zip(before, self.cache, strict=True)
+        ]
 
 
 def decode(
@@ -128,9 +151,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Generator[Text, Text, list[dict[str, Any]]]:
     """Ask for texts until every rule's solution of one task is known."""
-    begun = yield solutions.begin(task)
+    begun = solutions.begin(task)
     first = begun.given
-    root = _node(solutions, task, begun, first)
+    root = _Node(begun, None, 0, looked=first)
+    yield from _go_on(solutions, task, root)
     rows = []
     for name, rule in rules.items():
         node, place, refused, kept = root, first, [], 0
@@ -143,14 +167,21 @@ def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Gener
                     hit = difference
                     break
                 refused.append(difference.place)
-            if hit is None:
+            if hit is not None:
+                kept, place = kept + 1, hit.place + 1
+                branch = hit.place, hit.token
+                if branch not in node.children:
+                    tokens = [*node.text.tokens[: hit.place], hit.token]
+                    states = node.text.states[: hit.place + 1 - first]
+                    text = Text(task.name, tokens, first, states=states)
+                    node.children[branch] = _Node(text, node, hit.place, looked=place)
+                    yield from _go_on(solutions, task, node.children[branch])
+                node = node.children[branch]
+            elif node.complete:
                 break
-            kept, place = kept + 1, hit.place + 1
-            branch = hit.place, hit.token
-            if branch not in node.children:
-                text = yield node.text.cut(task.name, *branch)
-                node.children[branch] = _node(solutions, task, joined(node.text, text), place)
-            node = node.children[branch]
+            else:
+                place = max(place, node.looked)
+                yield from _go_on(solutions, task, node)
         flags = [at not in set(refused) for at in range(first, node.end + 1)]
         rows.append(
             {
@@ -167,11 +198,27 @@ def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Gener
     return rows
 
 
-def _node(solutions: Solutions, task: Task, text: Text, first: int) -> _Node:
-    found = solutions.differences(text, first)
+def _go_on(solutions: Solutions, task: Task, node: _Node) -> Generator[Text, Text, None]:
+    """Continue a text by some tokens, and look for differences in them."""
+    text = node.text
+    if node.cache:
+        text.cache = node.cache_to(len(text.tokens) - 1)
+    elif node.parent is not None:
+        text.cache = node.parent.cache_to(node.begins)
+    # The target's own solution is wanted whole: speculative sampling writes it.
+    text.stop = len(text.tokens) + CHUNK if node.parent else None
+    text = node.text = yield text
+    node.complete = solutions.ended(text)
+    found = solutions.differences(text, node.looked)
     states = solutions.states_after(text, found)
-    passed = task.run(solutions.completion(text)).passed
-    return _Node(text, list(zip(found, states, strict=True)), passed, solutions.last_place(text))
+    node.differences.extend(zip(found, states, strict=True))
+    node.end = solutions.certain_place(text)
+    node.looked = max(node.looked, node.end + 1)
+    assert text.cache is not None
+    node.cache = [(keys[:, node.begins :].clone(), values[:, node.begins :].clone()) for keys, values in text.cache]
+    text.cache = None
+    if node.complete:
+        node.passed = task.run(solutions.completion(text)).passed
 
 
 def passes(flags: Sequence[bool], drafts: int = 4) -> int:

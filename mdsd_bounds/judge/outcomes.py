@@ -11,6 +11,7 @@ After Garipov et al. 2025 (AutoJudge, arXiv 2504.20039), who mine answers of rea
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,9 @@ from mdsd_bounds.models.drafts import Draft
 from mdsd_bounds.models.loading import LoadedModel
 
 Report = Callable[[str], None]
+#: A verdict is taken up so many passes after its text has ended, however long the tests took: which texts share a
+#: batch, on which their last digits depend, is then the same in every run.
+PASSES_OF_A_TEST = 8
 #: Progress is said at least this often.
 QUIET_SECONDS = 30.0
 
@@ -86,7 +90,7 @@ class Miner:
         if len(todo) < len(tasks):
             self.report(f"{self.folder}: goes on after {len(tasks) - len(todo)} of {len(tasks)} tasks")
         queue, self.total = iter(todo), len(todo)
-        running: dict[Future[Verdict], Text] = {}
+        running: deque[tuple[int, Future[Verdict], Text]] = deque()
         said = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             while True:
@@ -99,11 +103,11 @@ class Miner:
                     return
                 for text in self.texts.step() if self.texts.busy else ():
                     run = self.active[text.key].task.run
-                    running[pool.submit(run, self.solutions.completion(text))] = text
-                if not self.texts.busy and running:
-                    next(iter(running)).result()
-                for future in [future for future in running if future.done()]:
-                    self._judged(running.pop(future), future.result())
+                    due = self.texts.passes + PASSES_OF_A_TEST
+                    running.append((due, pool.submit(run, self.solutions.completion(text)), text))
+                while running and (running[0][0] <= self.texts.passes or not self.texts.busy):
+                    _, verdict, text = running.popleft()
+                    self._judged(text, verdict.result())
                 if time.monotonic() - said > QUIET_SECONDS:
                     said = time.monotonic()
                     self._say()

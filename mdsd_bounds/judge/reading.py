@@ -18,25 +18,31 @@ _TRIED = 128
 
 
 class DraftReader:
-    """What the draft would have written at each place of a text; a model of its own reads the prompt once."""
+    """What the draft would have written at each place of a text.
+
+    A model of its own reads only what a text does not share with the one before it under the same key.
+    """
 
     def __init__(self, draft: Draft, target: LoadedModel) -> None:
         self.draft = draft
         plain = draft.support == "full" and draft.head_of is not None and draft.head_of is not target.model
         self.model = draft.head_of if plain else None
-        self.known: dict[Any, Cache] = {}
+        self.known: dict[Any, tuple[list[int], Cache]] = {}
 
-    def logits(self, key: Any, prompt: Sequence[int], tokens: Sequence[int], first: int) -> Tensor:
-        """``[rows, V]`` for places ``first`` to the end of ``tokens``, which begin with ``prompt``."""
+    def logits(self, key: Any, tokens: Sequence[int], first: int) -> Tensor:
+        """``[rows, V]`` for places ``first`` to the end of ``tokens``."""
         if self.model is None:
             return self.draft.read([tokens], [first])
-        if key not in self.known:
-            ids = torch.tensor([list(prompt[:-1])])
-            _, cache = forward(self.model, ids, torch.ones_like(ids))
-            self.known[key] = [(keys.clone(), values.clone()) for keys, values in pairs(cache)]
-        rest = torch.tensor([list(tokens[len(prompt) - 1 : -1])])
+        read, cache = self.known.get(key, ([], []))
+        shared = next((i for i, (a, b) in enumerate(zip(read, tokens[: first - 1], strict=False)) if a != b), None)
+        shared = min(len(read), first - 1) if shared is None else shared
+        before = (
+            make_cache([(keys[:, :, :shared], values[:, :, :shared]) for keys, values in cache]) if shared else None
+        )
+        rest = torch.tensor([list(tokens[shared:-1])])
         mask = torch.ones(1, len(tokens) - 1, dtype=torch.long)
-        logits, _ = forward(self.model, rest, mask, make_cache(self.known[key]), kept=len(tokens) - first)
+        logits, after = forward(self.model, rest, mask, before, kept=len(tokens) - first)
+        self.known[key] = list(tokens[:-1]), [(keys.clone(), values.clone()) for keys, values in pairs(after)]
         return logits[0].float()
 
     def forget(self, key: Any) -> None:

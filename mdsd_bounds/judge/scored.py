@@ -88,7 +88,7 @@ def log_scored(
             tokens, first = tokens_of(target.tokenizer, task)
             tokens = tokens[: first + rows]
             log_p, cache = read_with_cache(model, tokens, first)
-            log_q = reader.logits(task.name, tokens[:first], tokens, first)
+            log_q = reader.logits(task.name, tokens, first)
             reader.forget(task.name)
             q = torch.softmax(log_q, -1)
             best = q[:, :known].topk(SCORED)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mdsd_bounds.judge.continuations import Text
 from mdsd_bounds.judge.reading import DraftReader, states_after
-from mdsd_bounds.judge.tasks import Task, cut
+from mdsd_bounds.judge.tasks import STOPS, Task, cut
 from mdsd_bounds.models.drafts import Draft
 from mdsd_bounds.models.forward import final_norm
 from mdsd_bounds.models.loading import LoadedModel
@@ -95,7 +95,19 @@ class Solutions:
 
     def last_place(self, text: Text) -> int:
         """The place of the token with which the solution ends, or goes beyond its end."""
-        first, wanted = len(self.prompts[text.key]), len(cut(self.completion(text)))
+        return self._place_of(text, len(cut(self.completion(text))))
+
+    def certain_place(self, text: Text) -> int:
+        """As :meth:`last_place` of a complete solution; of another one, no place after which it may turn out to end."""
+        completion = self.completion(text)
+        if self.ended(text):
+            return self.last_place(text)
+        begun = max((k for stop in STOPS for k in range(len(stop)) if completion.endswith(stop[:k])), default=0)
+        return self._place_of(text, len(completion) - begun)
+
+    def _place_of(self, text: Text, wanted: int) -> int:
+        """The place of the token with which the completion gets longer than ``wanted`` characters."""
+        first = len(self.prompts[text.key])
         low, high = first, len(text.tokens) - 1
         while low < high:
             middle = (low + high) // 2
@@ -110,10 +122,10 @@ class Solutions:
 
         The states of ``text`` must reach back to the one before ``first``.
         """
-        last = self.last_place(text)
+        last = self.certain_place(text)
         if last < first:
             return []
-        log_q = self.reader.logits(text.key, self.prompts[text.key], text.tokens[: last + 1], first).log_softmax(-1)
+        log_q = self.reader.logits(text.key, text.tokens[: last + 1], first).log_softmax(-1)
         own = torch.tensor(text.tokens[first : last + 1])
         best = log_q[:, : self.known].argmax(-1)
         rows = (best != own).nonzero()[:, 0].tolist()

@@ -108,7 +108,7 @@ def _one_task(target: LoadedModel, reader: DraftReader, task: Task, settings: Su
         return TaskLabels(task.name, f"{own.kind} {own.detail}".strip(), [])
     log_p, cache = read_with_cache(target.model, tokens, first)
     log_p = log_p.log_softmax(-1)
-    log_q = reader.logits(task.name, tokens[:first], tokens, first).log_softmax(-1)
+    log_q = reader.logits(task.name, tokens, first).log_softmax(-1)
     reader.forget(task.name)
     known = target.model.get_input_embeddings().weight.shape[0]
     chosen = random.Random(f"{settings.seed} {task.name}").sample(

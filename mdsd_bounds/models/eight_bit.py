@@ -1,8 +1,12 @@
 """Linear layers in 8-bit integers on a processor: what makes a model of a billion weights bearable on two cores.
 
 Each row of a weight matrix has its own scale, and so has each token: ``x W^T`` becomes ``s_x s_w (X W_8^T)`` with
-``X = round(x / s_x)``, ``s_x = max |x| / 127``, and the product of integers is exact.  A token's result therefore does
-not depend on what else is in the batch.  Embeddings, norms and attention stay in float32.
+``X = round(x / s_x)``, ``s_x = max |x| / 127``, ``W_8 = round(W / s_w)``, ``s_w = max |w| / 63``, and the product of
+integers is exact.  A token's result therefore does not depend on what else is in the batch.  Embeddings, norms and
+attention stay in float32.
+
+Weights take 7 of the 8 bits: processors without instructions for 8-bit products add two of them in 16 bits and cut the
+sum off at 32,767, and ``2 * 255 * 63`` is below that.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from torch import Tensor, nn
 
 from mdsd_bounds.problem import InputError
 
-#: Largest 8-bit number, and the offset that makes it unsigned: the fast product takes unsigned tokens.
-LARGEST, OFFSET = 127, 128
+#: Largest number of a token, the offset that makes it unsigned (the fast product takes unsigned tokens), and the
+#: largest number of a weight.
+LARGEST, OFFSET, LARGEST_WEIGHT = 127, 128, 63
 #: Rows of a product from which on each token would be a call of its own if the weights were packed for one.
 _PACKED_FOR = 32
 
@@ -32,7 +37,7 @@ class EightBitLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         weight = layer.weight.detach().float()
-        scale = (weight.abs().amax(-1) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = (weight.abs().amax(-1) / LARGEST_WEIGHT).clamp(min=torch.finfo(torch.float32).tiny)
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().float(), requires_grad=False)
