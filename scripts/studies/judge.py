@@ -25,6 +25,7 @@ from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,17 +122,26 @@ def run_log(arguments: argparse.Namespace) -> None:
     log_scored(target, draft, tasks[:LOGGED], judge, out, rows=24, dtype="int8", report=say)
 
 
-def held_out_heads(folders: list[Path]) -> Callable[[str], JudgeHead]:
-    """For each task a judge that was fitted on the labels of other tasks."""
-    labels, facts = read_labels(folders)
-    group = {name: g for g, name in enumerate(labels.tasks)}
-    fold = folds_of(torch.arange(len(labels.tasks)))
-    penalty = fit(labels, facts, resamples=200).head.facts["penalty"]
-    label = labels.columns["label"]
-    train = [fold[labels.group] != k for k in range(5)]
-    heads = [fit_head(labels.states[keep], label[keep], penalty) for keep in train]
+def held_out_heads(folders: list[Path], kept: Path) -> Callable[[str], JudgeHead]:
+    """For each task a judge that was fitted on the labels of other tasks.
+
+    They are written to ``kept``, and read from there where the labels are gone: decoding goes on with the same judges.
+    """
+    if all(folder.exists() for folder in folders):
+        labels, facts = read_labels(folders)
+        fold = folds_of(torch.arange(len(labels.tasks)))
+        penalty = fit(labels, facts, resamples=200).head.facts["penalty"]
+        label = labels.columns["label"]
+        train = [fold[labels.group] != k for k in range(5)]
+        heads = [fit_head(labels.states[keep], label[keep], penalty) for keep in train]
+        weight, bias = np.stack([head.weight.numpy() for head in heads]), np.array([head.bias for head in heads])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(kept, tasks=np.array(labels.tasks), fold=fold.numpy(), weight=weight, bias=bias)
+    held = np.load(kept, allow_pickle=False)
+    judges = [JudgeHead(torch.tensor(w), float(b)) for w, b in zip(held["weight"], held["bias"], strict=True)]
+    fold_of = dict(zip(held["tasks"].tolist(), held["fold"].tolist(), strict=True))
     # A task without labels was seen by no head.
-    return lambda task: heads[int(fold[group[task]])] if task in group else heads[0]
+    return lambda task: judges[fold_of.get(task, 0)]
 
 
 def rules_of(judges: dict[str, Callable[[str], JudgeHead]]) -> dict[str, Callable[..., bool]]:
@@ -168,9 +178,11 @@ def run_decode(arguments: argparse.Namespace) -> None:
     source = SOURCES["outcome"]
     tasks = read_tasks("humaneval")[: arguments.tasks]
     target = load_model(place(source.target, arguments), "int8")
-    judges = {"judge": held_out_heads([arguments.out / "outcome"])}
-    if (arguments.out / "substitution-qwen").exists():
-        judges["judge of both"] = held_out_heads([arguments.out / "outcome", arguments.out / "substitution-qwen"])
+    mined = [arguments.out / "outcome", arguments.out / "substitution-qwen"]
+    judges = {
+        "judge": held_out_heads(mined[:1], arguments.results / "heads-outcome.npz"),
+        "judge of both": held_out_heads(mined, arguments.results / "heads-both.npz"),
+    }
     rules = rules_of(judges)
     begun = time.monotonic()
     rows = decode(

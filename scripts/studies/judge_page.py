@@ -151,6 +151,7 @@ def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figur
               f"{max(dealt):.3f}, in the mean {np.mean(dealt):.3f}; the intervals above are of the first."]  # fmt: skip
     if kind.startswith("substitution"):
         lines += _in_code(folder, labels, found, measured)
+    _write_labels(figure.with_name(f"labels-{kind}.csv"), labels, found)
     scores = scores_of(labels, found)
     table = harm_by_share(scores, label, labels.group, SHARES)
     measured["harm"] = table.to_dict("records")
@@ -166,6 +167,14 @@ def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figur
             lines.append(_row("", gaps))
     _harm_figure(table, every, title, figure)
     return [*lines, "", f"![harm at equal acceptance]({figure.name})", ""]
+
+
+def _write_labels(file: Path, labels: Labels, found: Fitted) -> None:
+    """The labels without the states, and the score of each by a judge that has not seen its task."""
+    columns = {name: column.numpy() for name, column in labels.columns.items()}
+    tasks = [labels.tasks[g] for g in labels.group.tolist()]
+    table = pd.DataFrame({"task": tasks, "word": labels.words, **columns, "judge": found.held_out.numpy()})
+    write_whole(file, table.to_csv(index=False, float_format="%.6g").encode())
 
 
 def _both(folders: list[Path], measured: dict[str, Any]) -> list[str]:
