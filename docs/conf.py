@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
 
 import mdsd_bounds
 
@@ -87,5 +91,18 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+# Browsers draw MathML themselves: the site's formulas need neither a script nor a network.
+html_math_renderer = "mathml"
 # Sphinx keeps a picture of its environment; functions in this file cannot be part of it.
 suppress_warnings = ["config.cache"]
+
+
+def setup(app: Any) -> None:
+    """Formulas as MathML."""
+
+    def visit(translator: Any, node: Any) -> None:
+        display = "block" if isinstance(node, nodes.math_block) else "inline"
+        translator.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    app.add_html_math_renderer("mathml", inline_renderers=(visit, None), block_renderers=(visit, None))
