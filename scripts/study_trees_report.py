@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,8 @@ def markdown(best: pd.DataFrame, results: Path, facts: dict[str, Any]) -> str:
     parts = [
         "# Tables of the tree study",
         f"{facts['prefixes']} prefixes, one of each document.  Cells: block efficiency, 95% interval over documents, "
-        f"the tree.  Draft forward pass over target forward pass, one token each: {facts['cost_ratio']:.3f}.",
+        "the tree (2,1 x6: two children of the root, then six levels without branches).  "
+        f"Draft forward pass over target forward pass, one token each: {facts['cost_ratio']:.3f}.",
     ]
     for protocol, title in (("length", "Fixed draft length"), ("budget", "Fixed target budget")):
         held = best[best["protocol"] == protocol]
@@ -285,7 +287,9 @@ def markdown(best: pd.DataFrame, results: Path, facts: dict[str, Any]) -> str:
 
 def _cell(row: Any) -> str:
     low, high = row["block_efficiency_low"], row["block_efficiency_high"]
-    return f"{row['block_efficiency']:.2f} [{low:.2f}, {high:.2f}] {row['shape']}"
+    # A long run of levels without branches is counted, so that the table fits a page.
+    shape = re.sub(r",1(?:,1){3,}$", lambda run: f",1 x{run[0].count('1')}", str(row["shape"]))
+    return f"{row['block_efficiency']:.2f} [{low:.2f}, {high:.2f}] {shape}"
 
 
 def _table(table: pd.DataFrame) -> str:
