@@ -281,7 +281,8 @@ def markdown(best: pd.DataFrame, results: Path, facts: dict[str, Any]) -> str:
         ("runs", "Whole texts decoded"),
     ):
         if (results / f"{name}.csv").exists():
-            parts.append(f"## {title}\n" + _table(pd.read_csv(results / f"{name}.csv")))
+            table = pd.read_csv(results / f"{name}.csv")
+            parts.append(f"## {title}\n" + _table(_runs(table) if name == "runs" else table))
     return "\n\n".join(parts) + "\n"
 
 
@@ -290,6 +291,18 @@ def _cell(row: Any) -> str:
     # A long run of levels without branches is counted, so that the table fits a page.
     shape = re.sub(r",1(?:,1){3,}$", lambda run: f",1 x{run[0].count('1')}", str(row["shape"]))
     return f"{row['block_efficiency']:.2f} [{low:.2f}, {high:.2f}] {shape}"
+
+
+def _runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the decoded texts that people compare, intervals beside their values; the CSV has all of them."""
+    found = table[["tree", "rule", "documents", "target_passes"]].copy()
+    for name, low, high in (
+        ("block_efficiency", "low", "high"),
+        ("at_prefixes", "at_prefixes_low", "at_prefixes_high"),
+    ):
+        spread = zip(table[name], table[low], table[high], strict=True)
+        found[name] = [f"{a:.2f} [{b:.2f}, {c:.2f}]" for a, b, c in spread]
+    return found.assign(tokens_per_second=table["tokens_per_second"], verify_seconds=table["verify_seconds"])
 
 
 def _table(table: pd.DataFrame) -> str:
