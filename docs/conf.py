@@ -87,7 +87,8 @@ html_theme_options = {
     "navigation_with_keys": True,
     "show_toc_level": 2,
     "header_links_before_dropdown": 6,
-    "secondary_sidebar_items": ["page-toc"],
+    # Short pages full of commands and their output need the room more than a table of contents.
+    "secondary_sidebar_items": {"[!h]**": ["page-toc"], "hardening": ["page-toc"], "howto/**": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
