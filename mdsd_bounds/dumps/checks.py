@@ -95,6 +95,14 @@ def _check_scores(path: str, first: int, columns: dict[str, Tensor], width: int)
         first,
         lambda row: f"a judge scored token {token[row].tolist()}, but the vocabulary has {width}; score the dump again",
     )
+    ranked = token.sort(-1).values
+    twice = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)
+    _refuse(
+        twice.any(-1),
+        path,
+        first,
+        lambda row: f"a judge scored token {int(ranked[row, 1:][twice[row]][0])} twice; keep one score of each token",
+    )
     _refuse(
         ((token >= 0) & ~((score >= 0) & (score <= 1))).any(-1),
         path,
