@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as arrow
@@ -17,7 +19,7 @@ from mdsd_bounds.dumps import LogitBatch
 from mdsd_bounds.dumps.rounding import coarse_rounding, decimals_error
 
 VOCABULARY, ROWS, K = 60, 6, 40
-ROUNDED = {
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "float32": lambda x: x.astype(np.float32),
     "float16": lambda x: x.astype(np.float16),
     "bfloat16": lambda x: torch.tensor(x).bfloat16().float().numpy(),
@@ -89,7 +91,12 @@ def test_step_log_of_probabilities_with_few_decimals(tmp_path: Path, decimals: i
     for row in range(ROWS):
         top = [[[int(t), round(float(full[row, t]), decimals)] for t in i[row]] for full, i in zip(p, ids, strict=True)]
         token = int(ids[0, row, 0])
-        position = {"token": token, "p": float(p[0, row, token]), "candidates": top[1], "target_candidates": top[0]}
+        position: dict[str, Any] = {
+            "token": token,
+            "p": float(p[0, row, token]),
+            "candidates": top[1],
+            "target_candidates": top[0],
+        }
         if abs(top[0][0][1] - position["p"]) > 1e-3:
             position["p"] = top[0][0][1]
         lines.append({"step": row, "drafts": [top[1][0][0]], "accepted": 0, "positions": [position]})

@@ -34,7 +34,7 @@ def _arrays(form: str) -> dict[str, np.ndarray]:
 def test_padding_and_texts_of_every_form(tmp_path: Path, form: str, flat: bool, beside: list[str]) -> None:
     held = {"attention_mask": MASK, "input_ids": IDS}
     given = {name: held[name].reshape(-1) if flat else held[name] for name in beside}
-    np.savez(tmp_path / "pair.npz", **_arrays(form), **given)
+    np.savez(tmp_path / "pair.npz", **_arrays(form), **given)  # type: ignore[arg-type]
     (batch,) = open_dump(tmp_path / "pair.npz").batches(64)
     mask = (MASK if "attention_mask" in beside else np.ones_like(MASK)) != 0
     if "input_ids" in beside:
