@@ -207,3 +207,51 @@ def test_truncated_rows_give_no_total_variation(tmp_path: Path) -> None:
     steps_of(tmp_path / "steps.jsonl", documents=2, steps=2)
     with pytest.raises(InputError, match="its rows are truncated"):
         plane(open_dump(tmp_path / "steps.jsonl"), [0.5])
+
+
+@pytest.mark.parametrize("threshold", ["nan", "2", "-0.1", "inf"])
+def test_a_threshold_of_a_step_log_is_a_score(threshold: str, mdsd: Command, tmp_path: Path) -> None:
+    log = tmp_path / "steps.jsonl"
+    held = {"candidates": [[5, 0.8]], "target_candidates": [[5, 0.4]], "judge_score": [[5, 0.7]]}
+    log.write_text(json.dumps({"drafts": [5], "accepted": 0, "positions": [{"token": 7, **held}]}))
+    code, out, err = mdsd("judge", "curve", str(log), f"--thresholds={threshold}")
+    assert (code, out) == (2, "")
+    assert "threshold" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"accepted": 1}, "token 7 is committed"),
+        (
+            {"positions": [{"token": 5, "p": 0.9, "candidates": [[5, 0.8]], "target_candidates": [[5, 0.4]]}]},
+            "two prob",
+        ),
+        ({"positions": [{"token": 7, "candidates": [[5, 0.8], [6, 0.8]]}]}, "of the mass together"),
+        ({"positions": [{"token": 7, "target_candidates": [[5, 0.8], [6, 0.8]]}]}, "of the mass together"),
+    ],
+)
+def test_steps_that_contradict_themselves_are_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    log = tmp_path / "steps.jsonl"
+    held = {"candidates": [[5, 0.8]], "target_candidates": [[5, 0.4]], "judge_score": [[5, 0.7]]}
+    step = {"drafts": [5], "accepted": 0, "positions": [{"token": 7, **held}]}
+    log.write_text("\n".join(json.dumps(line) for line in (step, {**step, **change})))
+    with pytest.raises(InputError, match=f"line 2.*{said}"):
+        curve_of_steps(log, [0.5])
+
+
+def test_a_token_that_a_judge_scored_twice_and_a_threshold_given_twice(tmp_path: Path) -> None:
+    rows = torch.arange(24.0).reshape(2, 12)
+    token, score = torch.arange(8).expand(2, 8), torch.full((2, 8), 0.75, dtype=torch.float64)
+    with DumpWriter(tmp_path / "scored") as writer:
+        writer.append(rows, rows.flip(-1), judge_token=token, judge_score=score)
+    table = plane(open_dump(tmp_path / "scored"), [0.5, 0.5])
+    once = plane(open_dump(tmp_path / "scored"), [0.5])
+    assert table.equals(once)
+    with DumpWriter(tmp_path / "twice") as writer:
+        writer.append(rows, rows.flip(-1), judge_token=token.clamp(max=6), judge_score=score)
+    with pytest.raises(InputError, match=r"row 0.*token 6 twice"):
+        plane(open_dump(tmp_path / "twice"), [0.5])
+    p = torch.full((2, 12), 1 / 12).double()
+    with pytest.raises(InputError, match="twice"):
+        acceptance_rate(p, p, 1, "with_replacement", "judge", judge_token=token.clamp(max=6), judge_score=score)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdsd_bounds.dumps.rounding import coarse_rounding
 from mdsd_bounds.dumps.scales import refuse_other_scales, refuse_unwritten
 from mdsd_bounds.dumps.widths import align_widths
 from mdsd_bounds.problem import InputError, rounding_unit
@@ -40,11 +41,14 @@ class Rest:
         ``[B]`` log-probability no other token exceeds; None takes the least stored one (true of a top-k).
     cut : Tensor or None
         ``[B, 4]`` float64, all that is known of the rest, instead of the other two; checked by :func:`admit`.
+    slack : Tensor or None
+        ``[B]`` error bound of the stored logarithms, where it is known to be larger than their type says.
     """
 
     missing: Tensor | None = None
     cap: Tensor | None = None
     cut: Tensor | None = None
+    slack: Tensor | None = None
 
 
 #: Nothing is stated: the rest of a top-k row.
@@ -94,6 +98,14 @@ def _check_scores(path: str, first: int, columns: dict[str, Tensor], width: int)
         path,
         first,
         lambda row: f"a judge scored token {token[row].tolist()}, but the vocabulary has {width}; score the dump again",
+    )
+    ranked = token.sort(-1).values
+    twice = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)
+    _refuse(
+        twice.any(-1),
+        path,
+        first,
+        lambda row: f"a judge scored token {int(ranked[row, 1:][twice[row]][0])} twice; keep one score of each token",
     )
     _refuse(
         ((token >= 0) & ~((score >= 0) & (score <= 1))).any(-1),
@@ -280,7 +292,9 @@ def cut_columns(
     unit = rounding_unit(torch.float32) if unit is None else unit
     finite = held & torch.isfinite(logprobs)
     size = torch.where(finite, logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
-    slack = unit * (size + 1.0)
+    slack = unit * (size + 1.0) + coarse_rounding(logprobs, held, unit)
+    if rest.slack is not None:
+        slack = torch.maximum(slack, rest.slack)
     total = torch.where(held, logprobs.exp(), torch.zeros_like(logprobs)).sum(-1)
     low, high = 1.0 - total * slack.exp(), 1.0 - total * (-slack).exp()
     if missing is None:

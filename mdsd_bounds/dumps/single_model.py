@@ -39,6 +39,7 @@ class Side:
     place. ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0
     where unknown, and ``fixed_bytes`` those of the head beside them.  ``map`` says which target tokens the columns of a
     draft over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
+    ``kept`` are the places of the rows among those that are stored, where some of these are left out.
 
     Examples
     --------
@@ -69,6 +70,7 @@ class Side:
     fixed_bytes: int = 0
     map: TokenColumns | None = None
     unnamed: str = ""
+    kept: Tensor | None = field(default=None, repr=False)
     notes: dict[str, Any] = field(default_factory=dict)
 
 

@@ -30,6 +30,8 @@ TREE_FIELDS = ("parents", "path", "tokens", "reach", "expected", "emitted", "dra
 _ABOVE = 0.01
 #: By which factor a probability and the exponential of its logarithm may differ: numbers of eight bits.
 _SAME = 1.15
+#: How far two statements of one probability may differ, and how much of a sum rounding may add a candidate.
+_TWICE, _CENT = 1e-3, 0.005
 
 
 class Chance(NamedTuple):
@@ -215,13 +217,18 @@ def _written(position: PositionRecord) -> dict[str, object]:
 
 
 def _position(entry: Any) -> PositionRecord:
-    return PositionRecord(
+    found = PositionRecord(
         token=_token(entry["token"]),
         chance=_chance(entry) if "p" in entry or "logprob" in entry else None,
         candidates=_candidates(entry["candidates"]) if "candidates" in entry else None,
         target_candidates=_candidates(entry["target_candidates"]) if "target_candidates" in entry else None,
         judge_score=_scores(entry["judge_score"]) if "judge_score" in entry else None,
     )
+    # The committed token may be among the candidates, rounded otherwise.
+    listed = (found.target_candidates or {}).get(found.token)
+    if found.chance is not None and listed is not None and abs(listed.p - found.chance.p) > _TWICE:
+        raise ValueError(f"token {found.token} has two probabilities, {found.chance.p:.6g} and {listed.p:.6g}")
+    return found
 
 
 def _scores(listed: Any) -> dict[int, float]:
@@ -246,6 +253,9 @@ def _candidates(listed: Any) -> Candidates:
         if token in found:
             raise ValueError(f"candidate {token} is listed twice")
         found[token] = chance
+    total = math.fsum(chance.p for chance in found.values())
+    if total > 1.0 + 1e-3 + _CENT * len(found):
+        raise ValueError(f"candidates have {total:.6g} of the mass together, more than all of it")
     return found
 
 

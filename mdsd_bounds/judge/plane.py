@@ -52,7 +52,7 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
     Raises
     ------
     InputError
-        If the dump holds no scores, or its rows are truncated.
+        If the dump holds no scores, its rows are truncated, or a threshold is outside [0, 1].
 
     Notes
     -----
@@ -77,6 +77,7 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
     >>> round(float(table.loc["accept always", "acceptance"]), 9)
     1.0
     """
+    thresholds = checked_thresholds(thresholds)
     sums: dict[tuple[str, float], Tensor] = {}
     rows = 0
     for batch in dump.batches(block):
@@ -118,6 +119,20 @@ def plane(dump: Dump, thresholds: Sequence[float], n: int = 1, block: int = 64) 
                 }
             )
     return pd.DataFrame(table)
+
+
+def checked_thresholds(thresholds: Sequence[float]) -> list[float]:
+    """Thresholds of a judge, each once.
+
+    Raises
+    ------
+    InputError
+        If one is outside [0, 1].
+    """
+    for threshold in thresholds:
+        if isinstance(threshold, bool) or not 0 <= threshold <= 1:
+            raise InputError(f"judge: threshold={threshold!r}; give a number in [0, 1]")
+    return list(dict.fromkeys(float(threshold) for threshold in thresholds))
 
 
 def _rules(

@@ -15,6 +15,7 @@ import pandas as pd
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
 from mdsd_bounds.dumps.step_schema import PositionRecord, StepRecord, read_step
+from mdsd_bounds.judge.plane import checked_thresholds
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 
@@ -47,8 +48,9 @@ def curve_of_steps(path: str | Path, thresholds: Sequence[float], seed: int = 0)
     Raises
     ------
     InputError
-        Naming the line: a tree, several drafts a position, or a tried token whose p or q was not logged.  Leaving such
-        a token out would favour those that were accepted.
+        Naming the line: a tree, several drafts a position, an accepted draft that is not the committed token, or a
+        tried token whose p or q was not logged.  Leaving such a token out would favour those that were accepted.  Also
+        where a threshold is outside [0, 1].
 
     Notes
     -----
@@ -70,6 +72,7 @@ def curve_of_steps(path: str | Path, thresholds: Sequence[float], seed: int = 0)
     2                 judge        0.9         0.5  0.0
     3         accept always        NaN         1.0  0.5
     """
+    thresholds = checked_thresholds(thresholds)
     tried: list[tuple[int, float, float]] = []
     with reading(Path(path), "step of a step log", _REMEDY) as place:
         for record in records(Path(path)):
@@ -100,7 +103,11 @@ def _tried(step: StepRecord) -> list[tuple[float, float]]:
     if len(step.positions) < count:
         raise ValueError(f"{count} drafts were tried, but there are {len(step.positions)} positions")
     found = []
-    for token, position in zip(step.drafts[:count], step.positions, strict=False):
+    for place, (token, position) in enumerate(zip(step.drafts[:count], step.positions, strict=False)):
+        if place < step.accepted and position.token != token:
+            raise ValueError(
+                f"draft token {token} is accepted at position {place}, but token {position.token} is committed there"
+            )
         q = (position.candidates or {}).get(token)
         if q is None or q.p <= 0:
             raise ValueError(f"draft token {token} is not among the candidates; log its probability")

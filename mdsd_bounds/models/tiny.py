@@ -42,7 +42,8 @@ def tiny_model(folder: str | Path, seed: int = 0, *, noise: float = 0.0, layers:
     Raises
     ------
     InputError
-        If transformers is not installed, ``layers`` or ``noise`` is out of range, or the folder cannot be written.
+        If transformers is not installed, ``seed``, ``layers`` or ``noise`` is out of range, or the folder cannot be
+        written.
 
     Examples
     --------
@@ -56,8 +57,12 @@ def tiny_model(folder: str | Path, seed: int = 0, *, noise: float = 0.0, layers:
     [64, 257, 256]
     """
     require_transformers()
-    if layers < 1 or not 0 <= noise < float("inf"):
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1 or not 0 <= noise < float("inf"):
         raise InputError(f"layers {layers}, noise {noise}: give at least 1 layer, and a finite noise of at least 0")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed {seed!r}: give an integer of 64 bits")
+    if not str(folder) or Path(folder).is_file():  # transformers would say so and return
+        raise InputError(f"{folder or repr(folder)}: is no folder; give the name of one")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = _tokenizer()

@@ -35,6 +35,7 @@ from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
+from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
@@ -45,8 +46,7 @@ _IDS = ("ids", "top_ids", "token_ids", "indices")
 _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
 #: Beside the arrays of a capture: models, settings, versions.
 FACTS = "facts.json"
-_TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
-_SHARED = {*COLUMNS, *_TEXTS, "vocabulary", *HEAD}
+_SHARED = {*COLUMNS, *TEXTS, "vocabulary", *HEAD}
 
 
 def open_named(path: Path, role: str = "") -> Side:
@@ -145,7 +145,7 @@ def needs_care(path: Path) -> bool:
     """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
     arrays = open_arrays(path)
     names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
-    return bool(names & {*_TEXTS} or maps_in(arrays))
+    return bool(names & {*TEXTS} or maps_in(arrays))
 
 
 def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:
@@ -188,15 +188,22 @@ def _first(arrays: Mapping[str, Array], names: tuple[str, ...]) -> str:
     return next((name for name in names if name in arrays), "")
 
 
-def _columns(path: Path, arrays: Mapping[str, Array], rows: int) -> dict[str, Tensor]:
+def _columns(path: Path, arrays: Mapping[str, Array], text: TextRows) -> dict[str, Tensor]:
+    """Columns of the rows that are read; those that are given must not contradict the text."""
+    rows = len(text.kept)
     found: dict[str, Tensor] = {}
     for name, column in COLUMNS.items():
         if name in arrays:
             value = arrays[name].whole()
+            if value.shape == (text.rows,):  # also of the rows that are left out
+                value = value[text.kept]
             if value.shape != (rows,) or value.is_floating_point() or value.dtype == torch.bool:
                 raise InputError(f"{path}: {name} has shape {tuple(value.shape)} {value.dtype}; give {rows} integers")
             found = with_columns(str(path), found, {column: value.to(torch.int64)}, name)
-    return found
+    if "token" in text.columns and "token" in found:
+        # Documents and places may be counted otherwise than here; the text is one.
+        with_columns(str(path), {"token": text.columns["token"]}, {"token": found["token"]}, "token")
+    return text.columns | found
 
 
 def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side:
@@ -209,123 +216,17 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
     if not array.dtype.startswith(("float", "bfloat")):
         array.rows(0, 1)  # what cannot be read at all says why
         raise InputError(f"{path}: {name} has dtype {array.dtype}; give float16, bfloat16, float32 or float64")
-    texts, steps = _texts(path, arrays, name, shape)
-    kept = torch.arange(texts * steps)
-    columns: dict[str, Tensor] = {}
-    shift = "next"
-    if "sequences" in arrays and "input_ids" in arrays and not _is_prompt(path, arrays, texts):
-        raise InputError(
-            f"{path}: holds input_ids and sequences that do not begin with them, and does not say which of the two "
-            f"{name} belongs to; keep that one"
-        )
-    if "input_ids" in arrays and "sequences" not in arrays:
-        ids = _ids_of(path, arrays, "input_ids", texts)
-        if ids.shape[1] != steps:
-            raise InputError(f"{path}: {name} has {steps} steps but input_ids {ids.shape[1]}; save those of one pass")
-        mask = _ids_of(path, arrays, "attention_mask", texts) != 0 if "attention_mask" in arrays else ids >= 0
-        if mask.shape != ids.shape:
-            raise InputError(
-                f"{path}: input_ids {tuple(ids.shape)} but attention_mask {tuple(mask.shape)}; save those of one pass"
-            )
-        wanted = torch.zeros((texts, steps), dtype=torch.bool)
-        wanted[:, :-1] = mask[:, :-1] & mask[:, 1:]
-        kept = wanted.reshape(-1).nonzero()[:, 0]
-        columns = _places(kept, steps, 1) | {"token": ids.roll(-1, 1).reshape(-1)[kept]}
-    elif "sequences" in arrays:
-        ids = _ids_of(path, arrays, "sequences", texts)
-        start = ids.shape[1] - steps
-        if start < 0:
-            raise InputError(f"{path}: {name} has {steps} steps but sequences only {ids.shape[1]} tokens")
-        shift = "same"
-        kept = _unmasked(path, arrays, (texts, steps), start)
-        columns = _places(kept, steps, start) | {"token": ids[:, start:].reshape(-1)[kept]}
-    else:
-        kept = _unmasked(path, arrays, (texts, steps))
-        columns = _places(kept, steps, 1) if len(shape) == 3 else {}
-    if not len(kept):
-        raise InputError(f"{path}: no row has a token that follows it; save texts of two tokens or more")
-    stated = _columns(path, arrays, len(kept))
-    if "token" in columns and "token" in stated:
-        # Documents and places may be counted otherwise than here; the text is one.
-        with_columns(str(path), {"token": columns["token"]}, {"token": stated["token"]}, "token")
-    columns |= stated
+    text = text_rows(path, arrays, name, shape[:-1])
+    columns = _columns(path, arrays, text)
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([array.rows(a, b) for a, b in runs(kept[start:stop])]), None
+        return torch.cat([array.rows(a, b) for a, b in runs(text.kept[start:stop])]), None
 
     stage = "processed" if name == "scores" else "raw"
-    masked = texts * steps - len(kept) if "attention_mask" in arrays else 0
-    notes = (
-        {"left out": f"{masked} rows that attention_mask marks as padding or that no token follows"} if masked else {}
-    )
     return Side(
-        str(path), "arrays", len(kept), shape[-1], array.dtype, read, columns,
-        shift=shift, stage=stage, bytes=size, notes=notes,
+        str(path), "arrays", len(text.kept), shape[-1], array.dtype, read, columns,
+        shift=text.shift, stage=stage, bytes=size, kept=text.kept, notes=text.notes,
     )  # fmt: skip
-
-
-def _unmasked(path: Path, arrays: Mapping[str, Array], size: tuple[int, int], start: int = 0) -> Tensor:
-    """Rows of ``size`` texts and steps that ``attention_mask`` does not mark as padding, which begin at step ``start``.
-
-    A mask of the prompts alone, as ``generate`` is given it, says nothing of the rows after them.
-    """
-    texts, steps = size
-    if "attention_mask" not in arrays:
-        return torch.arange(texts * steps)
-    mask = _ids_of(path, arrays, "attention_mask", texts)
-    if mask.shape[1] == start > 0:
-        return torch.arange(texts * steps)
-    if mask.shape[1] != start + steps:
-        raise InputError(
-            f"{path}: rows of {steps} steps after {start} tokens, but attention_mask has {mask.shape[1]}; save those "
-            "of one pass, or leave the mask out where no row is padding"
-        )
-    return (mask[:, start:] != 0).reshape(-1).nonzero()[:, 0]
-
-
-def _texts(path: Path, arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Number of texts, and steps of each, that the rows of an array belong to."""
-    beams = [extra for extra in ("beam_indices", "sequences_scores") if extra in arrays]
-    if beams:
-        raise InputError(
-            f"{path}: {beams[0]} is of a beam search, whose rows belong to other beams than its sequences; "
-            "generate with num_beams=1"
-        )
-    if len(shape) == 3:
-        return shape[0], shape[1]
-    # A batch of texts saved flat: its ids say where each of them ends.
-    ids = arrays["input_ids"].shape if "input_ids" in arrays else ()
-    return (ids[0], ids[1]) if len(ids) == 2 and ids[0] * ids[1] == shape[0] else (1, shape[0])
-
-
-def _is_prompt(path: Path, arrays: Mapping[str, Array], texts: int) -> bool:
-    """Whether ``input_ids`` are what the sequences of ``generate`` begin with; then the rows follow them."""
-    prompt, whole = (_ids_of(path, arrays, name, texts) for name in ("input_ids", "sequences"))
-    size = prompt.shape[1]
-    return whole.shape[1] > size and bool((whole[:, :size] == prompt).all())
-
-
-def _ids_of(path: Path, arrays: Mapping[str, Array], name: str, texts: int) -> Tensor:
-    """Token ids or mask ``[texts, tokens]``, one line for each text of the rows."""
-    ids = arrays[name].whole()
-    if ids.ndim == 1 and texts == 1:
-        ids = ids[None]
-    if ids.ndim != 2 or ids.shape[0] != texts or ids.is_floating_point():
-        raise InputError(
-            f"{path}: rows of {texts} text{'s' * (texts != 1)}, but {name} has shape {tuple(ids.shape)} {ids.dtype}; "
-            "save both from one call, with one beam and one returned sequence a text (num_beams=1, "
-            "num_return_sequences=1)"
-        )
-    if name == "attention_mask" and len(wrong := ids[(ids != 0) & (ids != 1)]):
-        raise InputError(
-            f"{path}: attention_mask holds {int(wrong[0])}; give 1 for tokens and 0 for padding (no biases of "
-            "attention, no numbers of packed texts)"
-        )
-    return ids.to(torch.int64)
-
-
-def _places(kept: Tensor, steps: int, first: int) -> dict[str, Tensor]:
-    return {"doc": kept // steps, "position": kept % steps + first}
 
 
 def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name: str, size: int) -> Side:
@@ -347,26 +248,29 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
         if name != "cut" and value.shape != (ids.shape[0],):
             raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give [{ids.shape[0]}]")
     width = _vocabulary(str(path), arrays)
+    text = text_rows(path, arrays, ids_name, ids.shape[:1])
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        tokens = ids.rows(start, stop).to(torch.int64)
-        values = logprobs.rows(start, stop).to(torch.float64)
-        part = {name: value[start:stop] for name, value in extra.items()}
+        places = text.kept[start:stop]
+        tokens, values = (torch.cat([array.rows(a, b) for a, b in runs(places)]) for array in (ids, logprobs))
+        tokens, values = tokens.to(torch.int64), values.to(torch.float64)
+        part = {name: value[places] for name, value in extra.items()}
         return dense_top_k(tokens, values, width, str(path), start, rest=Rest(**part), unit=unit)
 
     reader: ReadSide = read
     return Side(
         str(path),
         "top-k",
-        ids.shape[0],
+        len(text.kept),
         width,
         logprobs.dtype,
         reader,
-        _columns(path, arrays, ids.shape[0]),
+        _columns(path, arrays, text),
         kind="logprobs",
         support="top-k",
+        shift=text.shift,
         bytes=size,
-        notes={"tokens a row": ids.shape[1]},
+        notes={"tokens a row": ids.shape[1]} | text.notes,
     )
 
 
@@ -380,20 +284,24 @@ def _hidden(path: Path, arrays: Mapping[str, Array], size: int) -> Side:
     if not hidden.dtype.startswith(("float", "bfloat")):
         raise InputError(f"{path}: hidden_states is {hidden.dtype}; give float16, bfloat16, float32 or float64")
 
+    text = text_rows(path, arrays, "hidden_states", hidden.shape[:1])
+
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return hidden_rows(hidden.rows(start, stop), head), None
+        states = torch.cat([hidden.rows(a, b) for a, b in runs(text.kept[start:stop])])
+        return hidden_rows(states, head), None
 
     return Side(
         str(path),
         "hidden",
-        hidden.shape[0],
+        len(text.kept),
         head.weight.shape[0],
         hidden.dtype,
         read,
-        _columns(path, arrays, hidden.shape[0]),
+        _columns(path, arrays, text),
         kind="hidden",
+        shift=text.shift,
         bytes=size,
         hidden=hidden.shape[1],
         fixed_bytes=sum(arrays[name].bytes for name in HEAD if name in arrays),
-        notes={"hidden size": hidden.shape[1]},
+        notes={"hidden size": hidden.shape[1]} | text.notes,
     )

@@ -6,7 +6,6 @@ within one text.  One head is read at a time.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
         raise InputError(
             f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"
         )
-    rows = _places(target, math.prod(array.shape[:-2]), steps)
+    rows = torch.arange(target.rows) if target.kept is None else target.kept
     doc = target.columns.get("doc", torch.zeros(target.rows, dtype=torch.int64))
     # The draft's row is k earlier in the same text.
     kept = (rows % steps >= head).nonzero()[:, 0] if "doc" not in target.columns else _same_text(rows, doc, head)
@@ -87,7 +86,7 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
         return torch.cat(pieces), None
 
     columns = {name: column[kept] for name, column in target.columns.items()}
-    first = replace(target, rows=len(kept), columns=columns, read=read_target)
+    first = replace(target, rows=len(kept), columns=columns, read=read_target, kept=None)
     second = Side(
         str(paths[-1]),
         target.format,
@@ -103,14 +102,6 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     dump = pair_sides(first, second, label)
     note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
     return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads))
-
-
-def _places(target: Side, rows: int, steps: int) -> Tensor:
-    """Row in the file of each row of the target that is kept."""
-    if target.rows == rows:
-        return torch.arange(rows)
-    # Of texts with their ids the last rows, and padding, are left out.
-    return target.columns["doc"] * steps + target.columns["position"] - 1
 
 
 def _same_text(rows: Tensor, doc: Tensor, head: int) -> Tensor:

@@ -8,7 +8,8 @@ Such a log knows little of the target: without ``target_candidates`` one probabi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,11 +19,14 @@ from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import SCORED, Rest, dense_top_k
 from mdsd_bounds.dumps.containers.records import first_record, records
+from mdsd_bounds.dumps.rounding import decimals_error
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
-from mdsd_bounds.dumps.step_schema import Candidates, PositionRecord, read_step
+from mdsd_bounds.dumps.step_schema import Chance, PositionRecord, read_step
 from mdsd_bounds.problem import InputError
 
-Row = dict[int, float]
+Row = Mapping[int, Chance]
+#: Rounding errors that a probability must be worth for its logarithm to be stored.
+_FAR = 50
 _REMEDY = (
     "give step, drafts, accepted and positions with token, p and candidates (a log of verification steps is for "
     "mdsd audit)"
@@ -45,6 +49,8 @@ def open_step_log(path: Path) -> Dump:
     """
     targets: list[Row] = []
     drafts: list[Row] = []
+    # Committed tokens and candidates may be rounded each in their own way.
+    written: tuple[list[float], list[float]] = [], []
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     scores: list[Mapping[int, float]] = []
     steps = accepted = drafted = 0
@@ -58,7 +64,9 @@ def open_step_log(path: Path) -> Dump:
                 # A row without the target's probability is no row of a dump; the step still counts.
                 if row and position.candidates:
                     targets.append(row)
-                    drafts.append(_logprobs(position.candidates))
+                    drafts.append(position.candidates)
+                    written[0].extend(chance.p for chance in [position.chance] if chance is not None)
+                    written[1].extend(chance.p for chance in (position.target_candidates or {}).values())
                     columns["doc"].append(step.doc)
                     columns["position"].append(len(columns["position"]))
                     columns["token"].append(position.token)
@@ -71,8 +79,34 @@ def open_step_log(path: Path) -> Dump:
         "accepted of drafted, as logged": f"{accepted / max(drafted, 1):.4g}",
     }
     held = {name: torch.tensor(values) for name, values in columns.items()} | _scored(scores)
-    first = _side(path, targets, held, notes, top=False)
-    return pair_sides(first, _side(path, drafts, held, {}, top=True), str(path))
+    target = _rounded(targets, *written)
+    draft = _rounded(drafts, (chance.p for row in drafts for chance in row.values()))
+    first = _side(path, target, held, notes, top=False)
+    return pair_sides(first, _side(path, draft, held, {}, top=True), str(path))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Log-probabilities by token, and the error bound of each row's."""
+
+    logprobs: list[dict[int, float]]
+    slack: list[float]
+
+
+def _rounded(rows: list[Row], *written: Iterable[float]) -> _Rows:
+    """What is known of rows whose probabilities were ``written``, perhaps with a few decimals.
+
+    A token whose probability is not far above the rounding is not stored: it is at most the least that is.
+    """
+    error = max(decimals_error(numbers) for numbers in written)
+    found = _Rows([], [])
+    for row in rows:
+        far = {token: chance for token, chance in row.items() if chance.p >= _FAR * error}
+        held = far or {token: chance for token, chance in row.items() if chance.p > 2 * error}
+        found.logprobs.append({token: chance.logprob for token, chance in held.items()})
+        least = min((chance.p for chance in held.values()), default=1.0)
+        found.slack.append(-math.log1p(-error / least) if error else 0.0)
+    return found
 
 
 def _few(score: Mapping[int, float]) -> Mapping[int, float]:
@@ -95,21 +129,15 @@ def _scored(scores: list[Mapping[int, float]]) -> dict[str, Tensor]:
 
 def _target(position: PositionRecord) -> Row:
     """What is known of the target's distribution at a position."""
-    token, row = position.token, _logprobs(position.target_candidates or {})
+    known = dict(position.target_candidates or {})
     if position.chance is not None:
-        # The committed token may be among the candidates, rounded otherwise.
-        if token in row and abs(math.exp(row[token]) - position.chance.p) > 1e-3:
-            raise ValueError(f"token {token} has two probabilities")
-        row[token] = position.chance.logprob
-    return row
+        known[position.token] = position.chance
+    return known
 
 
-def _logprobs(candidates: Candidates) -> Row:
-    return {token: chance.logprob for token, chance in candidates.items()}
-
-
-def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[str, object], *, top: bool) -> Side:
-    k = max(len(row) for row in rows)
+def _side(path: Path, held: _Rows, columns: dict[str, Tensor], notes: dict[str, object], *, top: bool) -> Side:
+    rows, slack = held.logprobs, torch.tensor(held.slack, dtype=torch.float64)
+    k = max(1, *(len(row) for row in rows))
     ids = torch.full((len(rows), k), -1, dtype=torch.int64)
     logprobs = torch.full((len(rows), k), -float("inf"), dtype=torch.float64)
     for number, row in enumerate(rows):
@@ -117,10 +145,11 @@ def _side(path: Path, rows: list[Row], columns: dict[str, Tensor], notes: dict[s
         logprobs[number, : len(row)] = torch.tensor(list(row.values()), dtype=torch.float64)
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        part = logprobs[start:stop]
+        part, error = logprobs[start:stop], slack[start:stop]
         # A top-N bounds the others; a single token's probability bounds them by what it leaves.
-        left = (1.0 - part.exp().sum(-1)).clamp(min=0.0).log()
-        return dense_top_k(ids[start:stop], part, width, str(path), start, rest=Rest(cap=None if top else left))
+        left = (1.0 - part.exp().sum(-1) * (-error).exp()).clamp(min=0.0).log()
+        rest = Rest(cap=None if top else left, slack=error)
+        return dense_top_k(ids[start:stop], part, width, str(path), start, rest=rest)
 
     return Side(
         str(path),
