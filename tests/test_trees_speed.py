@@ -81,5 +81,13 @@ def test_the_figure_marks_the_choice() -> None:
         assert row["tree"] in note
         assert "95% interval over documents" in note
         plt.close(ax.figure)
+    # Five nodes have a chain alone here; it gives less than the tree of four, and would be a dent in the line.
+    drawn = [line for line in draw(table).figure.axes[0].lines if len(line.get_xdata()) > 2]
+    plt.close("all")
+    assert drawn
+    for line in drawn:
+        held = table[table["speed"].isin(line.get_ydata())].drop_duplicates("nodes").sort_values("nodes")
+        rises = (held["tokens"].diff() > 0) | (held["speed"].diff() > 0)
+        assert rises[1:].all()
     with pytest.raises(InputError, match="lacks choice"):
         draw(table.drop(columns="choice"))
