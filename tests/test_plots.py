@@ -168,9 +168,7 @@ def test_nothing_lies_over_anything_else_in_further_figures(size: str) -> None:
             for sampler, verifier, nodes in itertools.product(["greedy", "top_k", LONG], ["", *LOSSLESS], range(1, 20))
         ]
     )
-    speeds = speeds.assign(
-        tokens=speeds["nodes"], speed_ci_low=1.0, speed_ci_high=2.0, alone=1.0, unit="target forward pass"
-    )
+    speeds = speeds.assign(speed_ci_low=1.0, speed_ci_high=2.0, alone=1.0, unit="target forward pass")
     speeds["choice"] = speeds.index == 30
     for name, table in (("lossy_frontier", rules), ("speed_by_nodes", speeds)):
         ax = FURTHER_FIGURES[name](table, look=Look(size))
