@@ -29,7 +29,8 @@ def mc_stderr_of(rates: pd.DataFrame) -> np.ndarray | None:
     if "mc_stderr" not in rates or not rates["mc_stderr"].any():
         return None
     groups = rates.groupby("drafts")["mc_stderr"]
-    return np.sqrt(groups.agg(lambda one: np.square(one).sum()).to_numpy()) / groups.size().to_numpy()
+    squares = groups.agg(lambda one: np.square(one).sum()).to_numpy()
+    return np.asarray(np.sqrt(squares) / groups.size().to_numpy())
 
 
 def with_sampling_error(means: np.ndarray, mc_stderr: np.ndarray, seed: Sequence[int]) -> np.ndarray:
