@@ -107,9 +107,9 @@ class Problem:
     mass_error: Tensor | None = None
 
     def __repr__(self) -> str:
-        shape = (
-            f"{self.p.shape[0]} positions, V={self.p.shape[-1]:,}" if self.p.ndim == 2 else f"V={self.p.shape[-1]:,}"
-        )
+        shape = f"V={self.p.shape[-1]:,}"
+        if self.p.ndim == 2:
+            shape = f"{self.p.shape[0]:,} position{'' if self.p.shape[0] == 1 else 's'}, {shape}"
         options = "".join(f", {key}={value!r}" for key, value in self.options.items() if not isinstance(value, Tensor))
         return f"Problem({self.sampler}, n={', '.join(map(str, self.n_drafts))}, {shape}{options})"
 
@@ -167,7 +167,9 @@ class Bound(_Told):
     method : str
         Name in :data:`mdsd_bounds.bounds.METHODS`.
     plan, dual : Any
-        For the linear programmes only: the transport plan and the dual solution (of the lossless problem).
+        For the linear programmes only (``method="lp"``): the transport plan and the dual solution of the lossless
+        problem, ``plan[i][b]`` and ``dual[i][b]`` for the i-th number of drafts and row b.  A plan moves ``mass[e]``
+        from the drafted set ``sets.tokens[source[e]]`` (probability ``sets.mass[source[e]]``) to ``token[e]``.
     tv : float
         Total variation that the output distribution may be from p.  With more than 0 the interval is for
         ``min(1, alpha* + tv)`` (docs/lossy.md).
@@ -230,7 +232,7 @@ class Acceptance(_Told):
     --------
     >>> from mdsd_bounds import acceptance_rate
     >>> acceptance_rate([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], 2, "with_replacement", "rrs")
-    Acceptance(rrs, lossless, exact; Problem(with_replacement, n=2, 1 positions, V=3); n=2: 0.6800)
+    Acceptance(rrs, lossless, exact; Problem(with_replacement, n=2, 1 position, V=3); n=2: 0.6800)
     >>> found = acceptance_rate([0.6, 0.3, 0.1], [0.2, 0.3, 0.5], (1, 2), "with_replacement", "rrs")
     >>> found.to_frame()[["drafts", "acceptance"]].round(4)
        drafts  acceptance

@@ -55,7 +55,9 @@ def test_a_worse_subset_proves_only_a_higher_bound() -> None:
     worse = 0
     for token in range(30):
         held[token] = ~held[token]
-        value = 1 + float((p * held).sum()) - float(draft_mass(q[None], held[None], 3, "without_replacement")[0])
+        mass = draft_mass(q[None], held[None], 3, "without_replacement")[0]
+        assert draft_mass(q, held, 3, "without_replacement") == mass  # one position without its axis
+        value = 1 + float((p * held).sum()) - float(mass)
         assert value >= float(best.low)
         worse += value > float(best.high) + 1e-6
         held[token] = ~held[token]

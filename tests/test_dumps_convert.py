@@ -126,7 +126,7 @@ def test_refusals(tmp_path: Path) -> None:
         ("nowhere/x.npz", {}, "its folder does not exist"),
         ("src", {}, "exists already"),
         ("native", {"top_k": 3}, "cannot be stored so"),
-        ("t.json,d.json", {}, "give top_k"),
+        ("t.json,d.json", {}, "with --top-k"),
     ]:
         with pytest.raises(InputError, match=message):
             convert(src, place(tmp_path, out), **options)
@@ -134,7 +134,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="are cut"):
         convert(tmp_path / "k.safetensors", tmp_path / "x.npz")
     np.savez(tmp_path / "bare.npz", target_logits=np.zeros((2, 3)), draft_logits=np.zeros((2, 3)))
-    with pytest.raises(InputError, match="records its tokens"):
+    with pytest.raises(InputError, match="records no tokens"):
         convert(tmp_path / "bare.npz", place(tmp_path, "t.json,d.json"), top_k=2)
 
 

@@ -174,6 +174,9 @@ def test_the_answer_is_read_from_the_tables(tables: tuple[Any, Any, Any]) -> Non
     costly = answer(bounds, comparison, 1.0, costs_from(5.0, None)).tree
     assert costly is not None
     assert costly["speed"] < costly["alone"]
+    # A comparison in the place of the bounds repeats them for every verifier: the same answer, not one of NaN.
+    again = answer(comparison, comparison, 1.0)
+    assert (again.left, again.second, again.more) == (found.left, found.second, found.more)
 
 
 def test_an_optimal_rule_leaves_nothing(tables: tuple[Any, Any, Any]) -> None:

@@ -63,3 +63,14 @@ def test_dumps() -> None:
     assert repr(dump).startswith("Dump(npz, 32 positions, V=151,936, float16 logits, '")
     assert "151936" in dump._repr_html_()
     assert dict(dump.to_frame().to_numpy().tolist())["rows"] == "32"
+
+
+def test_a_batch_is_one_line() -> None:
+    (batch,) = load_example().batches(3, start=8, stop=11)
+    assert repr(batch) == "LogitBatch(rows=3 (the first is 8), V=151,936, float16; doc, position, token)"
+
+
+def test_one_position_is_not_one_positions() -> None:
+    p, q = rows(2)
+    assert "1 position, " in repr(optimal_acceptance(p[:1], q[:1], 2, "with_replacement"))
+    assert "2 positions, " in repr(optimal_acceptance(p, q, 2, "with_replacement"))

@@ -283,3 +283,29 @@ def test_the_command(tmp_path):
         ["--verifier", "nonesuch"],
     ):
         assert CliRunner().invoke(app, [*command, *wrong]).exit_code != 0
+
+
+def test_two_rules_that_differ_by_their_samples_alone_are_not_told_apart_for_certain():
+    exactly = np.linspace(0.7, 0.9, 12)[:, None].repeat(2, 1)
+    sampled = Profile("with_replacement", "sampled", exactly + 0.002, np.full(2, 0.004))
+    found = [Profile("with_replacement", "rrs", exactly), Profile("with_replacement", BEST, exactly), sampled]
+    advice = advise(found, np.repeat(np.arange(6), 2), FLAT, 4, 4)
+    assert advice["verifier"].tolist()[:2] == ["sampled", "rrs"]
+    assert "not certain at 95%" in in_words(advice)
+    same = [found[0], found[1], Profile("with_replacement", "sampled", exactly + 0.002)]
+    assert "behind, certain at 95%" in in_words(advise(same, np.repeat(np.arange(6), 2), FLAT, 4, 4))
+
+
+def test_profiles_take_the_monte_carlo_error_of_the_table():
+    rows = [
+        (r, r // 2, n, v, 0.9, a, e)
+        for r in range(4)
+        for n in (1, 2)
+        for v, a, e in (("rrs", 0.8, 0.0), ("x", 0.7, 0.02))
+    ]
+    table = pd.DataFrame(rows, columns=["row", "doc", "drafts", "verifier", "value", "acceptance", "mc_stderr"])
+    found, _ = profiles(table.assign(sampler="with_replacement"))
+    errors = {profile.verifier: profile.mc_stderr for profile in found}
+    assert errors["rrs"] is None
+    assert errors[BEST] is None
+    assert errors["x"] == pytest.approx([0.01, 0.01])

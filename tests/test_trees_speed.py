@@ -81,5 +81,14 @@ def test_the_figure_marks_the_choice() -> None:
         assert row["tree"] in note
         assert "95% interval over documents" in note
         plt.close(ax.figure)
+    # Five nodes have a chain alone here, slower than trees of four and of six: it would be a dent in the line.
+    lines = [line.get_ydata() for panel in draw(table).figure.axes for line in panel.lines if len(line.get_xdata()) > 2]
+    plt.close("all")
+    assert len(lines) == 5
+    for speeds in lines:
+        turns = np.sign(np.diff(speeds))
+        assert (np.diff(turns) <= 0).all(), "a line rises to its best size, and falls behind it"
+    parts = [part["speed"].to_numpy() for _, part in table.groupby(["sampler", "verifier"])]
+    assert any((np.diff(np.sign(np.diff(part))) > 0).any() for part in parts), "the table itself has dents"
     with pytest.raises(InputError, match="lacks choice"):
         draw(table.drop(columns="choice"))

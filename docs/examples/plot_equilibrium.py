@@ -6,9 +6,9 @@ How often the token of each rank under q is in the minimising subset H*.  Where 
 from one rank to another gains nothing: the sampler is in equilibrium.
 """
 
-from mdsd_bounds import open_dump
+from mdsd_bounds import load_example
 from mdsd_bounds.diagnostics.equilibrium import equilibrium
 from mdsd_bounds.plots import equilibrium as draw
 
-dump = open_dump("../../data/qwen2.5-coder-humaneval")
+dump = load_example()
 draw(equilibrium(dump.batches(32), n_drafts=(2, 4), temperatures=(1.0,), ranks=(1, 2, 4, 8, 16, 32)))

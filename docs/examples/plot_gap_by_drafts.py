@@ -7,12 +7,12 @@ of the two levels.  Verifiers of different samplers stand in panels of their own
 every figure.
 """
 
-from mdsd_bounds import open_dump
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds import load_example
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.plots import FIGURES, Look
 
-dump = open_dump("../../data/qwen2.5-coder-humaneval")
+dump = load_example()
 settings = Settings(
     samplers=("with_replacement", "without_replacement", "greedy"),
     drafts=(1, 2, 4, 8),

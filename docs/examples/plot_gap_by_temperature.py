@@ -6,12 +6,12 @@ At low temperatures one token holds most of the mass, and every rule comes close
 number of drafts a panel of its own.
 """
 
-from mdsd_bounds import open_dump
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds import load_example
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.plots import FIGURES, Look
 
-dump = open_dump("../../data/qwen2.5-coder-humaneval")
+dump = load_example()
 settings = Settings(
     samplers=("with_replacement",), drafts=(2, 4, 8), temperatures=(0.3, 0.6, 1.0), verifiers=("rrs", "k_seq", "nss")
 )

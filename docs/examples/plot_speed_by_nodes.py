@@ -7,14 +7,14 @@ target's, and the target's grows with the nodes that it reads.  The ring is what
 with its interval shaded; ``mdsd advise --figure`` draws the same.
 """
 
-from mdsd_bounds import open_dump
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds import load_example
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.plots import speed_by_nodes
 from mdsd_bounds.trees.advise import costs_from, profiles
 from mdsd_bounds.trees.speed_frontier import speed_by_nodes as best_of_each_size
 
-dump = open_dump("../../data/qwen2.5-coder-humaneval")
+dump = load_example()
 samplers, verifiers = ("with_replacement", "greedy"), ("rrs", "k_seq", "greedy")
 found, documents = profiles(run(dump, Settings(samplers, (1, 2, 3, 4), verifiers=verifiers)))
 costs = costs_from(0.15, "1:1,8:1.05,16:1.15,32:1.5")

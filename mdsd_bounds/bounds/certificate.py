@@ -61,20 +61,25 @@ def subset_bound(bound: Bound) -> Tensor:
 
 
 def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping[str, Option] | None = None) -> Tensor:
-    """``Q(H) = Pr(every one of n drafts lies in H)``, ``[B]``, for any subset H and any registered sampler.
+    """``Q(H) = Pr(every one of n drafts lies in H)``, for any subset H and any registered sampler.
 
     Parameters
     ----------
     q : Tensor
         ``[B, V]`` float64 distributions (``[B, n, V]`` for ``independent``, ``[B, T]`` for ``joint``).
     subset : Tensor
-        ``[B, V]`` bool.
+        ``[B, V]`` bool; for a single position ``[V]``, and ``q`` without its first axis.
     n : int
         Number of drafts, at least 1.
     sampler : str
         Name in :data:`mdsd_bounds.samplers.SAMPLERS`.
     options : mapping, optional
         Options of the sampler.
+
+    Returns
+    -------
+    Tensor
+        ``[B]``; ``[]`` for a single position.
 
     Raises
     ------
@@ -95,6 +100,9 @@ def draft_mass(q: Tensor, subset: Tensor, n: int, sampler: str, options: Mapping
     [0.64, 0.5143]
     """
     rule, options = get_sampler(sampler), dict(options or {})
+    if subset.ndim == 1:
+        # One position, as Bound.subset has it.
+        return draft_mass(q[None], subset[None], n, sampler, options)[0]
     if rule.subset_mass is not None:
         return rule.subset_mass(q, subset, n, **options)
     if rule.split is None:

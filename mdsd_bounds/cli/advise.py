@@ -131,6 +131,7 @@ def advise(
     found += lossy_profiles(found, tvs)
     advice = best_trees(found, documents, costs, nodes, depth, simulated)
     _say(costs, bool(simulated), len(set(documents.tolist())))
+    _say_intervals(advice)
     for line in limits_reached(advice, costs, nodes, depth):
         print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
@@ -193,6 +194,19 @@ def _say(costs: Costs, simulated: bool, documents: int) -> None:
         lines.append("block, traversal and sweep are simulated on trees of the dump's positions (--trees)")
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
+
+
+def _say_intervals(advice: Any) -> None:
+    """The intervals of the first two rows: the table on the screen has no room for its columns of intervals."""
+    real = advice[advice["kind"] == "choice"]
+    best = real.iloc[0]
+    if not best["speed_ci_low"] < best["speed_ci_high"]:
+        return
+    text = f"note: 95% intervals: speed of the first row {best['speed_ci_low']:.3g} to {best['speed_ci_high']:.3g}"
+    if len(real) > 1:
+        second = real.iloc[1]
+        text += f", the second is {second['behind_ci_low']:.1f} to {second['behind_ci_high']:.1f}% behind"
+    print(f"{text}; a wide terminal and --format csv show those of every row", file=sys.stderr)
 
 
 def _draw(table: object, out: str) -> None:

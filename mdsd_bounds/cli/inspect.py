@@ -79,7 +79,9 @@ def in_words(facts: dict[str, Any]) -> str:
     what = facts.get("recognised as")
     if what is None:
         documents = "" if facts["documents"] == "not recorded" else f" in {facts['documents']} documents"
-        what = f"a dump of {facts['positions']} positions{documents} over {facts['vocabulary']} tokens"
+        stated = isinstance(facts["vocabulary"], int)
+        width = f"{facts['vocabulary']} tokens" if stated else "a vocabulary whose size is not stated"
+        what = f"a dump of {facts['positions']} positions{documents} over {width}"
     missing = str(facts.get("missing", "nothing"))
     return f"{facts['path']} is {what}; {'nothing is missing' if missing == 'nothing' else f'missing: {missing}'}."
 

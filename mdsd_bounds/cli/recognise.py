@@ -23,7 +23,8 @@ def after_dump(label: str, facts: Facts) -> Facts:
     lacking = []
     if any(f"{role}, first row" in facts for role in ("target", "draft")):
         lacking.append(
-            "compare, advise and report need full rows: of truncated ones only bounds are known, as intervals"
+            "compare, advise and report need full rows, or a cut inside the stored tokens (--top-k, --top-p): without, "
+            "bounds alone are known, as intervals"
         )
     if facts.get("documents") == "not recorded":
         lacking.append("doc of each row, without which neighbours count as independent in every interval")

@@ -86,7 +86,7 @@ class Facts:
     heads: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogitBatch:
     """Rows of a dump: ``target_logits``, ``draft_logits`` ``[B, V]`` in their stored dtype, and what they belong to.
 
@@ -126,6 +126,13 @@ class LogitBatch:
     past: Tensor | None = None
     judge_token: Tensor | None = None
     judge_score: Tensor | None = None
+
+    def __repr__(self) -> str:
+        rows, width = self.target_logits.shape
+        first = f"the first is {int(self.row[0])}" if rows else "none"
+        kind = str(self.target_logits.dtype).removeprefix("torch.")
+        also = [field.name for field in fields(self)[3:] if isinstance(getattr(self, field.name), torch.Tensor)]
+        return f"LogitBatch(rows={rows} ({first}), V={width:,}, {kind}{'; ' if also else ''}{', '.join(also)})"
 
 
 #: Reads rows [start, stop) as (target [B, V_t], draft [B, V_d], columns): doc, position, token where known.

@@ -114,9 +114,11 @@ def convert(
     if lost and report is not None:
         report(f"{dst}: {kind} cannot hold {', '.join(lost)}; left out")
     cut = first.target_cut is not None or first.draft_cut is not None
-    if kind in (".json", ".parquet") and (top_k is None or first.token is None):
-        raise InputError(f"{dst}: give top_k, and a dump that records its tokens; the format is built around both")
-    if kind == ".kld" and first.token is None:
+    if kind in (".json", ".parquet") and top_k is None:
+        raise InputError(
+            f"{dst}: this format holds the most probable tokens alone; say how many with --top-k (top_k=20)"
+        )
+    if kind in (".json", ".parquet", ".kld") and first.token is None:
         raise InputError(f"{dst}: this format holds the text, and {dump.facts.path} records no tokens; choose another")
     if cut and top_k is None:
         raise InputError(

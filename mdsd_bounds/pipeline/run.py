@@ -97,6 +97,15 @@ def run(
         If ``out`` has the ending of another format, the dump has no rows or cannot be read whole, memory or disk space
         does not suffice, another run writes to ``out``, ``OUT.parts`` belongs to other settings, ``out`` is another
         run's or no table of ours (without ``force``), or the dump is changed while it is read.  Finished parts stay.
+
+    Examples
+    --------
+    >>> from mdsd_bounds import load_example
+    >>> from mdsd_bounds.pipeline import Settings
+    >>> from mdsd_bounds.pipeline.run import run
+    >>> table = run(load_example(), Settings(("with_replacement",), (1, 2)), limit=4)
+    >>> len(table), round(float(table["value"].max()), 2)
+    (8, 1.0)
     """
     rows = len(dump) if limit is None else min(limit, len(dump))
     if rows == 0:

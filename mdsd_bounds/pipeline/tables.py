@@ -156,9 +156,10 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """One line per setting of a table of bounds: positions, mean, its certificate and its sampling uncertainty.
 
     ``certified_low`` and ``certified_high`` are the means of the certified intervals: what rounding, quadrature and
-    truncated rows leave open.  ``stderr`` (:func:`document_means`) and the 95% interval ``ci_low`` to ``ci_high``
-    (:func:`bootstrap_interval`) are the sampling uncertainty, with documents as the unit.  Bounds within a
-    total variation have a line for each ``tv``.
+    truncated rows leave open.  ``stderr`` (:func:`document_means`) is the sampling uncertainty of ``mean``, with
+    documents as the unit.  The 95% interval of ``certified_low`` (:func:`bootstrap_interval`) starts at ``ci_low``, and
+    that of ``certified_high`` ends at ``ci_high``, so that both uncertainties lie between them.  Bounds within a total
+    variation have a line for each ``tv``.
 
     Examples
     --------
@@ -171,7 +172,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     settings = list(_settings(table, ["tv"] if "tv" in table else []))
-    ends = _intervals([part for _, part in settings], lambda part: [part["value"]])
+    # The ends of the certified interval: of truncated rows that of its middle would leave out what is not known.
+    ends = _intervals([part for _, part in settings], lambda part: [part["certified_low"], part["certified_high"]])
     for (setting, part), (low, high) in zip(settings, ends, strict=True):
         mean, stderr = document_means(part["value"].to_numpy(), part["doc"].to_numpy())
         temperature, sampler, drafts, _, *tv = setting
@@ -187,7 +189,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 "certified_high": float(part["certified_high"].to_numpy().mean()),
                 "stderr": stderr,
                 "ci_low": float(low[0]),
-                "ci_high": float(high[0]),
+                "ci_high": float(high[1]),
             }
         )
     return pd.DataFrame(rows)

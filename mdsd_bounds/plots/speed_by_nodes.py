@@ -18,7 +18,9 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     """Tokens per unit of cost against nodes per target forward pass, a panel for each sampler.
 
     The black line is the best that any rule at single nodes could reach.  A ring marks the fastest rule that exists,
-    whose 95% interval is shaded; the grey line is the speed without drafts.
+    whose 95% interval is shaded; the grey line is the speed without drafts.  Sizes that are slower than a smaller and
+    than a larger one of the same line are left out: they are no choice, only sizes that few trees have (five and seven
+    nodes have a chain alone).
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     """
     require_columns("speed_by_nodes", table, _COLUMNS, "; give trees.speed_frontier.speed_by_nodes")
     chosen = table[table["choice"]]
-    note = "Grey: no drafts."
+    note = "Grey: no drafts.  Left out: sizes slower than a smaller and a larger one."
     unit = "second" if table["unit"].iloc[0] == "second" else "time of one target forward pass"
     if len(chosen):
         row = chosen.iloc[0]
@@ -62,10 +64,18 @@ def speed_by_nodes(table: pd.DataFrame, ax: Axes | None = None, look: Look | Non
     return compose(frame, table, ax, look)
 
 
+def _without_dents(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows by size those that are faster than every smaller one, or than every larger one."""
+    speed = rows["speed"]
+    rising = speed > speed.cummax().shift(fill_value=-1.0)
+    falling = speed > speed[::-1].cummax().shift(fill_value=-1.0)[::-1]
+    return rows[rising | falling]
+
+
 def _panel(ax: Axes, series: list[Series], scale: float) -> None:
     ax.axhline(series[0].rows["alone"].iloc[0], color="#999999", linewidth=1.0 * scale, zorder=1)
     for one in series:
-        rows = one.rows.sort_values("nodes")
+        rows = _without_dents(one.rows.sort_values("nodes"))
         # A marker every few sizes: the line has one point for each.
         ax.plot(
             rows["nodes"], rows["speed"], markevery=max(1, len(rows) // 8), label=one.label,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def subset_curve(
     p: ArrayLike, q: ArrayLike, n_drafts: int = 4, sampler: str = "without_replacement", ax: Axes | None = None
 ) -> Axes:
-    """One position: the curve ``P(H) - Q(H)`` over prefixes of the q/p order, its minimum marked.
+    """One position: the curve ``P(H) - Q(H)`` over prefixes of the tokens sorted by p/q ascending, its minimum marked.
 
     Parameters
     ----------
@@ -22,6 +22,8 @@ def subset_curve(
         ``[V]`` distributions.
     n_drafts, sampler :
         As :func:`mdsd_bounds.optimal_acceptance`; a sampler of the fixed-plus-random family.
+    ax : matplotlib Axes, optional
+        Drawn on a new figure if not given.
 
     Examples
     --------

@@ -89,7 +89,8 @@ def answer(
     Parameters
     ----------
     bounds : DataFrame
-        Per-position table of bounds (:func:`mdsd_bounds.pipeline.run.run` without verifiers).
+        Per-position table of bounds (:func:`mdsd_bounds.pipeline.run.run` without verifiers, or with: bounds of the
+        same rows are the same).
     comparison : DataFrame or None
         The same positions with verifiers; None or empty where nothing was compared.
     temperature : float
@@ -110,6 +111,9 @@ def answer(
     ('with_replacement', 2, 8)
     """
     bounds = bounds[bounds["temperature"] == temperature]
+    if (bounds["verifier"] != "").any():
+        # A comparison repeats the bounds of a row for every verifier.
+        bounds = bounds.drop_duplicates(["row", "sampler", "drafts"]).assign(verifier="")
     compared = comparison is not None and len(comparison) > 0
     table = comparison[comparison["temperature"] == temperature] if compared and comparison is not None else bounds
     column = "acceptance" if compared else "value"

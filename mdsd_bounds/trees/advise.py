@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.trees.builders import branchings
 from mdsd_bounds.trees.costs import Costs as Costs
 from mdsd_bounds.trees.costs import costs_from as costs_from
-from mdsd_bounds.trees.resampling import document_weights, weighted_means
+from mdsd_bounds.trees.resampling import document_weights, mc_stderr_of, weighted_means, with_sampling_error
 from mdsd_bounds.trees.sequoia import Shape, depth_of, planner, size_of
 
 #: The name under which the best possible rule at a node stands.
@@ -50,11 +51,15 @@ _BY_RANK = ("rrs_without_replacement", BEST)
 
 @dataclass(frozen=True)
 class Profile:
-    """Acceptance by number of drafts for one sampler and verifier: ``rates`` ``[positions, K]``, n = 1 .. K."""
+    """Acceptance by number of drafts for one sampler and verifier: ``rates`` ``[positions, K]``, n = 1 .. K.
+
+    ``mc_stderr`` ``[K]``: Monte Carlo standard errors of the means; None where the rates are exact.
+    """
 
     sampler: str
     verifier: str
     rates: np.ndarray
+    mc_stderr: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def profiles(
         for verifier, rates in part.groupby("verifier", sort=False):
             wide = rates.pivot_table(index="row", columns="drafts", values="acceptance").sort_index()
             if wide.shape == bound.shape and not wide.isna().to_numpy().any():
-                found.append(Profile(str(sampler), str(verifier), wide.to_numpy()))
+                found.append(Profile(str(sampler), str(verifier), wide.to_numpy(), mc_stderr_of(rates)))
         found.append(Profile(str(sampler), BEST, bound.sort_index().to_numpy()))
     return found, rows["doc"].to_numpy()
 
@@ -210,7 +215,12 @@ def resampled(profile: Profile, documents: np.ndarray, seed: int = 0) -> np.ndar
     The same seed draws the same documents for every profile, so that differences are paired.
     """
     _, index = np.unique(documents, return_inverse=True)
-    return weighted_means(profile.rates, index, document_weights(int(index.max()) + 1, seed))
+    means = weighted_means(profile.rates, index, document_weights(int(index.max()) + 1, seed))
+    if profile.mc_stderr is not None:
+        # A seed of its own for each rule: two rules that are the same one must not differ for certain by their samples.
+        own = crc32(f"{profile.sampler} {profile.verifier}".encode())
+        means = with_sampling_error(means, profile.mc_stderr, (seed, own))
+    return means
 
 
 def scored(choice: Choice, rates: np.ndarray, costs: Costs) -> Scored:
@@ -250,12 +260,13 @@ def advise(
         Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target forward pass) with its interval, speed
         (tokens per unit of cost) with its interval, ``behind`` with its interval: by how many percent of the winner's
         speed it is slower, and ``verify_ms``, milliseconds of one verification (NaN where not measured).
-        Intervals are 95% over documents; that the trees were chosen on the same documents is not in them.
+        Intervals are 95% over documents, and hold the Monte Carlo error of sampled rates; that the trees were chosen
+        on the same documents is not in them.
 
         Kinds: ``choice`` (rules that exist); ``better verifier``: the best any rule at single nodes could add, each
         sampler with its own best tree; ``lossy``: the best of any rule within the total variation that its name says,
         where ``found`` holds :func:`lossy_profiles`; ``better draft``: the winner's tree with every draft accepted,
-        which only another draft model could approach; ``no drafts``: one token for each target forward pass.
+        which only another draft could approach; ``no drafts``: one token for each target forward pass.
     """
     everything: list[Scored] = []
     for profile in found:
