@@ -373,5 +373,5 @@ def test_a_printed_length_must_fit_the_other_figures(length: str, right: bool, t
     if right:
         assert len(read_counts([tmp_path / "server.log"])) == 1
     else:
-        with pytest.raises(InputError, match="the rates by position make 2.50"):
+        with pytest.raises(InputError, match=r"the rates by position make 2\.50"):
             read_counts([tmp_path / "server.log"])
