@@ -361,3 +361,17 @@ def test_command_beside_a_dump(tmp_path: Path) -> None:
     assert beside[0]["bound"] == pytest.approx(np.minimum(p, q).sum(1).mean())
     assert beside[1]["bound"] == pytest.approx(p[np.arange(50), q.argmax(1)].mean())
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("length", "right"), [("2.50", True), ("1.50", True), ("4.00", False), ("1.00", False)])
+def test_a_printed_length_must_fit_the_other_figures(length: str, right: bool, tmp_path: Path) -> None:
+    line = (
+        f"SpecDecoding metrics: Mean acceptance length: {length}, Accepted: 150 tokens, Drafted: 300 tokens, "
+        "Per-position acceptance rate: 0.800, 0.500, 0.200, Avg Draft acceptance rate: 50.0%"
+    )
+    (tmp_path / "server.log").write_text(line)
+    if right:
+        assert len(read_counts([tmp_path / "server.log"])) == 1
+    else:
+        with pytest.raises(InputError, match=r"the rates by position make 2\.50"):
+            read_counts([tmp_path / "server.log"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -177,3 +178,40 @@ def test_a_file_that_cannot_grow_is_one_line(name: str, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert ".mdsd-" not in str(caught.value)
     assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_lists_of_tokens_take_no_rows_of_which_less_is_known(tmp_path: Path) -> None:
+    """A list says that nothing exceeds the least of its values: not true of one token, nor of llama.cpp's codes."""
+    convert(source(tmp_path), place(tmp_path, "t.kld,d.kld"))
+    lines = [
+        {"drafts": [1], "accepted": 0, "positions": [{"token": 2, "p": 0.05, "candidates": [[1, 0.7], [2, 0.2]]}]},
+        {"drafts": [2], "accepted": 0, "positions": [{"token": 1, "p": 0.04, "candidates": [[2, 0.6], [1, 0.3]]}]},
+    ]
+    (tmp_path / "steps.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for src in (place(tmp_path, "t.kld,d.kld"), str(tmp_path / "steps.jsonl")):
+        for name in ("a.json,b.json", "a.parquet,b.parquet"):
+            with pytest.raises(InputError, match="less is known of the row than this format says"):
+                convert(src, place(tmp_path, name), top_k=5)
+        assert open_dump(convert(src, place(tmp_path, f"{Path(src).stem}.npz"), top_k=5)).facts.support == "top-k"
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "t.npy,d.npy", "k.npz", "t.json,d.json"])
+def test_what_is_left_out_is_said(name: str, tmp_path: Path) -> None:
+    target, draft = pair()
+    token = torch.full((ROWS, 8), -1)
+    token[:, 0] = 3
+    columns = {
+        "token": torch.arange(ROWS) % WIDTH,
+        "doc": torch.arange(ROWS) // 15,
+        "position": torch.arange(ROWS) % 15,
+        "judge_token": token,
+        "judge_score": torch.where(token >= 0, 0.5, float("nan")).double(),
+    }
+    with DumpWriter(tmp_path / "src", shard_rows=16) as writer:
+        writer.append(target, draft, **columns)
+    said: list[str] = []
+    top_k = 5 if name.startswith("k") or "json" in name else None
+    convert(str(tmp_path / "src"), place(tmp_path, name), top_k=top_k, report=said.append)
+    assert "judge_token, judge_score; left out" in said[0]
+    # Answers of servers count places from 1.
+    assert ["numbered anew" in line for line in said[1:]] == ([True] if "json" in name else [])

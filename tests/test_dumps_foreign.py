@@ -523,3 +523,20 @@ def test_pairs_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "y").write_text("plain text")
     with pytest.raises(InputError, match=r"not recognised as any of .*llama\.cpp"):
         open_pair(tmp_path / "x.kld", tmp_path / "y")
+
+
+@pytest.mark.parametrize("column", ["token", "doc"])
+def test_columns_of_texts_and_numbers_without_room_are_errors(column: str, tmp_path: Path) -> None:
+    """They were left out, and 2^64 - 1 was an empty slot."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = arrow.array(np.random.default_rng(0).normal(size=(3, 5)).tolist())
+    pair = {"target_logits": rows, "draft_logits": rows}
+    for values, message in (
+        (arrow.array(["a", "b", "b"]), "give 3 integers"),
+        (arrow.array(["a", "b", "b"]).dictionary_encode(), "give 3 integers"),
+        (arrow.array([True, False, True]), "give 3 integers"),
+        (arrow.array([1, 2, 2**64 - 1], arrow.uint64()), "holds 18446744073709551615; give numbers below 2\\^63"),
+    ):
+        parquet.write_table(arrow.table(pair | {column: values}), tmp_path / "x.parquet")
+        with pytest.raises(InputError, match=message):
+            open_dump(tmp_path / "x.parquet")

@@ -16,7 +16,8 @@ import torch
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.dumps import LogitBatch
-from mdsd_bounds.dumps.rounding import coarse_rounding, decimals_error
+from mdsd_bounds.dumps.evidence import evidence
+from mdsd_bounds.dumps.rounding import coarse_rounding, rounding_of
 
 VOCABULARY, ROWS, K = 60, 6, 40
 ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -25,8 +26,17 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "bfloat16": lambda x: torch.tensor(x).bfloat16().float().numpy(),
     "two decimals": lambda x: x.round(2),
     "three decimals": lambda x: x.round(3),
+    "one decimal": lambda x: x.round(1),
+    "multiples of 1/64": lambda x: (x * 64).round() / 64,
+    "three digits": lambda x: _digits(x, 3),
+    "five digits": lambda x: _digits(x, 5),
+    "float8": lambda x: torch.tensor(x).to(torch.float8_e4m3fn).float().numpy(),
 }
-FORMS = ("npz float32", "safetensors float64", "parquet arrays", "distillkit", "teacher parquet")
+FORMS = ("npz float32", "safetensors float64", "parquet arrays", "distillkit", "teacher parquet", "vLLM")
+
+
+def _digits(values: np.ndarray, digits: int) -> np.ndarray:
+    return np.array([float(f"{x:.{digits}g}") for x in values.flat]).reshape(values.shape)
 
 
 def _rows() -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +57,16 @@ def _write(folder: Path, form: str, ids: np.ndarray, values: np.ndarray) -> str:
         file = folder / ("pair.npz" if form.startswith("npz") else "pair.safetensors")
         np.savez(file, **arrays) if form.startswith("npz") else safetensors.numpy.save_file(arrays, file)
         return str(file)
+    if form == "vLLM":
+        tokens = [int(i[0]) for i in ids[0]]
+        for role, i, v in zip("td", ids.tolist(), values.astype(np.float64).tolist(), strict=True):
+            listed = [
+                {str(t): {"logprob": x, "rank": n} for n, (t, x) in enumerate(zip(*row, strict=True), 1)}
+                for row in zip(i, v, strict=True)
+            ]
+            answer = {"prompt_token_ids": [0, *tokens], "prompt_logprobs": [None, *listed]}
+            (folder / f"{role}.json").write_text(json.dumps(answer))
+        return f"{folder}/t.json,{folder}/d.json"
     lists = arrow.list_(arrow.float32())
     files = []
     for number, (i, v) in enumerate(zip(ids.tolist(), values.astype(np.float32).tolist(), strict=True)):
@@ -80,16 +100,40 @@ def _untrue(batch: LogitBatch, p: np.ndarray) -> int:
 def test_rows_rounded_before_they_were_stored_stay_within_what_is_said(tmp_path: Path, form: str, rounded: str) -> None:
     p, ids = _rows()
     values = ROUNDED[rounded](np.log(np.take_along_axis(p, ids, -1)))
-    (batch,) = open_dump(_write(tmp_path, form, ids, values)).batches(ROWS)
+    dump = open_dump(_write(tmp_path, form, ids, np.minimum(values, 0.0)))
+    (batch,) = dump.batches(ROWS)
     assert _untrue(batch, p) == 0
+    assert ("rounding" in evidence(dump).lines) is (rounded not in ("float32", "five digits", "three decimals"))
 
 
-@pytest.mark.parametrize("decimals", [2, 3, 4, 6])
-def test_step_log_of_probabilities_with_few_decimals(tmp_path: Path, decimals: int) -> None:
+@pytest.mark.parametrize("cut_off", ["bfloat16", "four decimals"])
+def test_missing_mass_holds_where_the_rest_of_the_number_was_cut_off(tmp_path: Path, cut_off: str) -> None:
+    p, ids = _rows()
+    values = np.log(np.take_along_axis(p, ids, -1))
+    bits = (values.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    values = bits if cut_off == "bfloat16" else np.trunc(values * 1e4) / 1e4
+    (batch,) = open_dump(_write(tmp_path, "npz float32", ids, values)).batches(ROWS)
+    for role, full in zip(("target", "draft"), p, strict=True):
+        stored = np.isfinite(getattr(batch, f"{role}_logits").numpy())
+        missing, cut = (full * ~stored[:, :VOCABULARY]).sum(-1), getattr(batch, f"{role}_cut").numpy()
+        assert ((cut[:, 0] <= missing) & (missing <= cut[:, 1])).all()
+
+
+WRITTEN: dict[str, Callable[[float], float]] = {
+    "bfloat16": lambda x: float(torch.tensor(x, dtype=torch.float64).bfloat16()),
+    "three digits": lambda x: float(f"{x:.3g}"),
+    **{f"{n} decimals": lambda x, n=n: round(x, n) for n in (2, 3, 4, 6)},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_step_log_of_probabilities_that_were_rounded(tmp_path: Path, written: str) -> None:
     p, ids = _rows()
     lines = []
     for row in range(ROWS):
-        top = [[[int(t), round(float(full[row, t]), decimals)] for t in i[row]] for full, i in zip(p, ids, strict=True)]
+        top = [
+            [[int(t), WRITTEN[written](float(full[row, t]))] for t in i[row]] for full, i in zip(p, ids, strict=True)
+        ]
         token = int(ids[0, row, 0])
         position: dict[str, Any] = {
             "token": token,
@@ -109,7 +153,11 @@ def test_step_log_of_probabilities_with_few_decimals(tmp_path: Path, decimals: i
 def test_what_was_not_rounded_keeps_the_bound_of_its_type() -> None:
     logs = torch.log_softmax(torch.randn(200, 20, generator=torch.Generator().manual_seed(0)).double(), -1)
     for values, unit in ((logs, 1e-16), (logs.float().double(), 6e-8), (logs.half().double(), 5e-4)):
-        assert float(coarse_rounding(values, values < 0, unit).max()) == 0
+        assert float(coarse_rounding(values, values < 0, unit).max()) < 1e-12
+    # Logits of few bits leave all of a row with the same last digits; so does a token that has nearly all of the mass.
+    logits = torch.randn(500, 50, generator=torch.Generator().manual_seed(1)).bfloat16().double()
+    logs = torch.log_softmax(4 * logits, -1).topk(20).values.float().double()
+    assert float((coarse_rounding(logs, logs < 0, 6e-8) > 1e-4).double().mean()) < 0.01
     few = torch.tensor([[-0.5, -1.0, 0.0]]).double()  # two round numbers are no sign
     assert float(coarse_rounding(few, few <= 0, 6e-8)) == 0
-    assert decimals_error([0.5, 0.25, 0.125]) == 0
+    assert rounding_of([0.5, 0.25, 0.125]) is None

@@ -44,6 +44,8 @@ _SGLANG = re.compile(rf"#running-req: ([0-9]+).*?accept len: {_NUMBER}(?:, accep
 _LLAMA = re.compile(r"draft acceptance(?: rate)? = [0-9.]+ \(\s*([0-9]+) accepted /\s*([0-9]+) generated\)")
 _LLAMA_LENGTH = re.compile(rf"mean acceptance length =\s*{_NUMBER}")
 _LLAMA_POSITIONS = re.compile(rf"acceptance rate per position = {_LIST}")
+#: How far a printed mean length may be from what the other figures make, absolute and relative.
+_LENGTH_OFF = 0.1
 _LLAMA_TOTAL = re.compile(
     r"#gen drafts =\s*([0-9]+), #acc drafts =\s*[0-9]+, #gen tokens =\s*([0-9]+), #acc tokens =\s*([0-9]+)"
 )
@@ -223,6 +225,14 @@ def _with_positions(
         mean = float(printed[1]) if printed else 0.0
         return Unit(accepted / (mean - 1) if mean > 1 and accepted else None, drafted, accepted)
     drafts = steps_of(accepted, drafted, rates, float(printed[1]) if printed else None)
+    if printed and drafts:
+        length_found = accepted / drafts
+        off = min(abs(offset + length_found - float(printed[1])) for offset in (0, 1))
+        if off > max(_LENGTH_OFF, _LENGTH_OFF * length_found):
+            raise ValueError(
+                f"a mean length of {printed[1]}, but {accepted:g} accepted tokens and the rates by position make "
+                f"{1 + length_found:.2f}"
+            )
     whole = float(drafts).is_integer()
     at = tuple(float(round(rate * drafts)) if whole else rate * drafts for rate in rates)
     return Unit(drafts, drafted, accepted, at)

@@ -292,19 +292,22 @@ def cut_columns(
     unit = rounding_unit(torch.float32) if unit is None else unit
     finite = held & torch.isfinite(logprobs)
     size = torch.where(finite, logprobs.abs(), torch.zeros_like(logprobs)).amax(-1)
-    slack = unit * (size + 1.0) + coarse_rounding(logprobs, held, unit)
+    coarse = coarse_rounding(logprobs, held, unit)
     if rest.slack is not None:
-        slack = torch.maximum(slack, rest.slack)
+        coarse = torch.maximum(coarse, rest.slack)
+    slack = unit * (size + 1.0) + coarse
+    # Where the rest was cut off, not rounded, all are half a unit too high or too low: nothing among one another.
+    far = slack + coarse
     total = torch.where(held, logprobs.exp(), torch.zeros_like(logprobs)).sum(-1)
-    low, high = 1.0 - total * slack.exp(), 1.0 - total * (-slack).exp()
+    low, high = 1.0 - total * far.exp(), 1.0 - total * (-far).exp()
     if missing is None:
         right = high >= -1e-6
     else:
         missing = missing.to(torch.float64)
-        right = ((total + missing - 1.0).abs() <= torch.expm1(slack) + 1e-4) & (missing >= 0)
+        right = ((total + missing - 1.0).abs() <= torch.expm1(far) + 1e-4) & (missing >= 0)
         # What the two leave of one belongs to neither: it widens the missing mass.
         low, high = torch.minimum(low, missing), torch.maximum(high, missing)
-        exact = (total + missing - 1.0).abs() <= torch.expm1(slack)
+        exact = (total + missing - 1.0).abs() <= torch.expm1(far)
         low, high = torch.where(exact, missing, low), torch.where(exact, missing, high)
 
     def said(row: int) -> str:
@@ -323,7 +326,7 @@ def cut_columns(
         # In masses: where nothing is missing, any cap is true.
         floor = torch.minimum(least.exp(), low)
         _refuse(
-            torch.isnan(cap) | (cap.exp() < floor * (1 - 1e-9) * (-2 * slack).exp() - 1e-12),
+            torch.isnan(cap) | (cap.exp() < floor * (1 - 1e-9) * (-2 * far).exp() - 1e-12),
             path,
             first_row,
             lambda row: (
@@ -331,7 +334,7 @@ def cut_columns(
                 f"{float(least[row]):.6g}: a top-k row says no more of the others; leave cap out, or give the whole cut"
             ),
         )
-    return torch.stack([low.clamp(min=0.0), high.clamp(min=0.0), cap + slack, slack], -1)
+    return torch.stack([low.clamp(min=0.0), high.clamp(min=0.0), cap + far, slack], -1)
 
 
 def _refuse(bad: Tensor, where: str, first: int, what: object) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import whole_file, whole_folder
 from mdsd_bounds.dumps.base import Dump, LogitBatch
-from mdsd_bounds.dumps.checks import CUTS, JUDGED
+from mdsd_bounds.dumps.checks import CUTS, JUDGED, cut_columns
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes, write_safetensors
 from mdsd_bounds.dumps.containers.torch_zip import save_torch
 from mdsd_bounds.dumps.formats.distillkit import write_distillkit
@@ -25,13 +25,15 @@ from mdsd_bounds.dumps.formats.llama_cpp import encode, write_header
 from mdsd_bounds.dumps.formats.native import DumpWriter
 from mdsd_bounds.dumps.how_to_read import parted
 from mdsd_bounds.dumps.top_k_rows import joined, to_float32, top_k_arrays
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, rounding_unit
 
 _BLOCK = 32
 _ROLES = ("target", "draft")
 Name = str | os.PathLike[str]
-#: What formats of one file a model have no place for.
-_LOST = {".npy": ("doc", "position", "token"), ".kld": ("doc", "position")}
+#: What the formats have no place for; a judge's scores are held by native dumps alone.
+_LOST = {".npy": ("doc", "position", "token", *JUDGED), ".kld": ("doc", "position", *JUDGED)}
+#: float32 roundings by which two statements of one row may differ.
+_ROUNDINGS = 4
 
 
 def convert(
@@ -110,8 +112,8 @@ def convert(
     if kind == "":
         return _native(dump, parts[0], shard_rows)
     first = next(dump.batches(1))
-    lost = [name for name in _LOST.get(kind, ()) if getattr(first, name) is not None]
-    if lost and report is not None:
+    report = report or (lambda line: None)
+    if lost := [name for name in _LOST.get(kind, JUDGED) if getattr(first, name) is not None]:
         report(f"{dst}: {kind} cannot hold {', '.join(lost)}; left out")
     cut = first.target_cut is not None or first.draft_cut is not None
     if kind in (".json", ".parquet") and top_k is None:
@@ -128,6 +130,10 @@ def convert(
         assert top_k is not None
         writer: Callable[..., None] = _write_vllm if kind == ".json" else _write_texts
         tables = _top_k_arrays(dump, top_k)
+        for role in _ROLES:
+            _require_said(f"{dst}: {role}s of {dump.facts.path}", tables, role)
+        if renumbered := _renumbered(tables):
+            report(f"{dst}: {kind} cannot hold {renumbered}; texts and places are numbered anew")
         for part, role in zip(parts, _ROLES, strict=True):
             _whole(part, partial(writer, tables=tables, role=role))
     elif top_k is not None:
@@ -310,6 +316,41 @@ def _texts(tables: dict[str, Tensor], role: str) -> Iterator[tuple[list[int], Te
         # Both formats hold float32, and their readers count on no more.
         values = tables[f"{role}_logprobs"][a:b].to(torch.float32)
         yield tables["token"][a:b].tolist(), tables[f"{role}_ids"][a:b].to(torch.int64), values
+
+
+def _require_said(where: str, tables: dict[str, Tensor], role: str) -> None:
+    """Refuse rows of which less is known than a list of the most probable tokens says by itself.
+
+    Such a list states float32 values, the mass that they leave, and that no other token exceeds the least of them;
+    it has no place for a larger error bound (llama.cpp's half code step) or cap (one token of a step log).
+    """
+    ids, cut = tables[f"{role}_ids"], tables[f"{role}_cut"]
+    values = tables[f"{role}_logprobs"].to(torch.float32).to(torch.float64)
+    said = cut_columns(values, ids >= 0, where, 0)
+    size = torch.where(torch.isfinite(values), values.abs(), 0.0).amax(-1)
+    room = _ROUNDINGS * rounding_unit(torch.float32) * (size + 1.0)
+    low, high, cap, slack = cut.unbind(-1)
+    more = (slack > said[:, 3] + room) | (low < said[:, 0] - room) | (high > said[:, 1] + room)
+    more |= torch.minimum(cap, high.log()) > said[:, 2] + room
+    if bool(more.any()):
+        raise InputError(
+            f"{where} row {int(more.nonzero()[0])}: less is known of the row than this format says of its k most "
+            "probable tokens (their rounding, or the largest of the others); write .safetensors, .npz or .pt"
+        )
+
+
+def _renumbered(tables: dict[str, Tensor]) -> str:
+    """The columns that formats of one record a text do not give back: they count texts from 0, and places from 1."""
+    lost = []
+    doc = tables.get("doc", torch.zeros_like(tables["token"]))
+    new = torch.nn.functional.pad((doc[1:] != doc[:-1]).to(torch.int64), (1, 0)).cumsum(-1)
+    if bool((doc != new).any()):
+        lost.append("doc")
+    if "position" in tables:
+        first = torch.searchsorted(new, new)
+        if bool((tables["position"] != torch.arange(len(new)) - first + 1).any()):
+            lost.append("position")
+    return ", ".join(lost)
 
 
 def _write_texts(path: Path, tables: dict[str, Tensor], role: str) -> None:

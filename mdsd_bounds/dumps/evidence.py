@@ -26,6 +26,8 @@ _ONE_HOT = 1e-6
 _LAGS = (1, -1, 2, -2, 3, -3)
 #: How much better the neighbour must fit: nats for a token, shared mass for two rows; and in standard errors.
 _NATS, _MASS, _ERRORS = 1.0, 0.05, 3.0
+#: Error bound of stored logarithms from which on it is said that they widen the intervals.
+_ROUGH = 1e-3
 _ROLES = ("target", "draft")
 
 
@@ -46,6 +48,7 @@ class _Run:
     missing: tuple[Tensor, Tensor]
     token: Tensor | None
     joined: Tensor
+    slack: Tensor
 
 
 def evidence(dump: Dump, limit: int | None = None) -> Evidence:
@@ -60,6 +63,12 @@ def evidence(dump: Dump, limit: int | None = None) -> Evidence:
     held = [_run(batch) for batch in _batches(dump, rows)]
     seen = sum(len(run.joined) for run in held)
     lines: dict[str, str] = {}
+    slack = torch.cat([run.slack for run in held])
+    if len(slack) and float(slack.max()) > _ROUGH:
+        lines["rounding"] = (
+            f"in {int((slack > _ROUGH).sum())} of {seen} rows the log-probabilities are known only to within up to "
+            f"{float(slack.max()):.2g}, by their type or because all of a row are so coarse: intervals are wider by it"
+        )
     warnings = _one_hot(held, seen, rows) + _same_everywhere(held, seen, rows) + _base_two(held)
     if any(run.token is not None for run in held):
         line, more = _recorded(dump, held, seen, rows)
@@ -123,6 +132,7 @@ def _together(parts: list[LogitBatch]) -> LogitBatch:
 
 def _run(batch: LogitBatch) -> _Run:
     logp, other, missing = [], [], []
+    slack = torch.zeros(len(batch.row), dtype=torch.float64)
     for role in _ROLES:
         rows, cut = getattr(batch, f"{role}_logits").to(torch.float64), getattr(batch, f"{role}_cut")
         if cut is None:
@@ -132,6 +142,7 @@ def _run(batch: LogitBatch) -> _Run:
             missing.append(torch.zeros(len(rows), dtype=torch.float64))
         else:
             logp.append(rows)
+            slack = torch.maximum(slack, cut[:, 3])
             # The best that can be said of a token that is not stored.
             other.append(torch.minimum(cut[:, 2], cut[:, 1].clamp(min=1e-300).log()).clamp(-50.0, 0.0))
             missing.append(cut[:, :2].mean(-1))
@@ -141,7 +152,7 @@ def _run(batch: LogitBatch) -> _Run:
         token = torch.where(token < logp[0].shape[1], token, -1)[order]
     return _Run(
         (logp[0][order], logp[1][order]), (other[0][order], other[1][order]), (missing[0][order], missing[1][order]),
-        token, joined,
+        token, joined, slack,
     )  # fmt: skip
 
 

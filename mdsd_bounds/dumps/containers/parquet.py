@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
+import pyarrow.compute as compute
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.columns import COLUMNS
 from mdsd_bounds.dumps.containers.files import Array, open_file
 from mdsd_bounds.problem import InputError
 
@@ -71,7 +73,21 @@ def open_columns(path: Path) -> dict[str, Array]:
             place.at = f"column {field.name!r}"
             if (column := _Column.of(path, file, field)) is not None:
                 found[field.name] = Array(column.shape, torch_name(column.dtype), column.rows, column.whole, True)
+            elif field.name in COLUMNS:
+                found[field.name] = _refused(path, field, file.metadata.num_rows)
     return found
+
+
+def _refused(path: Path, field: Any, rows: int) -> Array:
+    """A column of texts, say, in the place of numbers: an error where it is asked for, rather than none at all."""
+
+    def refuse(*_: int) -> Tensor:
+        raise InputError(
+            f"{path}: {field.name} is {field.type}; give {rows} integers, or leave it out (pandas.factorize makes "
+            "numbers of names)"
+        )
+
+    return Array((rows,), str(field.type), refuse, refuse, True)
 
 
 class _Column:
@@ -122,6 +138,8 @@ class _Column:
                 values = values.flatten()
             if values.null_count:
                 raise ValueError("numbers are missing (null)")
+            if arrow.types.is_unsigned_integer(values.type) and len(values) and compute.max(values).as_py() >= 1 << 63:
+                raise InputError(f"{self.path}: {self.name} holds {compute.max(values)}; give numbers below 2^63")
             held = values.to_numpy(zero_copy_only=False).astype(torch.empty(0, dtype=self.dtype).numpy().dtype)
             return torch.from_numpy(held.copy()).reshape(len(batch), *lengths)
 

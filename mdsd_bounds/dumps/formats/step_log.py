@@ -19,7 +19,7 @@ from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import SCORED, Rest, dense_top_k
 from mdsd_bounds.dumps.containers.records import first_record, records
-from mdsd_bounds.dumps.rounding import decimals_error
+from mdsd_bounds.dumps.rounding import Grid, rounding_of
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
 from mdsd_bounds.dumps.step_schema import Chance, PositionRecord, read_step
 from mdsd_bounds.problem import InputError
@@ -50,7 +50,7 @@ def open_step_log(path: Path) -> Dump:
     targets: list[Row] = []
     drafts: list[Row] = []
     # Committed tokens and candidates may be rounded each in their own way.
-    written: tuple[list[float], list[float]] = [], []
+    written: tuple[list[Chance], list[Chance]] = [], []
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     scores: list[Mapping[int, float]] = []
     steps = accepted = drafted = 0
@@ -65,8 +65,8 @@ def open_step_log(path: Path) -> Dump:
                 if row and position.candidates:
                     targets.append(row)
                     drafts.append(position.candidates)
-                    written[0].extend(chance.p for chance in [position.chance] if chance is not None)
-                    written[1].extend(chance.p for chance in (position.target_candidates or {}).values())
+                    written[0].extend(chance for chance in [position.chance] if chance is not None)
+                    written[1].extend((position.target_candidates or {}).values())
                     columns["doc"].append(step.doc)
                     columns["position"].append(len(columns["position"]))
                     columns["token"].append(position.token)
@@ -80,7 +80,7 @@ def open_step_log(path: Path) -> Dump:
     }
     held = {name: torch.tensor(values) for name, values in columns.items()} | _scored(scores)
     target = _rounded(targets, *written)
-    draft = _rounded(drafts, (chance.p for row in drafts for chance in row.values()))
+    draft = _rounded(drafts, [chance for row in drafts for chance in row.values()])
     first = _side(path, target, held, notes, top=False)
     return pair_sides(first, _side(path, draft, held, {}, top=True), str(path))
 
@@ -93,20 +93,30 @@ class _Rows:
     slack: list[float]
 
 
-def _rounded(rows: list[Row], *written: Iterable[float]) -> _Rows:
-    """What is known of rows whose probabilities were ``written``, perhaps with a few decimals.
+def _rounded(rows: list[Row], *written: Iterable[Chance]) -> _Rows:
+    """What is known of rows whose probabilities, or their logarithms, were ``written``, perhaps rounded.
 
     A token whose probability is not far above the rounding is not stored: it is at most the least that is.
     """
-    error = max(decimals_error(numbers) for numbers in written)
+    plain = [grid for chances in written if (grid := rounding_of(chance.p for chance in chances)) is not None]
+    logs = [grid for chances in written if (grid := rounding_of(chance.logprob for chance in chances)) is not None]
+    error = max((float(grid.step) for grid in plain), default=0.0)
+    # Digits are relative to a power of ten that is at most the number.
+    share = max((float(torch.maximum(grid.bits, grid.digits)) for grid in plain), default=0.0)
     found = _Rows([], [])
     for row in rows:
         far = {token: chance for token, chance in row.items() if chance.p >= _FAR * error}
         held = far or {token: chance for token, chance in row.items() if chance.p > 2 * error}
         found.logprobs.append({token: chance.logprob for token, chance in held.items()})
         least = min((chance.p for chance in held.values()), default=1.0)
-        found.slack.append(-math.log1p(-error / least) if error else 0.0)
+        slack = -math.log1p(-error / least) if error else 0.0
+        found.slack.append(slack - math.log1p(-share) + _of_logarithms(logs, found.logprobs[-1]))
     return found
+
+
+def _of_logarithms(grids: list[Grid], row: Mapping[int, float]) -> float:
+    size = torch.tensor([max((-value for value in row.values() if math.isfinite(value)), default=0.0)]).double()
+    return max((float(grid.error(size)) for grid in grids), default=0.0)
 
 
 def _few(score: Mapping[int, float]) -> Mapping[int, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.formats.top_logprobs.positions import Position, Text, UnreadableError
+from mdsd_bounds.dumps.rounding import rounding_of
 from mdsd_bounds.dumps.single_model import ReadSide
 from mdsd_bounds.problem import InputError, rounding_unit
 
@@ -117,14 +118,18 @@ class Rows:
         """Rows over a vocabulary, and what they leave open."""
         ids, logprobs = np.frombuffer(self.ids, np.int64), np.frombuffer(self.logprobs)
         ends, caps, path = np.frombuffer(self.ends, np.int64), np.frombuffer(self.caps), str(self.path)
-        unit = self.unit()
+        # How the values of all rows were rounded; of a row with few of them it cannot be told.
+        grid = rounding_of(self.logprobs)
+        unit = self.unit() if grid is None else rounding_unit(torch.float32)
 
         def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
             first, counts = ends[start], np.diff(ends[start : stop + 1])
             slots = np.arange(counts.max(initial=1))[None] < counts[:, None]
             tokens, values = np.full(slots.shape, -1), np.full(slots.shape, -np.inf)
             tokens[slots], values[slots] = ids[first : ends[stop]], logprobs[first : ends[stop]]
-            rest = Rest(cap=torch.from_numpy(caps[start:stop].copy()))
+            size = torch.from_numpy(np.abs(values, where=slots, out=np.zeros_like(values)).max(-1, initial=0.0))
+            slack = torch.zeros_like(size) if grid is None else grid.error(size)
+            rest = Rest(cap=torch.from_numpy(caps[start:stop].copy()), slack=slack)
             return dense_top_k(
                 torch.from_numpy(tokens), torch.from_numpy(values), width, path, start, rest=rest, unit=unit
             )
