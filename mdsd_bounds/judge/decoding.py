@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,7 @@ def decode(
     solutions = Solutions(target, make_draft(draft, target, dtype, "cpu"), settings.new_tokens)
     texts = Continuations(target, settings.lanes, solutions.ended)
     folder = Path(out)
-    key = hashlib.sha256(json.dumps(sorted(rules)).encode()).hexdigest()[:12]
-    done = {task.name: file_of(folder, task.name).with_suffix(f".{key}.json") for task in tasks}
+    done = {task.name: rows_file(folder, task.name, rules) for task in tasks}
     queue = iter([task for task in tasks if not done[task.name].exists()])
     running: dict[str, Generator[Text, Text, list[dict[str, Any]]]] = {}
     begun, finished = time.monotonic(), 0
@@ -139,6 +138,12 @@ def decode(
                 finished += 1
                 report(f"{finished} tasks, {len(running)} on their way, {time.monotonic() - begun:.0f} s")
     return [row for path in done.values() for row in _rows(path)]
+
+
+def rows_file(folder: Path, task: str, rules: Iterable[str]) -> Path:
+    """Where the rows of a task under rules of these names are kept."""
+    key = hashlib.sha256(json.dumps(sorted(rules)).encode()).hexdigest()[:12]
+    return file_of(folder, task).with_suffix(f".{key}.json")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

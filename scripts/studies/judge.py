@@ -26,6 +26,7 @@ from pathlib import Path
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -43,6 +44,7 @@ from mdsd_bounds.judge import (
     read_tasks,
     substitute,
 )
+from mdsd_bounds.judge.decoding import rows_file
 from mdsd_bounds.judge.evidence import folds_of
 from mdsd_bounds.judge.solutions import Difference
 from mdsd_bounds.models.loading import load_model, silence
@@ -174,6 +176,18 @@ def rules_of(judges: dict[str, Callable[[str], JudgeHead]]) -> dict[str, Callabl
     return rules
 
 
+def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
+    """Take the tasks of an earlier ``decoded.csv`` as decoded, where its judges are the ones that are kept."""
+    file = arguments.results / "decoded.csv"
+    if (arguments.out / "outcome").exists() or not file.exists():
+        return
+    for task, part in pd.read_csv(file).groupby("task"):
+        path = rows_file(arguments.out / "decode", str(task), rules)
+        if set(part["rule"]) == set(rules) and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(part.to_json(orient="records", indent=1) + "\n")
+
+
 def run_decode(arguments: argparse.Namespace) -> None:
     source = SOURCES["outcome"]
     tasks = read_tasks("humaneval")[: arguments.tasks]
@@ -184,6 +198,7 @@ def run_decode(arguments: argparse.Namespace) -> None:
         "judge of both": held_out_heads(mined, arguments.results / "heads-both.npz"),
     }
     rules = rules_of(judges)
+    restore(arguments, list(rules))
     begun = time.monotonic()
     rows = decode(
         target, place(source.draft, arguments), tasks, rules, arguments.out / "decode",
