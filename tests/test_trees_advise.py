@@ -200,7 +200,7 @@ def test_rules_that_do_the_same_stand_in_one_line_and_others_are_ranked():
     worse = Profile("top_k", "slow", one.rates * 0.8)
     advice = advise([worse, one, twin], rows, FLAT, 4, 4)
     real = advice[advice["kind"] == "choice"]
-    assert list(real["verifier"]) == ["rrs_without_replacement, rrs", "slow"]
+    assert list(real["verifier"]) == ["rrs, rrs_without_replacement", "slow"]
     assert real["behind"].iloc[1] > 0
     with pytest.raises(InputError, match="no verifier fits"):
         advise([Profile("top_k", BEST, one.rates)], rows, FLAT, 4, 4)

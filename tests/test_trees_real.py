@@ -73,7 +73,9 @@ def test_logits_of_a_tree_are_those_of_each_path_alone(kind: str, attention: str
     model = tiny(kind, attn_implementation=attention)
     reader = TreeReader(model, TEXT)
     for path, logits in zip(PATHS, reader.logits(PATHS), strict=True):
-        torch.testing.assert_close(logits, alone(model, [*TEXT, *path]), atol=1e-10, rtol=0)
+        # The eager attention of transformers takes its softmax in float32, whatever the model's type.
+        near = 1e-10 if attention == "sdpa" else 1e-5
+        torch.testing.assert_close(logits, alone(model, [*TEXT, *path]), atol=near, rtol=0)
     assert [tokens for tokens, _ in reader.passes] == [len(TEXT) + 7]
 
 
