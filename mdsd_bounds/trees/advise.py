@@ -254,7 +254,7 @@ def advise(
     Returns
     -------
     DataFrame
-        Columns: kind, sampler, verifier, tree, nodes, depth, tokens (per target forward pass), speed (tokens per unit of
+        Columns: kind, sampler, verifier, tree, nodes, depth, tokens (a target forward pass), speed (tokens a unit of
         cost), ``behind``: by how many percent of the winner's speed it is slower, each with its interval, and
         ``verify_ms``, milliseconds of one verification (NaN where not measured).  Intervals are 95% over documents and
         hold the Monte Carlo error of sampled rates; that the trees were chosen on the same documents is not in them.
