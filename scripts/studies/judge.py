@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.judge import (
     JudgeHead,
     Labels,
@@ -177,8 +178,8 @@ def rules_of(judges: dict[str, Callable[[str], JudgeHead]]) -> dict[str, Callabl
 
 
 def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
-    """Take the tasks of an earlier ``decoded.csv`` as decoded, where its judges are the ones that are kept."""
-    file = arguments.results / "decoded.csv"
+    """Take the tasks of ``decoding.csv`` as decoded, where its judges are the ones that are kept."""
+    file = arguments.results / "decoding.csv"
     if (arguments.out / "outcome").exists() or not file.exists():
         return
     for task, part in pd.read_csv(file).groupby("task"):
@@ -186,6 +187,14 @@ def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
         if set(part["rule"]) == set(rules) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(part.to_json(orient="records", indent=1) + "\n")
+
+
+def keep(arguments: argparse.Namespace, rules: list[str]) -> None:
+    """Write the tasks that are decoded so far to ``decoding.csv``, from which another machine can go on."""
+    files = [rows_file(arguments.out / "decode", task.name, rules) for task in read_tasks("humaneval")]
+    rows = [row for file in files if file.exists() for row in json.loads(file.read_text())]
+    write_whole(arguments.results / "decoding.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    say(f"{len(rows)} rows so far")
 
 
 def run_decode(arguments: argparse.Namespace) -> None:
@@ -200,10 +209,13 @@ def run_decode(arguments: argparse.Namespace) -> None:
     rules = rules_of(judges)
     restore(arguments, list(rules))
     begun = time.monotonic()
-    rows = decode(
-        target, place(source.draft, arguments), tasks, rules, arguments.out / "decode",
-        MineSettings(NEW_TOKENS, arguments.lanes), dtype="int8", report=say,
-    )  # fmt: skip
+    try:
+        rows = decode(
+            target, place(source.draft, arguments), tasks, rules, arguments.out / "decode",
+            MineSettings(NEW_TOKENS, arguments.lanes), dtype="int8", report=say,
+        )  # fmt: skip
+    finally:
+        keep(arguments, list(rules))
     (arguments.out / "decode.json").write_text(json.dumps(rows) + "\n")
     say(f"{len(rows)} rows, {time.monotonic() - begun:.0f} s")
 
