@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.repeated_tokens import repeated_token
 from mdsd_bounds.dumps.rounding import coarse_rounding
 from mdsd_bounds.dumps.scales import refuse_other_scales, refuse_unwritten
 from mdsd_bounds.dumps.widths import align_widths
@@ -99,13 +100,12 @@ def _check_scores(path: str, first: int, columns: dict[str, Tensor], width: int)
         first,
         lambda row: f"a judge scored token {token[row].tolist()}, but the vocabulary has {width}; score the dump again",
     )
-    ranked = token.sort(-1).values
-    twice = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)
+    twice = repeated_token(token)
     _refuse(
-        twice.any(-1),
+        twice >= 0,
         path,
         first,
-        lambda row: f"a judge scored token {int(ranked[row, 1:][twice[row]][0])} twice; keep one score of each token",
+        lambda row: f"a judge scored token {int(twice[row])} twice; keep one score of each token",
     )
     _refuse(
         ((token >= 0) & ~((score >= 0) & (score <= 1))).any(-1),
@@ -244,14 +244,13 @@ def _check_entries(ids: Tensor, logprobs: Tensor, width: int, path: str, first_r
         first_row,
         lambda row: f"token {int(ids[row].max())}, but the vocabulary has {width} tokens",
     )
-    ranked = ids.sort(-1).values
-    twice = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)
+    twice = repeated_token(ids)
     _refuse(
-        twice.any(-1),
+        twice >= 0,
         path,
         first_row,
         lambda row: (
-            f"token {int(ranked[row, 1:][twice[row]][0])} is stored twice, and its mass would be counted once "
+            f"token {int(twice[row])} is stored twice, and its mass would be counted once "
             "or twice; store every token once"
         ),
     )

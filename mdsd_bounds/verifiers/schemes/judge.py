@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.repeated_tokens import repeated_token
 from mdsd_bounds.problem import InputError, Option
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import mark
@@ -76,8 +77,7 @@ def _spread(scores: Tensor, tokens: Tensor, size: int) -> Tensor:
             f"judge: judge_token has shape {tuple(tokens.shape)} {tokens.dtype} for scores {tuple(scores.shape)}; give "
             "integers of the same shape [rows, K], each below the vocabulary"
         )
-    ranked = tokens.sort(-1).values
-    if bool(((ranked.diff(dim=-1) == 0) & (ranked[:, 1:] >= 0)).any()):
+    if bool((repeated_token(tokens) >= 0).any()):
         raise InputError("judge: judge_token names a token twice in a row; give one score a token")
     spread = scores.new_full((len(scores), size + 1), float("nan"))
     return spread.scatter_(-1, torch.where(tokens < 0, size, tokens), scores)[:, :size]
