@@ -60,7 +60,9 @@ class _Node:
         """Keys and values of the tokens before ``place``; what texts share is kept once."""
         if self.parent is None:
             return [(keys[:, :place], values[:, :place]) for keys, values in self.cache]
-        before, own = self.parent.cache_to(min(place, self.begins)), max(0, place - self.begins)
+        if place <= self.begins:
+            return self.parent.cache_to(place)
+        before, own = self.parent.cache_to(self.begins), place - self.begins
         return [
             (torch.cat([k, keys[:, :own]], 1), torch.cat([v, values[:, :own]], 1))
             for (k, v), (keys, values) in zip(before, self.cache, strict=True)
@@ -206,10 +208,8 @@ def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Gener
 def _go_on(solutions: Solutions, task: Task, node: _Node) -> Generator[Text, Text, None]:
     """Continue a text by some tokens, and look for differences in them."""
     text = node.text
-    if node.cache:
+    if node.cache or node.parent:
         text.cache = node.cache_to(len(text.tokens) - 1)
-    elif node.parent is not None:
-        text.cache = node.parent.cache_to(node.begins)
     # The target's own solution is wanted whole: speculative sampling writes it.
     text.stop = len(text.tokens) + CHUNK if node.parent else None
     text = node.text = yield text

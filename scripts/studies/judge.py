@@ -186,7 +186,7 @@ def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
         path = rows_file(arguments.out / "decode", str(task), rules)
         if set(part["rule"]) == set(rules) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(part.to_json(orient="records", indent=1) + "\n")
+            write_whole(path, (part.to_json(orient="records", indent=1) + "\n").encode())
 
 
 def keep(arguments: argparse.Namespace, rules: list[str]) -> None:
