@@ -27,7 +27,7 @@ from mdsd_bounds.dumps import open_dump
 from mdsd_bounds.dumps.base import LogitBatch
 from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.models.capture import CaptureSettings, log_pair
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 
 POSITIONS = 2000

@@ -25,7 +25,7 @@ import torch
 
 from mdsd_bounds import open_dump
 from mdsd_bounds.dumps.base import Dump
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.pipeline.tables import bootstrap_interval, document_means, read_table, summarise, summarise_comparison
 

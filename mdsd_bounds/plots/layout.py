@@ -201,7 +201,7 @@ def _figure(
             if len(panels) > 1:
                 ax.set_title(textwrap.fill(name, max(letters - 4, 8)), fontsize=size.font)
             # One label for each column and row, where the panel below or to the left is the last.
-            high = int(0.68 * size.panel * 72 / (0.62 * size.font))
+            high = int(0.78 * size.panel * 72 / (0.52 * size.font))
             ax.set_xlabel(textwrap.fill(frame.xlabel, max(letters - 4, 8)) if k + across >= len(panels) else "")
             ax.set_ylabel(textwrap.fill(frame.ylabel, high) if k % across == 0 else "")
         if size.titled:

@@ -24,7 +24,7 @@ from mdsd_bounds import open_dump
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.models import CaptureSettings, load_model, log_pair, read_prompts
 from mdsd_bounds.models.loading import silence
-from mdsd_bounds.pipeline.evaluate_block import Settings
+from mdsd_bounds.pipeline import Settings
 from mdsd_bounds.pipeline.run import run
 from mdsd_bounds.trees.across import simulate_tree
 from mdsd_bounds.trees.advise import Choice, Profile, profiles, resampled
