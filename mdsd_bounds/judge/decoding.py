@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from mdsd_bounds.problem import InputError
 
 #: Whether a rule keeps the draft's token: of the task's name, the difference, and the target's state after the token.
 Rule = Callable[[str, Difference, Tensor], bool]
+
+#: Asks for texts to be continued, and goes on when all of them are; returns rows in the end.
+Asked = Generator[list[Text], None, list[dict[str, Any]]]
 
 
 #: Tokens that a text is continued by before it is looked for a difference that a rule keeps: what the target would have
@@ -122,23 +126,35 @@ def decode(
     folder = Path(out)
     done = {task.name: rows_file(folder, task.name, rules) for task in tasks}
     queue = iter([task for task in tasks if not done[task.name].exists()])
-    running: dict[str, Generator[Text, Text, list[dict[str, Any]]]] = {}
+    running: dict[str, Asked] = {}
+    awaited: Counter[str] = Counter()
     begun, finished = time.monotonic(), 0
+    ready: list[str] = []
     while True:
         while len(running) < settings.lanes and (task := next(queue, None)) is not None:
             running[task.name] = _solve(solutions, task, rules)
-            texts.submit(next(running[task.name]))
-        if not running:
-            break
-        for text in texts.step():
+            ready.append(task.name)
+        for name in ready:
             try:
-                texts.submit(running[text.key].send(text))
+                asked = next(running[name])
             except StopIteration as end:
-                del running[text.key]
-                done[text.key].parent.mkdir(parents=True, exist_ok=True)
-                write_whole(done[text.key], (json.dumps(end.value, indent=1) + "\n").encode())
+                del running[name]
+                done[name].parent.mkdir(parents=True, exist_ok=True)
+                write_whole(done[name], (json.dumps(end.value, indent=1) + "\n").encode())
                 finished += 1
                 report(f"{finished} tasks, {len(running)} on their way, {time.monotonic() - begun:.0f} s")
+                continue
+            awaited[name] = len(asked)
+            for text in asked:
+                texts.submit(text)
+        ready = []
+        if texts.busy:
+            for text in texts.step():
+                awaited[text.key] -= 1
+                if not awaited[text.key]:
+                    ready.append(text.key)
+        elif not running:
+            break
     return [row for path in done.values() for row in _rows(path)]
 
 
@@ -156,7 +172,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Generator[Text, Text, list[dict[str, Any]]]:
+def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Asked:
     """Ask for texts until every rule's solution of one task is known."""
     begun = solutions.begin(task)
     first = begun.given
@@ -205,20 +221,25 @@ def _solve(solutions: Solutions, task: Task, rules: Mapping[str, Rule]) -> Gener
     return rows
 
 
-def _go_on(solutions: Solutions, task: Task, node: _Node) -> Generator[Text, Text, None]:
+def _go_on(solutions: Solutions, task: Task, node: _Node) -> Generator[list[Text], None, None]:
     """Continue a text by some tokens, and look for differences in them."""
     text = node.text
     if node.cache or node.parent:
         text.cache = node.cache_to(len(text.tokens) - 1)
     # The target's own solution is wanted whole: speculative sampling writes it.
     text.stop = len(text.tokens) + CHUNK if node.parent else None
-    text = node.text = yield text
+    yield [text]
     node.complete = solutions.ended(text)
     found = solutions.differences(text, node.looked)
-    states = solutions.states_after(text, found)
-    node.differences.extend(zip(found, states, strict=True))
     node.end = solutions.certain_place(text)
     node.looked = max(node.looked, node.end + 1)
+    # The state after the draft's token: a text that ends with it, read in the same passes as all others.
+    tried = [text.cut(task.name, one.place, one.token) for one in found]
+    for other in tried:
+        other.stop = len(other.tokens) + 1
+    if tried:
+        yield tried
+    node.differences.extend((one, other.states[-1]) for one, other in zip(found, tried, strict=True))
     assert text.cache is not None
     node.cache = [(keys[:, node.begins :].clone(), values[:, node.begins :].clone()) for keys, values in text.cache]
     text.cache = None

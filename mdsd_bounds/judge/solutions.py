@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.judge.continuations import Text
-from mdsd_bounds.judge.reading import DraftReader, states_after
+from mdsd_bounds.judge.reading import DraftReader
 from mdsd_bounds.judge.tasks import STOPS, Task, cut
 from mdsd_bounds.models.drafts import Draft
 from mdsd_bounds.models.forward import final_norm
@@ -142,14 +142,6 @@ class Solutions:
             log_pair = float(log_p[i, token]), float(log_q[row, token])
             found.append(Difference(first + row, token, int(own[row]), *log_pair, entropy, float(p.max()), far))
         return found
-
-    def states_after(self, text: Text, found: Sequence[Difference]) -> Tensor:
-        """The target's state ``[N, H]`` after the draft's token of each difference."""
-        if not found:
-            return torch.zeros(0, self.width)
-        assert text.cache is not None
-        cache = [(keys[None], values[None]) for keys, values in text.cache]
-        return states_after(self.model, cache, [one.place for one in found], [one.token for one in found])
 
     def log_p(self, states: Sequence[Tensor]) -> Tensor:
         """Log-probabilities ``[N, V]`` of the target after states of its last layer."""
