@@ -1,4 +1,4 @@
-"""Two files that belong together: a run that is killed never leaves one of them beside an older other."""
+"""What is written once more is the same bytes; of two files that belong together none stands beside an older other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes, safetensors_notes
 from mdsd_bounds.dumps.convert import convert
 
 
@@ -60,3 +62,27 @@ def test_a_conversion_stopped_between_two_files_leaves_no_mixed_pair(
             open_dump(dst)
     convert(second, dst, force=True, **options)
     assert [file.read_bytes() for file in files] == new
+
+
+@pytest.mark.parametrize("kind", ["pt", "npz", "safetensors"])
+def test_a_conversion_made_again_is_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    source = dump(tmp_path / "1.npz", 1)
+    one, other = (convert(source, tmp_path / f"{name}.{kind}").read_bytes() for name in ("one", "other"))
+    assert one == other
+
+
+def test_notes_of_a_small_file_stand_in_one_order() -> None:
+    arrays, notes = (
+        {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.int64)},
+        {name: f"ä{name}" for name in "dacbfe"},
+    )
+    files = {
+        safetensors_bytes(arrays, dict(order))
+        for order in (list(notes.items()), list(notes.items())[::-1])
+        for _ in range(8)
+    }
+    assert len(files) == 1
+    data = files.pop()
+    assert safetensors_notes(data) == notes
+    found = load_safetensors(data, Path("x"))
+    assert {name: value.tolist() for name, value in found.items()} == {"b": [1.0] * 3, "a": [0, 0]}
