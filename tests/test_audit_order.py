@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from mdsd_bounds.audit import audit_log
 from mdsd_bounds.judge import curve_of_steps
 
 Lines = list[dict[str, Any]]
+Reader = Callable[[str], object]
+READERS: tuple[Reader, ...] = (audit_log, open_dump, lambda name: curve_of_steps(name, [0.5]))
+KEYS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "token": lambda x: float(x["token"]),
+    "p": lambda x: -float(x["p"][x["token"]]),
+    "back": lambda x: -float(x["position"]),
+}
 
 
 def lossless(count: int = 400, last: int = -1) -> list[Lines]:
@@ -55,11 +63,7 @@ def written(path: Path, lines: Lines) -> str:
 def test_a_sorted_log_of_a_lossless_rule_is_refused_and_never_called_lossy(tmp_path: Path) -> None:
     lines = [line for text in lossless() for line in text]
     assert not audit_log(written(tmp_path / "good", lines)).lossy
-    for name, key in (
-        ("token", lambda x: x["token"]),
-        ("p", lambda x: -x["p"][x["token"]]),
-        ("back", lambda x: -x["position"]),
-    ):
+    for name, key in KEYS.items():
         path = written(tmp_path / name, sorted(lines, key=key))
         with pytest.raises(InputError, match=r"line \d+: doc \d+ position \d+ comes after its position \d+"):
             audit_log(path)
@@ -87,7 +91,7 @@ def test_steps_logged_twice_or_out_of_order_are_refused_by_every_reader(tmp_path
     assert len(open_dump(good)) == 60
     for name, wrong in (("twice", lines * 2), ("once more", [*lines[:3], lines[2]]), ("back", lines[::-1])):
         path = written(tmp_path / f"{name}.jsonl", wrong)
-        for read in (audit_log, open_dump, lambda name: curve_of_steps(name, [0.5])):
+        for read in READERS:
             with pytest.raises(InputError, match=r"line \d+: step \d+ of doc \d+ comes after its step \d+"):
                 read(path)
     # Without the number of a text there is nothing to hold against each other.
@@ -98,7 +102,7 @@ def test_steps_logged_twice_or_out_of_order_are_refused_by_every_reader(tmp_path
 def test_a_step_has_at_most_one_position_more_than_it_accepted(tmp_path: Path) -> None:
     line = step(lossless(20)[0][0])
     path = written(tmp_path / "log.jsonl", [line | {"positions": line["positions"] * 3, "accepted": 0}])
-    for read in (audit_log, open_dump):
+    for read in READERS[:2]:
         with pytest.raises(InputError, match="3 positions, but 0 accepted drafts give at most one more"):
             read(path)
 
