@@ -116,6 +116,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_pair(first: Path, second: Path, remedy: str) -> Iterator[tuple[Path, Path]]:
+    """As :func:`whole_file`, for two files that belong together: at no moment does a new one stand beside an old one.
+
+    A run that is killed between the two renamings leaves one of them, and readers of pairs ask for both.
+    """
+    with whole_file(second, remedy) as later, whole_file(first, remedy) as sooner:
+        yield sooner, later
+        second.unlink(missing_ok=True)
+
+
 def write_whole(path: str | Path, data: bytes, remedy: str = "make room or write elsewhere") -> None:
     """Write bytes as one :func:`whole_file`; errors as there."""
     with whole_file(path, remedy) as temporary:

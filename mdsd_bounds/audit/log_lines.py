@@ -31,7 +31,7 @@ from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
 from mdsd_bounds.dumps.containers.records import is_json, records
 from mdsd_bounds.dumps.containers.text import integer
-from mdsd_bounds.dumps.step_schema import Candidates, StepRecord, read_step
+from mdsd_bounds.dumps.step_schema import Candidates, StepReader, StepRecord
 from mdsd_bounds.problem import InputError
 
 #: How far the probabilities of a line may be from summing to one; the difference widens the tolerance.
@@ -88,10 +88,12 @@ def read_log(path: str) -> list[Line]:
     head = beginning(file, 64)
     lines: list[Line] = []
     seen: dict[tuple[int, int], int] = {}
+    furthest: dict[int, int] = {}
+    reader = StepReader()
     with reading(path, "log of positions", _REMEDY) as place:
         for label, number, entry in _parquet(file) if head.startswith(MAGIC) else _json(file):
             place.at = f"{label} {number}"
-            for line in _step(read_step(entry), number) if "positions" in entry else [_line(entry, number)]:
+            for line in _step(reader.read(entry), number) if "positions" in entry else [_line(entry, number)]:
                 key = (line.doc, line.position)
                 if line.position >= 0 and key in seen:
                     raise InputError(
@@ -99,6 +101,14 @@ def read_log(path: str) -> list[Line]:
                         f"{label} {seen[key]}; one output counts once: remove the repeat, or give each run a doc of "
                         "its own"
                     )
+                if line.position >= 0:
+                    if line.position < furthest.get(line.doc, 0):
+                        raise InputError(
+                            f"{path} {label} {number}: doc {line.doc} position {line.position} comes after its "
+                            f"position {furthest[line.doc]}; a log that was sorted makes any rule look lossy: write "
+                            "the lines in the order of their outputs"
+                        )
+                    furthest[line.doc] = line.position
                 seen[key] = number
                 lines.append(line)
     if not lines:
@@ -184,6 +194,11 @@ def _step(step: StepRecord, number: int) -> list[Line]:
                 "tested; log the target's most probable tokens"
             )
         offered = step.tree.slots.get(nodes[i], ()) if step.is_tree else step.drafts[i : i + 1]
+        if i < step.accepted and position.token not in offered:
+            raise ValueError(
+                f"position {i} of the step accepts a draft, but its token {position.token} is none of its drafts "
+                f"{list(offered)}; drafts of a chain stand for one position each: log a tree, or a line a position"
+            )
         lines.append(
             Line(
                 place=number,

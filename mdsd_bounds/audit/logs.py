@@ -87,6 +87,11 @@ def audit_log(
         notes.append(
             "lines carry no doc and position: an output logged twice would count twice and is not noticed; log both"
         )
+    elif (np.diff(np.array(list(dict.fromkeys(positions.doc.tolist())))) < 0).any():
+        notes.append(
+            "the texts (doc) do not begin in the order of their numbers: a log that was sorted, or written text by "
+            "text as they ended, can make a lossless rule look lossy; log each output when it is made"
+        )
     if blockwise:
         notes.append("blockwise: the bound and the drafts are tested at the first position of each step only")
     return judge(positions, alpha, tuple(notes))

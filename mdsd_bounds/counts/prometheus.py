@@ -25,7 +25,9 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.text import lines
 from mdsd_bounds.problem import InputError
 
-_SAMPLE = re.compile(r"^\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\})?\s+([^\s#]+)(?:\s+[-+0-9.eE]+)?\s*(?:#.*)?$")
+#: Braces may stand in a label's value, and in an exemplar behind the number.
+_LABELS = r'\{((?:[^"{}]|"(?:[^"\\]|\\.)*")*)\}'
+_SAMPLE = re.compile(rf"^\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:{_LABELS})?\s+([^\s#]+)(?:\s+[-+0-9.eE]+)?\s*(?:#.*)?$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _VLLM = {
     "vllm:spec_decode_num_drafts": "drafts",
@@ -37,6 +39,8 @@ _VLLM = {
 }
 _SGLANG = {"sglang:spec_verify_calls": "drafts", "sglang:generation_tokens": "emitted"}
 NAMES = _VLLM | _SGLANG
+#: A line that speaks of one of these, and no name that only begins so.
+_COUNTER = re.compile(f"(?:{'|'.join(map(re.escape, NAMES))})(?:_total)?(?![a-zA-Z0-9_:])")
 _GAUGES = {
     "sglang:spec_accept_length",
     "sglang:spec_accept_rate",
@@ -44,7 +48,7 @@ _GAUGES = {
     "vllm:spec_decode_efficiency",
 }
 _REMEDY = "save the page that the server's /metrics answers"
-#: Labels by which series of one page are told apart, sorted.
+#: The engine, under a name that no label has, and labels by which series of one page are told apart, sorted.
 Series = tuple[tuple[str, str], ...]
 
 
@@ -76,8 +80,11 @@ def read_page(path: Path, model: str | None = None) -> Page:
     with reading(path, "metrics page", _REMEDY) as place:
         for number, line in lines(path, 1 << 20):
             place.at = f"line {number}"
-            match = None if line.lstrip().startswith("#") else _SAMPLE.match(line.rstrip("\n"))
+            comment = line.lstrip().startswith("#")
+            match = None if comment else _SAMPLE.match(line.rstrip("\n"))
             if match is None:
+                if not comment and (counter := _COUNTER.search(line)):
+                    raise ValueError(f"{counter[0]} is no sample (a name, labels in braces, a number)")
                 continue
             name = match[1].removesuffix("_total")
             if name == "process_start_time_seconds":
@@ -131,7 +138,7 @@ def _add(series: dict[Series, dict[tuple[str, int], float]], name: str, labels: 
     place = -1 if position is None else int(position)
     if not -1 <= place < MOST_POSITIONS:
         raise ValueError(f"{name} at position {place}")
-    held = series.setdefault(tuple(sorted(found.items())), {})
+    held = series.setdefault((("", name.partition(":")[0]), *sorted(found.items())), {})
     if (what, place) in held:
         raise ValueError(f"{name} is there twice with the same labels")
     held[what, place] = count(value, name)
@@ -150,6 +157,10 @@ def _of_one_model(
             f"{path}: a metrics page without counters of speculative decoding{found}; start the engine with "
             "speculative decoding and save /metrics after some requests, or give its log or its answers"
         )
+    if len({dict(key)[""] for key in speculating}) > 1:
+        raise InputError(
+            f"{path}: counts of vLLM and of SGLang, which mean different things; give a page of each, one at a time"
+        )
     names = sorted({dict(key).get("model_name", "") for key in speculating})
     if model is not None:
         if model not in names:
@@ -157,12 +168,35 @@ def _of_one_model(
         speculating = {key: held for key, held in speculating.items() if dict(key).get("model_name", "") == model}
     elif len(names) > 1:
         raise InputError(f"{path}: counts of several models ({', '.join(names)}); choose one with --model")
-    # SGLang's tokens and steps may carry different labels.
-    chosen = dict(speculating)
-    if not any("emitted" in {what for what, _ in held} for held in speculating.values()):
-        chosen |= {key: held for key, held in series.items() if model in (None, dict(key).get("model_name", ""))}
-    sglang = not any(what in ("drafted", "accepted") for held in speculating.values() for what, _ in held)
-    return chosen, "SGLang" if sglang else "vLLM"
+    sglang = any(dict(key)[""] == "sglang" for key in speculating)
+    if sglang:
+        speculating = _with_tokens(path, speculating, series)
+    return speculating, "SGLang" if sglang else "vLLM"
+
+
+def _with_tokens(
+    path: Path,
+    speculating: dict[Series, dict[tuple[str, int], float]],
+    series: dict[Series, dict[tuple[str, int], float]],
+) -> dict[Series, dict[tuple[str, int], float]]:
+    """SGLang's steps with the tokens of the same model, which may carry other labels than they."""
+    told = [any(what == "emitted" for what, _ in held) for held in speculating.values()]
+    if all(told):
+        return speculating
+    model = {dict(key).get("model_name", "") for key in speculating}
+    engine = {dict(key)[""] for key in speculating}
+    tokens = {key: held for key, held in series.items() if key not in speculating and dict(key)[""] in engine}
+    names = {dict(key).get("model_name", "") for key in tokens}
+    if "" not in names | model:
+        tokens = {key: held for key, held in tokens.items() if dict(key)["model_name"] in model}
+    elif len(names | model - {""}) > 1:
+        tokens = {}
+    if any(told) or not tokens:
+        raise InputError(
+            f"{path}: which of sglang:generation_tokens belong to the steps of sglang:spec_verify_calls cannot be told "
+            "(their labels differ); give a page of one model of one server"
+        )
+    return speculating | tokens
 
 
 def _several(pages: Sequence[Page]) -> bool:
@@ -193,7 +227,15 @@ def _between(before: Page, after: Page) -> tuple[dict[tuple[str, int], float], l
     notes = []
     for key, now in after.series.items():
         then = before.series.get(key, {})
-        reset = restarted or any(now.get(name, 0.0) < value for name, value in then.items())
+        if not restarted and (lost := [one for one in then if one not in now]):
+            what, place = min(lost)
+            names = _SGLANG if after.engine == "SGLang" else _VLLM
+            missing = next(name for name, held in names.items() if held == what)
+            raise InputError(
+                f"{after.path}: lacks {missing}{f' at position {place}' if place >= 0 else ''}, which {before.path} "
+                "has: a page that was cut short, or of another version; save it again"
+            )
+        reset = restarted or any(now[name] < value for name, value in then.items())
         if reset:
             notes.append(
                 f"counters were reset between {before.path} and {after.path}: counted is what was added since (if "
@@ -245,7 +287,12 @@ def _unit(total: dict[tuple[str, int], float], engine: str) -> Unit:
         emitted = total.get(("emitted", -1))
         if drafts is None or emitted is None:
             raise ValueError("sglang:spec_verify_calls without sglang:generation_tokens")
-        return Unit(drafts=drafts, accepted=max(emitted - drafts, 0.0))
+        if emitted < drafts:
+            raise ValueError(
+                f"{emitted:g} sglang:generation_tokens in {drafts:g} sglang:spec_verify_calls, of which each gives "
+                "one; take pages while no request runs"
+            )
+        return Unit(drafts=drafts, accepted=emitted - drafts)
     at = {what: _column(total, what) for what in ("accepted_at", "drafted_at")}
     return Unit(drafts, total.get(("drafted", -1)), total.get(("accepted", -1)), **at)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds._backend.whole_files import whole_file, whole_folder
+from mdsd_bounds._backend.whole_files import whole_file, whole_folder, whole_pair
 from mdsd_bounds.dumps.base import Dump, LogitBatch
 from mdsd_bounds.dumps.checks import CUTS, JUDGED, cut_columns
 from mdsd_bounds.dumps.containers.safetensors import safetensors_bytes, write_safetensors
@@ -28,6 +28,7 @@ from mdsd_bounds.dumps.top_k_rows import joined, to_float32, top_k_arrays
 from mdsd_bounds.problem import InputError, rounding_unit
 
 _BLOCK = 32
+_REMEDY = "free space and convert again"
 _ROLES = ("target", "draft")
 Name = str | os.PathLike[str]
 #: What the formats have no place for; a judge's scores are held by native dumps alone.
@@ -134,14 +135,12 @@ def convert(
             _require_said(f"{dst}: {role}s of {dump.facts.path}", tables, role)
         if renumbered := _renumbered(tables):
             report(f"{dst}: {kind} cannot hold {renumbered}; texts and places are numbered anew")
-        for part, role in zip(parts, _ROLES, strict=True):
-            _whole(part, partial(writer, tables=tables, role=role))
+        _both(parts, partial(writer, tables=tables))
     elif top_k is not None:
         tables = _top_k_arrays(dump, top_k)
         _whole(parts[0], lambda path: _write_arrays(path, tables, kind))
     elif len(parts) == 2:
-        for part, role in zip(parts, _ROLES, strict=True):
-            _whole(part, partial(_npy if kind == ".npy" else _kld, dump=dump, role=role))
+        _both(parts, partial(_npy if kind == ".npy" else _kld, dump=dump))
     else:
         _whole(parts[0], lambda path: _full(path, dump, kind))
     return parts[0]
@@ -167,8 +166,14 @@ def _watched(dump: Dump, limit: int | None, progress: Callable[[int, int], None]
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    with whole_file(path, "free space and convert again") as temporary:
+    with whole_file(path, _REMEDY) as temporary:
         write(temporary)
+
+
+def _both(paths: list[Path], write: Callable[..., None]) -> None:
+    with whole_pair(paths[0], paths[1], _REMEDY) as temporaries:
+        for path, role in zip(temporaries, _ROLES, strict=True):
+            write(path, role=role)
 
 
 def _native(dump: Dump, path: Path, shard_rows: int) -> Path:

@@ -134,6 +134,30 @@ class StepRecord:
     is_tree: bool = False
 
 
+class StepReader:
+    """The steps of one log, one after another: those of a text come once each, in the order in which they were taken.
+
+    A log that was appended to itself counts its steps twice, and one that was sorted by what came out makes any rule
+    look lossy.  Only steps that name their text (``doc``) and their number can be held against each other.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}
+
+    def read(self, entry: object, *, whole_tree: bool = False) -> StepRecord:
+        """As :func:`read_step`; a ValueError as well where the step is out of order."""
+        found = read_step(entry, whole_tree=whole_tree)
+        if isinstance(entry, dict) and "doc" in entry and found.step >= 0:
+            last = self._last.get(found.doc, -1)
+            if found.step <= last:
+                raise ValueError(
+                    f"step {found.step} of doc {found.doc} comes after its step {last}; log each step once and in "
+                    "order, and give each run docs of its own"
+                )
+            self._last[found.doc] = found.step
+        return found
+
+
 def read_step(entry: object, *, whole_tree: bool = False) -> StepRecord:
     """The step that a parsed JSON value holds.
 
@@ -166,6 +190,8 @@ def read_step(entry: object, *, whole_tree: bool = False) -> StepRecord:
     if not 0 <= accepted <= len(drafts):
         raise ValueError(f"{accepted} of {len(drafts)} drafts accepted")
     is_tree = whole_tree or "slots" in entry
+    if len(_listed(entry["positions"])) > accepted + 1:
+        raise ValueError(f"{len(entry['positions'])} positions, but {accepted} accepted drafts give at most one more")
     return StepRecord(
         step=integer(entry.get("step", -1)),
         doc=integer(entry.get("doc", 0)),

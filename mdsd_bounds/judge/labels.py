@@ -16,7 +16,7 @@ from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes, safetensors_notes
 from mdsd_bounds.problem import InputError
 
-FACTS = "mine.json"
+FACTS, TASKS = "mine.json", "tasks"
 #: Columns of labels beside the state, with their dtype.
 COLUMNS = {
     "label": torch.int8,
@@ -81,7 +81,7 @@ class TaskLabels:
 
 def file_of(folder: Path, task: str) -> Path:
     """Where a task's labels lie."""
-    return folder / "tasks" / (re.sub(r"[^\w.-]", "_", task) + ".safetensors")
+    return folder / TASKS / (re.sub(r"[^\w.-]", "_", task) + ".safetensors")
 
 
 def write_labels(folder: Path, found: TaskLabels, width: int) -> None:
@@ -149,7 +149,7 @@ def read_labels(folders: Sequence[str | Path]) -> tuple[Labels, dict[str, Any]]:
     for folder, own in zip(folders, facts, strict=True):
         if own["target"].get("sha256") != facts[0]["target"].get("sha256") or own["width"] != facts[0]["width"]:
             raise InputError(f"{folder}: labels of another target than {folders[0]}; fit each by itself")
-        for path in sorted((Path(folder) / "tasks").glob("*.safetensors")):
+        for path in sorted((Path(folder) / TASKS).glob("*.safetensors")):
             arrays, notes = read_task(path)
             if not bool(torch.isfinite(arrays["states"]).all()):
                 row = int((~torch.isfinite(arrays["states"])).any(-1).nonzero()[0])

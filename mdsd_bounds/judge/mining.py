@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.judge.labels import write_facts
+from mdsd_bounds._backend.whole_files import remove_leftovers
+from mdsd_bounds.judge.labels import TASKS, write_facts
 from mdsd_bounds.judge.sandbox import require_sandbox
 from mdsd_bounds.judge.tasks import Task, tasks_digest
 from mdsd_bounds.models.drafts import Draft, make_draft
@@ -44,4 +45,7 @@ def begin_mining(
         "width": width,
     }
     write_facts(folder, facts)
+    for held in (folder, folder / TASKS):
+        if held.is_dir():
+            remove_leftovers(held)
     return second, width

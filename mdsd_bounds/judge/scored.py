@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mdsd_bounds._backend.whole_files import whole_folder
 from mdsd_bounds.dumps.checks import SCORED
 from mdsd_bounds.dumps.formats.native import DumpWriter
 from mdsd_bounds.judge.head import JudgeHead
@@ -83,7 +84,9 @@ def log_scored(
     known = int(model.get_input_embeddings().weight.shape[0])
     notes: dict[str, Any] = {"target": target.identity, "draft": second.identity, "judge": dict(judge.facts)}
     begun, outside = time.monotonic(), []
-    with DumpWriter(folder, shard_rows=256, notes=notes) as writer:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A run that is killed leaves nothing here, so that half of the tasks are never taken for all of them.
+    with whole_folder(folder) as whole, DumpWriter(whole, shard_rows=256, notes=notes) as writer:
         for number, task in enumerate(tasks):
             tokens, first = tokens_of(target.tokenizer, task)
             tokens = tokens[: first + rows]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
-from mdsd_bounds.dumps.step_schema import PositionRecord, StepRecord, read_step
+from mdsd_bounds.dumps.step_schema import PositionRecord, StepReader, StepRecord
 from mdsd_bounds.judge.plane import checked_thresholds
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
@@ -74,10 +74,11 @@ def curve_of_steps(path: str | Path, thresholds: Sequence[float], seed: int = 0)
     """
     thresholds = checked_thresholds(thresholds)
     tried: list[tuple[int, float, float]] = []
+    reader = StepReader()
     with reading(Path(path), "step of a step log", _REMEDY) as place:
         for record in records(Path(path)):
             place.at = record.at
-            step = read_step(record.value)
+            step = reader.read(record.value)
             tried += [(step.doc, *one) for one in _tried(step)]
     if not tried:
         raise InputError(f"{path}: no draft token was tried; {_REMEDY}")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
-from mdsd_bounds.dumps.step_schema import BoundRecord, Chance, PositionRecord, StepRecord, TreeRecord, read_step
+from mdsd_bounds.dumps.step_schema import BoundRecord, Chance, PositionRecord, StepReader, StepRecord, TreeRecord
 from mdsd_bounds.pipeline.tables import bootstrap_interval
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers.base import top_tokens
@@ -95,11 +95,11 @@ def read_log(path: str | File) -> list[StepRecord]:
         ...
     mdsd_bounds.problem.InputError: ...steps.jsonl: the log is empty; decode some text first
     """
-    lines = []
+    lines, reader = [], StepReader()
     with reading(path, "step of a tree log", "log it again") as place:
         for entry in records(File(path)):
             place.at = entry.at
-            lines.append(read_step(entry.value, whole_tree=True))
+            lines.append(reader.read(entry.value, whole_tree=True))
             check_bounds(lines[-1])
     if not lines:
         raise InputError(f"{path}: the log is empty; decode some text first")

@@ -118,9 +118,19 @@ def safetensors_notes(data: bytes) -> dict[str, str]:
 
 
 def safetensors_bytes(arrays: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
-    """A small file with these tensors, to be written whole: only its owner could read one that the library writes."""
+    """A small file with these tensors, to be written whole: only its owner could read one that the library writes.
+
+    The same tensors and notes are the same bytes; the library writes notes in another order every time.
+    """
     held = {name: value.detach().cpu().contiguous() for name, value in arrays.items()}
-    return save(held, None if notes is None else dict(notes))
+    data = save(held)
+    if notes is None:
+        return data
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(notes.items())), **json.loads(data[8:begin])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[begin:]
 
 
 def write_safetensors(

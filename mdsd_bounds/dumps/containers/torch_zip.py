@@ -70,7 +70,9 @@ def save_torch(arrays: dict[str, Tensor], path: Path) -> None:
         If the disk is full; torch's own writer says "unexpected pos", and nothing of what the disk said.
     """
     try:
-        torch.save(arrays, path)
+        # To a stream: to a name, torch writes the name into every record, and temporary names are never the same.
+        with path.open("wb") as stream:
+            torch.save(arrays, stream)
     except RuntimeError as error:
         if "inline_container" not in str(error):
             raise

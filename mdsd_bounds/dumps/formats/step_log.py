@@ -21,7 +21,7 @@ from mdsd_bounds.dumps.checks import SCORED, Rest, dense_top_k
 from mdsd_bounds.dumps.containers.records import first_record, records
 from mdsd_bounds.dumps.rounding import Grid, rounding_of
 from mdsd_bounds.dumps.single_model import Side, file_size, pair_sides
-from mdsd_bounds.dumps.step_schema import Chance, PositionRecord, read_step
+from mdsd_bounds.dumps.step_schema import Chance, PositionRecord, StepReader
 from mdsd_bounds.problem import InputError
 
 Row = Mapping[int, Chance]
@@ -54,10 +54,11 @@ def open_step_log(path: Path) -> Dump:
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     scores: list[Mapping[int, float]] = []
     steps = accepted = drafted = 0
+    reader = StepReader()
     with reading(path, "step of a step log", _REMEDY) as place:
         for record in records(path):
             place.at = record.at
-            step = read_step(record.value)
+            step = reader.read(record.value)
             steps, accepted, drafted = steps + 1, accepted + step.accepted, drafted + len(step.drafts)
             for position in step.positions:
                 row = _target(position)
