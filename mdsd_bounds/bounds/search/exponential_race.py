@@ -65,6 +65,8 @@ def prefix_sum(x: Tensor) -> Tensor:
     at most ``(512 + V/512) u``, not ``V u``.
     """
     size = x.shape[-1]
+    if size <= _BLOCK:
+        return torch.nn.functional.pad(x.cumsum(-1), (1, 0))
     blocks = -(-size // _BLOCK)
     padded = torch.nn.functional.pad(x, (0, blocks * _BLOCK - size)).reshape(*x.shape[:-1], blocks, _BLOCK)
     within = padded.cumsum(-1)
@@ -209,13 +211,12 @@ def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], T
     rates = rate.gather(-1, index).masked_fill(~is_heavy.gather(-1, index), 0.0)
     probs = torch.zeros((rate.shape[0], largest), dtype=rate.dtype, device=rate.device)
     probs[:, 0] = 1.0
-    steps = [probs.cumsum(-1)]
+    survive, arrived = torch.exp(-rates).split(1, -1), torch.expm1(-rates).neg_().split(1, -1)
+    steps = [probs]
     for s in range(count):
-        survive = torch.exp(-rates[:, s : s + 1])
-        arrived = -torch.expm1(-rates[:, s : s + 1])
-        probs = probs * survive + torch.nn.functional.pad(probs[:, :-1], (1, 0)) * arrived
-        steps.append(probs.cumsum(-1))
-    heavy = torch.stack(steps, 1)
+        probs = probs * survive[s] + torch.nn.functional.pad(probs[:, :-1], (1, 0)) * arrived[s]
+        steps.append(probs)
+    heavy = torch.stack(steps, 1).cumsum(-1)
     return light, [heavy[:, :, j].contiguous() for j in range(largest)], segment
 
 
