@@ -178,8 +178,8 @@ def rules_of(judges: dict[str, Callable[[str], JudgeHead]]) -> dict[str, Callabl
 
 
 def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
-    """Take the tasks of ``decoding.csv`` as decoded, where its judges are the ones that are kept."""
-    file = arguments.results / "decoding.csv"
+    """Take the tasks of ``decoded.csv`` as decoded, where its judges are the ones that are kept."""
+    file = arguments.results / "decoded.csv"
     if (arguments.out / "outcome").exists() or not file.exists():
         return
     for task, part in pd.read_csv(file).groupby("task"):
@@ -190,10 +190,10 @@ def restore(arguments: argparse.Namespace, rules: list[str]) -> None:
 
 
 def keep(arguments: argparse.Namespace, rules: list[str]) -> None:
-    """Write the tasks that are decoded so far to ``decoding.csv``, from which another machine can go on."""
+    """Write the tasks that are decoded so far to ``decoded.csv``, from which another machine can go on."""
     files = [rows_file(arguments.out / "decode", task.name, rules) for task in read_tasks("humaneval")]
     rows = [row for file in files if file.exists() for row in json.loads(file.read_text())]
-    write_whole(arguments.results / "decoding.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    write_whole(arguments.results / "decoded.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     say(f"{len(rows)} rows so far")
 
 
