@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffer
+from mdsd_bounds._backend.plain_tensors import as_tensor as as_tensor
+from mdsd_bounds._backend.plain_tensors import refuse_no_number
 from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.problem import ArrayLike, InputError
 
@@ -31,27 +33,6 @@ _WIDE = 8192
 _SLICE = 500_000
 #: Tokens among which a nucleus is looked for before all of them are sorted.
 _FEW = 512
-
-
-def as_tensor(x: ArrayLike, name: str) -> Tensor:
-    """A floating torch tensor from a numpy array, a torch tensor or a sequence; shares memory where possible.
-
-    Raises
-    ------
-    InputError
-        If ``x`` is not numeric, or is complex.
-    """
-    if not isinstance(x, Tensor):
-        try:
-            array = np.asarray(x)
-            tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name}: not a numeric array ({error}); give numpy or torch floats") from None
-    else:
-        tensor = x
-    if tensor.is_complex():
-        raise InputError(f"{name}: complex numbers; give real logits or probabilities")
-    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
 def as_rows(x: ArrayLike, name: str) -> tuple[Tensor, bool]:
@@ -237,14 +218,19 @@ class Warp:
     min_p: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            refuse_no_number(name, getattr(self, name), optional=name != "temperature")
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise InputError(f"temperature={self.temperature!r}: give a finite number of at least 0")
-        if self.top_k is not None and self.top_k < 1:
+        if self.top_k is not None and not (self.top_k >= 1 and int(self.top_k) == self.top_k):
             raise InputError(f"top_k={self.top_k!r}: give an integer of at least 1, or leave it out")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p!r}: give a number in (0, 1], or leave it out")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise InputError(f"min_p={self.min_p!r}: give a number in [0, 1], or leave it out")
+
+        if isinstance(self.top_k, float):
+            object.__setattr__(self, "top_k", int(self.top_k))
 
     def after_softmax(self, probs: Tensor) -> Tensor:
         """The cuts that need probabilities, renormalised; ``probs`` itself where there is none."""
@@ -257,6 +243,8 @@ def _warped_distribution(
     x: Tensor, warp: Warp, name: str, first_row: int, out: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The distribution, and the sums of its rows where they are known and the distribution needs no further check."""
+    if out is not None and not isinstance(out, Tensor):
+        raise InputError(f"out: a {type(out).__name__}; give a float64 tensor of the shape of the logits")
     if out is not None and (out.shape != x.shape or out.dtype != torch.float64 or out.device != x.device):
         raise InputError(
             f"out: {tuple(out.shape)} {out.dtype} on {out.device}; give {tuple(x.shape)} float64 on {x.device}"

@@ -267,14 +267,18 @@ def draft_counts(n_drafts: Counts) -> tuple[tuple[int, ...], bool]:
     InputError
         If a value is not an integer from 1 to :data:`MOST_DRAFTS`, or the sequence is empty.
     """
-    single = (isinstance(n_drafts, Tensor) and n_drafts.ndim == 0) or not hasattr(n_drafts, "__iter__")
+    if isinstance(n_drafts, (bytes, bytearray, dict)) or (isinstance(n_drafts, Tensor) and n_drafts.is_meta):
+        raise InputError(f"n_drafts={n_drafts!r}: give an integer of at least 1, or a sequence of them")
+    if isinstance(n_drafts, Tensor | np.ndarray):
+        n_drafts = n_drafts.tolist()
+    single = not hasattr(n_drafts, "__iter__")
     values: list[Any] = [n_drafts] if single else list(cast("Iterable[int]", n_drafts))
     if not values:
         raise InputError("n_drafts is empty: give at least one number of drafts, for example n_drafts=(1, 2, 4)")
     counts = []
     for value in values:
         try:
-            whole = not isinstance(value, bool) and int(value) == value
+            whole = not isinstance(value, bool | np.bool_) and int(value) == value
         except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole or int(value) < 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -18,11 +20,13 @@ import torch
 from safetensors.torch import save
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.audit.log_lines import read_log
 from mdsd_bounds.dumps import DumpWriter, open_side
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import OpenFile
 from mdsd_bounds.dumps.containers.numpy_arrays import open_npy
-from mdsd_bounds.dumps.containers.text import integer, lines, parse
+from mdsd_bounds.dumps.containers.records import records
+from mdsd_bounds.dumps.containers.text import integer, lines, parse, whole_text
 from mdsd_bounds.dumps.containers.torch_zip import open_torch
 from mdsd_bounds.dumps.containers.zip_members import open_zip
 
@@ -352,3 +356,25 @@ def test_lines(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(InputError, match=message):
             list(lines(path, 50))
+
+
+OTHER: dict[str, Callable[[str], bytes]] = {
+    "UTF-16 text": lambda text: text.encode("utf-16"),
+    "UTF-16 text; save": lambda text: text.encode("utf-16-le"),
+    "UTF-16 text; save the": lambda text: text.encode("utf-16-be"),
+    "UTF-32 text": lambda text: text.encode("utf-32"),
+    "compressed with bzip2": lambda text: bz2.compress(text.encode()),
+    "compressed with xz": lambda text: lzma.compress(text.encode()),
+}
+
+
+@pytest.mark.parametrize("words", OTHER)
+def test_text_in_other_clothes_says_what_it_is(tmp_path: Path, words: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(OTHER[words]('{"a": 1}\n' * 9))
+    asked = (lambda: list(lines(path)), lambda: whole_text(path), lambda: list(records(path)))
+    for read in (*asked, lambda: read_log(str(path))):
+        with pytest.raises(InputError, match=f"is {words}"):
+            read()
+    with pytest.raises(InputError, match=f"it is {words}"):
+        open_dump(path)

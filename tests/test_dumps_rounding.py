@@ -17,7 +17,7 @@ import torch
 from mdsd_bounds import open_dump
 from mdsd_bounds.dumps import LogitBatch
 from mdsd_bounds.dumps.evidence import evidence
-from mdsd_bounds.dumps.rounding import coarse_rounding, rounding_of
+from mdsd_bounds.dumps.rounding import coarse_rounding, rounding_of, rounding_of_rows
 
 VOCABULARY, ROWS, K = 60, 6, 40
 ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -30,6 +30,8 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "multiples of 1/64": lambda x: (x * 64).round() / 64,
     "three digits": lambda x: _digits(x, 3),
     "five digits": lambda x: _digits(x, 5),
+    "codes of 8 bits": lambda x: _codes(x, 8),
+    "codes of 16 bits": lambda x: _codes(x, 16),
     "float8": lambda x: torch.tensor(x).to(torch.float8_e4m3fn).float().numpy(),
 }
 FORMS = ("npz float32", "safetensors float64", "parquet arrays", "distillkit", "teacher parquet", "vLLM")
@@ -37,6 +39,13 @@ FORMS = ("npz float32", "safetensors float64", "parquet arrays", "distillkit", "
 
 def _digits(values: np.ndarray, digits: int) -> np.ndarray:
     return np.array([float(f"{x:.{digits}g}") for x in values.flat]).reshape(values.shape)
+
+
+def _codes(values: np.ndarray, bits: int) -> np.ndarray:
+    """Each row as its least number and codes of so many bits, and back."""
+    least = values.min(-1, keepdims=True).astype(np.float32)
+    step = ((values.max(-1, keepdims=True) - least) / (2**bits - 1)).astype(np.float32)
+    return (least + ((values - least) / step).round().astype(np.float32) * step).astype(np.float64)
 
 
 def _rows() -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +112,9 @@ def test_rows_rounded_before_they_were_stored_stay_within_what_is_said(tmp_path:
     dump = open_dump(_write(tmp_path, form, ids, np.minimum(values, 0.0)))
     (batch,) = dump.batches(ROWS)
     assert _untrue(batch, p) == 0
-    assert ("rounding" in evidence(dump).lines) is (rounded not in ("float32", "five digits", "three decimals"))
+    assert ("rounding" in evidence(dump).lines) is (
+        rounded not in ("float32", "five digits", "three decimals", "codes of 16 bits")
+    )
 
 
 @pytest.mark.parametrize("cut_off", ["bfloat16", "four decimals"])
@@ -117,6 +128,39 @@ def test_missing_mass_holds_where_the_rest_of_the_number_was_cut_off(tmp_path: P
         stored = np.isfinite(getattr(batch, f"{role}_logits").numpy())
         missing, cut = (full * ~stored[:, :VOCABULARY]).sum(-1), getattr(batch, f"{role}_cut").numpy()
         assert ((cut[:, 0] <= missing) & (missing <= cut[:, 1])).all()
+
+
+FEW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bfloat16": ROUNDED["bfloat16"],
+    "three decimals": ROUNDED["three decimals"],
+    "six digits": lambda x: _digits(x, 6),
+    "seven digits": lambda x: _digits(x, 7),
+    "codes of 8 bits": lambda x: _codes(x, 8),
+    "codes of 16 bits": lambda x: _codes(x, 16),
+}
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 5])
+@pytest.mark.parametrize("rounded", FEW)
+def test_rows_of_few_values_are_as_coarse_as_their_file(tmp_path: Path, rounded: str, kept: int) -> None:
+    if rounded.startswith("codes") and kept < 3:
+        pytest.skip("the least and the largest number of a row are exact")
+    generator = np.random.default_rng(9)
+    logits = 3 * generator.normal(size=(2, 60, VOCABULARY))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    ids = np.argsort(-p, -1)[..., :kept].copy()
+    values = FEW[rounded](np.log(np.take_along_axis(p, ids, -1)))
+    (batch,) = open_dump(_write(tmp_path, "npz float32", ids, np.minimum(values, 0.0))).batches(60)
+    assert _untrue(batch, p) == 0
+
+
+@pytest.mark.parametrize("kept", [3, 5, 20])
+def test_softmax_of_coarse_logits_is_not_rounded(kept: int) -> None:
+    logits = 3 * torch.randn(300, 50, generator=torch.Generator().manual_seed(2))
+    for coarse in (logits.bfloat16(), logits.half()):
+        values = torch.log_softmax(coarse.float(), -1).topk(kept).values.double()
+        assert rounding_of_rows(values, values < 1, 2.0**-24) is None
+        assert float((coarse_rounding(values, values < 1, 2.0**-24) > 0).double().mean()) < 0.03
 
 
 WRITTEN: dict[str, Callable[[float], float]] = {

@@ -1,15 +1,19 @@
 """Files that are there whole or not at all: written under another name beside the final one, flushed, and renamed.
 
 Everything the project writes to a local disk goes through :func:`whole_file`.  A run killed at any moment, or a full
-disk, leaves the file that was there before, never half of a new one.
+disk, leaves the file that was there before, never half of a new one.  What a killed run leaves under the other name is
+removed by the next run that writes the same file: the name says for which file, on which machine and by which process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import re
 import shutil
+import socket
 import stat
 import uuid
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ from pathlib import Path
 
 from mdsd_bounds.problem import InputError
 
+_TEMPORARY = re.compile(r"^\.mdsd-[0-9a-f]{32}\.tmp$")
 #: What a killed run may leave in a folder of its own: names of this module, and those of earlier versions.
 _LEFTOVER = re.compile(r"^(\.mdsd-[0-9a-f]{32}\.tmp|[\w.-]+\.(safetensors|json|part)\.\d+\.tmp)$")
 
@@ -61,7 +66,7 @@ def whole_file(
     """
     final = Path(path)
     refuse_special(final)
-    temporary = Path(final.parent if folder is None else folder) / f".mdsd-{uuid.uuid4().hex}.tmp"
+    temporary = _temporary(final, Path(final.parent if folder is None else folder))
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -102,7 +107,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     InputError
         If it cannot be made; nothing stays.
     """
-    temporary = path.with_name(f".mdsd-{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path, path.parent)
     try:
         temporary.mkdir()
         yield temporary
@@ -143,6 +148,49 @@ def remove_leftovers(folder: Path) -> None:
 def leftovers(folder: Path) -> list[Path]:
     """The temporary files in a folder."""
     return [file for file in folder.iterdir() if _LEFTOVER.match(file.name)]
+
+
+def _temporary(final: Path, folder: Path) -> Path:
+    """Another name for ``final``; what dead processes left under such names is removed."""
+    mark = hashlib.sha256(f"{_machine()} {final.absolute()}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    for file in _found(folder, os.getpid()).pop(mark, []):
+        if _is_dead(int(file.name[-20:-12], 16)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    return folder / f".mdsd-{mark}{os.getpid():08x}{uuid.uuid4().hex[:8]}.tmp"
+
+
+@functools.lru_cache(maxsize=64)
+def _found(folder: Path, process: int) -> dict[str, list[Path]]:
+    """Temporary files of a folder by the mark of their final name; a process lists each folder once."""
+    found: dict[str, list[Path]] = {}
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            if _TEMPORARY.match(file.name):
+                found.setdefault(file.name[6:22], []).append(file)
+    return found
+
+
+@functools.cache
+def _machine() -> str:
+    """What tells apart the processes that write to one folder: machines and containers share their numbers."""
+    found = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        found += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(found)
+
+
+def _is_dead(process: int) -> bool:
+    """Whether there is certainly no such process here."""
+    if os.name != "posix":  # there, asking would end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _link(temporary: Path, final: Path) -> None:

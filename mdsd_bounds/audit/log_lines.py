@@ -27,6 +27,7 @@ import numpy as np
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.audit.cells import Floats, Ints
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.compressed import refuse_other_text
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.parquet import MAGIC, open_parquet
 from mdsd_bounds.dumps.containers.records import is_json, records
@@ -121,6 +122,7 @@ Entries = Iterator[tuple[str, int, dict[str, Any]]]
 
 def _json(file: Path) -> Entries:
     if not is_json(file):
+        refuse_other_text(file)
         raise InputError(f"{file}: neither JSON (an object a line, or an array) nor parquet; {_REMEDY}")
     for record in records(file):
         if not isinstance(record.value, dict):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mdsd_bounds.dumps.containers.text import integer
+from mdsd_bounds.dumps.tree_facts import check_tree
 
 #: Fields of a tree that :func:`read_step` asks for where the whole tree is wanted.
 TREE_FIELDS = ("parents", "path", "tokens", "reach", "expected", "emitted", "draft_passes", "seconds")
@@ -192,7 +193,7 @@ def read_step(entry: object, *, whole_tree: bool = False) -> StepRecord:
     is_tree = whole_tree or "slots" in entry
     if len(_listed(entry["positions"])) > accepted + 1:
         raise ValueError(f"{len(entry['positions'])} positions, but {accepted} accepted drafts give at most one more")
-    return StepRecord(
+    found = StepRecord(
         step=integer(entry.get("step", -1)),
         doc=integer(entry.get("doc", 0)),
         drafts=drafts,
@@ -201,6 +202,9 @@ def read_step(entry: object, *, whole_tree: bool = False) -> StepRecord:
         tree=_tree(entry, len(drafts), accepted) if is_tree else TreeRecord({}, ()),
         is_tree=is_tree,
     )
+    if is_tree and "parents" in entry:
+        check_tree(found)
+    return found
 
 
 def write_step(step: StepRecord) -> dict[str, object]:

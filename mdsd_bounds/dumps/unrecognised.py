@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mdsd_bounds.dumps.containers.compressed import compression, text_beginning
+from mdsd_bounds.dumps.containers.compressed import compression, other_text, text_beginning
 from mdsd_bounds.dumps.containers.files import beginning
 from mdsd_bounds.dumps.containers.records import first_record
 
@@ -19,9 +19,6 @@ _KNOWN = (
     (b"ARROW1", "an Arrow file; save it as parquet"),
     (b"\xff\xff\xff\xff", "an Arrow stream; save it as parquet"),
     (b"PAR1", "a parquet file whose columns no reader knows; see the table of formats in docs/dumps.md"),
-    (b"\xfd7zXZ\x00", "compressed with xz; unpack it first (unxz)"),
-    (b"BZh", "compressed with bzip2; unpack it first (bunzip2)"),
-    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
     (b"PK\x05\x06", "an empty zip archive; write it again"),
     (b"\x93NUMPY", "a NumPy array; give target and draft: TARGET.npy,DRAFT.npy"),
     (b"\x80", _PICKLE),
@@ -48,6 +45,8 @@ def described(path: Path) -> str:
         head = text_beginning(path, 64)
         if not head:
             return f"it is damaged, or empty, and compressed with {packed}; fetch it again"
+    if other := other_text(path):
+        return f"it is {other}"
     plain = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, words in _KNOWN:
         if head.startswith(magic) or (magic.isascii() and plain.startswith(magic)):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds._backend.memory import require_memory
-from mdsd_bounds.dumps.containers.compressed import open_text, text_beginning
+from mdsd_bounds.dumps.containers.compressed import NUL, open_text, text_beginning
 from mdsd_bounds.dumps.containers.files import once
 from mdsd_bounds.dumps.containers.text import BOM, DECODER, LINE, PARSED, lines, parse, whole_text
 from mdsd_bounds.problem import InputError
@@ -106,7 +106,7 @@ class _Text:
         piece = self._stream.read(wanted)
         self.ended = not piece
         if b"\0" in piece:
-            raise InputError(f"{self.path}: holds NUL bytes; this is no text, or the file has holes")
+            raise InputError(f"{self.path}: {NUL}")
         try:
             self.text += self._decode.decode(piece, final=self.ended)
         except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds._backend.memory import require_memory
-from mdsd_bounds.dumps.containers.compressed import compression, open_text
+from mdsd_bounds.dumps.containers.compressed import NUL, compression, open_text, refuse_other_text
 from mdsd_bounds.dumps.containers.files import open_file, read_bytes
 from mdsd_bounds.problem import InputError
 
@@ -50,7 +50,7 @@ def _line(stream: io.BufferedReader, path: Path, number: int, longest: int) -> b
     pieces, size = [], 0
     while piece := stream.readline(_CHUNK):
         if b"\0" in piece:
-            raise InputError(f"{path} line {number}: holds NUL bytes; this is no text, or the file has holes")
+            raise InputError(f"{path} line {number}: {NUL}")
         pieces.append(piece)
         size += len(piece)
         if size > longest:
@@ -71,6 +71,7 @@ def whole_text(path: Path, longest: int = SMALL) -> str:
         If it is no UTF-8.
     """
     file = open_file(path)
+    refuse_other_text(path)
     if compression(path):
         return _uncompressed(path, longest).decode("utf-8-sig")
     if file.size > longest:
@@ -84,7 +85,7 @@ def _uncompressed(path: Path, longest: int) -> bytes:
         while piece := stream.read(16 * _CHUNK):
             text += piece
             if b"\0" in piece:
-                raise InputError(f"{path}: holds NUL bytes; this is no text, or the file has holes")
+                raise InputError(f"{path}: {NUL}")
             if len(text) > longest:
                 raise InputError(f"{path}: more than {longest} bytes uncompressed; give the right file")
             require_memory(4 * len(text), f"{path}: {len(text) / 1e6:.0f} MB uncompressed", "write one record a line")

@@ -37,6 +37,7 @@ from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
+from mdsd_bounds.dumps.rounding import LOOKED_AT, Grid, rounding_of_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
@@ -229,6 +230,15 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
     )  # fmt: skip
 
 
+def _file_rounding(ids: Array, logprobs: Array, kept: Tensor, unit: float) -> Grid | None:
+    """How the values of a file were rounded, by its first rows: of a row with few of them it cannot be told."""
+    some = runs(kept[: max(1, LOOKED_AT // ids.shape[1])])
+    if not some:
+        return None
+    held, values = (torch.cat([array.rows(a, b) for a, b in some]) for array in (ids, logprobs))
+    return rounding_of_rows(values, held >= 0, unit)
+
+
 def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name: str, size: int) -> Side:
     ids, logprobs = arrays[ids_name], arrays[logprobs_name]
     if len(ids.shape) != 2 or ids.shape != logprobs.shape or 0 in ids.shape:
@@ -249,12 +259,15 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
             raise InputError(f"{path}: {name} has shape {tuple(value.shape)}; give [{ids.shape[0]}]")
     width = _vocabulary(str(path), arrays)
     text = text_rows(path, arrays, ids_name, ids.shape[:1])
+    grid = None if cuts is not None else _file_rounding(ids, logprobs, text.kept, unit)
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
         places = text.kept[start:stop]
         tokens, values = (torch.cat([array.rows(a, b) for a, b in runs(places)]) for array in (ids, logprobs))
         tokens, values = tokens.to(torch.int64), values.to(torch.float64)
         part = {name: value[places] for name, value in extra.items()}
+        if grid is not None:
+            part["slack"] = grid.of_rows(values, tokens >= 0)
         return dense_top_k(tokens, values, width, str(path), start, rest=Rest(**part), unit=unit)
 
     reader: ReadSide = read

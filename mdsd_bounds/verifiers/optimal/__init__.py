@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mdsd_bounds.problem import InputError, Option
+from mdsd_bounds.distributions import as_tensor
+from mdsd_bounds.problem import MOST_DRAFTS, InputError, Option, draft_counts
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.verifiers.base import PROBS_TOLERANCE, Verifier, equal_rows
 from mdsd_bounds.verifiers.optimal.prepared import Prepared
@@ -84,9 +85,13 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
 
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
-    if n < 1:
-        raise InputError(f"n={n}: the number of drafts must be at least 1")
-    if p.ndim != 1 or p.shape != q.shape:
+    if type(n) is not int or not 1 <= n <= MOST_DRAFTS:
+        counts, single = draft_counts(n)
+        if not single:
+            raise InputError(f"n={n!r}: give one number of drafts")
+        n = counts[0]
+    p, q = as_tensor(p, "p"), as_tensor(q, "q")
+    if p.ndim != 1 or p.shape != q.shape or not len(p):
         raise InputError(f"p {tuple(p.shape)} and q {tuple(q.shape)}: give one row [V] of each")
     p, q = p.detach().cpu().contiguous(), q.detach().cpu().contiguous()
     for probs, which in ((p, "p"), (q, "q")):

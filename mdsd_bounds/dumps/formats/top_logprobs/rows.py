@@ -119,7 +119,7 @@ class Rows:
         ids, logprobs = np.frombuffer(self.ids, np.int64), np.frombuffer(self.logprobs)
         ends, caps, path = np.frombuffer(self.ends, np.int64), np.frombuffer(self.caps), str(self.path)
         # How the values of all rows were rounded; of a row with few of them it cannot be told.
-        grid = rounding_of(self.logprobs)
+        grid = rounding_of(self.logprobs, rounding_unit(torch.float32))
         unit = self.unit() if grid is None else rounding_unit(torch.float32)
 
         def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
