@@ -211,7 +211,7 @@ def _arrivals(rate: Tensor, largest: int) -> tuple[list[Tensor], list[Tensor], T
     rates = rate.gather(-1, index).masked_fill(~is_heavy.gather(-1, index), 0.0)
     probs = torch.zeros((rate.shape[0], largest), dtype=rate.dtype, device=rate.device)
     probs[:, 0] = 1.0
-    survive, arrived = torch.exp(-rates).split(1, -1), torch.expm1(-rates).neg_().split(1, -1)
+    survive, arrived = (torch.split(x, 1, -1) for x in (torch.exp(-rates), -torch.expm1(-rates)))
     steps = [probs]
     for s in range(count):
         probs = probs * survive[s] + torch.nn.functional.pad(probs[:, :-1], (1, 0)) * arrived[s]
