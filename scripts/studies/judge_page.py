@@ -16,13 +16,13 @@ matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import beta, binomtest
+from judge_quality import decoded_rows, quality
 
 from mdsd_bounds import open_dump
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.judge import Fitted, Labels, fit, harm_by_share, plane, read_labels, read_tasks
 from mdsd_bounds.judge.evidence import auc_with_intervals, token_type
-from mdsd_bounds.judge.labels import file_of, read_task
+from mdsd_bounds.judge.labels import read_task
 from mdsd_bounds.judge.plane import CONFIDENT
 from mdsd_bounds.plots import save_figure
 from mdsd_bounds.plots.style import COLOURS, MARKERS, axes, legend
@@ -42,15 +42,8 @@ PLANE = (
     "{rows} positions of {documents} solutions, temperature 1, one draft; exact. The judge was fitted on labels of "
     "other tasks and scores the draft's eight most probable tokens; the others are never approved."
 )
-QUALITY = (
-    "{tasks} HumanEval tasks, greedy decoding of the Qwen2.5-Coder pair, judges fitted on labels of other tasks. "
-    "`gained` and `lost` are tasks solved by one of the two only, against speculative sampling; the interval of the "
-    "difference is exact (Clopper-Pearson on the discordant tasks). {power}"
-)
 #: Ways to deal tasks into folds.
 FOLDINGS = 10
-#: The reference of quality.
-LOSSLESS = "speculative sampling"
 
 
 def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
@@ -79,7 +72,7 @@ def page(arguments: argparse.Namespace, titles: dict[str, str]) -> None:
     solved = "Tasks solved"
     if rows:
         write_whole(results / "decoded.csv", pd.DataFrame(rows).to_csv(index=False).encode())
-        found[solved] = _quality(rows, unfinished, measured, results / "solved.png")
+        found[solved] = quality(rows, unfinished, measured, results / "solved.png")
     else:
         found[solved] = kept.get(solved, [f"## {solved}", "", "Not run.", ""])
     lines = ["# Judge Decoding: what was measured", "", HEAD, "", *(line for part in found.values() for line in part)]
@@ -99,17 +92,6 @@ def _sections(file: Path) -> dict[str, list[str]]:
 def _numbers(file: Path) -> dict[str, Any]:
     held: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return held
-
-
-def decoded_rows(folder: Path, most: int | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of the first ``most`` tasks that were decoded under every rule, and the tasks that were not."""
-    rows: list[dict[str, Any]] = []
-    unfinished = []
-    for task in read_tasks("humaneval")[:most]:
-        held = sorted(folder.glob("tasks/" + file_of(Path(), task.name).stem + ".*.json"))
-        rows += json.loads(held[0].read_text()) if held else []
-        unfinished += [] if held else [task.name]
-    return rows, unfinished
 
 
 def _labels(kind: str, folder: Path, title: str, measured: dict[str, Any], figure: Path) -> list[str]:
@@ -307,81 +289,3 @@ def _plane(dump: Path, title: str, measured: dict[str, Any], figure: Path) -> li
     legend(ax)
     save_figure(ax, figure)
     return [*lines, "", f"![acceptance and total variation]({figure.name})", ""]
-
-
-def _quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[str, Any], figure: Path) -> list[str]:
-    rows = pd.DataFrame(found)
-    plain = rows[rows["rule"] == LOSSLESS].set_index("task")["passed"]
-    tasks = len(plain)
-    lines = [
-        "## Tasks solved", "",
-        QUALITY.format(tasks=tasks, power=_power(tasks)), "",
-        "| rule | accepted | tokens a pass (4 drafts) | solved | gained / lost | difference, percentage points | p |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
-    if unfinished:
-        share = 100 / (tasks + len(unfinished))
-        lines[3:3] = [
-            f"{len(unfinished)} further tasks among the first {tasks + len(unfinished)} were not decoded to the end "
-            f"({', '.join(unfinished)}), those with the most places to decide at. Each could move a difference by "
-            f"{share:.1f} percentage points.", "",
-        ]  # fmt: skip
-    table = []
-    for rule, part in rows.groupby("rule", sort=False):
-        solved = part.set_index("task")["passed"]
-        gained, lost = int((solved & ~plain).sum()), int((~solved & plain).sum())
-        low, high = difference_interval(gained, lost, tasks)
-        p = 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
-        accepted, speed = part["accepted"].sum() / part["tokens"].sum(), part["tokens"].sum() / part["passes"].sum()
-        table.append({"rule": rule, "accepted": accepted, "tokens_a_pass": speed, "solved": int(solved.sum()),
-                      "gained": gained, "lost": lost, "low": low, "high": high, "p": p})  # fmt: skip
-        lines.append(
-            f"| {rule} | {accepted:.4f} | {speed:.2f} | {int(solved.sum())} | {gained} / {lost} | "
-            f"{100 * (gained - lost) / tasks:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {p:.3f} |"
-        )
-    measured["quality"] = {"tasks": tasks, "unfinished": unfinished, "rules": table}
-    _quality_figure(table, tasks, figure)
-    return [*lines, "", f"![tasks solved and tokens a pass]({figure.name})", ""]
-
-
-def _quality_figure(table: list[dict[str, Any]], tasks: int, file: Path) -> None:
-    """Change in solved tasks against tokens a pass, one line a family of rules, 95% intervals."""
-    ax = axes(None)
-    families: dict[str, list[dict[str, Any]]] = {}
-    for row in table:
-        name = row["rule"].rsplit(" ", 1)[0] if row["rule"][-1].isdigit() else row["rule"]
-        families.setdefault(name, []).append(row)
-    for i, (name, rows) in enumerate(families.items()):
-        rows = sorted(rows, key=lambda row: row["tokens_a_pass"])
-        middle = np.array([100 * (row["gained"] - row["lost"]) / tasks for row in rows])
-        spread = np.abs(np.array([[100 * row["low"], 100 * row["high"]] for row in rows]).T - middle)
-        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
-        ax.errorbar([row["tokens_a_pass"] for row in rows], middle, yerr=spread, label=name, linewidth=1.2, **look)
-    ax.axhline(0.0, color="#555555", linewidth=1.0, linestyle=":")
-    ax.set_xlabel("tokens a target forward pass, four drafts")
-    ax.set_ylabel("change in solved tasks, percentage points (95%)")
-    legend(ax)
-    save_figure(ax, file)
-
-
-def difference_interval(gained: int, lost: int, tasks: int) -> tuple[float, float]:
-    """95% interval of the difference of two paired shares, exact given the number of discordant tasks."""
-    m = gained + lost
-    if m == 0:
-        # None of the tasks differs: the share of those that do is below the exact limit.
-        limit = 1 - 0.025 ** (1 / tasks)
-        return -limit, limit
-    low = 0.0 if gained == 0 else float(beta.ppf(0.025, gained, m - gained + 1))
-    high = 1.0 if gained == m else float(beta.ppf(0.975, gained + 1, m - gained))
-    return (2 * low - 1) * m / tasks, (2 * high - 1) * m / tasks
-
-
-def _power(tasks: int) -> str:
-    """What so many tasks can show."""
-    discordant = round(0.1 * tasks)
-    low, high = difference_interval(discordant // 2, discordant - discordant // 2, tasks)
-    half = 50 * (high - low)
-    return (
-        f"With {tasks} tasks and one in ten discordant the interval is {half:.1f} percentage points to either side, so "
-        "that a loss of one percentage point cannot be seen."
-    )
