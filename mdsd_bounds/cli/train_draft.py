@@ -83,7 +83,7 @@ def train_draft(
     # Read when tqdm is first imported: loading would draw bars between the lines of this command.
     os.environ.setdefault("TQDM_DISABLE", "1")
     need("transformers", purpose="running models")
-    from mdsd_bounds.models.chimera import Places, Recipe
+    from mdsd_bounds.models.chimera import Places, Recipe, read_documents
     from mdsd_bounds.models.chimera import train_draft as train
     from mdsd_bounds.models.loading import load_model, silence
 
@@ -98,6 +98,8 @@ def train_draft(
         if not quiet:
             print(printable(line), file=sys.stderr, flush=True)
 
+    # A text that cannot be read is said before a model is loaded, which takes minutes.
+    read_documents(text)
     with resumable(f"the last checkpoint is in {out}"):
         report(f"loading {target}")
         facts = train(load_model(target, dtype.value), text, places, recipe, function, report)
