@@ -49,7 +49,7 @@ def quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[s
     ]  # fmt: skip
     sums = rows.groupby("rule")[["accepted", "tokens"]].sum()
     shares = sums["accepted"] / sums["tokens"]
-    coins = [rule for rule in shares.index if rule.startswith("random judge")]
+    random = [rule for rule in shares.index if rule.startswith("random judge")]
     if unfinished:
         share = 100 / (tasks + len(unfinished))
         lines[3:3] = [
@@ -68,7 +68,7 @@ def quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[s
         lines.append(
             f"| {rule} | {accepted:.4f} | {speed:.2f} | {int(part['passed'].sum())} | {gained} / {lost} | "
             f"{100 * (gained - lost) / tasks:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {p:.3f} | "
-            f"{_beside_a_coin(solved, str(rule), coins, shares)} |"
+            f"{_beside_random(solved, str(rule), random, shares)} |"
         )
     measured["quality"] = {"tasks": tasks, "unfinished": unfinished, "rules": table}
     _quality_figure(table, tasks, figure)
@@ -80,14 +80,14 @@ def _discordant(solved: pd.DataFrame, rule: str, other: str) -> tuple[int, int]:
     return int((solved[rule] & ~solved[other]).sum()), int((~solved[rule] & solved[other]).sum())
 
 
-def _beside_a_coin(solved: pd.DataFrame, rule: str, coins: list[str], shares: pd.Series) -> str:
+def _beside_random(solved: pd.DataFrame, rule: str, random: list[str], shares: pd.Series) -> str:
     """The paired difference to the random judge that accepts about as much, where there is one."""
-    coin = min(coins, key=lambda coin: abs(shares[coin] - shares[rule]))
-    if rule in coins or abs(shares[coin] - shares[rule]) > 0.01:
+    nearest = min(random, key=lambda name: abs(shares[name] - shares[rule]))
+    if rule in random or abs(shares[nearest] - shares[rule]) > 0.01:
         return ""
-    gained, lost = _discordant(solved, rule, coin)
+    gained, lost = _discordant(solved, rule, nearest)
     low, high = (100 * end for end in difference_interval(gained, lost, len(solved)))
-    return f"{100 * (gained - lost) / len(solved):+.1f} [{low:+.1f}, {high:+.1f}] ({coin.split()[-1]})"
+    return f"{100 * (gained - lost) / len(solved):+.1f} [{low:+.1f}, {high:+.1f}] ({nearest.split()[-1]})"
 
 
 def _quality_figure(table: list[dict[str, Any]], tasks: int, file: Path) -> None:
