@@ -484,12 +484,12 @@ def test_step_log(tmp_path: Path) -> None:
                     ],
                 }
             )
-        lines.append(json.dumps({"step": step, "drafts": [1, 2], "accepted": step, "positions": positions}))
+        lines.append(json.dumps({"step": step, "drafts": [1, 2], "accepted": 1, "positions": positions}))
     path.write_text("\n".join(lines) + "\n")
     contains(str(path), target, draft)
     facts = inspect_dump(str(path))
     assert facts["target steps"] == 2
-    assert facts["target accepted of drafted, as logged"] == "0.25"
+    assert facts["target accepted of drafted, as logged"] == "0.5"
     for line, message in [
         ('{"drafts": [1], "accepted": 2, "positions": []}', "line 3: 2 of 1 drafts accepted"),
         ('{"drafts": [1], "accepted": 1, "positions": [{"token": 1, "p": 7}]}', "line 3: probability 7"),
