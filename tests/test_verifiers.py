@@ -74,7 +74,7 @@ def test_stated_rate_is_the_enumerated_one(name: str, sampler: str) -> None:
 def test_steps_follow_the_distribution(name: str, sampler: str) -> None:
     n = counts(name)[-1]
     q, options = draft_rows(sampler, 5, n, 3)
-    rows = 500 if name in ("importance_sampling", "optimal") else 20_000
+    rows = {"importance_sampling": 500, "optimal": 500, "mentored_decoding": 2_000}.get(name, 20_000)
     assert step_p_value(VERIFIERS[name], row(5, 4), q, n, sampler, rows=rows, **options) > FALSE_ALARM
 
 
