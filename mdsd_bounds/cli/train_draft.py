@@ -99,10 +99,10 @@ def train_draft(
             print(printable(line), file=sys.stderr, flush=True)
 
     # A text that cannot be read is said before a model is loaded, which takes minutes.
-    read_documents(text)
+    documents = read_documents(text)
     with resumable(f"the last checkpoint is in {out}"):
         report(f"loading {target}")
-        facts = train(load_model(target, dtype.value), text, places, recipe, function, report)
+        facts = train(load_model(target, dtype.value), documents, places, recipe, function, report)
     print(f"{out}: " + _in_words(facts))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from mdsd_bounds.models.chimera.recipe import DECAY, Recipe, rate_at, text_steps
 from mdsd_bounds.models.chimera.start import least_squares
 from mdsd_bounds.models.chimera.states import Sample, StateStore
 from mdsd_bounds.models.chimera.target import TargetSide, target_side
-from mdsd_bounds.models.chimera.text import digest, read_documents
+from mdsd_bounds.models.chimera.text import Document, digest, read_documents
 from mdsd_bounds.models.loading import LoadedModel
 from mdsd_bounds.problem import InputError
 
@@ -76,7 +76,12 @@ class Run:
 
 
 def train_draft(
-    target: LoadedModel, text: str, places: Places, recipe: Recipe, loss: Loss, report: Report
+    target: LoadedModel,
+    text: str | Sequence[Sequence[Document]],
+    places: Places,
+    recipe: Recipe,
+    loss: Loss,
+    report: Report,
 ) -> dict[str, Any]:
     """Train a draft head; the same call after an interruption goes on and ends in the same bytes.
 
@@ -84,8 +89,8 @@ def train_draft(
     ----------
     target : LoadedModel
         The target, in float32 unless bfloat16 is faster on this machine.
-    text : str
-        As :func:`mdsd_bounds.models.chimera.text.read_documents`.
+    text : str or sequence
+        As for :func:`mdsd_bounds.models.chimera.text.read_documents`, or what it gave.
     places : Places
         Folders.
     recipe : Recipe
@@ -125,7 +130,7 @@ def train_draft(
     >>> made["steps"], made["shape"]["depths"]
     (2, 1)
     """
-    sources = read_documents(text)
+    sources = read_documents(text) if isinstance(text, str) else text
     facts = _facts(target, digest(sources), places, recipe)
     done = _opened(places.out, facts)
     if done is not None:
