@@ -45,5 +45,3 @@ def refuse_no_number(name: str, value: object, *, optional: bool) -> None:
     array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     if array.ndim or (array.dtype.kind not in "fiu" and not (array.dtype == object and isinstance(value, int))):
         raise InputError(f"{name}={value!r}: give one number" + ", or leave it out" * optional)
-    if name == "top_k" and array.dtype.kind == "f" and not np.isfinite(array):
-        raise InputError(f"top_k={value!r}: give an integer of at least 1, or leave it out")

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from mdsd_bounds.problem import InputError
 
-_TEMPORARY = re.compile(r"^\.mdsd-[0-9a-f]{32}\.tmp$")
+#: The mark of the final name, the process, and what tells apart its files.
+_TEMPORARY = re.compile(r"^\.mdsd-([0-9a-f]{16})([0-9a-f]{8})[0-9a-f]{8}\.tmp$")
 #: What a killed run may leave in a folder of its own: names of this module, and those of earlier versions.
 _LEFTOVER = re.compile(r"^(\.mdsd-[0-9a-f]{32}\.tmp|[\w.-]+\.(safetensors|json|part)\.\d+\.tmp)$")
 
@@ -153,21 +154,21 @@ def leftovers(folder: Path) -> list[Path]:
 def _temporary(final: Path, folder: Path) -> Path:
     """Another name for ``final``; what dead processes left under such names is removed."""
     mark = hashlib.sha256(f"{_machine()} {final.absolute()}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    for file in _found(folder, os.getpid()).pop(mark, []):
-        if _is_dead(int(file.name[-20:-12], 16)):
+    for file, process in _found(folder, os.getpid()).pop(mark, []):
+        if _is_dead(process):
             with contextlib.suppress(OSError):
                 shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
     return folder / f".mdsd-{mark}{os.getpid():08x}{uuid.uuid4().hex[:8]}.tmp"
 
 
 @functools.lru_cache(maxsize=64)
-def _found(folder: Path, process: int) -> dict[str, list[Path]]:
-    """Temporary files of a folder by the mark of their final name; a process lists each folder once."""
-    found: dict[str, list[Path]] = {}
+def _found(folder: Path, process: int) -> dict[str, list[tuple[Path, int]]]:
+    """Temporary files of a folder, and whose, by the mark of their final name; a process lists each folder once."""
+    found: dict[str, list[tuple[Path, int]]] = {}
     with contextlib.suppress(OSError):
         for file in folder.iterdir():
-            if _TEMPORARY.match(file.name):
-                found.setdefault(file.name[6:22], []).append(file)
+            if match := _TEMPORARY.match(file.name):
+                found.setdefault(match[1], []).append((file, int(match[2], 16)))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mdsd_bounds._backend.whole_files import remove_leftovers, write_whole
+from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes
 from mdsd_bounds.problem import InputError
 
@@ -19,7 +19,6 @@ def write_head(weights: Path, description: Path, arrays: Mapping[str, Tensor], f
     """Write a head; the description comes last, so that a folder which has it is complete."""
     data = safetensors_bytes(arrays)
     weights.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(weights.parent)
     write_whole(weights, data)
     held = {**facts, "sha256": hashlib.sha256(data).hexdigest()}
     write_whole(description, (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
