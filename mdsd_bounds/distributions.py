@@ -222,7 +222,7 @@ class Warp:
             refuse_no_number(name, getattr(self, name), optional=name != "temperature")
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise InputError(f"temperature={self.temperature!r}: give a finite number of at least 0")
-        if self.top_k is not None and not (self.top_k >= 1 and int(self.top_k) == self.top_k):
+        if self.top_k is not None and not (1 <= self.top_k < float("inf") and int(self.top_k) == self.top_k):
             raise InputError(f"top_k={self.top_k!r}: give an integer of at least 1, or leave it out")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p={self.top_p!r}: give a number in (0, 1], or leave it out")

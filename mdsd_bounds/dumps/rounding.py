@@ -36,15 +36,15 @@ _FLOAT64, _CLOSE = 2.0**-50, 1e-9
 _RANKS, _DISTANT = 96, 5
 #: Codes of which the least and the largest number of a row may be the first and the last.
 _CODES = 2 ** torch.arange(2, 17) - 1
-#: Steps that are a whole number of this part of a power of two are those of logits of few bits.
+#: Steps that are an integer multiple of this part of a power of two are those of logits of few bits.
 _FEW_BITS = 32
 #: How seldom one number of a whole file may be on a grid by accident, and how many are looked at first: no file has
 #: the same last digits everywhere.
 _ALONE_IN_A_FILE, _FIRST_IN_A_FILE = 0.5, 128
 #: Different numbers of a whole file that say how they were rounded, and how many of them are looked at.
 _SEVERAL, _LOOKED_AT = 16, 65_536
-#: Numbers of the first rows of a file that say how all of it was rounded.
-LOOKED_AT = 16_384
+#: Numbers of the first rows of an array file that say how all of it was rounded.
+FIRST_NUMBERS = 16_384
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,7 @@ def _apart(order: Tensor, new: Tensor, unit: Tensor) -> Tensor:
     spread = (ranks * last).div(max(ranks.shape[-1] - 1, 1), rounding_mode="floor")
     ranks = torch.where(last < ranks.shape[-1], ranks, spread)
     order, new = order[rows].gather(-1, ranks.clamp(max=order.shape[-1] - 1)), new[rows].gather(-1, ranks)
-    top = torch.where(new, order, -math.inf).amax(-1, keepdim=True)
-    apart = torch.where(new, top - order, 0.0)
-    span = apart.amax(-1, keepdim=True)
+    top, apart, span = _distances(order, new)
     steps = _steps_apart(order, new, span[:, 0])
     # Where the first code is not the least number of the row, it may lie as far below it again.
     below = torch.cat([span.expand(-1, len(_PARTS)), torch.zeros(len(span), len(_CODES))], -1)
@@ -232,6 +230,13 @@ def _apart(order: Tensor, new: Tensor, unit: Tensor) -> Tensor:
     return result
 
 
+def _distances(order: Tensor, new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest number ``[B, 1]``, the distance of each number to it ``[B, k]``, and the largest distance."""
+    top = torch.where(new, order, -math.inf).amax(-1, keepdim=True)
+    apart = torch.where(new, top - order, 0.0)
+    return top, apart, apart.amax(-1, keepdim=True)
+
+
 def _errors_apart(order: Tensor, top: Tensor, apart: Tensor, below: Tensor, unit: Tensor) -> Tensor:
     """Errors ``[B, G, k]`` of the distances to the largest number, where the offset lies ``below`` the least number.
 
@@ -247,13 +252,11 @@ def _errors_apart(order: Tensor, top: Tensor, apart: Tensor, below: Tensor, unit
 
 def _file_codes(order: Tensor, new: Tensor, unit: float) -> Tensor | None:
     """Into how many steps ``[1]`` all rows are divided, from the least to the largest number of each."""
-    top = torch.where(new, order, -math.inf).amax(-1, keepdim=True)
     rows = (new.sum(-1) > 2).nonzero()[:, 0]
     if not len(rows):
         return None
-    order, new, top = order[rows], new[rows], top[rows]
-    apart = torch.where(new, top - order, 0.0)
-    span = apart.amax(-1, keepdim=True)
+    order, new = order[rows], new[rows]
+    top, apart, span = _distances(order, new)
     step = (span / _CODES)[..., None]
     bits = torch.where(new, _bits(order), 0.0).amax()
     # Codes are often made to numbers in fewer bits than they are stored in.

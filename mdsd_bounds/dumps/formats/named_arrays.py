@@ -37,7 +37,7 @@ from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
-from mdsd_bounds.dumps.rounding import LOOKED_AT, Grid, rounding_of_rows
+from mdsd_bounds.dumps.rounding import FIRST_NUMBERS, Grid, rounding_of_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
 from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
 from mdsd_bounds.problem import InputError, rounding_unit
@@ -232,7 +232,7 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
 
 def _file_rounding(ids: Array, logprobs: Array, kept: Tensor, unit: float) -> Grid | None:
     """How the values of a file were rounded, by its first rows: of a row with few of them it cannot be told."""
-    some = runs(kept[: max(1, LOOKED_AT // ids.shape[1])])
+    some = runs(kept[: max(1, FIRST_NUMBERS // ids.shape[1])])
     if not some:
         return None
     held, values = (torch.cat([array.rows(a, b) for a, b in some]) for array in (ids, logprobs))
