@@ -104,7 +104,7 @@ def test_one_masked_pass_is_token_by_token_with_a_cache(target: LoadedModel, var
             paths = [tuple(text[end : end + i]) for i in range(3)]
             own = torch.stack([masked[i, end - 1 + i] for i in range(3)])
             branch = [(text[end], (text[end + 1] + 1) % 9)]
-            torch.testing.assert_close(drafting.logits([*paths, *branch])[:3], own, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(drafting.logits([*paths, *branch])[:3], own, atol=1e-4, rtol=1e-4)
             reader.distributions(paths[:2])
             reader.advance(text[end : end + 1])
             drafting.advance(text[end : end + 1])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,18 @@ RIGHT = "def f(x):\n    return [2 * a for a in x]\n"
 SMALL = Limits(cpu=2, wall=12.0)
 
 
+#: User numbers of the sandbox begin here.
+USERS = 1_500_000_000
+
+
 def left_behind() -> set[str]:
-    """What is in the folders anyone may write to."""
-    return {str(path) for folder in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(folder).glob("*")}
+    """What users of the sandbox own in the folders anyone may write to; other processes come and go there."""
+    found = set()
+    for path in (path for folder in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(folder).glob("*")):
+        with suppress(OSError):
+            if path.lstat().st_uid >= USERS:
+                found.add(str(path))
+    return found
 
 
 def processes() -> list[str]:
@@ -40,7 +51,7 @@ def processes() -> list[str]:
         except OSError:
             continue
         user = next(row.split()[1] for row in text.splitlines() if row.startswith("Uid:"))
-        if int(user) >= 1_500_000_000:
+        if int(user) >= USERS:
             found.append(text.splitlines()[0])
     return found
 
@@ -96,6 +107,14 @@ def test_a_hostile_program_is_contained(name: str) -> None:
     assert verdict.detail
     assert not processes()
     assert left_behind() <= before
+
+
+@contained
+def test_what_a_user_of_the_sandbox_owns_is_seen() -> None:
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        assert file.name not in left_behind()
+        os.chown(file.name, USERS, -1)
+        assert file.name in left_behind()
 
 
 @contained
