@@ -160,6 +160,34 @@ def _shares(table, even, left, share):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def moved_targets(
+    p: np.ndarray, q: np.ndarray, curve: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], left: int, share: float
+) -> np.ndarray:
+    """:func:`.units.targets` of units with these bounds of p/q, the first ``left`` of them on side L."""
+    goal, (low, high) = p.copy(), bounds
+    room = np.maximum(curve - curve[left], 0.0) * share
+    # What has been moved into a prefix of side L may fill its slack and that of every shorter one.
+    for u in range(1, left + 1):
+        room[u] = min(room[u], room[u - 1])
+    added = 0.0
+    for u in range(left - 1, -1, -1):
+        want = max(min(q[u] * high[u], 1.0) - p[u], 0.0)
+        total = max(added, min(added + want, room[u]))
+        goal[u] += total - added
+        added = total
+    room = np.maximum(curve - curve[left], 0.0) * share
+    for u in range(len(p) - 1, left - 1, -1):
+        room[u] = min(room[u], room[u + 1])
+    added = 0.0
+    for u in range(left, len(p)):
+        want = max(p[u] - q[u] * low[u], 0.0)
+        total = max(added, min(added + want, room[u + 1]))
+        goal[u] -= total - added
+        added = total
+    return goal
+
+
+@njit(cache=True, nogil=True)
 def below_edge(p: np.ndarray, q: np.ndarray, edge: float, left: np.ndarray) -> None:
     """Write to ``left`` which tokens with q > 0 have p/q below the edge."""
     for i in range(q.shape[0]):

@@ -138,23 +138,7 @@ def targets(p: np.ndarray, q: np.ndarray, curve: np.ndarray, units: Units, share
     curve : ndarray
         ``[U + 1]``: ``P - Q`` of the prefixes of units.
     """
-    goal, h = p.copy(), units.left
-    slack = np.maximum(curve - curve[h], 0.0) * share
-    room = np.minimum.accumulate(slack[: h + 1])
-    added = 0.0
-    for u in range(h - 1, -1, -1):
-        want = max(min(q[u] * units.high[u], 1.0) - p[u], 0.0)
-        total = max(added, min(added + want, room[u]))
-        goal[u] += total - added
-        added = total
-    room = np.minimum.accumulate(slack[h:][::-1])[::-1]
-    added = 0.0
-    for u in range(h, len(p)):
-        want = max(p[u] - q[u] * units.low[u], 0.0)
-        total = max(added, min(added + want, room[u + 1 - h]))
-        goal[u] -= total - added
-        added = total
-    return goal
+    return unit_kernels.moved_targets(p, q, curve, (units.low, units.high), units.left, share)
 
 
 def shortage(q: np.ndarray, units: Units, goal: np.ndarray) -> float:

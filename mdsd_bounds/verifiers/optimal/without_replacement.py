@@ -112,7 +112,7 @@ def _lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) ->
 
     ``q`` are rates of any total.
     """
-    if len(p) <= _MIDDLE:
+    if draws == 2 and len(p) <= _MIDDLE:
         return edge_of(best_side(token_items(q, always, draws), p), p, q)
     fixed = int(always.sum())
     # Any q with these as its most probable tokens has this minimiser.
@@ -122,6 +122,8 @@ def _lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) ->
         scale, ratio, last = found
         # Tokens of one ratio that L cuts in two go left together.
         return float(edge_above(p, q, scale, ratio if last < 0 else np.nextafter(ratio, np.inf)))
+    if len(p) <= _MIDDLE:
+        return edge_of(best_side(token_items(q, always, draws), p), p, q)
     # What is off the support makes p a distribution.
     target, rates = np.append(p, max(1.0 - p.sum(), 0.0)), np.append(rates / rates.sum(), 0.0)
     options: dict[str, Any] = {"m": fixed} if fixed else {}
