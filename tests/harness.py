@@ -48,8 +48,8 @@ def real_rows(first: int = 2, rows: int = 2) -> tuple[Tensor, Tensor]:
 
 def float32_gap(rule: Verifier, p: Tensor, q: Tensor, n: int, sampler: str) -> float:
     """Largest change of the rate when the rows come in float32, beyond four standard errors of the difference."""
-    exact = acceptance_rate(p, q, n, sampler, rule.name, samples=200)
-    rounded = acceptance_rate(p.float(), q.float(), n, sampler, rule.name, samples=200)
+    exact = acceptance_rate(p, q, n, sampler, rule.name, samples=50)
+    rounded = acceptance_rate(p.float(), q.float(), n, sampler, rule.name, samples=50)
     spread = (exact.stderr**2 + rounded.stderr**2).sqrt()
     return float(((exact.value - rounded.value).abs() - 4 * spread).max())
 
