@@ -86,10 +86,10 @@ class Search(NamedTuple):
         ``[K, 3]``: the same for the component at hand.
     hull : ndarray
         ``[K + m]`` int64: positions of the vertices of the lower convex hull, from row ``start + v`` on.
-    corners, best : ndarray
-        ``[m]`` int64: number of vertices, and the best prefixes' ends.
+    corners, corner, best : ndarray
+        ``[m]`` int64: number of vertices, the one at hand in the merge, and the best prefixes' ends.
     factor : ndarray
-        ``[3, m]``: room for one factor a node.
+        ``[3, m]``: room for one factor a node, and for the ends of its interval.
     sets : Sets
         Polynomials of the nodes with three and more draws.
     """
@@ -107,6 +107,7 @@ class Search(NamedTuple):
     share: np.ndarray
     hull: np.ndarray
     corners: np.ndarray
+    corner: np.ndarray
     best: np.ndarray
     factor: np.ndarray
     sets: Sets
@@ -123,7 +124,8 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
     search = Search(
         order, order.copy(), np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size),
         np.zeros(size), np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)),
-        np.zeros(size + nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64), np.zeros((3, nodes)),
+        np.zeros(size + nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64),
+        np.zeros(nodes, np.int64), np.zeros((3, nodes)),
         start_sets(layer.arrivals, layer.first, layer.draws),
     )  # fmt: skip
     for v in range(nodes):
@@ -204,9 +206,32 @@ def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
     ``start`` and ``end`` are its positions ``[m]``; returns the least value.  O(items) beside the sorting.
     """
     sort_component(layer, search, start, end)
+    active, rest, several = -1, 1.0, False
+    for v in range(len(start)):
+        if end[v] > start[v]:
+            several = several or active >= 0
+            active = v
+        else:
+            search.best[v] = start[v]
+            rest *= search.below[start[v] + v, CHANCE]
+    if not several:
+        return _best_prefix(search, active, start[active], end[active], rest)
     for v in range(len(start)):
         _lower_hull(search, v, start[v], end[v])
     return _merge_hulls(search, start)
+
+
+@njit(**STEP)
+def _best_prefix(search, v, start, end, rest):  # type: ignore[no-untyped-def]
+    """:func:`best_prefixes` where all items are of node v; ``rest`` is the product of the other factors."""
+    least, total = -rest * search.below[start + v, CHANCE], 0.0
+    search.best[v] = start
+    for j in range(start, end):
+        total += search.key[search.order[j]]
+        value = total - rest * search.below[j + v + 1, CHANCE]
+        if value < least:
+            least, search.best[v] = value, j + 1
+    return least
 
 
 @njit(**STEP)
@@ -272,9 +297,9 @@ def _slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
 @njit(**STEP)
 def _merge_hulls(search, start):  # type: ignore[no-untyped-def]
     """The best combination of vertices: those whose intervals of C have a point in common, in ascending order of C."""
-    nodes = len(start)
-    corner, low, high = np.zeros(nodes, np.int64), np.empty(nodes), np.empty(nodes)
+    nodes, corner, low, high = len(start), search.corner, search.factor[0], search.factor[1]
     for v in range(nodes):
+        corner[v] = 0
         interval(search, v, start[v], 0, low, high)
     least = np.inf
     while True:

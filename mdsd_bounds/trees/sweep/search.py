@@ -170,9 +170,11 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
         own_gap = own - inside
         if gap - coin * own_gap >= -slack or own_gap <= TINY:
             break
-        parts.cut[node] = search.best
+        # Loops: assigning a slice of few numbers takes longer than they do.
         for v in range(len(start)):
-            saved[start[v] : end[v]] = search.order[start[v] : end[v]]
+            parts.cut[node, v] = search.best[v]
+            for j in range(start[v], end[v]):
+                saved[j] = search.order[j]
         ratio = max(gap, 0.0) / own_gap
         if ratio >= coin:
             break

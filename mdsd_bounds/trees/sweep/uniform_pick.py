@@ -44,10 +44,15 @@ def uniform_pick(layer, search, start, end):  # type: ignore[no-untyped-def]
         for j in range(start[v], end[v]):
             for k in range(3):
                 share[order[j], k] = 0.0
+    for v in range(len(start)):
+        if end[v] == start[v]:
+            # No item of the component: the same at every mark.
+            search.factor[G, v] = _all_below(layer, search, v, start[v], end[v], 1.0)
     for g in range(len(layer.mark)):
         z = layer.mark[g]
         for v in range(len(start)):
-            search.factor[G, v] = _all_below(layer, search, v, start[v], end[v], z)
+            if end[v] > start[v]:
+                search.factor[G, v] = _all_below(layer, search, v, start[v], end[v], z)
         others(search.factor)
         for v in range(len(start)):
             if end[v] > start[v]:
