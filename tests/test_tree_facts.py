@@ -13,7 +13,7 @@ import torch
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.dumps.step_schema import read_step, write_step
-from mdsd_bounds.trees import MarginalDraft, named_tree, read_log, record, summarise_log, take_step
+from mdsd_bounds.trees import MarginalDraft, named_tree, read_log, record, summarise_log, summary_table, take_step
 
 LINE: dict[str, Any] = {
     **{"step": 0, "doc": 0, "rule": "recursive", "sampler": "without_replacement", "drafts": [1, 0, 1, 0]},
@@ -70,3 +70,11 @@ def test_lines_that_decoding_writes_are_read(tmp_path: Path, rule: str, shape: s
     log.write_text("\n".join(map(json.dumps, lines)))
     assert summarise_log(read_log(log))["target_passes"] == 20
     assert read_step(lines[0], whole_tree=True).tree.rule == rule
+
+
+def test_a_name_without_an_encoding_is_escaped(tmp_path: Path) -> None:
+    log = tmp_path / "tree.jsonl"
+    log.write_text(json.dumps(LINE | {"rule": "half \ud800", "sampler": "\x1b[2J"}))
+    lines = read_log(log)
+    assert (lines[0].tree.rule, lines[0].tree.sampler) == ("half \\ud800", "\\x1b[2J")
+    assert summary_table({"log": summarise_log(lines)})["rule"].tolist() == ["half \\ud800"]

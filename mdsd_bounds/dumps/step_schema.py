@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.dumps.containers.text import integer
 from mdsd_bounds.dumps.tree_facts import check_tree
 
@@ -326,8 +327,9 @@ def _tree(entry: Mapping[str, Any], drafts: int, accepted: int) -> TreeRecord:
         reach=None if reach is None else _amounts(reach, "reach", 1.0 + 1e-6),
         expected=_expectation(entry, "expected"),
         emitted=_expectation(entry, "emitted"),
-        sampler=str(entry.get("sampler", "")),
-        rule=str(entry.get("rule", "")),
+        # Half of a pair of surrogates has no encoding: no table could hold such a name.
+        sampler=printable(entry.get("sampler", "")),
+        rule=printable(entry.get("rule", "")),
         draft_passes=_amounts([entry.get("draft_passes", 0)], "draft_passes")[0],
         seconds=_amounts(seconds, "seconds"),
         bound=_bound(entry) if "bounds" in entry else None,

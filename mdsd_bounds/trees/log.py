@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds._backend.printable import counted, printable
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
 from mdsd_bounds.dumps.step_schema import BoundRecord, Chance, PositionRecord, StepReader, StepRecord, TreeRecord
@@ -174,7 +175,7 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
         accepted, seconds = found.get("accepted_expected", found["accepted"]), sum(found["seconds"])
         rows.append(
             {
-                "tree": name,
+                "tree": printable(name),
                 "rule": found["rule"],
                 "target_passes": found["target_passes"],
                 "documents": found["documents"],
@@ -202,16 +203,21 @@ def in_words(table: pd.DataFrame) -> str:
     """What the first row of a summary says, in one sentence without its full stop."""
     row = table.iloc[0]
     text = (
-        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] "
-        f"tokens per target forward pass over {int(row['documents'])} documents"
+        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f}{_interval(row['ci_low'], row['ci_high'], 3)} "
+        f"tokens per target forward pass over {counted(int(row['documents']), 'document')}"
     )
     if "share" in row and row["share"] == row["share"]:
+        share = _interval(100 * row["share_low"], 100 * row["share_high"], 1)
         text += (
-            f", and accepts {100 * row['share']:.1f}% [{100 * row['share_low']:.1f}, {100 * row['share_high']:.1f}] of "
-            f"what any lossless rule can (bound {row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}] "
-            "accepted tokens)"
+            f", and accepts {100 * row['share']:.1f}%{share} of what any lossless rule can "
+            f"(bound {row['bound']:.3f}{_interval(row['bound_low'], row['bound_high'], 3)} accepted tokens)"
         )
     return text
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    """The interval behind a number; nothing where there is none, as with one document."""
+    return f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low and high == high else ""
 
 
 def _shares(lines: Iterable[StepRecord], *, by_child: bool) -> dict[int, list[float]]:
