@@ -223,8 +223,8 @@ class Acceptance(_Told):
         True where ``value`` is a closed form or a full enumeration, False for Monte Carlo.
     verifier : str
         Name in :data:`mdsd_bounds.verifiers.VERIFIERS`.
-    lossless : bool
-        Whether the verifier's output distribution is p.
+    lossless : bool or None
+        Whether the verifier's output distribution is p; None for a plain function, of which nobody has said it.
     problem : Problem
         The question answered.
 
@@ -244,12 +244,13 @@ class Acceptance(_Told):
     stderr: Tensor
     exact: bool
     verifier: str
-    lossless: bool
+    lossless: bool | None
     problem: Problem
 
     def _name(self) -> str:
         how = "exact" if self.exact else f"sampled, standard error up to {float(self.stderr.max()):.1e}"
-        return f"Acceptance({self.verifier}, {'lossless' if self.lossless else 'LOSSY'}, {how}"
+        known = {None: "not audited", True: "lossless", False: "LOSSY"}[self.lossless]
+        return f"Acceptance({self.verifier}, {known}, {how}"
 
     def _columns(self) -> dict[str, Tensor]:
         return {"acceptance": self.value, "mc_stderr": self.stderr}

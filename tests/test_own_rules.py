@@ -201,8 +201,9 @@ def test_other_commands_take_it(command: str, folder: Path, capsys: Any, monkeyp
 
 def test_the_page_runs_as_it_is_written(folder: Path, capsys: Any, monkeypatch: Any) -> None:
     page = (Path(__file__).parents[1] / "docs/howto/my_verifier.md").read_text()
-    code, commands = page.split("```python\n")[1].split("```")[0], page.split("```\nmdsd ")[1].split("```")[0]
-    (folder / "my_rule.py").write_text(code)
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:3]]
+    commands = page.split("```\nmdsd ")[1].split("```")[0]
+    (folder / "my_rule.py").write_text("\n".join(blocks))
     lines = [line.removeprefix("mdsd ") for line in commands.strip().splitlines()]
     assert len(lines) == 4
     for line in lines:
@@ -218,6 +219,43 @@ def test_the_page_runs_as_it_is_written(folder: Path, capsys: Any, monkeypatch: 
     assert float((found.probs - p).abs().max()) <= 1e-12
     exact = acceptance_rate(p, q, 3, "with_replacement", "rrs")
     assert found.acceptance == pytest.approx(float(exact.value), abs=1e-12)
+    distinct = get_verifier("my_rule.py:in_turn_distinct")
+    for few in (q, torch.tensor([0.0, 0.7, 0.3, 0.0, 0.0], dtype=torch.float64)):
+        found = enumerate_verifier(distinct, p, few, 3, sampler="without_replacement")
+        assert float((found.probs - p).abs().max()) <= 1e-12
+
+
+def test_nobody_vouches_for_a_plain_function() -> None:
+    """A lossy function may stay below the bound: neither the rate nor the sentence may call it lossless."""
+    best_first = from_function(lambda p, q, drafts: p.scatter(1, drafts[:, :1], 0.5), "best_first")
+    assert not best_first.audited
+    rate = acceptance_rate([0.2, 0.8], [0.7, 0.3], 2, "with_replacement", "rrs")
+    assert rate.lossless
+    own = acceptance_rate(row(4, 1), row(4, 2), 1, "with_replacement", lambda p, q, drafts: p)
+    assert own.lossless is None
+    assert "not audited" in repr(own)
+    assert "lossless" not in repr(own)
+
+
+def test_a_function_names_its_samplers(folder: Path) -> None:
+    def rule(p: Any, q: Any, drafts: Any) -> Any:
+        return p
+
+    rule.samplers = "with_replacement"  # type: ignore[attr-defined]
+    assert from_function(rule).samplers == ("with_replacement",)
+    for wrong in ((), ("independent",), ("nothing",)):
+        rule.samplers = wrong  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match="name some of with_replacement"):
+            from_function(rule)
+
+
+def test_commands_say_that_a_rule_is_not_audited(folder: Path, capsys: Any, monkeypatch: Any) -> None:
+    code, out, err = call("compare", "pair.npz", "--verifier", "rrs,own_rule_of_a_test.py:probs", "--sampler",
+                          "with_replacement", "--drafts", "2", capsys=capsys, monkeypatch=monkeypatch)  # fmt: skip
+    assert code == 0, err
+    assert "own_rule_of_a_test.py:probs (not audited) on with_replacement" in out
+    assert "mdsd audit --verifier own_rule_of_a_test.py:probs" in err
+    assert "rrs (not audited)" not in out
 
 
 def test_results_of_other_code_are_not_taken_for_its_own(folder: Path) -> None:

@@ -20,6 +20,7 @@ from mdsd_bounds.cli.options import (
     Within,
     fitting,
     names_in,
+    note_unaudited,
     progress_bar,
     sampling_hint,
     tvs_in,
@@ -114,6 +115,7 @@ def advise(
     costs = costs_from(draft_cost, target_cost, batch, target_ms)
     samplers, counts = names_in(sampler), tuple(range(1, most_drafts + 1))
     verifiers = matching_verifiers(fitting(verifier, samplers), samplers, counts)
+    note_unaudited(verifiers)
     settings = Settings(
         samplers, counts, (temperature,), verifiers, target=sampling.target, draft=sampling.draft, samples=samples
     )

@@ -21,6 +21,7 @@ from mdsd_bounds.cli.options import (
     Style,
     Temperatures,
     Tokenizer,
+    note_unaudited,
     sampling_hint,
     verifiers_in,
 )
@@ -77,6 +78,8 @@ def compare(
     )
     settings = replace(settings, verifiers=verifiers)
     running = replace(running, hint=sampling_hint(samples))
+    if not lossy:
+        note_unaudited(verifiers)
     shown = [*COMPARED]
     if not all(get_verifier(name).lossless for name in verifiers):
         shown = [*COMPARED_LOSSY]

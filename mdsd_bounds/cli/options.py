@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -101,6 +101,20 @@ def fitting(text: str, samplers: tuple[str, ...]) -> tuple[str, ...]:
     from mdsd_bounds.verifiers import get_verifier
 
     return tuple(name for name in names if get_verifier(name).takes(samplers))
+
+
+def note_unaudited(verifiers: Iterable[Any]) -> None:
+    """Say which verifiers are taken to be lossless though nobody has said so, and which command tells."""
+    from mdsd_bounds.verifiers.registry import vouched_for
+
+    for rule in verifiers:
+        name = rule if isinstance(rule, str) else rule.name
+        if not vouched_for(name):
+            print(
+                f"note: {printable(name)} is compared as if it were lossless; nobody has checked that: "
+                f"mdsd audit --verifier {printable(name)} does",
+                file=sys.stderr,
+            )
 
 
 def verifiers_in(text: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from mdsd_bounds.cli.options import (
     Temperatures,
     fitting,
     names_in,
+    note_unaudited,
     progress_bar,
     sampling_hint,
 )
@@ -81,6 +82,7 @@ def report(
     chosen: tuple[Any, ...] = ()
     if verifier != "none":
         chosen = matching_verifiers(fitting(verifier, settings.samplers), settings.samplers, settings.drafts)
+        note_unaudited(chosen)
     say_sampling(sampling)
     (source, _), comparison = opened(dump, limit), None
     compared = dataclasses.replace(settings, verifiers=chosen)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds.verifiers.registry import vouched_for
+
 #: Beyond rounding: an acceptance so far above its bound belongs to no lossless rule.
 _ABOVE = 1e-6
 
@@ -49,30 +51,52 @@ def comparison_in_words(summary: pd.DataFrame) -> str:
     points below its bound (95% interval 0.56 to 2.10, 32 positions).
     """
     part, where = _at_most_drafts(summary)
-    best = part.iloc[int(part["acceptance"].to_numpy().argmax())]
-    text = f"{where} {best['verifier']} on {best['sampler']} accepts most: {best['acceptance']:.4f} of the positions"
     if "tv" in summary:
+        best = _highest(part)
         return (
-            f"{text} at a total variation of {best['tv']:.3g} from the target; "
+            f"{_most(best, where)} at a total variation of {best['tv']:.3g} from the target; "
             f"the best at that distance is {best['bound_at_tv']:.4f} ({int(best['positions'])} positions)."
         )
-    text += (
-        f", {_number(100 * best['gap'], 2)} percentage points below its bound "
+    above = summary[(summary["gap_ci_high"] < -_ABOVE) | ((summary["gap"] < -_ABOVE) & (summary["mc_stderr"] == 0))]
+    lossy, warning = set(above["verifier"]), ""
+    if lossy:
+        worst = above.iloc[int(above["gap"].to_numpy().argmin())]
+        names = ", ".join(dict.fromkeys(above["verifier"]))
+        warning = (
+            f"NOT LOSSLESS: {names} accepts more than any lossless rule can, by {-100 * worst['gap']:.2f} percentage "
+            f"points on {worst['sampler']} (see mdsd audit --verifier)."
+        )
+    part = part[~part["verifier"].isin(lossy)]
+    if not len(part):
+        return warning
+    best = _highest(part)
+    text = (
+        f"{_most(best, where)}, {_number(100 * best['gap'], 2)} percentage points below its bound "
         f"({_interval(best, 'gap_ci', 100.0)}{int(best['positions'])} positions)"
     )
     others = part[part["verifier"] != best["verifier"]]
     if len(others):
-        second = others.iloc[int(others["acceptance"].to_numpy().argmax())]
+        second = _highest(others)
         text += (
-            f"; next comes {second['verifier']} on {second['sampler']} with {second['acceptance']:.4f}, "
+            f"; next comes {_named(second)} with {second['acceptance']:.4f}, "
             f"{_number(100 * second['gap'], 2)} below its bound"
         )
-    text += "."
-    above = summary[(summary["gap_ci_high"] < -_ABOVE) | ((summary["gap"] < -_ABOVE) & (summary["mc_stderr"] == 0))]
-    if len(above):
-        names = ", ".join(dict.fromkeys(above["verifier"]))
-        text += f" NOT LOSSLESS: {names} accepts more than any lossless rule can (see mdsd audit --verifier)."
-    return text
+    return f"{warning} Of the others: {text[0].lower()}{text[1:]}." if warning else f"{text}."
+
+
+def _highest(part: pd.DataFrame) -> pd.Series[Any]:
+    """The row that accepts most."""
+    return part.iloc[int(part["acceptance"].to_numpy().argmax())]
+
+
+def _most(row: pd.Series[Any], where: str) -> str:
+    return f"{where} {_named(row)} accepts most: {row['acceptance']:.4f} of the positions"
+
+
+def _named(row: pd.Series[Any]) -> str:
+    """Verifier and sampler; a rule of somebody's own is marked, since an acceptance says nothing about losslessness."""
+    mark = "" if vouched_for(row["verifier"]) else " (not audited)"
+    return f"{row['verifier']}{mark} on {row['sampler']}"
 
 
 def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:

@@ -16,6 +16,7 @@ from mdsd_bounds.report.answer import ATTAINED, WORTH, Answer, best_others, samp
 from mdsd_bounds.report.figures import figure
 from mdsd_bounds.report.html import Column, code, fold, interval, number, table, text
 from mdsd_bounds.report.positions import Explored, Name, positions_html
+from mdsd_bounds.verifiers.registry import vouched_for
 
 _HERE = Path(__file__).parent
 
@@ -185,7 +186,10 @@ def _items(found: Answer) -> list[tuple[str, str, str]]:
         why += f"percentage points above {code(name)}"
     items.append(("Sampler", code(sampler), why))
     if found.verifier:
-        items.append(("Verifier", code(found.verifier), f"accepts {_percent(found.acceptance)}% of positions"))
+        accepts = f"accepts {_percent(found.acceptance)}% of positions"
+        if not vouched_for(found.verifier):
+            accepts += f"; nobody has checked that it is lossless: {code(f'mdsd audit --verifier {found.verifier}')}"
+        items.append(("Verifier", code(found.verifier), accepts))
     more = f"the largest asked for; fewer than that lose {_percent(WORTH, 0)} percentage point or more"
     if found.more is not None:
         n, *difference = found.more

@@ -46,6 +46,10 @@ def equal_rows(p: Tensor, q: Tensor) -> Iterator[slice]:
         yield slice(first, end)
 
 
+#: Stands for the paper of a rule that was made from a plain function: nobody has said whether it is lossless.
+OWN_RULE = "own rule"
+
+
 @dataclass(frozen=True)
 class Verifier:
     """A verification rule for n drafts at one position.
@@ -108,6 +112,11 @@ class Verifier:
     drafts_needed: int | None = None
     cost: str = field(default="", compare=False)
     origin: str | None = field(default=None, compare=False)
+
+    @property
+    def audited(self) -> bool:
+        """Whether somebody vouches for :attr:`lossless`: not where the rule was made from a plain function."""
+        return self.paper != OWN_RULE
 
     def takes(self, samplers: Sequence[str]) -> bool:
         """Whether the rule is made for drafts of any of these samplers."""

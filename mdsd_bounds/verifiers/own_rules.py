@@ -17,14 +17,16 @@ from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
-from mdsd_bounds.verifiers.base import Verifier
+from mdsd_bounds.verifiers.base import OWN_RULE, Verifier
 from mdsd_bounds.verifiers.rule_code import digest_of_code, remember
 
 _FORMS = "a Verifier, a function step(p, q, drafts, generator), or a function probs(p, q, drafts)"
 
 
 def from_function(rule: Callable[..., Tensor], name: str | None = None, origin: str | None = None) -> Verifier:
-    """A verifier from a plain function, for every sampler that draws from one distribution q.
+    """A verifier from a plain function, for the samplers it names, or every one that draws from one distribution q.
+
+    A function that is made for some samplers alone says so in an attribute: ``rule.samplers = ("with_replacement",)``.
 
     Parameters
     ----------
@@ -41,12 +43,13 @@ def from_function(rule: Callable[..., Tensor], name: str | None = None, origin: 
     Returns
     -------
     Verifier
-        Taken to be lossless until :func:`mdsd_bounds.audit.audit_rule` shows otherwise.
+        Not known to be lossless (``audited`` is false): :func:`mdsd_bounds.audit.audit_rule` tells.  Until then it is
+        compared as a lossless rule.
 
     Raises
     ------
     InputError
-        If it takes neither three nor four arguments.
+        If it takes neither three nor four arguments, or names samplers that do not draw from one distribution q.
 
     Examples
     --------
@@ -58,18 +61,32 @@ def from_function(rule: Callable[..., Tensor], name: str | None = None, origin: 
     0.5
     """
     label = name or str(getattr(rule, "__name__", type(rule).__name__))
-    samplers = tuple(key for key, sampler in SAMPLERS.items() if sampler.takes == "one")
+    samplers = _samplers(rule, label)
     if _arguments(rule, label) == 3:
 
         def distribution(p: Tensor, q: Tensor, drafts: Tensor, **options: Any) -> Tensor:
             return rule(p, q, drafts)
 
-        return Verifier(label, "own rule", True, samplers, distribution, origin=origin)
+        return Verifier(label, OWN_RULE, True, samplers, distribution, origin=origin)
 
     def fast_step(p: Tensor, q: Tensor, drafts: Tensor, generator: Any, **options: Any) -> Tensor:
         return rule(p, q, drafts, generator)
 
-    return Verifier(label, "own rule", True, samplers, None, fast_step, origin=origin)
+    return Verifier(label, OWN_RULE, True, samplers, None, fast_step, origin=origin)
+
+
+def _samplers(rule: Callable[..., Any], label: str) -> tuple[str, ...]:
+    """The samplers that a function names, or all that draw from one distribution q."""
+    offered = tuple(key for key, sampler in SAMPLERS.items() if sampler.takes == "one")
+    named = getattr(rule, "samplers", offered)
+    chosen = (named,) if isinstance(named, str) else tuple(named)
+    wrong = [name for name in chosen if name not in offered]
+    if wrong or not chosen:
+        raise InputError(
+            f"verifier {label!r}: its samplers are {named!r}; name some of {', '.join(offered)}, for example "
+            'rule.samplers = ("with_replacement",)'
+        )
+    return chosen
 
 
 def _arguments(rule: Callable[..., Any], label: str) -> int:

@@ -106,7 +106,7 @@ def acceptance_rate(
         squeeze(stderr, single_n, single_row),
         not bool(unknown.any()),
         rule.name,
-        rule.lossless,
+        rule.lossless if rule.audited else None,
         problem,
     )
 

@@ -59,7 +59,16 @@ VERIFIERS: dict[str, Verifier] = {
 #: Those that ship with this package.
 _SHIPPED = dict(VERIFIERS)
 
-__all__ = ["GROUP", "VERIFIERS", "get_verifier", "load_third_party", "portable", "register_verifier", "rule_key"]
+__all__ = [
+    "GROUP",
+    "VERIFIERS",
+    "get_verifier",
+    "load_third_party",
+    "portable",
+    "register_verifier",
+    "rule_key",
+    "vouched_for",
+]
 
 
 def get_verifier(rule: str | Verifier | Callable[..., Tensor]) -> Verifier:
@@ -185,3 +194,17 @@ def _load(point: EntryPoint) -> Verifier:
     if not isinstance(found, Verifier):
         raise InputError(f"verifier {point.name!r} ({point.value}) is {type(found).__name__}, not a mdsd Verifier")
     return found if found.name == point.name else replace(found, name=point.name)
+
+
+def vouched_for(name: str) -> bool:
+    """Whether the verifier of this name is registered, and not made from a plain function.
+
+    Of all others nobody here has said that their output distribution is p.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.verifiers.registry import vouched_for
+    >>> vouched_for("rrs"), vouched_for("my_rule.py:in_turn")
+    (True, False)
+    """
+    return name in VERIFIERS and VERIFIERS[name].audited
