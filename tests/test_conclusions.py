@@ -230,3 +230,15 @@ def test_foreign_text_moves_no_column_and_no_cursor() -> None:
     page = render(pd.DataFrame({"name": ["<b>"]}), "html", conclusion="<i>")
     assert "<b>" not in page
     assert page.startswith("<p>&lt;i&gt;</p>")
+
+
+def test_no_interval_is_narrower_than_the_error_of_sampling() -> None:
+    """Two documents whose sampled rates happen to agree: the interval over documents alone would have no width."""
+    held = {"temperature": 1.0, "sampler": "with_replacement", "drafts": 1, "verifier": "mine", "value": 0.9}
+    rows = [held | {"row": i, "doc": i // 2, "acceptance": 0.89, "mc_stderr": 0.02} for i in range(4)]
+    found = summarise_comparison(pd.DataFrame(rows)).iloc[0]
+    assert found["mc_stderr"] == pytest.approx(0.01)
+    assert found["gap_ci_low"] == pytest.approx(0.01 - 0.0196)
+    assert found["ci_high"] == pytest.approx(0.89 + 0.0196)
+    exact = summarise_comparison(pd.DataFrame([row | {"mc_stderr": 0.0} for row in rows])).iloc[0]
+    assert exact["gap_ci_low"] == exact["gap_ci_high"] == pytest.approx(0.01)

@@ -200,7 +200,8 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
 
     ``gap = bound - acceptance`` per position, so its 95% interval ``gap_ci_low`` to ``gap_ci_high`` is paired;
     ``share = mean acceptance / mean bound``.  All intervals have documents as the unit.  ``mc_stderr`` is the Monte
-    Carlo standard error of the mean acceptance, 0 where the rates are exact.
+    Carlo standard error of the mean acceptance, 0 where the rates are exact; no interval is narrower than 1.96 of them
+    to either side, which few documents would otherwise allow.
     Lossy verifiers have a column ``tv``, the mean total variation between their output distribution and the target's;
     ``bound_at_tv``, the most that any rule accepts which has the same total variation at every position,
     ``mean of min(1, alpha* + tv)``; and ``gap_at_tv``, what the verifier leaves of that.
@@ -223,6 +224,12 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     for (setting, part), (low, high) in zip(settings, ends, strict=True):
         temperature, sampler, drafts, verifier = setting
         mean, bound = float(part["acceptance"].mean()), float(part["value"].mean())
+        gap = float((part["value"] - part["acceptance"]).to_numpy().mean())
+        stderr = float(np.sqrt(np.square(part["mc_stderr"].to_numpy()).sum()) / len(part))
+        if stderr > 0:
+            # NaN, of a single document, stays.
+            middle = np.array([mean, gap])
+            low, high = np.minimum(low, middle - 1.96 * stderr), np.maximum(high, middle + 1.96 * stderr)
         rows.append(
             {
                 "sampler": sampler,
@@ -234,11 +241,11 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "ci_low": float(low[0]),
                 "ci_high": float(high[0]),
                 "bound": bound,
-                "gap": float((part["value"] - part["acceptance"]).to_numpy().mean()),
+                "gap": gap,
                 "gap_ci_low": float(low[1]),
                 "gap_ci_high": float(high[1]),
                 "share": mean / bound if bound > 0 else float("nan"),
-                "mc_stderr": float(np.sqrt(np.square(part["mc_stderr"].to_numpy()).sum()) / len(part)),
+                "mc_stderr": stderr,
                 **(_at_own_tv(part) if "tv" in part else {}),
             }
         )
