@@ -223,7 +223,7 @@ def page(result: dict[str, Any]) -> str:
     if unseen:
         text.append("\n## Positions not used while the rules were made, truncated\n")
         text.append(
-            "Positions of the first table, both distributions truncated. Processor times, best of three a row.\n"
+            "The positions of the first table, both distributions truncated; processor times, best of three a row.\n"
         )
         text.append(table(unseen))
     shipped_lines = [line for part in result.get("shipped", {}).values() for line in part]
