@@ -361,7 +361,7 @@ def test_what_is_no_text_or_another_run_is_one_line(
     (tmp_path / "full" / "mine.txt").write_text("mine")
     text = str(folder / "text.jsonl")
     for given, message in (
-        ((str(tmp_path / "none.txt"),), "no such text; give a file"),
+        ((str(tmp_path / "none.txt"),), "no such file; give the name"),
         ((str(tmp_path / "empty.txt"),), "holds no text; give files with text"),
         ((str(tmp_path / "short.txt"),), "shorter than the shortest window"),
         ((str(tmp_path / "bytes.txt"),), "no UTF-8 text"),

@@ -63,6 +63,14 @@ class OpenFile:
             raise InputError(f"{path}: is no regular file; save its content to a file first")
         self.size = found.st_size
 
+    def utf8_name(self) -> str:
+        """A name of the file for libraries that take no other bytes than UTF-8; while this object lives."""
+        try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError:
+            return f"/proc/self/fd/{self._descriptor}"
+        return os.fspath(self.path)
+
     def read_into(self, memory: memoryview, place: int) -> None:
         """Fill ``memory`` with the bytes from ``place`` on.
 

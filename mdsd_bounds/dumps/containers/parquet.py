@@ -33,10 +33,10 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         If it is no regular file, its footer is damaged, a row group is stated to need more memory than there is, or
         two columns have one name.
     """
-    open_file(path)
+    held_open = open_file(path)
     with reading(path, "parquet file", "the file is truncated or corrupt, write it again"):
         # By name: a Python file object handed to Arrow's threads can abort the process when it ends.
-        file = pq.ParquetFile(str(path))
+        file = pq.ParquetFile(held_open.utf8_name())
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise ValueError(f"the column {next(name for name in names if names.count(name) > 1)!r} is there twice")
