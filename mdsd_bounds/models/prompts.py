@@ -105,6 +105,8 @@ def read_text(path: Path) -> str:
             text = stream.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except InputError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); give another") from error
     if len(text) > _LONGEST:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.records import records
 from mdsd_bounds.dumps.step_schema import BoundRecord, Chance, PositionRecord, StepReader, StepRecord, TreeRecord
@@ -202,16 +203,23 @@ def in_words(table: pd.DataFrame) -> str:
     """What the first row of a summary says, in one sentence without its full stop."""
     row = table.iloc[0]
     text = (
-        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] "
-        f"tokens per target forward pass over {int(row['documents'])} documents"
+        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f}{_within(row['ci_low'], row['ci_high'])} "
+        f"tokens per target forward pass over {counted(int(row['documents']), 'document')}"
     )
+    if row["ci_low"] != row["ci_low"]:
+        text += " (so no interval)"
     if "share" in row and row["share"] == row["share"]:
         text += (
-            f", and accepts {100 * row['share']:.1f}% [{100 * row['share_low']:.1f}, {100 * row['share_high']:.1f}] of "
-            f"what any lossless rule can (bound {row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}] "
+            f", and accepts {100 * row['share']:.1f}%{_within(row['share_low'], row['share_high'], 100, 1)} of "
+            f"what any lossless rule can (bound {row['bound']:.3f}{_within(row['bound_low'], row['bound_high'])} "
             "accepted tokens)"
         )
     return text
+
+
+def _within(low: float, high: float, scale: float = 1.0, digits: int = 3) -> str:
+    """An interval behind its middle; nothing where a single document gives none."""
+    return "" if low != low else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
 def _shares(lines: Iterable[StepRecord], *, by_child: bool) -> dict[int, list[float]]:
