@@ -56,6 +56,9 @@ class Facts:
         Largest token id seen where no file states its vocabulary and the widths are an assumption; otherwise -1.
     heads : int
         Heads of a draft that has several (:mod:`mdsd_bounds.dumps.formats.several_heads`); the rows are of one.
+    skipped : int
+        Tokens at the beginning of each text that have no row here, although the file records them: those before the
+        first row of a later head.
     forwards : bool
         Whether going back to earlier rows costs reading the file from its beginning.
 
@@ -84,6 +87,7 @@ class Facts:
     largest: int = -1
     forwards: bool = False
     heads: int = 1
+    skipped: int = 0
 
 
 @dataclass(frozen=True, repr=False)
