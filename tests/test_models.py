@@ -423,7 +423,7 @@ def test_human_eval() -> None:
         ("p.txt", b"a\n\nb\n", "line 2: empty prompt"),
         ("p.txt", b"a\n" + b"x" * (MAX_CHARACTERS + 1), "line 2: 1048577 characters"),
         ("p.txt", b"\xfa\x80", "no UTF-8 text"),
-        ("p.txt", b"\xff\xfe", r"^[^(]*p.txt: is UTF-16 text"),
+        ("p.txt", b"\xff\xfe", r"^[^(]*p\.txt: is UTF-16 text"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt"', "line 2: invalid JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n\n', "line 2: empty prompt"),
         ("p.jsonl", b'{"words": "a"}', "line 1: none of the fields"),
