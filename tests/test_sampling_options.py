@@ -308,7 +308,7 @@ def test_penalties_on_texts_in_several_places_are_an_error(doc: list[int], tmp_p
     """The text before a row would be a part of it: what stands before the other text in between was not counted."""
     logits = np.random.default_rng(0).normal(size=(2, len(doc), 5)).astype(np.float32)
     np.savez(tmp_path / "x.npz", target_logits=logits[0], draft_logits=logits[1], doc=doc, token=np.zeros_like(doc))
-    with pytest.raises(InputError, match="the rows of document [01] are not together; sort"):
+    with pytest.raises(InputError, match=r"the rows of document [01] are not together; sort"):
         bound(tmp_path / "x.npz", target=SamplingOptions(presence_penalty=1.0))
     assert len(bound(tmp_path / "x.npz")) == len(doc)
 
