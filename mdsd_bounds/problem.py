@@ -278,16 +278,34 @@ def draft_counts(n_drafts: Counts) -> tuple[tuple[int, ...], bool]:
         raise InputError("n_drafts is empty: give at least one number of drafts, for example n_drafts=(1, 2, 4)")
     counts = []
     for value in values:
-        try:
-            whole = not isinstance(value, bool | np.bool_) and int(value) == value
-        except (TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole or int(value) < 1:
+        count = whole_number(value)
+        if count is None or count < 1:
             raise InputError(f"n_drafts={value!r}: the number of drafts must be an integer of at least 1")
-        if int(value) > MOST_DRAFTS:
+        if count > MOST_DRAFTS:
             raise InputError(f"n_drafts={value!r}: more drafts than {MOST_DRAFTS}; give fewer")
-        counts.append(int(value))
+        counts.append(count)
     return tuple(counts), single
+
+
+def whole_number(value: Any) -> int | None:
+    """An integer of any type that holds one as a plain one, and None for anything else: truth values, texts, fractions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mdsd_bounds.problem import whole_number
+    >>> whole_number(np.uint8(3)), whole_number(2.0), whole_number(True), whole_number("3")
+    (3, 2, None, None)
+    """
+    if isinstance(value, bool | np.bool_) or (
+        isinstance(value, Tensor) and (value.is_meta or value.dtype == torch.bool)
+    ):
+        return None
+    try:
+        number = int(value)
+        return number if not isinstance(value, str | bytes) and bool(number == value) else None
+    except Exception:  # whatever a foreign type raises where it is no number
+        return None
 
 
 def checked_tv(value: Option, name: str = "tv") -> float:

@@ -361,10 +361,10 @@ def test_what_is_no_text_or_another_run_is_one_line(
     (tmp_path / "full" / "mine.txt").write_text("mine")
     text = str(folder / "text.jsonl")
     for given, message in (
-        ((str(tmp_path / "none.txt"),), "no such text; give a file"),
+        ((str(tmp_path / "none.txt"),), "no such file; give the name"),
         ((str(tmp_path / "empty.txt"),), "holds no text; give files with text"),
         ((str(tmp_path / "short.txt"),), "shorter than the shortest window"),
-        ((str(tmp_path / "bytes.txt"),), "no UTF-8 text"),
+        ((str(tmp_path / "bytes.txt"),), "is UTF-16 text"),
         ((text, tmp_path / "full"), "is not empty and holds no plan.json"),
         ((text, made), "holds the head of another run"),
         ((text, tmp_path / "empty.txt"), "cannot make the head's folder"),

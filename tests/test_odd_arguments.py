@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mdsd_bounds import InputError, acceptance_rate, optimal_acceptance, to_probs
+from mdsd_bounds.dumps import Dump, Facts
 from mdsd_bounds.verifiers.optimal import prepare
 
 P, Q = [0.5, 0.3, 0.2], [0.25, 0.25, 0.5]
@@ -85,3 +86,23 @@ def test_options_that_are_no_number(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         to_probs([2.0, 1.0, 0.0], **options)
     assert to_probs([2.0, 1.0, 0.0], top_k=2.0).tolist() == to_probs([2.0, 1.0, 0.0], top_k=2).tolist()
+
+
+@pytest.mark.parametrize("given", [4, 4.0, np.int8(4), np.uint8(4), torch.tensor(4), np.array(4)])
+def test_rows_asked_for_in_any_type(given: Any) -> None:
+    """300 rows: more than integers of eight bits can count to."""
+    logits = torch.zeros(300, 2)
+    dump = Dump(Facts("x", "native", 300, 2, 2, "float32"), lambda a, b: (logits[a:b], logits[a:b] + 1, {}))
+    found = [batch.row.tolist() for batch in dump.batches(given)]
+    assert [len(rows) for rows in found] == [4] * 75
+    assert [row for rows in found for row in rows] == list(range(300))
+
+
+@pytest.mark.parametrize("bad", [True, np.True_, "4", 2.5, None, float("nan"), float("inf"), [3], 4j, (0, 3), object()])
+def test_what_is_no_number_of_rows(bad: Any) -> None:
+    logits = torch.zeros(10, 2)
+    dump = Dump(Facts("x", "native", 10, 2, 2, "float32"), lambda a, b: (logits[a:b], logits[a:b] + 1, {}))
+    for arguments in ((bad,), (4, bad), (4, 0, bad)):
+        if arguments != (4, 0, None):  # to the end
+            with pytest.raises(InputError, match="give integers"):
+                list(dump.batches(*arguments))

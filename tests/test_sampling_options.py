@@ -301,3 +301,26 @@ def test_options_are_part_of_the_run() -> None:
         replace(plain, target=SamplingOptions(logit_bias=((1, 0.5),))).key(dump),
     }
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize("doc", [[0, 1] * 3, [0] * 100 + [1] * 10 + [0] * 30, [1, 0] * 100])
+def test_penalties_on_texts_in_several_places_are_an_error(doc: list[int], tmp_path: Path) -> None:
+    """The text before a row would be a part of it: what stands before the other text in between was not counted."""
+    logits = np.random.default_rng(0).normal(size=(2, len(doc), 5)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", target_logits=logits[0], draft_logits=logits[1], doc=doc, token=np.zeros_like(doc))
+    with pytest.raises(InputError, match=r"the rows of document [01] are not together; sort"):
+        bound(tmp_path / "x.npz", target=SamplingOptions(presence_penalty=1.0))
+    assert len(bound(tmp_path / "x.npz")) == len(doc)
+
+
+def test_penalties_on_a_later_head_are_an_error(tmp_path: Path) -> None:
+    """Its rows begin after the first tokens of each text, which the text before a row then lacked."""
+    generator = np.random.default_rng(0)
+    columns = {"doc": [0, 0, 0, 1, 1], "token": [0, 1, 2, 3, 4]}
+    target, draft = generator.normal(size=(5, 5)), generator.normal(size=(5, 2, 5))
+    np.savez(tmp_path / "x.npz", target_logits=target, draft_logits=draft, **columns)
+    asked = SamplingOptions(frequency_penalty=1.0)
+    with pytest.raises(InputError, match="of whose beginning the rows of head 1 leave out 1 token; use head 0"):
+        bound(f"{tmp_path / 'x.npz'}#head=1", draft=asked)
+    assert len(bound(f"{tmp_path / 'x.npz'}#head=0", draft=asked)) == 5
+    assert len(bound(f"{tmp_path / 'x.npz'}#head=1", draft=SamplingOptions(top_k=2))) == 3

@@ -14,6 +14,7 @@ import torch
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.dumps.step_schema import read_step, write_step
 from mdsd_bounds.trees import MarginalDraft, named_tree, read_log, record, summarise_log, summary_table, take_step
+from mdsd_bounds.trees.log import in_words
 
 LINE: dict[str, Any] = {
     **{"step": 0, "doc": 0, "rule": "recursive", "sampler": "without_replacement", "drafts": [1, 0, 1, 0]},
@@ -78,3 +79,19 @@ def test_a_name_without_an_encoding_is_escaped(tmp_path: Path) -> None:
     lines = read_log(log)
     assert (lines[0].tree.rule, lines[0].tree.sampler) == ("half \\ud800", "\\x1b[2J")
     assert summary_table({"log": summarise_log(lines)})["rule"].tolist() == ["half \\ud800"]
+
+
+def test_a_log_of_one_document_says_that_it_has_no_interval(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps(LINE) + "\n")
+    said = in_words(summary_table({"log": summarise_log(read_log(tmp_path / "log.jsonl"))}))
+    assert said == "recursive emits 2.150 tokens per target forward pass over 1 document (so no interval)"
+
+
+def test_texts_that_take_turns_in_a_log_are_documents(tmp_path: Path) -> None:
+    """Steps of several texts that went through the models together, a line or an array of lines each."""
+    lines = [{**LINE, "doc": doc, "step": step} for step in (0, 1) for doc in (0, 1, 2)]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "arrays.jsonl").write_text(json.dumps(lines[:3]) + "\n" + json.dumps(lines[3:]) + "\n")
+    for name in ("lines.jsonl", "arrays.jsonl"):
+        summary = summarise_log(read_log(tmp_path / name))
+        assert (summary["documents"], summary["target_passes"]) == (3, 6)

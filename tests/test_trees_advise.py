@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from mdsd_bounds.trees.bounds import node_optimum
 from mdsd_bounds.trees.builders import rsd_c
 from mdsd_bounds.trees.enumerate import tree_distribution
 from mdsd_bounds.trees.sequoia import best_shape, shaped
-from mdsd_bounds.trees.speed_frontier import frontier
+from mdsd_bounds.trees.speed_frontier import frontier, speed_by_nodes
 from mdsd_bounds.trees.verify import expected_emitted, stops
 from mdsd_bounds.verifiers import acceptance_rate
 
@@ -294,6 +295,35 @@ def test_two_rules_that_differ_by_their_samples_alone_are_not_told_apart_for_cer
     assert "not certain at 95%" in in_words(advice)
     same = [found[0], found[1], Profile("with_replacement", "sampled", exactly + 0.002)]
     assert "behind, certain at 95%" in in_words(advise(same, np.repeat(np.arange(6), 2), FLAT, 4, 4))
+
+
+def test_a_single_document_makes_nothing_certain():
+    rates = np.linspace(0.7, 0.9, 12)[:, None].repeat(2, 1)
+    found = [
+        Profile("with_replacement", name, rates + add) for name, add in (("rrs", 0.0), (BEST, 0.02), ("k_seq", 0.01))
+    ]
+    advice = advise(found, np.zeros(12, dtype=int), FLAT, 4, 4)
+    assert "behind, from a single document)" in in_words(advice)
+    real = advice[advice["kind"] == "choice"]
+    assert real[[name for name in advice if "_ci_" in name]].isna().all(axis=None)
+    assert frontier(found, np.zeros(12, dtype=int), 4, 4)[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert speed_by_nodes(found, np.zeros(12, dtype=int), FLAT, 4, 4)["speed_ci_low"].isna().all()
+
+
+@pytest.mark.parametrize("cost", ["5e-324", "1e308", "1e-31", "nan"])
+def test_costs_of_which_speeds_are_not_finite(cost: str):
+    with pytest.raises(InputError, match="1e-30 to 1e\\+30"):
+        costs_from(0.3, f"1:{cost}")
+    with pytest.raises(InputError, match="1e-30 to 1e\\+30"):
+        costs_from(float(cost), None)
+    with pytest.raises(InputError, match="milliseconds"):
+        costs_from(0.3, None, target_ms=float(cost))
+
+
+def test_a_truth_value_is_no_cost(tmp_path: Path):
+    (tmp_path / "costs.json").write_text('{"target": {"1": true}, "draft": {"1": 1}}')
+    with pytest.raises(InputError, match="give numbers of nodes and costs"):
+        costs_from(None, str(tmp_path / "costs.json"))
 
 
 def test_profiles_take_the_monte_carlo_error_of_the_table():

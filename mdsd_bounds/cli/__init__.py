@@ -42,6 +42,12 @@ def entry() -> None:
         if closed:
             print("mdsd: stdout is closed: the result has nowhere to go; redirect it to a file", file=sys.stderr)
             sys.exit(INPUT)
+        try:
+            os.getcwd()
+        except OSError:
+            # MKL ends the process with words of its own where it finds no working folder.
+            print("mdsd: the working folder does not exist any more; change into another one", file=sys.stderr)
+            sys.exit(INPUT)
         main()
     except SystemExit as stop:
         status[0] = stop.code if isinstance(stop.code, int) else UNEXPECTED

@@ -148,6 +148,6 @@ def _is_table(path: str) -> bool:
     """Whether it is a parquet file with a table of results, rather than a dump."""
     if not (path.endswith(".parquet") and Path(path).is_file()):
         return False
-    import pyarrow.parquet as pq
+    from mdsd_bounds.dumps.containers.parquet import open_parquet
 
-    return "sampler" in pq.read_schema(path).names
+    return "sampler" in open_parquet(Path(path)).schema_arrow.names

@@ -14,7 +14,7 @@ from torch import Tensor
 from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.dumps.checks import CUTS, JUDGED, SCORED, admit
 from mdsd_bounds.dumps.widths import check_widths
-from mdsd_bounds.problem import InputError
+from mdsd_bounds.problem import InputError, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +56,9 @@ class Facts:
         Largest token id seen where no file states its vocabulary and the widths are an assumption; otherwise -1.
     heads : int
         Heads of a draft that has several (:mod:`mdsd_bounds.dumps.formats.several_heads`); the rows are of one.
+    skipped : int
+        Tokens at the beginning of each text that have no row here, although the file records them: those before the
+        first row of a later head.
     forwards : bool
         Whether going back to earlier rows costs reading the file from its beginning.
 
@@ -84,6 +87,7 @@ class Facts:
     largest: int = -1
     forwards: bool = False
     heads: int = 1
+    skipped: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,11 +217,18 @@ class Dump:
         Raises
         ------
         InputError
-            If the range is outside the dump, a row cannot be read, or it cannot be
+            If the range is outside the dump, a number is none, a row cannot be read, or it cannot be
             (:func:`mdsd_bounds.dumps.checks.admit`).
         """
-        stop = len(self) if stop is None else stop
-        if not 0 <= start <= stop <= len(self) or batch_size < 1:
+        asked = batch_size, start, len(self) if stop is None else stop
+        # Plain integers: those of few bits overflow where rows are counted.
+        whole = [number for value in asked if (number := whole_number(value)) is not None]
+        if len(whole) < len(asked):
+            raise InputError(f"{self.facts.path}: batches of {', '.join(map(repr, asked))}; give integers")
+        batch_size, start, stop = whole
+        if batch_size < 1:
+            raise InputError(f"{self.facts.path}: batches of {batch_size} rows asked for; give at least 1")
+        if not 0 <= start <= stop <= len(self):
             raise InputError(f"{self.facts.path}: rows {start} to {stop} asked for; the dump has {len(self)} rows")
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.whole_files import write_whole
 from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes, safetensors_notes
+from mdsd_bounds.judge.tasks import file_name
 from mdsd_bounds.problem import InputError
 
 FACTS, TASKS = "mine.json", "tasks"
@@ -81,7 +81,7 @@ class TaskLabels:
 
 def file_of(folder: Path, task: str) -> Path:
     """Where a task's labels lie."""
-    return folder / TASKS / (re.sub(r"[^\w.-]", "_", task) + ".safetensors")
+    return folder / TASKS / (file_name(task) + ".safetensors")
 
 
 def write_labels(folder: Path, found: TaskLabels, width: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mdsd_bounds._backend.whole_files import remove_leftovers
 from mdsd_bounds.judge.labels import TASKS, write_facts
 from mdsd_bounds.judge.sandbox import require_sandbox
-from mdsd_bounds.judge.tasks import Task, tasks_digest
+from mdsd_bounds.judge.tasks import Task, check_tasks, tasks_digest
 from mdsd_bounds.models.drafts import Draft, make_draft
 from mdsd_bounds.models.loading import LoadedModel
 from mdsd_bounds.problem import InputError
@@ -34,6 +34,7 @@ def begin_mining(
     require_sandbox()
     if not tasks:
         raise InputError("no task: give at least one")
+    check_tasks(tasks, "tasks")
     second = make_draft(draft, target, dtype, "cpu")
     width = int(target.model.config.get_text_config().hidden_size)
     facts = {

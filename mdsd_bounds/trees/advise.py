@@ -323,11 +323,10 @@ def in_words(advice: pd.DataFrame) -> str:
     text = f"fastest: {best['sampler']}, {best['verifier']}, {best['tree']} ({best['speed']:.3g})"
     if len(real) > 1:
         second = real.iloc[1]
-        sure = "certain" if second["behind_ci_low"] > 0 else "not certain"
-        text += (
-            f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
-            f"({second['behind']:.1f}% behind, {sure} at 95%)"
-        )
+        least = second["behind_ci_low"]
+        sure = ("certain at 95%" if least > 0 else "not certain at 95%") if least == least else "from a single document"
+        text += f"; runner-up: {second['sampler']}, {second['verifier']}, {second['tree']} "
+        text += f"({second['behind']:.1f}% behind, {sure})"
     alone = float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0])
     if alone >= best["speed"]:
         text = f"no drafts is faster than any tree ({alone:.3g}); " + text
@@ -368,7 +367,7 @@ def _joined(real: Sequence[Scored]) -> list[Scored]:
 
 
 def _same(one: Scored, other: Scored) -> bool:
-    alike = one.choice.widths == other.choice.widths and np.allclose(one.tokens, other.tokens, rtol=1e-9, atol=0)
+    alike = one.choice.widths == other.choice.widths and np.allclose(one.tokens, other.tokens, 1e-9, 0, equal_nan=True)
     return bool(alike and abs(one.cost - other.cost) <= _TIMING_NOISE * one.cost)
 
 

@@ -13,6 +13,9 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.problem import InputError
 
+#: Costs in any unit that people use; speeds and their ratios are finite between them.
+_LEAST, _MOST = 1e-30, 1e30
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -142,19 +145,25 @@ def _seconds(costs: Costs, target_ms: float | None) -> float | None:
         return 1.0
     if target_ms is None:
         return None
-    if not 0 < target_ms < float("inf"):
-        raise InputError(f"--target-ms {target_ms}: give the milliseconds of one target forward pass, more than 0")
+    if not _LEAST <= target_ms <= _MOST:
+        raise InputError(
+            f"--target-ms {target_ms}: give the milliseconds of one target forward pass, more than 0 "
+            f"({_LEAST:g} to {_MOST:g})"
+        )
     return target_ms / 1000.0 / _at(costs.target, 1)
 
 
 def _curve(pairs: Mapping[str, Any], name: str, source: str) -> tuple[tuple[int, float], ...]:
     try:
+        if any(isinstance(cost, bool) for cost in pairs.values()):
+            raise TypeError
         points = sorted((int(nodes), float(cost)) for nodes, cost in pairs.items())
     except (ValueError, TypeError, AttributeError):
         raise InputError(f"{source}cost of the {name}: give numbers of nodes and costs, not {pairs!r}") from None
-    if not points or any(nodes < 1 or not 0 < cost < float("inf") for nodes, cost in points):
+    if not points or any(nodes < 1 or not _LEAST <= cost <= _MOST for nodes, cost in points):
         raise InputError(
-            f"{source}cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points}"
+            f"{source}cost of the {name}: numbers of nodes from 1 and positive costs are wanted, not {points} "
+            f"({_LEAST:g} to {_MOST:g})"
         )
     if len({nodes for nodes, _ in points}) < len(points):
         raise InputError(f"{source}cost of the {name}: a number of nodes stands there twice; give each one cost")

@@ -203,21 +203,23 @@ def in_words(table: pd.DataFrame) -> str:
     """What the first row of a summary says, in one sentence without its full stop."""
     row = table.iloc[0]
     text = (
-        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f}{_interval(row['ci_low'], row['ci_high'], 3)} "
+        f"{row['rule'] or 'the rule'} emits {row['block_efficiency']:.3f}{_within(row['ci_low'], row['ci_high'])} "
         f"tokens per target forward pass over {counted(int(row['documents']), 'document')}"
     )
+    if row["ci_low"] != row["ci_low"]:
+        text += " (so no interval)"
     if "share" in row and row["share"] == row["share"]:
-        share = _interval(100 * row["share_low"], 100 * row["share_high"], 1)
         text += (
-            f", and accepts {100 * row['share']:.1f}%{share} of what any lossless rule can "
-            f"(bound {row['bound']:.3f}{_interval(row['bound_low'], row['bound_high'], 3)} accepted tokens)"
+            f", and accepts {100 * row['share']:.1f}%{_within(row['share_low'], row['share_high'], 100, 1)} of "
+            f"what any lossless rule can (bound {row['bound']:.3f}{_within(row['bound_low'], row['bound_high'])} "
+            "accepted tokens)"
         )
     return text
 
 
-def _interval(low: float, high: float, digits: int) -> str:
-    """The interval behind a number; nothing where there is none, as with one document."""
-    return f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low and high == high else ""
+def _within(low: float, high: float, scale: float = 1.0, digits: int = 3) -> str:
+    """An interval behind its middle; nothing where a single document gives none."""
+    return "" if low != low else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
 def _shares(lines: Iterable[StepRecord], *, by_child: bool) -> dict[int, list[float]]:

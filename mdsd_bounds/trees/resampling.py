@@ -11,7 +11,12 @@ from mdsd_bounds.pipeline.tables import BOOTSTRAP
 
 
 def document_weights(number: int, seed: int = 0) -> np.ndarray:
-    """``[1 + resamples, number]``: how often each document counts, once each in the first row."""
+    """``[1 + resamples, number]``: how often each document counts, once each in the first row.
+
+    A single document says nothing about the next: its resamples are NaN, and so is every interval made of them.
+    """
+    if number == 1:
+        return np.concatenate([np.ones((1, 1)), np.full((BOOTSTRAP, 1), np.nan)])
     draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=BOOTSTRAP)
     return np.concatenate([np.ones((1, number)), draws])
 

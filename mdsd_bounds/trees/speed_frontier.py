@@ -90,7 +90,7 @@ def speed_by_nodes(
                 best[nodes] = one
         for nodes, one in sorted(best.items()):
             whole = scored(one.choice, means, costs)
-            low, high = np.quantile(whole.speed[1:], [0.025, 0.975]) if len(set(documents)) > 1 else (np.nan, np.nan)
+            low, high = np.quantile(whole.speed[1:], [0.025, 0.975])
             rows.append(
                 {
                     "sampler": profile.sampler,

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mdsd_bounds._backend.printable import printable
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
 from mdsd_bounds.verifiers.base import OWN_RULE, Verifier
@@ -133,7 +134,8 @@ def load_verifier(spec: str) -> Verifier:
     if isinstance(found, Verifier):
         return replace(found, origin=origin)
     if callable(found) and not isinstance(found, type):
-        return from_function(found, f"{Path(place).name}:{name}" if is_file else spec, origin)
+        # Names stand in tables, which hold no bytes but those of UTF-8.
+        return from_function(found, printable(f"{Path(place).name}:{name}" if is_file else spec), origin)
     raise InputError(
         f"--verifier {spec}: {type(found).__name__}, neither a mdsd Verifier nor a function; give {_FORMS}"
     )
@@ -150,7 +152,7 @@ def _module(name: str) -> Any:
 def _module_of_file(path: Path) -> Any:
     """The module that a file holds, loaded once for each state of the file; its folder can be imported from."""
     path = path.absolute()
-    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path) + path.read_bytes()).hexdigest()[:16]
     name = f"mdsd_own_rule_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]

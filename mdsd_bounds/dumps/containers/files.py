@@ -2,6 +2,7 @@
 
 A mapped file kills the process (SIGBUS) where it is cut short while it is read; a read through a descriptor reports it.
 The descriptor stays open as long as the arrays are used, so that a file that is replaced meanwhile is read as it was.
+One that is overwritten in its place is an error at the next read: its rows would be of two dumps.
 """
 
 from __future__ import annotations
@@ -61,7 +62,15 @@ class OpenFile:
         found = os.fstat(self._descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path}: is no regular file; save its content to a file first")
-        self.size = found.st_size
+        self.size, self._written = found.st_size, found.st_mtime_ns
+
+    def utf8_name(self) -> str:
+        """A name of the file for libraries that take no other bytes than UTF-8; while this object lives."""
+        try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError:
+            return f"/proc/self/fd/{self._descriptor}"
+        return os.fspath(self.path)
 
     def read_into(self, memory: memoryview, place: int) -> None:
         """Fill ``memory`` with the bytes from ``place`` on.
@@ -69,7 +78,7 @@ class OpenFile:
         Raises
         ------
         InputError
-            If the file ends before, or the disk fails.
+            If the file ends before, or the disk fails, or it was written to since it was opened.
         """
         while len(memory):
             try:
@@ -81,6 +90,22 @@ class OpenFile:
                     f"{self.path}: ends {len(memory)} bytes early, at byte {place}; the file was cut short, restore it"
                 )
             memory, place = memory[count:], place + count
+        self.refuse_changed()
+
+    def refuse_changed(self) -> None:
+        """Raise an error if the file was written to since it was opened: what was read before belongs to other rows."""
+        now = os.fstat(self._descriptor)
+        if (now.st_size, now.st_mtime_ns) != (self.size, self._written):
+            raise InputError(f"{self.path}: was changed while it was read; let it be written to its end and run again")
+
+    def refuse_replaced(self) -> None:
+        """Raise an error if another file has the name now, for libraries that open it once more."""
+        try:
+            now = os.stat(self.path)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be opened again ({reason(error)}); restore the file") from error
+        if not os.path.samestat(now, os.fstat(self._descriptor)):
+            raise InputError(f"{self.path}: was replaced while it was read; run again")
 
     def read_some(self, memory: memoryview, place: int) -> int:
         """As many of the bytes as one call gives; 0 at the end of the file."""
@@ -94,7 +119,7 @@ class OpenFile:
         return os.preadv(self._descriptor, [memory], place)
 
     def stream(self) -> io.BufferedReader:
-        """A readable and seekable stream over the same descriptor."""
+        """A readable and seekable stream over the same descriptor, for text, which may grow meanwhile as logs do."""
         return io.BufferedReader(_Stream(self), 1 << 16)
 
 

@@ -33,10 +33,10 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         If it is no regular file, its footer is damaged, a row group is stated to need more memory than there is, or
         two columns have one name.
     """
-    open_file(path)
+    held_open = open_file(path)
     with reading(path, "parquet file", "the file is truncated or corrupt, write it again"):
         # By name: a Python file object handed to Arrow's threads can abort the process when it ends.
-        file = pq.ParquetFile(str(path))
+        file = pq.ParquetFile(held_open.utf8_name())
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
             raise ValueError(f"the column {next(name for name in names if names.count(name) > 1)!r} is there twice")
@@ -95,6 +95,7 @@ class _Column:
 
     def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
+        self._file = open_file(path)
         self._restart()
 
     @classmethod
@@ -118,6 +119,7 @@ class _Column:
         return cls(path, field.name, (rows, *inner), torch.from_numpy(np.empty(0, dtype)).dtype)
 
     def _restart(self) -> None:
+        self._file.refuse_replaced()
         self._at, self._held = 0, torch.empty((0, *self.shape[1:]), dtype=self.dtype)
         self._batches: Iterator[Any] = open_parquet(self.path).iter_batches(batch_size=_BATCH, columns=[self.name])
 
@@ -126,6 +128,7 @@ class _Column:
         with reading(self.path, "parquet file", "the file is truncated or corrupt, write it again") as place:
             place.at = f"column {self.name!r}"
             batch = next(self._batches, None)
+            self._file.refuse_changed()
             if batch is None:
                 raise EOFError(f"it ends before row {self.shape[0]}")
             values, lengths = batch.column(0), self.shape[1:]

@@ -107,6 +107,21 @@ def parse(text: str) -> Any:
     return DECODER.decode(text)
 
 
+def refuse_halves(text: str, where: str) -> None:
+    """Refuse what JSON can write as an escape and no file, tokenizer or program can hold.
+
+    Raises
+    ------
+    InputError
+        If the text holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise InputError(f"{where} holds half of a surrogate pair, {half}; write the whole character") from None
+
+
 def integer(value: Any) -> int:
     """An integer of at most 64 bits, also written as text or as a float without a fraction.
 

@@ -195,4 +195,7 @@ def write_distillkit(path: Path, texts: list[tuple[list[int], Tensor, Tensor]]) 
             ),
         }
     )
-    parquet.write_table(table, path)
+    # Arrow opens no file whose name is not UTF-8.
+    buffer = arrow.BufferOutputStream()
+    parquet.write_table(table, buffer)
+    path.write_bytes(buffer.getvalue())

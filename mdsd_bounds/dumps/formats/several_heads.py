@@ -101,7 +101,7 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     )
     dump = pair_sides(first, second, label)
     note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
-    return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads))
+    return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads, skipped=head))
 
 
 def _same_text(rows: Tensor, doc: Tensor, head: int) -> Tensor:

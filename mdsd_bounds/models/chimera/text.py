@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.models.prompts import read_prompts
+from mdsd_bounds.models.prompts import holds_json, read_prompts, read_text
 from mdsd_bounds.problem import InputError
 
 #: Of this many documents in a row the last is held out.
@@ -71,10 +71,10 @@ def read_documents(source: str) -> list[list[Document]]:
             documents = _files(Path(sysconfig.get_path("stdlib")), (".py",))
         elif Path(name).is_dir():
             documents = _files(Path(name), (".py", ".txt", ".md", ".rst"))
-        elif name.endswith((".jsonl", ".jsonl.gz")):
+        elif holds_json(name):
             documents = [Document(text) for text in read_prompts(name)]
         else:
-            documents = [Document(_whole(Path(name)))]
+            documents = [Document(read_text(Path(name)))]
         if not any(document.text.strip() for document in documents):
             raise InputError(f"{name}: holds no text; give files with text, stdlib or humaneval")
         found.append(documents)
@@ -171,12 +171,3 @@ def _text(file: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError):
         return None
-
-
-def _whole(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such text; give a file, a folder, stdlib or humaneval") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: no UTF-8 text (byte {error.start}); save it as UTF-8") from None

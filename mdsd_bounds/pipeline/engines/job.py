@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffers_kept
 from mdsd_bounds.dumps.base import Dump, LogitBatch, size_on_disk
+from mdsd_bounds.pipeline.block_rows import refuse_scattered
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings, evaluate_block
 from mdsd_bounds.problem import InputError
 
@@ -128,6 +129,7 @@ def _past(dump: Dump, start: int, document: int) -> Tensor:
         assert batch.token is not None
         others = (batch.doc != document).nonzero()
         begun = int(others[-1]) + 1 if len(others) else 0
+        refuse_scattered(batch.doc[:begun].tolist(), document, first + begun)
         parts.append(batch.token[begun:])
         start = first if begun == 0 else 0
     return torch.cat(parts[::-1]) if parts else torch.empty(0, dtype=torch.int64)
