@@ -229,3 +229,11 @@ def test_foreign_text_moves_no_column_and_no_cursor() -> None:
     page = render(pd.DataFrame({"name": ["<b>"]}), "html", conclusion="<i>")
     assert "<b>" not in page
     assert page.startswith("<p>&lt;i&gt;</p>")
+
+
+def test_no_table_shows_minus_zero() -> None:
+    shown = text_table(["gap", "interval"], [["-0.0000", "-0.00000 to 0.00120"], ["-0.0001", "[-0.0000, -0.0012]"]])
+    assert [line.split() for line in shown.splitlines()[2:]] == [
+        ["0.0000", "0.00000", "to", "0.00120"],
+        ["-0.0001", "[0.0000,", "-0.0012]"],
+    ]

@@ -186,7 +186,10 @@ def _items(found: Answer) -> list[tuple[str, str, str]]:
     items.append(("Sampler", code(sampler), why))
     if found.verifier:
         items.append(("Verifier", code(found.verifier), f"accepts {_percent(found.acceptance)}% of positions"))
-    more = f"the largest asked for; fewer than that lose {_percent(WORTH, 0)} percentage point or more"
+    more = (
+        "largest number of drafts requested; any smaller one requested would lose at least "
+        f"{_percent(WORTH, 0)} percentage point"
+    )
     if found.more is not None:
         n, *difference = found.more
         added = _range((difference[0], difference[1], difference[2]))
@@ -206,7 +209,9 @@ def _tree(found: Answer) -> tuple[str, str]:
         gain = f"{tree['speed'] / tree['alone']:.2f} times the speed of no drafts, by the costs given"
         return text(tree["name"]), f"{rule}; {gain}"
     option = '<span class="option">--draft-cost</span>'
-    return text(tree["name"]), f"{rule}, if {tree['nodes']} nodes cost what one does; with {option}, by speed"
+    return text(tree["name"]), (
+        f"{rule}, assuming {counted(tree['nodes'], 'node')} cost the same as one; give {option} to rank by speed"
+    )
 
 
 def _others(answers: Sequence[Answer]) -> list[str]:
@@ -320,7 +325,7 @@ def decoded_trees(logs: pd.DataFrame) -> str:
         "these places (mdsd tree --bound)."
     )
     rows: list[Any] = logs.to_dict("records")
-    return fold(f"Decoding with draft trees ({len(rows)} logs)", table(rows, columns, caption), True)
+    return fold(f"Decoding with draft trees ({counted(len(rows), 'log')})", table(rows, columns, caption), True)
 
 
 def _provenance(facts: Mapping[str, Any]) -> str:
