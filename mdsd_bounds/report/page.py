@@ -11,7 +11,7 @@ import pandas as pd
 
 from mdsd_bounds._backend.origin import MARKER
 from mdsd_bounds._backend.printable import counted
-from mdsd_bounds.pipeline.tables import summarise_comparison
+from mdsd_bounds.pipeline.tables import few_documents, summarise_comparison
 from mdsd_bounds.report.answer import ATTAINED, WORTH, Answer, best_others, sampler_lines
 from mdsd_bounds.report.figures import figure
 from mdsd_bounds.report.html import Column, code, fold, interval, number, table, text
@@ -137,6 +137,7 @@ def _answer(found: Answer, compared: pd.DataFrame | None) -> str:
     """The first sentence and the recommendation."""
     setting = f"With {counted(found.drafts, 'draft')} at temperature {found.temperature:g}"
     where = f"{counted(found.positions, 'position')} of {counted(found.documents, 'document')}"
+    few = "".join(f" Note: {line}." for line in few_documents(found.documents))
     ceiling = (
         f"no lossless verifier with any of the samplers compared can accept more than "
         f"<b>{_percent(found.bound)}%</b> ({code(found.best_sampler)})"
@@ -168,7 +169,8 @@ def _answer(found: Answer, compared: pd.DataFrame | None) -> str:
     return (
         f'<p class="lead">{lead}</p><dl class="answer">{items}</dl>'
         f'<p class="note">Over {where}. Brackets are 95% intervals over documents (bootstrap), paired by position '
-        "where two things are compared; without brackets there is one document, which says nothing about the next.</p>"
+        "where two things are compared; without brackets there is one document, which says nothing about the next."
+        f"{few}</p>"
     )
 
 

@@ -43,8 +43,8 @@ def quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[s
     lines = [
         "## Tasks solved", "",
         QUALITY.format(tasks=tasks, power=_power(tasks)), "",
-        "| rule | accepted | tokens per target pass (4 drafts) | solved | gained / lost | difference, percentage points "
-        "| p | minus a random judge of about equal acceptance |",
+        "| rule | accepted | tokens per target pass (4 drafts) | solved | gained / lost | difference, "
+        "percentage points | p | minus a random judge of about equal acceptance |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     sums = rows.groupby("rule")[["accepted", "tokens"]].sum()
