@@ -186,7 +186,7 @@ def test_advice_says_where_it_rests_on_a_limit(pairs: list[str], capsys: Any, mo
     )
     code, text, err = call(*ask, "--nodes", "3", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0, err
-    assert text.startswith("fastest: with_replacement, rrs, ")
+    assert text.startswith("fastest if verification cost nothing: with_replacement, rrs, ")
     assert "WARNING: the best tree has 3 nodes, the limit of the search" in err
     assert "WARNING: no cost curve was given" in err
     assert "speed is tokens per time of one target forward pass; behind is in percent" in err
