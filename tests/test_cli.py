@@ -63,7 +63,7 @@ def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-unt
     first, blank, *table = text.splitlines()
     assert re.fullmatch(
         r"With 2 drafts at temperature 1 no lossless verifier accepts more than 0\.\d{4} of the positions, "
-        r"for drafts of \w+ \(95% interval 0\.\d{4} to 0\.\d{4}, \d+ positions\)\.",
+        r"for drafts of \w+ \(95% interval 0\.\d{4} to 0\.\d{4}, \d+ documents, \d+ positions\)\.",
         first,
     )
     assert blank == ""
@@ -80,8 +80,8 @@ def test_formats(dump: str, capsys, monkeypatch) -> None:  # type: ignore[no-unt
     code, text, _ = call(*ask, "json", capsys=capsys, monkeypatch=monkeypatch)
     assert {row["conclusion"] for row in json.loads(text)} == {first}
     assert list(json.loads(text)[0]) == [
-        "sampler", "drafts", "temperature", "positions", "mean", "certified_low", "certified_high", "stderr", "ci_low",
-        "ci_high", "conclusion",
+        "sampler", "drafts", "temperature", "documents", "positions", "mean", "certified_low", "certified_high",
+        "stderr", "ci_low", "ci_high", "conclusion",
     ]  # fmt: skip
     code, text, _ = call("bounds", dump, "--drafts", "2", "--format", "csv", capsys=capsys, monkeypatch=monkeypatch)
     assert len(text.splitlines()) == 4

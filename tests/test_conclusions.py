@@ -62,6 +62,24 @@ def test_compare_is_best_first_and_fits(pairs: list[str], capsys: Any, monkeypat
     assert [row["drafts"] for row in held] == sorted(row["drafts"] for row in held)
 
 
+@pytest.mark.parametrize("command", [("bounds",), ("compare", "--verifier", "rrs")])
+def test_intervals_of_few_documents_are_called_rough(
+    command: tuple[str, ...], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    logits = np.random.default_rng(1).normal(size=(2, 32, 9)).astype(np.float32)
+    for documents in (1, 4, 16):
+        np.savez(
+            tmp_path / f"{documents}.npz", target_logits=logits[0], draft_logits=logits[1],
+            doc=np.arange(32) * documents // 32, position=np.arange(32) % (32 // documents),
+        )  # fmt: skip
+        ask = ("--drafts", "2", "--sampler", "with_replacement", "--quiet")
+        code, text, err = call(command[0], str(tmp_path / f"{documents}.npz"), *command[1:], *ask, capsys=capsys,
+                               monkeypatch=monkeypatch)  # fmt: skip
+        assert code == 0, err
+        assert ("note: intervals over 4 documents are rough" in err) == (documents == 4)
+        assert (f", {documents} documents, 32 positions)" in text) == (documents > 1)
+
+
 def test_an_acceptance_above_the_bound_is_said(pairs: list[str]) -> None:
     from mdsd_bounds.verifiers import from_function
 
@@ -95,6 +113,9 @@ FEW = "accepts more than 0.9000 of the positions, for drafts of greedy"
             f"no verifier within a total variation of 0.05 {FEW.replace('0.9000', '0.9500')}; the best accepts 0.9000 "
             "at least (95% interval 0.8000 to 0.9500, 7 positions).",
         ),
+        ({"documents": 4}, f"no lossless verifier {FEW} (95% interval 0.8000 to 0.9500, 4 documents, 7 positions)."),
+        # Every position stands for itself.
+        ({"documents": 7}, f"no lossless verifier {FEW} (95% interval 0.8000 to 0.9500, 7 positions)."),
     ],
 )
 def test_bounds_in_words(changed: dict[str, Any], said: str) -> None:
@@ -168,7 +189,7 @@ def test_advice_says_where_it_rests_on_a_limit(pairs: list[str], capsys: Any, mo
     )
     code, text, err = call(*ask, "--nodes", "3", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0, err
-    assert text.startswith("fastest: with_replacement, rrs, ")
+    assert text.startswith("fastest if verification cost nothing: with_replacement, rrs, ")
     assert "WARNING: the best tree has 3 nodes, the limit of the search" in err
     assert "WARNING: no cost curve was given" in err
     assert "speed is tokens per time of one target forward pass; behind is in percent" in err
@@ -244,3 +265,11 @@ def test_no_interval_is_narrower_than_the_error_of_sampling() -> None:
     assert found["ci_high"] == pytest.approx(0.89 + 0.0196)
     exact = summarise_comparison(pd.DataFrame([row | {"mc_stderr": 0.0} for row in rows])).iloc[0]
     assert exact["gap_ci_low"] == exact["gap_ci_high"] == pytest.approx(0.01)
+
+
+def test_no_table_shows_minus_zero() -> None:
+    shown = text_table(["gap", "interval"], [["-0.0000", "-0.00000 to 0.00120"], ["-0.0001", "[-0.0000, -0.0012]"]])
+    assert [line.split() for line in shown.splitlines()[2:]] == [
+        ["0.0000", "0.00000", "to", "0.00120"],
+        ["-0.0001", "[0.0000,", "-0.0012]"],
+    ]

@@ -19,6 +19,7 @@ from torch import Tensor
 from mdsd_bounds import SAMPLERS, VERIFIERS, InputError, acceptance_rate, open_dump
 from mdsd_bounds._backend.progress import stage, watching
 from mdsd_bounds.audit import audit_rule, load_rule
+from mdsd_bounds.audit.bound_gap import BoundGap, in_words
 from mdsd_bounds.cli import options
 from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
 from mdsd_bounds.pipeline.run import Execution, run
@@ -172,6 +173,20 @@ def test_audit_says_the_distance_beside_the_verdict(folder: Path, capsys: Any, m
                         capsys=capsys, monkeypatch=monkeypatch)  # fmt: skip
     assert code == 1
     assert json.loads(out)["bound"][0]["gap"] < 0
+
+
+def test_an_estimate_above_the_bound_is_not_called_below_it() -> None:
+    above = BoundGap("with_replacement", 1, 32, 0.9013, 0.9, -0.0013, -0.004, 0.001, 0.001)
+    under = BoundGap("with_replacement", 2, 32, 0.9268, 0.94, 0.0132, 0.006, 0.021, 0.001)
+    text = in_words((above, under))
+    assert text == (
+        "on 32 real rows its acceptance is within 1.32 percentage points of the bound; bound minus acceptance: -0.13 "
+        "(with_replacement, n=1, 95% interval -0.40 to 0.10); 1.32 (with_replacement, n=2, 95% interval 0.60 to 2.10)"
+    )
+    alone = dataclasses.replace(above, ci_low=float("nan"), ci_high=float("nan"))
+    assert in_words((alone,)).endswith("within 0.13 percentage points of the bound; bound minus acceptance: -0.13 "
+                                       "(with_replacement, n=1)")  # fmt: skip
+    assert in_words((under,)) == "on 32 real rows its acceptance is 1.32 percentage points below the bound"
 
 
 @pytest.mark.parametrize("form", ["own_rule_of_a_test:step", "own_rule_of_a_test.py:probs", "own_rule_of_a_test:RULE"])

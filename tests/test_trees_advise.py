@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,11 @@ def test_a_dear_draft_is_not_worth_a_call():
     assert advice.iloc[0]["speed"] < 1.0
     assert advice.iloc[0]["behind_ci_low"] == advice.iloc[0]["behind_ci_high"] == 0.0
     assert float(advice[advice["kind"] == "no drafts"]["speed"].iloc[0]) == 1.0
-    assert "no drafts" in in_words(advice)
+    top = advice.iloc[0]
+    tree = f"the best tree ({top['sampler']}, {top['verifier']}, {top['tree']}) reaches only {top['speed']:.2f} times"
+    assert in_words(advice).startswith(f"decode without drafts: {tree} that speed; ")
+    assert in_words(advice, costs).startswith(f"decode without drafts, even if verification cost nothing: {tree}")
+    assert in_words(advice, replace(costs, seconds=0.01)) == in_words(advice)
 
 
 def test_rules_that_do_the_same_stand_in_one_line_and_others_are_ranked():

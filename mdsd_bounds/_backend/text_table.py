@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 
 from mdsd_bounds._backend.printable import printable
 
 #: Columns that no table reaches: lines are as long as their cells.
 _WIDE = 100_000
+#: A number that is a rounded minus zero, alone in its cell or beside others.
+_MINUS_ZERO = re.compile(r"(?<![^\s\[(])-(0\.0+)(?![^\s\]),;])")
 
 
 def text_table(
@@ -49,6 +52,7 @@ def text_table(
     )
 
     def cell(text: str) -> Text:
+        text = _MINUS_ZERO.sub(r"\1", text)
         shown = printable(text, keep="\n") if not markdown else printable(text).replace("|", "\\|")
         return Text(shown)
 

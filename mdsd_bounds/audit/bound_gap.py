@@ -65,6 +65,12 @@ def in_words(gaps: tuple[BoundGap, ...]) -> str:
             f"{rows} {-100 * least.gap:.2f} percentage points above the bound ({least.sampler}, n={least.drafts}), "
             "which no lossless rule can reach"
         )
+    if round(100 * least.gap, 2) < 0:
+        # An estimate above the bound, as its error allows; a negative number is not "below".
+        furthest = max(abs(least.gap), abs(most.gap))
+        each = [least] if most is least else [least, most]
+        ends = "; ".join(f"{_points(x)} ({x.sampler}, n={x.drafts}{_interval(x)})" for x in each)
+        return f"{rows} within {100 * furthest:.2f} percentage points of the bound; bound minus acceptance: {ends}"
     if most.gap - least.gap < 5e-5:
         return f"{rows} {_points(most)} percentage points below the bound"
     return (
@@ -74,5 +80,14 @@ def in_words(gaps: tuple[BoundGap, ...]) -> str:
 
 
 def _points(found: BoundGap) -> str:
+    return _signed(found.gap)
+
+
+def _interval(found: BoundGap) -> str:
+    known = found.ci_low == found.ci_low
+    return f", 95% interval {_signed(found.ci_low)} to {_signed(found.ci_high)}" if known else ""
+
+
+def _signed(gap: float) -> str:
     # Adding zero turns a rounded minus zero into zero.
-    return f"{round(100 * found.gap, 2) + 0.0:.2f}"
+    return f"{round(100 * gap, 2) + 0.0:.2f}"

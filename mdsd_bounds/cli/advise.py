@@ -138,7 +138,7 @@ def advise(
         print(f"WARNING: {line}", file=sys.stderr)
     if figure is not None:
         _draw(speed_by_nodes(found, documents, costs, nodes, depth), figure)
-    layout = Summary(lambda advice: f"{in_words(advice)}.", SHOWN, DROPPABLE)
+    layout = Summary(lambda advice: f"{in_words(advice, costs)}.", SHOWN, DROPPABLE)
     print_summary(advice, layout, format, warnings)
 
 

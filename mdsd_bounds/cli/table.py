@@ -67,6 +67,9 @@ def print_summary(summary: pd.DataFrame, layout: Summary, format: Format, warnin
     from mdsd_bounds.pipeline.rendering import fitted, render
 
     columns, conclusion = layout.columns, layout.conclude(summary)
+    if columns is None and "documents" in summary:
+        # The conclusion says it, once for all rows.
+        columns = [name for name in summary.columns if name != "documents"]
     if columns is not None and "mc_stderr" in summary and bool((summary["mc_stderr"] > 0).any()):
         # Which cells come from samples, and how far off they may be; 0 is exact.
         columns = [*columns, "mc_stderr"]
@@ -146,7 +149,7 @@ def _table(source: Dump, name: str, settings: Settings, running: Running) -> pd.
 def _say(table: pd.DataFrame) -> None:
     """Notes on a table of per-position results."""
     from mdsd_bounds.cli.notes import say_beyond
-    from mdsd_bounds.pipeline.tables import underflow_notes
+    from mdsd_bounds.pipeline.tables import few_documents, underflow_notes
 
     say_beyond(table)
     if len(table) and bool((table["doc"] == table["row"]).all()):
@@ -155,5 +158,5 @@ def _say(table: pd.DataFrame) -> None:
             "where neighbours are alike",
             file=sys.stderr,
         )
-    for line in underflow_notes(table):
+    for line in [*few_documents(int(table["doc"].nunique())), *underflow_notes(table)]:
         print(f"note: {line}", file=sys.stderr)

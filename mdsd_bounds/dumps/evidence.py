@@ -29,6 +29,8 @@ _NATS, _MASS, _ERRORS = 1.0, 0.05, 3.0
 #: Error bound of stored logarithms from which on it is said that they widen the intervals.
 _ROUGH = 1e-3
 _ROLES = ("target", "draft")
+#: What the recorded tokens are looked at for.
+_WHY_RECORDED = " (a check that rows and tokens are aligned; a value far below about -5 suggests a shift)"
 
 
 @dataclass(frozen=True)
@@ -275,8 +277,9 @@ def _recorded(dump: Dump, held: list[_Run], seen: int, rows: int) -> tuple[str, 
                 f"only {found} of {count} recorded tokens are among those that the {role} can give, though these hold "
                 f"{float(kept.mean()):.2f} of its mass: rows of another text or tokenizer; log both over one text"
             )
-    line = f"target {means[0]}, draft {means[1]} nats a token in {_of(seen, rows)}"
-    return line + (f" ({'; '.join(notes)})" if notes else ""), warnings
+    line = f"target {means[0]}, draft {means[1]} nats per token in {_of(seen, rows)}"
+    line += f" ({'; '.join(notes)})" if notes else ""
+    return line + _WHY_RECORDED, warnings
 
 
 def _apart(lag: int) -> str:

@@ -1,4 +1,4 @@
-"""Labels without hands, from outcomes: does the program still pass when the draft's token stands in it?
+"""Labels without annotators, from outcomes: does the program still pass when the draft's token stands in it?
 
 The target writes each task's solution greedily, and the draft is asked at every token what it would have written.  At
 the first place where they differ the draft's token is put in, the target finishes, and the task's tests run: the token

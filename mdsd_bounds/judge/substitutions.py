@@ -1,4 +1,4 @@
-"""Labels without hands, from substitutions: does a solution that passes still pass with one token replaced?
+"""Labels without annotators, from substitutions: does a solution that passes still pass with one token replaced?
 
 At random places of each task's own solution the draft's most probable other token stands in for the token, all else
 stays, and the tests run.  It is cheap, one pass of each model and one run of the tests a label, but asks something

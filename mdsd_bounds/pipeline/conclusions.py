@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from mdsd_bounds._backend.printable import counted
 from mdsd_bounds.verifiers.registry import vouched_for
 
 #: Beyond rounding: an acceptance so far above its bound belongs to no lossless rule.
@@ -33,7 +34,7 @@ def bounds_in_words(summary: pd.DataFrame) -> str:
     within = f" within a total variation of {best['tv']:g}" if best.get("tv", 0) > 0 else ""
     return (
         f"{where} {what}{within} accepts more than {most:.4f} of the positions, for drafts of {best['sampler']}"
-        f"{certified} ({_interval(best, 'ci', 1.0)}{int(best['positions'])} positions)."
+        f"{certified} ({_interval(best, 'ci', 1.0)}{_counts(best)})."
     )
 
 
@@ -48,14 +49,14 @@ def comparison_in_words(summary: pd.DataFrame) -> str:
     >>> table = run(load_example(), Settings(("with_replacement",), (2,), verifiers=("rrs",)))
     >>> print(comparison_in_words(summarise_comparison(table)))
     With 2 drafts at temperature 1 rrs on with_replacement accepts most: 0.9192 of the positions, 1.30 percentage
-    points below its bound (95% interval 0.56 to 2.10, 32 positions).
+    points below its bound (95% interval 0.56 to 2.10, 16 documents, 32 positions).
     """
     part, where = _at_most_drafts(summary)
     if "tv" in summary:
         best = _highest(part)
         return (
             f"{_most(best, where)} at a total variation of {best['tv']:.3g} from the target; "
-            f"the best at that distance is {best['bound_at_tv']:.4f} ({int(best['positions'])} positions)."
+            f"the best at that distance is {best['bound_at_tv']:.4f} ({_counts(best)})."
         )
     above = summary[(summary["gap_ci_high"] < -_ABOVE) | ((summary["gap"] < -_ABOVE) & (summary["mc_stderr"] == 0))]
     lossy, warning = set(above["verifier"]), ""
@@ -72,7 +73,7 @@ def comparison_in_words(summary: pd.DataFrame) -> str:
     best = _highest(part)
     text = (
         f"{_most(best, where)}, {_number(100 * best['gap'], 2)} percentage points below its bound "
-        f"({_interval(best, 'gap_ci', 100.0)}{int(best['positions'])} positions)"
+        f"({_interval(best, 'gap_ci', 100.0)}{_counts(best)})"
     )
     others = part[part["verifier"] != best["verifier"]]
     if len(others):
@@ -176,6 +177,13 @@ def _interval(line: Any, name: str, scale: float) -> str:
         return "a single document, so no interval; "
     digits = 4 if scale == 1.0 else 2
     return f"95% interval {_number(scale * low, digits)} to {_number(scale * high, digits)}, "
+
+
+def _counts(line: Any) -> str:
+    """What a mean and its interval rest on; a summary made by hand may lack the documents."""
+    documents, positions = int(line.get("documents", 0)), int(line["positions"])
+    units = f"{counted(documents, 'document')}, " if 1 < documents < positions else ""
+    return units + counted(positions, "position")
 
 
 def _number(x: float, digits: int) -> str:

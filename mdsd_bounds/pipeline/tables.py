@@ -67,6 +67,8 @@ _NUMBERS, _MAY_LACK = ("tv",), ("acceptance", "mc_stderr", "tv", "subset_size")
 _CELL = 32
 #: Resamples of a bootstrap interval; its ends then vary by about two percent of the interval's width.
 BOOTSTRAP = 2000
+#: Below so many documents the bootstrap has too little to draw from.
+FEW_DOCUMENTS = 10
 #: Entries of the resamples held at once.
 _DRAWN = 1 << 22
 
@@ -153,7 +155,7 @@ def bootstrap_interval(
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """One line per setting of a table of bounds: positions, mean, its certificate and its sampling uncertainty.
+    """One line per setting of a table of bounds: documents, positions, mean, its certificate and its sampling error.
 
     ``certified_low`` and ``certified_high`` are the means of the certified intervals: what rounding, quadrature and
     truncated rows leave open.  ``stderr`` (:func:`document_means`) is the sampling uncertainty of ``mean``, with
@@ -167,8 +169,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     >>> from mdsd_bounds.pipeline import Settings, summarise
     >>> from mdsd_bounds.pipeline.run import run
     >>> summarise(run(load_example(), Settings(("greedy",), (1, 2)))).columns.tolist()
-    ['sampler', 'drafts', 'temperature', 'positions', 'mean', 'certified_low', 'certified_high', 'stderr', 'ci_low',
-    'ci_high']
+    ['sampler', 'drafts', 'temperature', 'documents', 'positions', 'mean', 'certified_low', 'certified_high', 'stderr',
+    'ci_low', 'ci_high']
     """
     rows = []
     settings = list(_settings(table, ["tv"] if "tv" in table else []))
@@ -183,6 +185,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 "drafts": int(drafts),
                 "temperature": float(temperature),
                 **({"tv": float(tv[0])} if tv else {}),
+                "documents": int(part["doc"].nunique()),
                 "positions": len(part),
                 "mean": mean,
                 "certified_low": float(part["certified_low"].to_numpy().mean()),
@@ -212,9 +215,9 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
     >>> from mdsd_bounds.pipeline import Settings, summarise_comparison
     >>> from mdsd_bounds.pipeline.run import run
     >>> found = summarise_comparison(run(load_example(), Settings(("with_replacement",), (2,), verifiers=("rrs",))))
-    >>> found[["verifier", "drafts", "positions"]]
-      verifier  drafts  positions
-    0      rrs       2         32
+    >>> found[["verifier", "drafts", "documents", "positions"]]
+      verifier  drafts  documents  positions
+    0      rrs       2         16         32
     """
     rows = []
     settings = list(_settings(table))
@@ -236,6 +239,7 @@ def summarise_comparison(table: pd.DataFrame) -> pd.DataFrame:
                 "verifier": verifier,
                 "drafts": int(drafts),
                 "temperature": float(temperature),
+                "documents": int(part["doc"].nunique()),
                 "positions": len(part),
                 "acceptance": mean,
                 "ci_low": float(low[0]),
@@ -342,6 +346,16 @@ def _by_document(values: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray,
     counts = np.bincount(index).astype(float)
     sums = np.stack([np.bincount(index, weights=column) for column in values.T], 1)
     return sums, counts
+
+
+def few_documents(documents: int) -> list[str]:
+    """A note where intervals rest on so few documents that they are rough; none for one, which has no interval."""
+    if not 1 < documents < FEW_DOCUMENTS:
+        return []
+    return [
+        f"intervals over {documents} documents are rough, and rather too narrow than too wide: documents are their "
+        f"unit, whatever the number of positions; {FEW_DOCUMENTS} texts or more are better"
+    ]
 
 
 def underflow_notes(table: pd.DataFrame) -> list[str]:

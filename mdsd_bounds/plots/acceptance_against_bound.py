@@ -36,7 +36,7 @@ def acceptance_against_bound(table: pd.DataFrame, ax: Axes | None = None, look: 
     frame = Frame(
         "acceptance_against_bound", _panel, "Each position against its bound",
         "bound (optimal acceptance of the sampler)", "acceptance rate",
-        note="One point a position; on the diagonal nothing is left to gain.",
+        note="One point per position; on the diagonal nothing is left to gain.",
     )  # fmt: skip
     return compose(frame, known, ax, look)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mdsd_bounds._backend.origin import MARKER
 from mdsd_bounds._backend.printable import counted
-from mdsd_bounds.pipeline.tables import summarise_comparison
+from mdsd_bounds.pipeline.tables import few_documents, summarise_comparison
 from mdsd_bounds.report.answer import ATTAINED, WORTH, Answer, best_others, sampler_lines
 from mdsd_bounds.report.figures import figure
 from mdsd_bounds.report.html import Column, code, fold, interval, number, table, text
@@ -138,6 +138,7 @@ def _answer(found: Answer, compared: pd.DataFrame | None) -> str:
     """The first sentence and the recommendation."""
     setting = f"With {counted(found.drafts, 'draft')} at temperature {found.temperature:g}"
     where = f"{counted(found.positions, 'position')} of {counted(found.documents, 'document')}"
+    few = "".join(f" Note: {line}." for line in few_documents(found.documents))
     ceiling = (
         f"no lossless verifier with any of the samplers compared can accept more than "
         f"<b>{_percent(found.bound)}%</b> ({code(found.best_sampler)})"
@@ -169,7 +170,8 @@ def _answer(found: Answer, compared: pd.DataFrame | None) -> str:
     return (
         f'<p class="lead">{lead}</p><dl class="answer">{items}</dl>'
         f'<p class="note">Over {where}. Brackets are 95% intervals over documents (bootstrap), paired by position '
-        "where two things are compared; without brackets there is one document, which says nothing about the next.</p>"
+        "where two things are compared; without brackets there is one document, which says nothing about the next."
+        f"{few}</p>"
     )
 
 
@@ -190,7 +192,10 @@ def _items(found: Answer) -> list[tuple[str, str, str]]:
         if not vouched_for(found.verifier):
             accepts += f"; nobody has checked that it is lossless: {code(f'mdsd audit --verifier {found.verifier}')}"
         items.append(("Verifier", code(found.verifier), accepts))
-    more = f"the largest asked for; fewer than that lose {_percent(WORTH, 0)} percentage point or more"
+    more = (
+        "largest number of drafts requested; any smaller one requested would lose at least "
+        f"{_percent(WORTH, 0)} percentage point"
+    )
     if found.more is not None:
         n, *difference = found.more
         added = _range((difference[0], difference[1], difference[2]))
@@ -210,7 +215,9 @@ def _tree(found: Answer) -> tuple[str, str]:
         gain = f"{tree['speed'] / tree['alone']:.2f} times the speed of no drafts, by the costs given"
         return text(tree["name"]), f"{rule}; {gain}"
     option = '<span class="option">--draft-cost</span>'
-    return text(tree["name"]), f"{rule}, if {tree['nodes']} nodes cost what one does; with {option}, by speed"
+    return text(tree["name"]), (
+        f"{rule}, assuming {counted(tree['nodes'], 'node')} cost the same as one; give {option} to rank by speed"
+    )
 
 
 def _others(answers: Sequence[Answer]) -> list[str]:
@@ -324,7 +331,7 @@ def decoded_trees(logs: pd.DataFrame) -> str:
         "these places (mdsd tree --bound)."
     )
     rows: list[Any] = logs.to_dict("records")
-    return fold(f"Decoding with draft trees ({len(rows)} logs)", table(rows, columns, caption), True)
+    return fold(f"Decoding with draft trees ({counted(len(rows), 'log')})", table(rows, columns, caption), True)
 
 
 def _provenance(facts: Mapping[str, Any]) -> str:

@@ -43,8 +43,8 @@ def quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[s
     lines = [
         "## Tasks solved", "",
         QUALITY.format(tasks=tasks, power=_power(tasks)), "",
-        "| rule | accepted | tokens a pass (4 drafts) | solved | gained / lost | difference, percentage points | p "
-        "| minus a random judge of about equal acceptance |",
+        "| rule | accepted | tokens per target pass (4 drafts) | solved | gained / lost | difference, "
+        "percentage points | p | minus a random judge of about equal acceptance |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     sums = rows.groupby("rule")[["accepted", "tokens"]].sum()
@@ -72,7 +72,7 @@ def quality(found: list[dict[str, Any]], unfinished: list[str], measured: dict[s
         )
     measured["quality"] = {"tasks": tasks, "unfinished": unfinished, "rules": table}
     _quality_figure(table, tasks, figure)
-    return [*lines, "", f"![tasks solved and tokens a pass]({figure.name})", ""]
+    return [*lines, "", f"![tasks solved and tokens per target pass]({figure.name})", ""]
 
 
 def _discordant(solved: pd.DataFrame, rule: str, other: str) -> tuple[int, int]:
@@ -91,7 +91,7 @@ def _beside_random(solved: pd.DataFrame, rule: str, random: list[str], shares: p
 
 
 def _quality_figure(table: list[dict[str, Any]], tasks: int, file: Path) -> None:
-    """Change in solved tasks against tokens a pass, one line a family of rules, 95% intervals."""
+    """Change in solved tasks against tokens per target pass, one line a family of rules, 95% intervals."""
     ax = axes(None)
     families: dict[str, list[dict[str, Any]]] = {}
     for row in table:
@@ -104,7 +104,7 @@ def _quality_figure(table: list[dict[str, Any]], tasks: int, file: Path) -> None
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
         ax.errorbar([row["tokens_a_pass"] for row in rows], middle, yerr=spread, label=name, linewidth=1.2, **look)
     ax.axhline(0.0, color="#555555", linewidth=1.0, linestyle=":")
-    ax.set_xlabel("tokens a target forward pass, four drafts")
+    ax.set_xlabel("tokens per target forward pass, four drafts")
     ax.set_ylabel("change in solved tasks, percentage points (95%)")
     legend(ax)
     save_figure(ax, file)
