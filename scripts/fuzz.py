@@ -256,7 +256,7 @@ def page(found: dict[str, collections.Counter[str]], count: int, first: int) -> 
     each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     short = "" if min(sizes) >= count else f"; stopped before the {count:,} of each that were asked for"
     lines = [
-        f"{bad} failures in {sum(sizes):,} damaged inputs: {each} of each of {len(found)} readable forms "
+        f"{bad} failure{'' if bad == 1 else 's'} in {sum(sizes):,} damaged inputs: {each} of each of {len(found)} readable forms "
         f"(numbers from {first:,} on; Python {platform.python_version()}{short}).",
         "",
         "An input is a good form with bytes, headers or structure damaged (`scripts/fuzzing/mutators.py`), "
