@@ -256,8 +256,8 @@ def page(found: dict[str, collections.Counter[str]], count: int, first: int) -> 
     each = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     short = "" if min(sizes) >= count else f"; stopped before the {count:,} of each that were asked for"
     lines = [
-        f"{bad} failure{'' if bad == 1 else 's'} in {sum(sizes):,} damaged inputs: {each} of each of {len(found)} readable forms "
-        f"(numbers from {first:,} on; Python {platform.python_version()}{short}).",
+        f"{bad} failure{'' if bad == 1 else 's'} in {sum(sizes):,} damaged inputs: {each} of each of {len(found)} "
+        f"readable forms (numbers from {first:,} on; Python {platform.python_version()}{short}).",
         "",
         "An input is a good form with bytes, headers or structure damaged (`scripts/fuzzing/mutators.py`), "
         "and it is read to its last row in a process with limits. *Read*: still valid. *Refused*: an error "
