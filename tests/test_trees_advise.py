@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mdsd_bounds.cli import app
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.trees.advice_in_words import in_words
 from mdsd_bounds.trees.advise import (
     BEST,
     Choice,
@@ -22,7 +23,6 @@ from mdsd_bounds.trees.advise import (
     advise,
     choices,
     costs_from,
-    in_words,
     profiles,
     resampled,
 )

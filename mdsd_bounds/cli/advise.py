@@ -104,9 +104,10 @@ def advise(
     from mdsd_bounds.cli.notes import opened
     from mdsd_bounds.pipeline.evaluate_block import Settings, matching_verifiers
     from mdsd_bounds.trees.across import simulated as simulated_rules
+    from mdsd_bounds.trees.advice_in_words import in_words
     from mdsd_bounds.trees.advice_limits import limits_reached
     from mdsd_bounds.trees.advise import advise as best_trees
-    from mdsd_bounds.trees.advise import in_words, lossy_profiles, profiles
+    from mdsd_bounds.trees.advise import lossy_profiles, profiles
     from mdsd_bounds.trees.costs import costs_from
     from mdsd_bounds.trees.rows import sampled_rows
     from mdsd_bounds.trees.speed_frontier import speed_by_nodes

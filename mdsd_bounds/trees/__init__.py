@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from mdsd_bounds._backend.lazy import lazily
 
 if TYPE_CHECKING:
+    from mdsd_bounds.trees.advice_in_words import in_words as in_words
     from mdsd_bounds.trees.advise import Costs as Costs
     from mdsd_bounds.trees.advise import costs_from as costs_from
-    from mdsd_bounds.trees.advise import in_words as in_words
     from mdsd_bounds.trees.advise import profiles as profiles
     from mdsd_bounds.trees.base import Tree as Tree
     from mdsd_bounds.trees.base import common_randomness as common_randomness
@@ -105,7 +105,7 @@ _HOMES = {
     "expected_accepted": "mdsd_bounds.trees.verify",
     "expected_emitted": "mdsd_bounds.trees.verify",
     "full_information": "mdsd_bounds.trees.bounds",
-    "in_words": "mdsd_bounds.trees.advise",
+    "in_words": "mdsd_bounds.trees.advice_in_words",
     "independent_paths": "mdsd_bounds.trees.builders",
     "joint_optimum": "mdsd_bounds.trees.bounds",
     "named_tree": "mdsd_bounds.trees.named",

@@ -33,7 +33,6 @@ import pandas as pd
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import SAMPLERS
-from mdsd_bounds.trees.advice_in_words import in_words as in_words
 from mdsd_bounds.trees.builders import branchings
 from mdsd_bounds.trees.costs import Costs as Costs
 from mdsd_bounds.trees.costs import costs_from as costs_from

@@ -196,6 +196,5 @@ def write_distillkit(path: Path, texts: list[tuple[list[int], Tensor, Tensor]]) 
         }
     )
     # Arrow opens no file whose name is not UTF-8.
-    buffer = arrow.BufferOutputStream()
-    parquet.write_table(table, buffer)
-    path.write_bytes(buffer.getvalue())
+    with path.open("wb") as file:
+        parquet.write_table(table, file)

@@ -35,7 +35,7 @@ from mdsd_bounds.verifiers.optimal.whole_support import drafted_tokens, token_it
 from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
-#: up to which a sweep of all tokens finds L.
+#: up to which a sweep of all tokens may find L.
 _WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
 #: Gap up to which a rule is not compared with picking the first draft.
 _SMALL_GAP = 1e-9
@@ -112,17 +112,16 @@ def _lower_edge(p: np.ndarray, q: np.ndarray, always: np.ndarray, draws: int) ->
 
     ``q`` are rates of any total.
     """
-    if draws == 2 and len(p) <= _MIDDLE:
-        return edge_of(best_side(token_items(q, always, draws), p), p, q)
-    fixed = int(always.sum())
+    fixed, few = int(always.sum()), len(p) <= _MIDDLE
     # Any q with these as its most probable tokens has this minimiser.
     rates = np.where(always, 2.0 * q.max(), q) if fixed else q
-    found = lowest_prefix(p, rates, fixed, draws)
+    # A sweep for two draws takes less time than the search; for more draws it takes many times as long.
+    found = None if draws == 2 and few else lowest_prefix(p, rates, fixed, draws)
     if found is not None:
         scale, ratio, last = found
         # Tokens of one ratio that L cuts in two go left together.
         return float(edge_above(p, q, scale, ratio if last < 0 else np.nextafter(ratio, np.inf)))
-    if len(p) <= _MIDDLE:
+    if few:
         return edge_of(best_side(token_items(q, always, draws), p), p, q)
     # What is off the support makes p a distribution.
     target, rates = np.append(p, max(1.0 - p.sum(), 0.0)), np.append(rates / rates.sum(), 0.0)
