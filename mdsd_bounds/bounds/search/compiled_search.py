@@ -49,8 +49,10 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import threading
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +62,7 @@ from torch import Tensor
 from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
-from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature
+from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature, Space
 from mdsd_bounds.problem import Bound, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
@@ -77,6 +79,8 @@ ROUNDING = 4.5e-9
 _LOTS_FROM, _LOT = 1e-9, 1 << 15
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
 WIDE = 8192
+#: What :func:`_room` keeps for its thread.
+_kept = threading.local()
 
 
 @dataclass(frozen=True)
@@ -250,10 +254,23 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     asked = Asked(m, counts, sensitive, _edges(), TOLERANCE, _lot(p.shape[1], max(draws)), ROUNDING)
 
     def work(first: int, last: int) -> None:
-        without_replacement(p, q, asked, rule, first, last, found.answers)
+        without_replacement(p, q, asked, rule, (first, last), _room(p.shape[1], asked), found.answers)
 
     in_threads(work, len(p))
     return found
+
+
+def _room(width: int, asked: Asked) -> Space:
+    """Room for the search, kept by each thread: to clear fresh pages for a row takes longer than the row itself."""
+    from mdsd_bounds.bounds.search.without_replacement_rows import room_for
+
+    rooms: dict[Any, Space] = _kept.__dict__
+    key = (width, len(asked.draws), asked.fixed, int(asked.draws[-1]))
+    if key not in rooms:
+        if len(rooms) >= len(REACHES):
+            rooms.clear()
+        rooms[key] = room_for(*key)
+    return rooms[key]
 
 
 def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple[float, float, int] | None:

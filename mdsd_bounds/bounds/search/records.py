@@ -190,13 +190,18 @@ class Nodes(NamedTuple):
 
 
 class Space(NamedTuple):
-    """All room that the search without replacement needs, made once for all rows of a thread."""
+    """All room that the search without replacement needs, made once for all rows of a thread.
+
+    The histograms' ``lot``, ``extra`` and ``wanted`` are zero between two rows.
+    """
 
     top: Top
     cells: Cells
     tokens: Tokens
     runs: Runs
     nodes: Nodes
+    #: Where the table of heavy tokens begins; rows that need more make their own.
+    table: np.ndarray
 
 
 class Edges(NamedTuple):

@@ -50,7 +50,6 @@ from mdsd_bounds.bounds.search.without_replacement_rows import (
     NODES,
     before_search,
     largest_tokens,
-    room_for,
 )
 
 #: Tokens with ``q T`` above this are heavy; up to the second they keep three powers.
@@ -352,15 +351,15 @@ def _search_row(row, left, asked, rule, space, table, answers):  # type: ignore[
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def without_replacement(p, q, asked, rule, first, last_row, answers):  # type: ignore[no-untyped-def]
-    """Rows ``first`` to ``last_row``: minimum of ``P - Q_n`` with ``asked.fixed`` fixed tokens, n = ``asked.draws``.
+def without_replacement(p, q, asked, rule, rows, space, answers):  # type: ignore[no-untyped-def]
+    """Rows ``rows[0]`` to ``rows[1]``: minimum of ``P - Q_n`` with ``asked.fixed`` fixed tokens, n = ``asked.draws``.
 
-    ``rule`` is a :class:`.records.Quadrature`.  Fills all of :class:`.records.Answers`: the prefix by its last
-    ``(ratio, token)`` in units of ``scale``, and whether the row could be treated.
+    ``rule`` is a :class:`.records.Quadrature`, ``space`` a :class:`.records.Space`.  Fills all of
+    :class:`.records.Answers`: the prefix by its last ``(ratio, token)`` in units of ``scale``, and whether the row
+    could be treated.
     """
-    space, table, bits = room_for(p.shape[1], asked), np.empty(100_000), q.view(np.int64)
-    top = space.top
-    for b in range(first, last_row):
+    top, table, bits = space.top, space.table, q.view(np.int64)
+    for b in range(rows[0], rows[1]):
         count, total = largest_tokens(q[b], bits[b], asked.fixed, top)
         fixed, held = top.fixed[:count], 0.0
         for k in range(count):

@@ -52,14 +52,12 @@ def largest_tokens(q, bits, fixed_count, top):  # type: ignore[no-untyped-def]
     return held, total
 
 
-@njit(**STEP)
-def room_for(width, asked):  # type: ignore[no-untyped-def]
-    """Room for rows of ``width`` tokens."""
-    number, most = asked.draws.shape[0], asked.draws[-1]
-    wide, blocks, held = max(width, CELLS) + 2, -(-width // BLOCK), asked.fixed + most
+def room_for(width: int, number: int, fixed: int, most: int) -> Space:
+    """Room for rows of ``width`` tokens and ``number`` numbers of draws up to ``most`` beside ``fixed`` tokens."""
+    wide, blocks, held = max(width, CELLS) + 2, -(-width // BLOCK), fixed + most
     top = Top(
         np.empty(blocks), np.empty(blocks, np.int64), np.empty(blocks), np.empty(held), np.empty(held, np.int64),
-        np.empty(held + 1), np.empty(asked.fixed, np.int64), np.empty(most + 1),
+        np.empty(held + 1), np.empty(fixed, np.int64), np.empty(most + 1),
     )  # fmt: skip
     cells = Cells(
         np.empty((CELLS, 4)), np.zeros((CELLS, 4)), np.zeros((CELLS, EXTRAS)), np.empty(width, np.uint16),
@@ -82,7 +80,7 @@ def room_for(width, asked):  # type: ignore[no-untyped-def]
         np.empty(number, np.int64),
     )  # fmt: skip
     nodes = Nodes(np.empty(NODES), np.empty((2 * most + 1, NODES)), np.empty(wide), np.empty(wide))
-    return Space(top, cells, tokens, runs, nodes)
+    return Space(top, cells, tokens, runs, nodes, np.empty(100_000))
 
 
 @njit(**STEP)
