@@ -96,19 +96,21 @@ class FixedRule:
 
     def pick_distribution(self, drafts: Tensor) -> Tensor:
         """Probability ``[T, n]`` that each place of ``drafts`` is the pick.  O(T n)."""
-        token, filled = drafts.clamp(min=0), drafts >= 0
-        is_random = (torch.arange(drafts.shape[1]) >= drafts.shape[1] - self.random) & filled
-        is_fixed = filled & ~is_random
-        p, given = self.p[token], self.q[token] / (self.rest or 1.0)
+        # NumPy: on the few numbers of a step its operations take a third of the time of torch's.
+        token = drafts.numpy()
+        is_fixed, is_random = token >= 0, np.zeros(token.shape, dtype=bool)
+        if self.random:
+            is_random[:, -1], is_fixed[:, -1] = is_fixed[:, -1], False
+        p = self.p.numpy()[token]
         if self.mass > 0.0:
-            keep = torch.where(given > 0.0, p / torch.where(given > 0.0, given, 1.0), 1.0).clamp_(max=1.0)
+            given = self.q.numpy()[token] / (self.rest or 1.0)
+            keep = np.divide(np.minimum(p, given), given, out=np.ones_like(p), where=given > 0.0)
             share = p / self.mass
         else:
-            keep, share = torch.ones_like(p), 1.0 / is_fixed.sum(-1, keepdim=True, dtype=p.dtype)
-        by_random = torch.where(is_random, keep, 0.0)
+            keep, share = np.ones_like(p), 1.0 / np.maximum(is_fixed.sum(-1, keepdims=True), 1)
         # Without fixed tokens the random draft is all there is.
-        by_random = torch.where(is_fixed.any(-1, keepdim=True), by_random, 1.0 * is_random)
-        return by_random + (1.0 - by_random.sum(-1, keepdim=True)) * torch.where(is_fixed, share, 0.0)
+        by_random = is_random * np.where(is_fixed.any(-1, keepdims=True), keep, 1.0)
+        return torch.from_numpy(by_random + (1.0 - by_random.sum(-1, keepdims=True)) * (is_fixed * share))
 
     def pick(self, drafts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Slot of the pick ``[T]``."""
