@@ -1,10 +1,10 @@
 """Acceptance within a time budget per token: every verifier that fits, on the same real rows, in one run.
 
-    python scripts/optimal_table.py out/study --rows 100 [--samplers with_replacement,greedy]
+    python scripts/optimal_table.py out/unseen --rows 100 [--samplers with_replacement,greedy] [--about TEXT]
 
-Writes docs/optimal_comparison.json and docs/optimal_comparison.md from what it measures: the budget table on real rows,
-and the optimal verifier beside the plan of the linear programme at small vocabularies.  Samplers that are not run keep
-what the JSON held before.
+Writes docs/optimal_comparison.json, docs/optimal_comparison.md and figures/optimal_comparison.png from what it measures:
+the budget tables on real rows, full and truncated, and the optimal verifier beside the plan of the linear programme at
+small vocabularies.  Samplers that are not run keep what the JSON held before.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from benchmarks.timing import machine
-from optimal_certificates import chosen_rows
+from optimal_certificates import SETTINGS, chosen_rows
 from torch import Tensor
 
 from mdsd_bounds import SAMPLERS, VERIFIERS, acceptance_rate, open_dump, optimal_acceptance, to_probs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "optimal_comparison.json"
-BUDGETS = (10.0, 100.0)
+BUDGETS = (0.1, 1.0, 10.0)
 #: Verifiers beside the optimal one; the first of each sampler is what a rule that is out of time falls back on.
 RIVALS = {
     "with_replacement": ("rrs", "k_seq", "naive_tree", "nss", "importance_sampling"),
@@ -37,6 +37,10 @@ RIVALS = {
     "greedy": ("rrs_without_replacement", "greedy"),
 }
 SMALL = (8, 16, 32, 64, 128)
+#: Settings whose tables show every verifier; the other settings are in the summary and in the JSON.
+SHOWN = ("full, T 1", "top-k 50, T 1")
+
+ABOUT = "Qwen2.5-Coder-1.5B drafted by its 0.5B sibling on HumanEval, from a dump made as `data/README.md` says"
 
 INTRODUCTION = """# The optimal verifier beside the others
 
@@ -44,15 +48,21 @@ Written by `python scripts/optimal_table.py` from what it measured.
 
 ## Acceptance within a time budget per token
 
-{about}.
-Same rows for every verifier of a sampler, in one run. `ms` is the processor time of one thread for one whole
-verification at V = {vocabulary:,}, from p, q and the drafts to the token, nothing prepared in advance (median
-over rows). Within a budget a position counts with its rule's acceptance where the rule took no longer than the
-budget, else with that of recursive rejection, the first line of each block; `in time` is the share of positions
-in budget. Acceptances are exact but for those with a `±` (Monte Carlo; one standard error of the mean over
-these rows, from sampling alone).
-Lines of `optimal` without replacement are of the rule before the tree of priority orders, which takes less time
-([certificates](optimal_certificates.md)); they have not been measured again.
+{about}. Same rows for every verifier of a sampler, in one run. `ms` is the processor time of one thread for one
+whole verification, from p, q and the drafts to the token, nothing prepared in advance (median over rows). Full rows
+have V = {vocabulary:,}; truncated ones are given as a server's own truncation leaves them, as their support. Within a
+budget a position counts with its rule's acceptance where the rule took no longer than the budget, else with that of
+recursive rejection, and with no acceptance where that is too slow as well; `in time` is the share of positions in
+budget. Acceptances are exact but for those with a `±` (Monte Carlo; one standard error of the mean over these rows,
+from sampling alone).
+"""
+
+SUMMARY = """
+![Acceptance within 1 ms and the time of the optimal rule](figures/optimal_comparison.png)
+
+### Every setting: the optimal rule and the best other one within 1 ms
+
+`best other` is the verifier with the highest acceptance within 1 ms among the others.
 """
 
 PUBLISHED = """
@@ -75,43 +85,67 @@ itself a verifier; `difference` is the largest difference of the optimal rule's 
 def budget_lines(
     dump: Any, rows: list[int], samplers: list[str], counts: list[int], samples: int
 ) -> list[dict[str, Any]]:
-    """One line per sampler, number of drafts and verifier."""
-    kept: dict[tuple[str, int, str], list[tuple[float, float, float]]] = {}
-    bounds: dict[tuple[str, int], list[float]] = {}
+    """One line per setting, sampler, number of drafts and verifier."""
+    kept: dict[tuple[str, str, int, str], list[tuple[float, float, float]]] = {}
+    bounds: dict[tuple[str, str, int], list[float]] = {}
     wanted, done, begun = set(rows), 0, time.monotonic()
     for batch in dump.batches(16):
         for i, row in enumerate(np.asarray(batch.row).tolist()):
             if row not in wanted:
                 continue
-            p, q = to_probs(batch.target_logits[i : i + 1]), to_probs(batch.draft_logits[i : i + 1])
-            for sampler in samplers:
-                rivals = RIVALS[sampler]
-                best = optimal_acceptance(p, q, counts, sampler)
-                for k, n in enumerate(counts):
-                    bounds.setdefault((sampler, n), []).append(float(best.value[k, 0]))
-                    for name in (*rivals, "optimal"):
-                        if sampler in VERIFIERS[name].samplers:
-                            kept.setdefault((sampler, n, name), []).append(one(p, q, n, sampler, name, samples, row))
+            for setting, options in SETTINGS.items():
+                p, q = (to_probs(x[i : i + 1], **options) for x in (batch.target_logits, batch.draft_logits))
+                if not setting.startswith("full"):
+                    some = ((p > 0) | (q > 0))[0]
+                    p, q = p[:, some], q[:, some]
+                for sampler in samplers:
+                    best = optimal_acceptance(p, q, counts, sampler)
+                    for k, n in enumerate(counts):
+                        bounds.setdefault((setting, sampler, n), []).append(float(best.value[k, 0]))
+                        for name in (*RIVALS[sampler], "optimal"):
+                            found = one(p, q, n, sampler, name, samples, row)
+                            kept.setdefault((setting, sampler, n, name), []).append(found)
             done += 1
             left = (time.monotonic() - begun) * (len(wanted) - done) / done
             print(f"{done} of {len(wanted)} rows, {left / 60:.1f} min left", file=sys.stderr)
-    lines = []
-    for (sampler, n, name), found in kept.items():
-        value, error, spent = np.array(found).T
-        fallback = np.array(kept[sampler, n, RIVALS[sampler][0]])[:, 0]
-        line: dict[str, Any] = {
-            "sampler": sampler,
-            "drafts": n,
-            "verifier": name,
-            "alpha*": float(np.mean(bounds[sampler, n])),
-            "unlimited": float(value.mean()),
-            "error": float(np.sqrt((error**2).sum()) / len(error)),
-        }
-        for budget in BUDGETS:
-            line[f"within {budget:g} ms"] = float(np.where(spent <= budget, value, fallback).mean())
-            line[f"in time, {budget:g} ms"] = float((spent <= budget).mean())
-        lines.append(line | {"ms": float(np.median(spent)), "longest ms": float(spent.max())})
-    return lines
+    return [_line(key, np.array(found), kept, bounds) for key, found in kept.items()]
+
+
+def _line(key: tuple[str, str, int, str], found: np.ndarray, kept: Any, bounds: Any) -> dict[str, Any]:
+    """One verifier on the rows of one setting; ``found`` ``[R, 3]``: acceptance, its standard error, milliseconds."""
+    setting, sampler, n, name = key
+    value, error, spent = found.T
+    safe = np.array(kept[setting, sampler, n, RIVALS[sampler][0]])
+    line: dict[str, Any] = {
+        "setting": setting,
+        "sampler": sampler,
+        "drafts": n,
+        "verifier": name,
+        "alpha*": float(np.mean(bounds[setting, sampler, n])),
+        "unlimited": float(value.mean()),
+        "error": float(np.sqrt((error**2).sum()) / len(error)),
+    }
+    for budget in BUDGETS:
+        otherwise = np.where(safe[:, 2] <= budget, safe[:, 0], 0.0)
+        line[f"within {budget:g} ms"] = float(np.where(spent <= budget, value, otherwise).mean())
+        line[f"in time, {budget:g} ms"] = float((spent <= budget).mean())
+    return line | {"ms": float(np.median(spent)), "longest ms": float(spent.max())}
+
+
+def summary_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The optimal rule and the best other one within 1 ms, a line for each setting, sampler and number of drafts."""
+    found = []
+    for mine in lines:
+        if mine["verifier"] != "optimal":
+            continue
+        same = [x for x in lines if all(x[k] == mine[k] for k in ("setting", "sampler", "drafts")) and x is not mine]
+        other = max(same, key=lambda x: float(x["within 1 ms"]))
+        facts = {name: mine[name] for name in ("setting", "sampler", "drafts", "alpha*", "unlimited")}
+        within = {f"within {budget:g} ms": mine[f"within {budget:g} ms"] for budget in BUDGETS}
+        rest = {"ms": mine["ms"], "longest ms": mine["longest ms"]}
+        beside = {"best other": other["verifier"], "its acceptance": other["within 1 ms"], "its ms": other["ms"]}
+        found.append(facts | within | rest | beside)
+    return found
 
 
 def one(p: Tensor, q: Tensor, n: int, sampler: str, name: str, samples: int, seed: int) -> tuple[float, float, float]:
@@ -159,17 +193,62 @@ def spent_on(call: Any) -> tuple[float, Any]:
 
 
 def page(result: dict[str, Any]) -> str:
-    """Both tables in Markdown."""
+    """All tables in Markdown."""
     text = [INTRODUCTION.format(about=result["about"], vocabulary=result["vocabulary"])]
-    shown = [{k: v for k, v in line.items() if k != "error"} for line in result["budget"]]
-    for line, full in zip(shown, result["budget"], strict=True):
-        if full["error"] > 0:
-            line["unlimited"] = f"{full['unlimited']:.4f} ± {full['error']:.4f}"
-    text.extend([table(shown), PUBLISHED, SMALL_TEXT.format(pairs=result["pairs"])])
+    text += [conclusion(result["budget"]), SUMMARY, table(summary_lines(result["budget"]))]
+    for setting in SHOWN:
+        full = [line for line in result["budget"] if line["setting"] == setting]
+        shown = [{k: v for k, v in line.items() if k not in ("error", "setting")} for line in full]
+        for line, whole in zip(shown, full, strict=True):
+            if whole["error"] > 0:
+                line["unlimited"] = f"{whole['unlimited']:.4f} ± {whole['error']:.4f}"
+        text.append(f"\n### Every verifier: {setting}\n\n{table(shown)}")
+    text.extend([PUBLISHED, SMALL_TEXT.format(pairs=result["pairs"])])
     for sampler in dict.fromkeys(line["sampler"] for line in result["small"]):
         text.append(table([line for line in result["small"] if line["sampler"] == sampler]) + "\n")
     about = "; ".join(f"{key} {value}" for key, value in result["machine"].items())
     return "\n".join(text) + f"\nMachine: {about}.\n"
+
+
+def conclusion(lines: list[dict[str, Any]]) -> str:
+    """One sentence: where the optimal rule is in time within 1 ms, and how far it is ahead there."""
+    every = summary_lines(lines)
+    ahead = [line["within 1 ms"] - line["its acceptance"] for line in every]
+    some = [x for line, x in zip(every, ahead, strict=True) if not line["setting"].startswith("full")]
+    within = [line["unlimited"] - line["within 1 ms"] <= 1e-3 for line in every]
+    return (
+        f"**Within 1 ms the optimal rule keeps its acceptance (to 0.001) in {sum(within)} of {len(every)} settings. On "
+        f"truncated distributions it accepts {min(some):+.3f} to {max(some):+.3f} of the best other rule, in the median "
+        f"{float(np.median(some)):+.3f}.**"
+    )
+
+
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Without replacement, four drafts: acceptance within 1 ms by setting, and the time of the optimal rule."""
+    import matplotlib.pyplot as plt
+
+    from mdsd_bounds.plots.style import style
+
+    mine = [x for x in summary_lines(lines) if x["sampler"] == "without_replacement" and x["drafts"] == 4]
+    if not mine:
+        return
+    at = np.arange(len(mine))[::-1]
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+        left.plot([x["alpha*"] for x in mine], at, "|", markersize=14, color="black", label="bound")
+        left.plot([x["within 1 ms"] for x in mine], at, "o", color="C0", label="optimal")
+        left.plot([x["its acceptance"] for x in mine], at, "s", color="C1", label="best other rule")
+        left.set_yticks(at, [x["setting"] for x in mine])
+        left.set_xlabel("acceptance rate within 1 ms")
+        left.legend(loc="lower left")
+        right.plot([x["ms"] for x in mine], at, "o", color="C0", label="median")
+        right.plot([x["longest ms"] for x in mine], at, "|", markersize=12, color="C0", label="longest")
+        right.set_xscale("log")
+        right.axvline(1.0, color="grey", linewidth=1)
+        right.set_xlabel("one whole verification of the optimal rule, ms")
+        right.legend(loc="lower left")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -181,7 +260,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 def cell(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value).replace("_", " ")
-    if name.startswith("in time"):
+    if name.startswith("in time,"):
         return f"{100 * value:.0f}%"
     if name.endswith("ms") and not name.startswith("within"):
         return f"{value:.3g}"
@@ -195,6 +274,7 @@ def main() -> None:
     parser.add_argument("--samplers", default=",".join(RIVALS))
     parser.add_argument("--drafts", default="2,4,8")
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--about", default=ABOUT, help="what the dump holds, for the page")
     parser.add_argument("--pairs", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -203,8 +283,7 @@ def main() -> None:
     counts = [int(n) for n in arguments.drafts.split(",")]
     result: dict[str, Any] = json.loads(PAGE.read_text()) if PAGE.exists() else {"small": [], "budget": []}
     result |= {
-        "about": f"{len(rows)} positions of Qwen2.5-Coder-1.5B drafted by its 0.5B sibling on HumanEval, temperature "
-        "1, taken at equal steps from a dump made as `data/README.md` says",
+        "about": f"{len(rows)} positions at equal steps of {arguments.about}",
         "machine": machine(),
         "vocabulary": int(next(iter(dump.batches(1))).target_logits.shape[1]),
         "pairs": arguments.pairs,
@@ -219,6 +298,7 @@ def main() -> None:
         result[part] = sorted([*lines, *others], key=lambda line: list(RIVALS).index(line["sampler"]))
     PAGE.write_text(json.dumps(result, indent=1) + "\n")
     PAGE.with_suffix(".md").write_text(page(result))
+    draw(result["budget"], PAGE.parent / "figures" / "optimal_comparison.png")
 
 
 if __name__ == "__main__":
