@@ -8,10 +8,10 @@ theory, with proofs, is in ``docs/optimal_verifier.md``.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,12 +103,17 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
             f"{which}: dtype {probs.dtype}, sum {float(probs.sum()):.6g}, least entry {float(probs.min()):.3g}; "
             "give a float64 distribution (mdsd_bounds.to_probs makes one from logits)"
         )
-    module, name = RULES[sampler]
-    rule = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    rule, distinct = _rule_of(sampler)
     begun = time.perf_counter()
-    prepared: Prepared = rule(p, q, n, **options)
-    seconds, distinct = time.perf_counter() - begun, not get_sampler(sampler).replacement
-    return dataclasses.replace(prepared, n=n, distinct=distinct, sampler=sampler, seconds=seconds)
+    made: Prepared = rule(p, q, n, **options)
+    return Prepared(made.p, made.r, made.gap, made.rule, n, distinct, sampler, time.perf_counter() - begun)
+
+
+@functools.cache
+def _rule_of(sampler: str) -> tuple[Callable[..., Prepared], bool]:
+    """The function that prepares the sampler's rule, and whether its drafts are distinct."""
+    module, name = RULES[sampler]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name), not get_sampler(sampler).replacement
 
 
 def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:

@@ -243,9 +243,9 @@ def _pass_bin(items, state, j, below, beyond, whole):  # type: ignore[no-untyped
 @njit(**INLINE)
 def _sweep_pairs(items, state, begin, end):  # type: ignore[no-untyped-def]
     """:func:`sweep_window` for two draws."""
+    x, y, below, count = state.pairs[begin, 0], state.pairs[begin, 1], state.pairs[begin, 2], state.pairs[begin, 3]
     for j in range(begin, end):
         i = state.order[j]
-        x, y, below, count = state.pairs[j, 0], state.pairs[j, 1], state.pairs[j, 2], state.pairs[j, 3]
         if items.fixed[i]:
             count += 1.0
             state.v[i] = below if count == 0.0 else 0.0

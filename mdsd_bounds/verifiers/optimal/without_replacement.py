@@ -39,6 +39,7 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_ro
 _WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
 #: Gap up to which a rule is not compared with picking the first draft.
 _SMALL_GAP = 1e-9
+_NO_FIXED, _NO_TOKENS = np.zeros(0, bool), np.zeros(0, np.int32)
 
 
 def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
@@ -77,16 +78,18 @@ def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
 
 def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     """The rule for ``fixed`` tokens that are always drafted and ``draws`` draws without replacement from the rest."""
-    held = fixed_mask(q[None], fixed)[0] if fixed else torch.zeros(0, dtype=torch.bool)
-    rates = remainder(q[None], held[None])[0] if fixed else q
-    target, rate, always = p.numpy(), rates.numpy(), held.numpy()
+    rates, always = q, _NO_FIXED
+    if fixed:
+        held = fixed_mask(q[None], fixed)[0]
+        rates, always = remainder(q[None], held[None])[0], held.numpy()
+    target, rate = p.numpy(), rates.numpy()
     token = drafted_tokens(rate, always)
     support = len(token) - (int(always.sum()) if fixed else 0)
     if draws <= 1 or support <= draws:
         # At most one random draft, or all tokens are drafted.
         return prepare_fixed(p, q, fixed + draws * (draws > 1), draws * (draws <= 1))
     rule: SelectionRule
-    none, short = np.zeros(0, np.int32), abs(total_and_least(target)[0] - 1.0)
+    none, short = _NO_TOKENS, abs(total_and_least(target)[0] - 1.0)
     if support <= (_WHOLE_PAIRS if draws == 2 else _WHOLE):
         whole = whole_support(target, rate, always, token, draws)
         return Prepared(p, torch.from_numpy(whole.r), whole.gap + short, PriorityRule(token, none, whole.tree))
