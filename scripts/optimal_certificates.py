@@ -57,8 +57,6 @@ that acceptance and alpha* by `optimal_acceptance`, which shares no code with th
 float32 softmax of the same two rows, timed beside it. Lines of 32 rows are of the shipped positions (`--shipped`),
 which were in use while the rules were made; the other lines are of positions left out of that.
 Every row: [results/optimal_certificates.csv](results/optimal_certificates.csv).
-Lines of `without replacement` and `top m plus` are of one tree a row; rows over wide supports that lose more than 1e-6
-have since been given further trees ([section 5](optimal_verifier.md)), and have not been measured again.
 """
 
 

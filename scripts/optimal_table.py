@@ -2,9 +2,9 @@
 
     python scripts/optimal_table.py out/unseen --rows 100 [--samplers with_replacement,greedy] [--about TEXT]
 
-Writes docs/optimal_comparison.json, docs/optimal_comparison.md and figures/optimal_comparison.png from what it measures:
-the budget tables on real rows, full and truncated, and the optimal verifier beside the plan of the linear programme at
-small vocabularies.  Samplers that are not run keep what the JSON held before.
+Writes docs/optimal_comparison.json, docs/optimal_comparison.md and docs/figures/optimal_comparison.png from what it
+measures: the budget tables on real rows, full and truncated, and the optimal verifier beside the plan of the linear
+programme at small vocabularies.  Samplers that are not run keep what the JSON held before.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def conclusion(lines: list[dict[str, Any]]) -> str:
     within = [line["unlimited"] - line["within 1 ms"] <= 1e-3 for line in every]
     return (
         f"**Within 1 ms the optimal rule keeps its acceptance (to 0.001) in {sum(within)} of {len(every)} settings. On "
-        f"truncated distributions it accepts {min(some):+.3f} to {max(some):+.3f} of the best other rule, in the median "
-        f"{float(np.median(some)):+.3f}.**"
+        f"truncated distributions its acceptance is {min(some):+.3f} to {max(some):+.3f} from that of the best other "
+        f"rule, in the median {float(np.median(some)):+.3f}.**"
     )
 
 
@@ -227,28 +227,29 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Without replacement, four drafts: acceptance within 1 ms by setting, and the time of the optimal rule."""
     import matplotlib.pyplot as plt
 
-    from mdsd_bounds.plots.style import style
+    from mdsd_bounds.plots.style import style_of, tidy
 
     mine = [x for x in summary_lines(lines) if x["sampler"] == "without_replacement" and x["drafts"] == 4]
     if not mine:
         return
-    at = np.arange(len(mine))[::-1]
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-        left.plot([x["alpha*"] for x in mine], at, "|", markersize=14, color="black", label="bound")
-        left.plot([x["within 1 ms"] for x in mine], at, "o", color="C0", label="optimal")
-        left.plot([x["its acceptance"] for x in mine], at, "s", color="C1", label="best other rule")
-        left.set_yticks(at, [x["setting"] for x in mine])
-        left.set_xlabel("acceptance rate within 1 ms")
-        left.legend(loc="lower left")
-        right.plot([x["ms"] for x in mine], at, "o", color="C0", label="median")
-        right.plot([x["longest ms"] for x in mine], at, "|", markersize=12, color="C0", label="longest")
-        right.set_xscale("log")
-        right.axvline(1.0, color="grey", linewidth=1)
-        right.set_xlabel("one whole verification of the optimal rule, ms")
-        right.legend(loc="lower left")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+    at, colour = np.arange(len(mine))[::-1], style_of("optimal").colour
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
+    for ax in (tidy(left), tidy(right)):
+        ax.grid(axis="y", visible=False)
+    left.plot([x["alpha*"] for x in mine], at, "|", markersize=16, color="black", label="bound")
+    left.plot([x["within 1 ms"] for x in mine], at, "o", color=colour, label="optimal")
+    left.plot([x["its acceptance"] for x in mine], at, "s", color="0.5", markersize=5, label="best other rule")
+    left.set_yticks(at, [x["setting"] for x in mine])
+    left.set_xlabel("acceptance rate within 1 ms")
+    left.legend(loc="upper left", frameon=False)
+    right.plot([x["ms"] for x in mine], at, "o", color=colour, label="median")
+    right.plot([x["longest ms"] for x in mine], at, "|", markersize=12, color=colour, label="longest")
+    right.set_xscale("log")
+    right.axvline(1.0, color="0.5", linewidth=1)
+    right.set_xlabel("one whole verification by the optimal rule, ms")
+    right.legend(loc="upper right", frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def table(lines: list[dict[str, Any]]) -> str:
