@@ -76,6 +76,9 @@ class Sets(NamedTuple):
 
 def make_arrivals(probs: list[np.ndarray], draws: list[int], many: list[bool]) -> Arrivals:
     """The quadratures of the nodes with three and more draws; ``probs`` ``[k_v]`` of every node, ``k_v >= draws``."""
+    if not any(many):
+        none = np.zeros((0, 0))
+        return Arrivals(none, none, none, np.zeros((len(probs), 0)))
     found = {}
     for v, (q, n) in enumerate(zip(probs, draws, strict=True)):
         if many[v]:
@@ -83,8 +86,7 @@ def make_arrivals(probs: list[np.ndarray], draws: list[int], many: list[bool]) -
             factor = rescaling(float(spare[n - 1]))
             t, weight = arrival_times(spare * factor, n, FINE)
             found[v] = (*token_polynomials(q * factor, t), weight)
-    times = max((len(weight) for _, _, weight in found.values()), default=0)
-    size = sum(map(len, probs)) if found else 0
+    times, size = max(len(weight) for _, _, weight in found.values()), sum(map(len, probs))
     absent, arrived, closing = np.zeros((size, times)), np.zeros((size, times)), np.zeros((size, times))
     weights, start = np.zeros((len(probs), times)), 0
     for v, q in enumerate(probs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -91,17 +92,19 @@ class LayerRule:
 
     def accept(self, drafts: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Probability that each draft is accepted, given all ``drafts`` below the m nodes; their sum is at most one."""
-        node = np.repeat(np.arange(len(drafts)), [len(below) for below in drafts])
+        counts = [len(below) for below in drafts]
+        node = np.repeat(np.arange(len(drafts)), counts)
         place = np.concatenate(
             [
-                first + np.searchsorted(drafting.token, np.asarray(below, np.int64))
+                first + drafting.token.searchsorted(below)
                 for first, drafting, below in zip(self.first, self.draftings, drafts, strict=False)
             ]
         )
         chance = pick_drafts(self.components, node, self.components.place[self.item[place]])
+        target, pick = self.target[place], self.pick[place]
         # Where r = 0 nothing is ever picked.
-        ratio = np.minimum(1.0, self.target[place] / np.where(self.pick[place] > 0, self.pick[place], 1.0))
-        return np.split(chance * ratio, np.cumsum([len(below) for below in drafts])[:-1])
+        accepted = chance * np.divide(np.minimum(target, pick), pick, out=np.ones_like(pick), where=pick > 0)
+        return [accepted[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def prepare_layer(
@@ -141,7 +144,7 @@ def prepare_layer(
             f"three and more draws without replacement from more than {MOST_ITEMS} tokens cannot be revealed in one "
             "step; reveal two at a time"
         )
-    first_item = np.cumsum([0] + [len(part.mass) for part in parts])
+    first_item = np.array([0, *accumulate(len(part.mass) for part in parts)])
     mark, weight = marks(sum(d.draws for d in draftings))
     layer = Layer(
         first_item,
@@ -164,7 +167,7 @@ def prepare_layer(
     a, b, c = coefficient[item].T
     return LayerRule(
         tuple(draftings),
-        np.cumsum([0] + [len(d.token) for d in draftings]),
+        np.array([0, *accumulate(len(d.token) for d in draftings)]),
         np.concatenate(targets),
         np.maximum(a * odds + b * q - c * q * odds, 0.0),
         item,

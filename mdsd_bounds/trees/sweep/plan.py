@@ -8,13 +8,13 @@ or by a distribution with few tokens, the plan is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
-import torch
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, fixed_mask, leftover
+from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, fixed_mask
 from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.sweep.layer import Drafting
 
@@ -56,8 +56,10 @@ def groups_below(tree: Tree, node: int, sampler: Sampler) -> tuple[int, ...]:
     planned = tree.groups[node] if tree.groups else (count,)
     fixed, _ = sampler.splits([count], tree.options, "rule 'sweep'")[0]
     sizes: list[int] = [1] * fixed
-    support = int((tree.distributions[tree.probs_row[node]] > 0).sum())
-    at_once = count if sampler.replacement or support <= _MOST_TOGETHER else 2
+    at_once = count
+    if count > 2 and not sampler.replacement:
+        support = int((tree.distributions[tree.probs_row[node]] > 0).sum())
+        at_once = count if support <= _MOST_TOGETHER else 2
     done = 0
     for size in planned:
         rest = min(size, done + size - fixed)
@@ -76,7 +78,7 @@ def layer_steps(
     """
     spans = {}
     for node in nodes:
-        ends = np.cumsum(groups_below(tree, node, sampler)).tolist()
+        ends = list(accumulate(groups_below(tree, node, sampler)))
         spans[node] = [(node, begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
     if not merged:
         for node in nodes:
@@ -88,16 +90,18 @@ def layer_steps(
 
 def drafting(tree: Tree, node: int, begin: int, end: int, sampler: Sampler) -> Drafting | None:
     """How the drafts ``begin`` to ``end`` of a node are drawn, given those before; None if nothing is left to draw."""
-    q = tree.distributions[tree.probs_row[node]][None]
+    q = tree.distributions[tree.probs_row[node]]
     fixed, _ = sampler.splits([len(tree.drafts[node])], tree.options, "rule 'sweep'")[0]
     if begin < fixed:
         token = tree.drafts[node][begin]
         return None if token == NO_DRAFT else Drafting(np.array([token]), np.ones(1), 1, True)
-    removed = fixed_mask(q, fixed) if fixed else torch.zeros(q.shape, dtype=torch.bool)
-    if not sampler.replacement:
-        removed[0, [token for token in tree.drafts[node][:begin] if token != NO_DRAFT]] = True
-    rates = leftover(q, removed)[0].numpy()
-    support = np.flatnonzero(rates > 0)
+    rates = q.numpy()
+    support = np.flatnonzero(rates)
+    gone = [] if sampler.replacement else [token for token in tree.drafts[node][:begin] if token != NO_DRAFT]
+    if fixed:
+        gone += fixed_mask(q[None], fixed)[0].nonzero()[:, 0].tolist()
+    if gone:
+        support = support[~np.isin(support, gone)]
     if not len(support):
         return None
     draws = end - begin if sampler.replacement else min(end - begin, len(support))
