@@ -115,15 +115,16 @@ def edge_above(p: np.ndarray, q: np.ndarray, scale: float, limit: float) -> floa
 
 @njit(cache=True, nogil=True)
 def spread_bins(
-    table: np.ndarray, bins: int, even: bool, edge: np.ndarray, number: np.ndarray
+    table: np.ndarray, half: int, bins: int, even: bool, edges: tuple[np.ndarray, np.ndarray], number: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Bins of equal shares of ``sum share`` over the cells, whose weight and count are ``table`` ``[2 C, 2]``.
+    """Bins of equal shares of ``sum share`` over the cells, whose weight and count are ``table`` ``[C, 2]``.
 
     The share of a cell is the square root of its weight; if ``even``, a flatter one with the same total on either
-    side.  Side R is the second half.  Writes the bin of each cell to ``number`` (-1 where it is empty); returns the
-    bounds of p/q ``[B, 2]`` and how many bins are on side L.
+    side.  The first ``half`` cells are side L; ``edges`` are the lower and the upper ones of all cells.  Writes the bin
+    of each cell to ``number`` (-1 where it is empty); returns the bounds of p/q ``[B, 2]`` and how many bins are on
+    side L.
     """
-    half, share = table.shape[0] // 2, np.zeros(table.shape[0])
+    share, (low, high) = np.zeros(table.shape[0]), edges
     total = _shares(table[:half], even, True, share[:half]) + _shares(table[half:], even, False, share[half:])
     bounds, used, left, before, done = np.empty((2 * bins, 2)), 0, 0, -1, 0.0
     step = bins * (1.0 - 1e-12) / max(total, 1e-300)
@@ -135,12 +136,12 @@ def spread_bins(
             done += share[c]
             here = min(int(done * step), bins - 1)
             if here != before:
-                bounds[used, 0] = edge[c % half]
+                bounds[used, 0] = low[c]
                 used += 1
                 before = here
-            bounds[used - 1, 1] = edge[c % half + 1]
+            bounds[used - 1, 1] = high[c]
             number[c] = used - 1
-    return bounds[:used], left
+    return bounds[:used], used if half == table.shape[0] else left
 
 
 @njit(cache=True, nogil=True)
@@ -197,21 +198,33 @@ def below_edge(p: np.ndarray, q: np.ndarray, edge: float, left: np.ndarray) -> N
 @njit(cache=True, nogil=True)
 def cells(
     p: np.ndarray, q: np.ndarray, left: np.ndarray, bits_kept: tuple[int, int, int], cell: np.ndarray, ratio: np.ndarray
-) -> None:
+) -> tuple[int, int, int, int]:
     """Cell of p/q from the leading bits of the ratio, -1 where q = 0; ``ratio`` takes p/q.
 
-    Cells of side R come after all those of side L.  ``bits_kept`` are the leading bits of the smallest and largest
-    ratio told apart, and by how many places to shift for them.
+    ``bits_kept`` are the leading bits of the smallest and largest ratio told apart, and by how many places to shift for
+    them.  Each side has cells from the first to the last that holds a token, those of side L first; returns the place
+    of both cells among all, and behind the last, of either side.
     """
     first, last, shift = bits_kept
-    bits = ratio.view(np.int64)
+    bits, all_cells = ratio.view(np.int64), last - first + 1
+    least_left, least_right, most_left, most_right = all_cells, all_cells, -1, -1
     for i in range(q.shape[0]):
         if q[i] > 0.0:
             ratio[i] = p[i] / q[i]
-            cell[i] = min(max((bits[i] >> shift) - first, 0), last - first) + (0 if left[i] else last - first + 1)
+            place = min(max((bits[i] >> shift) - first, 0), last - first)
+            cell[i] = place
+            if left[i]:
+                least_left, most_left = min(least_left, place), max(most_left, place)
+            else:
+                least_right, most_right = min(least_right, place), max(most_right, place)
         else:
             ratio[i] = np.inf
             cell[i] = -1
+    before = max(most_left + 1 - least_left, 0)
+    for i in range(q.shape[0]):
+        if cell[i] >= 0:
+            cell[i] += -least_left if left[i] else before - least_right
+    return least_left, least_left + before, least_right, max(most_right + 1, least_right)
 
 
 @njit(cache=True, nogil=True)
@@ -246,11 +259,15 @@ def powers_needed(x, most):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def assign(cell: np.ndarray, unit_of_cell: np.ndarray, unit: np.ndarray) -> None:
-    """Unit of each token by its cell; tokens whose ``unit`` is not -1 keep it, those with q = 0 stay at -1."""
+def assign(cell: np.ndarray, bin_of_cell: np.ndarray, unit_of_bin: np.ndarray, unit: np.ndarray) -> None:
+    """Unit of each token by the bin of its cell; tokens whose ``unit`` is not -1 keep it, those with q = 0 stay at -1.
+
+    A bin of -1 has no unit.
+    """
     for i in range(cell.shape[0]):
         if cell[i] >= 0 and unit[i] == -1:
-            unit[i] = unit_of_cell[cell[i]]
+            place = bin_of_cell[cell[i]]
+            unit[i] = unit_of_bin[place] if place >= 0 else -1
 
 
 @njit(cache=True, nogil=True)

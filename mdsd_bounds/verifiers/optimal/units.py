@@ -28,7 +28,6 @@ from mdsd_bounds.verifiers.optimal import unit_kernels
 _SHIFT = 43
 _FIRST = int(np.array(2.0**-24).view(np.int64)) >> _SHIFT
 _LAST = int(np.array(2.0**24).view(np.int64)) >> _SHIFT
-CELLS = _LAST - _FIRST + 1
 #: Share of the slack that targets may use.
 SLACK = 0.9
 
@@ -41,6 +40,10 @@ class Cells:
     ----------
     cell : ndarray
         ``[V]`` int32, -1 where q = 0.
+    low, high : ndarray
+        ``[C]``: the edges of the cells; each side has those from its first to its last that holds a token.
+    on_left : int
+        Cells of side L.
     ratio : ndarray
         ``[V]`` p/q.
     left : ndarray
@@ -50,6 +53,9 @@ class Cells:
     """
 
     cell: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    on_left: int
     ratio: np.ndarray
     left: np.ndarray
     edge: float | None
@@ -79,13 +85,15 @@ class Units:
 def make_cells(p: np.ndarray, q: np.ndarray, left: np.ndarray, edge: float | None = None) -> Cells:
     """Cells of one row with these tokens on side L.  One pass."""
     cell, ratio = np.empty(len(q), dtype=np.int32), np.empty(len(q))
-    unit_kernels.cells(p, q, left, (_FIRST, _LAST, _SHIFT), cell, ratio)
-    return Cells(cell, ratio, left, edge)
+    places = unit_kernels.cells(p, q, left, (_FIRST, _LAST, _SHIFT), cell, ratio)
+    ours, theirs = slice(*places[:2]), slice(*places[2:])
+    low, high = (np.concatenate([x[ours], x[theirs]]) for x in (_edges()[:-1], _edges()[1:]))
+    return Cells(cell, low, high, places[1] - places[0], ratio, left, edge)
 
 
 @cache
-def edges() -> np.ndarray:
-    """Lower edges of the cells and the upper edge of the last ``[CELLS + 1]``; the outer cells are open."""
+def _edges() -> np.ndarray:
+    """Lower edges of all cells and the upper edge of the last; the outer cells are open."""
     inner = (np.arange(_FIRST, _LAST + 2, dtype=np.int64) << _SHIFT).view(np.float64)
     inner[0], inner[-1] = 0.0, np.inf
     return inner
@@ -98,10 +106,10 @@ def make_units(
     unit = np.full(len(q), -1, dtype=np.int32)
     # Singles are marked for now by a number that no bin has.
     unit[singles] = -2
-    table = np.zeros((2 * CELLS, 2))
+    table = np.zeros((len(grouped.low), 2))
     unit_kernels.cell_weights(p, q, grouped.cell, unit, draws, table)
-    number = np.empty(2 * CELLS, dtype=np.int32)
-    bounds, on_left = unit_kernels.spread_bins(table, bins, even, edges(), number)
+    number, ends = np.empty(len(table), dtype=np.int32), (grouped.low, grouped.high)
+    bounds, on_left = unit_kernels.spread_bins(table, grouped.on_left, bins, even, ends, number)
     bin_left = np.arange(len(bounds)) < on_left
     low, high = np.ascontiguousarray(bounds.T)
     if grouped.edge is not None:
@@ -115,9 +123,7 @@ def make_units(
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     unit[singles] = rank[len(bounds) :]
-    # The last entry serves cells without tokens.
-    lookup = np.append(rank[: len(bounds)], np.int32(-1))[number]
-    unit_kernels.assign(grouped.cell, lookup, unit)
+    unit_kernels.assign(grouped.cell, number, rank, unit)
     token = np.concatenate([np.full(len(bounds), -1), singles])[order]
     return Units(
         unit,
