@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
+from mdsd_bounds._backend.borrowed import borrowed
 from mdsd_bounds._backend.numba_options import STEP, STRIP
 from mdsd_bounds.bounds.search.exponential_race_kernel import (
     COLUMNS,
@@ -358,6 +359,7 @@ def without_replacement(p, q, asked, rule, rows, space, answers):  # type: ignor
     :class:`.records.Answers`: the prefix by its last ``(ratio, token)`` in units of ``scale``, and whether the row
     could be treated.
     """
+    p, q, asked, rule, space, answers = borrowed((p, q, asked, rule, space, answers))
     top, table, bits = space.top, space.table, q.view(np.int64)
     for b in range(rows[0], rows[1]):
         count, total = largest_tokens(q[b], bits[b], asked.fixed, top)

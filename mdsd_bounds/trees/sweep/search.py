@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from mdsd_bounds._backend.borrowed import borrowed
 from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.trees.sweep.prefixes import best_prefixes, chance_below, sort_component, start_search, sum_below
 from mdsd_bounds.trees.sweep.uniform_pick import uniform_pick
@@ -67,7 +68,8 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
         ``1 + min over B of target(B) - Q(B)``: the most that any rule can accept.
     """
     size = len(target)
-    search, parts = start_search(layer, target), _start_components(layer)
+    owned = start_search(layer, target), _start_components(layer)
+    (search, parts), layer = borrowed(owned), borrowed(layer)
     search.key[:] = target
     bound = 1.0 + min(best_prefixes(layer, search, parts.start[0], parts.end[0]), 0.0)
     parts.cut[0] = search.best if bound < 1.0 else parts.start[0]
@@ -89,9 +91,9 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
             left[before:count] = left[node]
     for j in range(size):
         parts.place[search.order[j]] = j
-    kept = Components(parts.place, parts.start[:count].copy(), parts.end[:count].copy(), parts.cut[:count].copy(),
+    kept = Components(owned[1].place, parts.start[:count].copy(), parts.end[:count].copy(), parts.cut[:count].copy(),
                       parts.lower[:count].copy(), parts.coin[:count].copy())  # fmt: skip
-    return kept, search.coefficient, bound
+    return kept, owned[0].coefficient, bound
 
 
 @njit(**STEP)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from mdsd_bounds._backend.borrowed import borrowed
 from mdsd_bounds.verifiers.optimal.order_sweep import FAST, INLINE, INNER, spacing_for, start_sweep, sweep_window
 
 #: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute, in acceptance).
@@ -111,7 +112,8 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
         Positions that were swept.
     """
     size = len(p)
-    state, work, nodes = start_sweep(items, spacing_for(items)), _start_work(p), _start_nodes(size)
+    owned = start_sweep(items, spacing_for(items)), _start_work(p), _start_nodes(size)
+    (state, work, nodes), items = borrowed(owned), borrowed(items)
     orders, used = np.empty(16 * size + 64, np.int32), 0
     nodes.cut[0] = _first_split(items, state, work) if split < 0 else _given_split(items, state, work, split)
     count = _add_parts(nodes, 0, 1)
@@ -130,7 +132,7 @@ def build_tree(items, p, tolerance, slack, split):  # type: ignore[no-untyped-de
             used += part.end - part.start
         if cut >= 0:
             count = _add_parts(nodes, node, count)
-    return finished(state.order, nodes, count, orders[:used]), work.r, work.swept[0]
+    return finished(state.order, nodes, count, orders[:used]), owned[1].r, work.swept[0]
 
 
 @njit(**INNER)
