@@ -48,7 +48,9 @@ Written by `python scripts/optimal_table.py` from what it measured.
 
 ## Acceptance within a time budget per token
 
-{about}. Same rows for every verifier of a sampler, in one run. `ms` is the processor time of one thread for one
+{about}.
+
+Same rows for every verifier of a sampler, in one run. `ms` is the processor time of one thread for one
 whole verification, from p, q and the drafts to the token, nothing prepared in advance (median over rows). Full rows
 have V = {vocabulary:,}; truncated ones are given as a server's own truncation leaves them, as their support. Within a
 budget a position counts with its rule's acceptance where the rule took no longer than the budget, else with that of
@@ -58,11 +60,12 @@ from sampling alone).
 """
 
 SUMMARY = """
-![Acceptance within 1 ms and the time of the optimal rule](figures/optimal_comparison.png)
+![Acceptance within 1 ms and time of the optimal rule, four drafts without replacement](figures/optimal_comparison.png)
 
-### Every setting: the optimal rule and the best other one within 1 ms
+### Every setting: the optimal rule and the best other one
 
-`best other` is the verifier with the highest acceptance within 1 ms among the others.
+`best other` is the verifier with the highest acceptance among the others, however long it takes: times are those of
+this package, and an engine with kernels of its own takes less for the simple rules.
 """
 
 PUBLISHED = """
@@ -133,29 +136,30 @@ def _line(key: tuple[str, str, int, str], found: np.ndarray, kept: Any, bounds: 
 
 
 def summary_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The optimal rule and the best other one within 1 ms, a line for each setting, sampler and number of drafts."""
+    """The optimal rule and the best other one, a line for each setting, sampler and number of drafts."""
     found = []
     for mine in lines:
         if mine["verifier"] != "optimal":
             continue
         same = [x for x in lines if all(x[k] == mine[k] for k in ("setting", "sampler", "drafts")) and x is not mine]
-        other = max(same, key=lambda x: float(x["within 1 ms"]))
+        other = max(same, key=lambda x: float(x["unlimited"]))
         facts = {name: mine[name] for name in ("setting", "sampler", "drafts", "alpha*", "unlimited")}
         within = {f"within {budget:g} ms": mine[f"within {budget:g} ms"] for budget in BUDGETS}
         rest = {"ms": mine["ms"], "longest ms": mine["longest ms"]}
-        beside = {"best other": other["verifier"], "its acceptance": other["within 1 ms"], "its ms": other["ms"]}
+        beside = {"best other": other["verifier"], "its acceptance": other["unlimited"], "its ms": other["ms"]}
         found.append(facts | within | rest | beside)
     return found
 
 
 def one(p: Tensor, q: Tensor, n: int, sampler: str, name: str, samples: int, seed: int) -> tuple[float, float, float]:
-    """Acceptance, its standard error, and milliseconds of one verification (the median of three)."""
-    rule, spent = VERIFIERS[name], []
+    """Acceptance, its standard error, and milliseconds of one verification (the median of five)."""
+    step, spent = VERIFIERS[name].fast_step, []
+    assert step is not None
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(3):
+    for _ in range(5):
         drafts = SAMPLERS[sampler].sample(q, n, generator)
         start = time.thread_time()
-        rule.step(p, q, drafts, generator, sampler=sampler)
+        step(p, q, drafts, generator, sampler=sampler)
         spent.append(1e3 * (time.thread_time() - start))
     rate = acceptance_rate(p, q, n, sampler, name, samples=samples, seed=seed)
     return float(rate.value[0]), float(rate.stderr[0]), float(np.median(spent))
@@ -211,15 +215,15 @@ def page(result: dict[str, Any]) -> str:
 
 
 def conclusion(lines: list[dict[str, Any]]) -> str:
-    """One sentence: where the optimal rule is in time within 1 ms, and how far it is ahead there."""
+    """Two sentences: where the optimal rule is in time within 1 ms, and how far it is from the others there."""
     every = summary_lines(lines)
     ahead = [line["within 1 ms"] - line["its acceptance"] for line in every]
     some = [x for line, x in zip(every, ahead, strict=True) if not line["setting"].startswith("full")]
     within = [line["unlimited"] - line["within 1 ms"] <= 1e-3 for line in every]
     return (
         f"**Within 1 ms the optimal rule keeps its acceptance (to 0.001) in {sum(within)} of {len(every)} settings. On "
-        f"truncated distributions its acceptance is {min(some):+.3f} to {max(some):+.3f} from that of the best other "
-        f"rule, in the median {float(np.median(some)):+.3f}.**"
+        f"truncated distributions it then accepts {min(some):+.3f} to {max(some):+.3f} beside the best other rule "
+        f"without a limit of time, in the median {float(np.median(some)):+.3f}.**"
     )
 
 
@@ -236,18 +240,20 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
     for ax in (tidy(left), tidy(right)):
         ax.grid(axis="y", visible=False)
-    left.plot([x["alpha*"] for x in mine], at, "|", markersize=16, color="black", label="bound")
+    left.plot([x["alpha*"] for x in mine], at, "|", markersize=18, markeredgewidth=2, color="C3", label="bound")
     left.plot([x["within 1 ms"] for x in mine], at, "o", color=colour, label="optimal")
-    left.plot([x["its acceptance"] for x in mine], at, "s", color="0.5", markersize=5, label="best other rule")
+    left.plot(
+        [x["its acceptance"] for x in mine], at, "s", color="0.5", markersize=5, label="best other rule, any time"
+    )
     left.set_yticks(at, [x["setting"] for x in mine])
     left.set_xlabel("acceptance rate within 1 ms")
-    left.legend(loc="upper left", frameon=False)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     right.plot([x["ms"] for x in mine], at, "o", color=colour, label="median")
     right.plot([x["longest ms"] for x in mine], at, "|", markersize=12, color=colour, label="longest")
     right.set_xscale("log")
     right.axvline(1.0, color="0.5", linewidth=1)
     right.set_xlabel("one whole verification by the optimal rule, ms")
-    right.legend(loc="upper right", frameon=False)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core import types
+from numba.np.arrayobj import make_array
+
+from mdsd_bounds._backend.lanes import intrinsic
 
 
 @intrinsic
-def borrowed(typingctx: Any, record: Any) -> Any:
+def borrowed(typing: Any, record: Any) -> Any:
     """The arrays of a record (tuples inside it included), which somebody else keeps.
 
     A compiled function that is handed a record counts every array in it up and down again, with atomic operations: in
@@ -21,21 +22,22 @@ def borrowed(typingctx: Any, record: Any) -> Any:
     argument of the function; nothing that was borrowed may be returned to Python.
     """
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _uncounted(context, builder, signature.args[0], arguments[0])
 
-    return record(record), codegen
+    return record(record), emit
 
 
-def _uncounted(context: Any, builder: ir.IRBuilder, kind: Any, value: Any) -> Any:
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """``value`` with the owner of every array in it set to none."""
     if isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        array.parent = cgutils.get_null_value(array.parent.type)
+        array = make_array(kind)(context, builder, value)  # type: ignore[no-untyped-call]
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        array.parent = ir.Constant(array.parent.type, None)
         return array._getvalue()
     if isinstance(kind, types.BaseTuple):
-        for place, part in enumerate(kind):
+        members: Any = kind
+        for place, part in enumerate(members):
             here = _uncounted(context, builder, part, builder.extract_value(value, place))
             value = builder.insert_value(value, here, place)
     return value

@@ -39,7 +39,7 @@ def equal_rows(p: Tensor, q: Tensor) -> Iterator[slice]:
     if p.shape[0] == 0:
         return
     edges = [0, p.shape[0]]
-    if p.stride(0) != 0 or q.stride(0) != 0:
+    if p.shape[0] > 1 and (p.stride(0) != 0 or q.stride(0) != 0):
         same = (p[1:] == p[:-1]).all(-1) & (q[1:] == q[:-1]).flatten(1).all(-1)
         edges = [0, *(1 + (~same).nonzero()[:, 0]).tolist(), p.shape[0]]
     for first, end in itertools.pairwise(edges):
