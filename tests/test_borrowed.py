@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numba.core.runtime import rtsys
+from numba.core.runtime import _nrt_python, rtsys
 
 from mdsd_bounds._backend.borrowed import borrowed
 
@@ -40,9 +40,13 @@ def test_the_numbers_are_those_of_the_arrays_and_every_array_is_freed_once() -> 
     before = lent(record, size)
     np.testing.assert_array_equal(before, 3 * (2.0 * np.arange(size) + 1.0) + 3.0)
     np.testing.assert_array_equal(record.b, 3)
-    stats = rtsys.get_allocation_stats()
-    for _ in range(50):
-        lent(record, size)
-    after = rtsys.get_allocation_stats()
+    _nrt_python.memsys_enable_stats()  # type: ignore[no-untyped-call]
+    try:
+        stats = rtsys.get_allocation_stats()  # type: ignore[no-untyped-call]
+        for _ in range(50):
+            lent(record, size)
+        after = rtsys.get_allocation_stats()  # type: ignore[no-untyped-call]
+    finally:
+        _nrt_python.memsys_disable_stats()  # type: ignore[no-untyped-call]
     assert after.mi_alloc - stats.mi_alloc == after.mi_free - stats.mi_free >= 100
     np.testing.assert_array_equal(before, 3 * (2.0 * np.arange(size) + 1.0) + 3.0)
