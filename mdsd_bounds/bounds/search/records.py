@@ -205,10 +205,11 @@ class Space(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """With replacement: P and q up to each edge between cells, by how much P - Q may fall inside a cell, P - Q."""
+    """With replacement: P and q up to each edge between cells, by how much P - Q may fall inside a cell, P - Q, Q."""
 
     target: np.ndarray
     inside: np.ndarray
     drop: np.ndarray
     value: np.ndarray
+    power: np.ndarray
     name: np.ndarray

@@ -53,7 +53,7 @@ def with_replacement(p, q, counts, edge, tolerance, first, last, answers):  # ty
     cell, w = np.empty(width, np.uint16), np.empty(STRIP)
     name, rank, begin = np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64)
     target, inside, drop = np.empty(CELLS + 1), np.empty(CELLS + 1), np.empty(CELLS)
-    edges = Edges(target, inside, drop, np.empty(CELLS + 1), name)
+    edges = Edges(target, inside, drop, np.empty(CELLS + 1), np.empty(CELLS + 1), name)
     wanted, is_open = np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8)
     token, grouped, spare_token = np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64)
     ratio, spare_ratio, place = np.empty(wide), np.empty(wide), np.empty(wide, np.int64)
@@ -67,9 +67,10 @@ def with_replacement(p, q, counts, edge, tolerance, first, last, answers):  # ty
         row_p, row_q = p[b], q[b]
         _histogram(row_p, row_q, edge[never], never, w, cell, mass)
         cells, total = _sum_cells(mass, never, edge, rank, edges)
-        flagged = False
+        flagged, held_power = False, 0
         for d in range(number):
-            best[d, b], low[d, b], whole[d] = _scan_cells(edges, cells, total, counts[d], tolerance, edge, is_open[d])
+            held_power = _raise(edges, cells, held_power, counts[d])
+            best[d, b], low[d, b], whole[d] = _scan_cells(edges, cells, total, tolerance, edge, is_open[d])
             ratio_at[d, b], token_at[d, b], extra[d] = edge[whole[d]], -1, 0
             for j in range(cells):
                 wanted[name[j]] |= is_open[d, j]
@@ -103,7 +104,7 @@ def with_replacement(p, q, counts, edge, tolerance, first, last, answers):  # ty
 @njit(**STEP)
 def _sum_cells(mass, never, edge, rank, edges):  # type: ignore[no-untyped-def]
     """Fills the edges between the cells that hold anything; returns the number of cells and the total of q."""
-    target, inside, drop, _, name = edges
+    target, inside, drop, name = edges.target, edges.inside, edges.drop, edges.name
     cells = 0
     target[0], inside[0] = 0.0, 0.0
     for k in range(never):
@@ -121,15 +122,32 @@ def _sum_cells(mass, never, edge, rank, edges):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def _scan_cells(edges, cells, total, n, tolerance, edge, is_open):  # type: ignore[no-untyped-def]
+def _raise(edges, cells, held, n):  # type: ignore[no-untyped-def]
+    """Bring ``power``, ``inside`` to the power of ``held`` (0: nothing yet), to the power of n; returns n."""
+    power, inside = edges.power[: cells + 1], edges.inside[: cells + 1]
+    if held == 0 or held > n:
+        held = 1
+        for j in range(cells + 1):
+            power[j] = inside[j]
+    # One product after another, over all edges at once: numbers of drafts that follow one another share them.
+    while held < n:
+        held += 1
+        for j in range(cells + 1):
+            power[j] *= inside[j]
+    return n
+
+
+@njit(**STEP)
+def _scan_cells(edges, cells, total, tolerance, edge, is_open):  # type: ignore[no-untyped-def]
     """Best edge between cells, a lower bound over all cells that stay closed, and how many cells the best edge holds.
 
     Opens the cells whose chord and kink leave room for less than the best edge minus ``tolerance``.
     """
-    target, inside, drop, value, name = edges
+    target, inside, drop, value, power, name = edges
     found, best = 0.0, 0
     for j in range(cells + 1):
-        value[j] = target[j] - _power(inside[j], n)
+        value[j] = target[j] - power[j]
+    for j in range(cells + 1):
         if value[j] < found:
             found, best = value[j], j
     lowest = found

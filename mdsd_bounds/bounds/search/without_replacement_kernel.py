@@ -58,8 +58,18 @@ LIGHT = 0.25
 LEAST = 1e-3
 #: Truncation error, and error of the recurrence, above which the classes are moved and the row is read again.
 TRUNCATION = 3e-10
+#: Tokens of a block that are looked at together: few of them are listed.
+_GROUP = 16
 #: Entries of the table of heavy tokens above which a row goes to the prefix scan.
 TABLE = 12_000_000
+
+
+@njit(**STEP, fastmath={"nnan", "nsz", "reassoc"})
+def _largest_rate(rate, start, stop):  # type: ignore[no-untyped-def]
+    most = 0.0
+    for i in range(start, stop):
+        most = max(most, rate[i])
+    return most
 
 
 @njit(**STEP)
@@ -90,12 +100,15 @@ def _row_classes(row, classes, last, lot, space):  # type: ignore[no-untyped-def
                 rate[fixed[k] - begin] = 0.0
         for block in range(begin // BLOCK, -(-end // BLOCK)):
             if peaks[block] * scale * last > least:
-                for i in range(block * BLOCK - begin, min((block + 1) * BLOCK, end) - begin):
-                    y = rate[i] * last
-                    token[listed] = begin + i
-                    listed += y > least
-                    if y > light:
-                        rate[i] = 0.0
+                for start in range(block * BLOCK - begin, min((block + 1) * BLOCK, end) - begin, _GROUP):
+                    stop = min(start + _GROUP, end - begin)
+                    if _largest_rate(rate, start, stop) * last > least:
+                        for i in range(start, stop):
+                            y = rate[i] * last
+                            token[listed] = begin + i
+                            listed += y > least
+                            if y > light:
+                                rate[i] = 0.0
         add_four(p[begin:end], rate, cell[begin:end], part, last)
         if not whole and (end % lot == 0 or end == p.shape[0]):
             for k in range(never + 1):
