@@ -331,6 +331,7 @@ def _greedy(
     return found
 
 
+@functools.cache
 def _power_error(width: int, n: int) -> float:
     """Rounding error of ``P - (x / total)^n``; the largest histogram has 128 cells for each octave up to n."""
     cells = 128 * (38 + np.log2(n))
