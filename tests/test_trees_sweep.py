@@ -223,7 +223,7 @@ def test_a_search_that_stops_early_stays_lossless(monkeypatch):
     q, p = toy(5), toy(11, sharp=2)
     trees = tree_distribution(lambda m, d: rsd_c(m, d, (2, 2)), q)
     full = sum(c * expected_accepted(t, sweep_stops(t, p(t.paths))) for t, c in trees)
-    monkeypatch.setattr(rule, "prepare_layer", lambda d, t: prepare_layer(d, t, tolerance=1.0))
+    monkeypatch.setattr("mdsd_bounds.trees.sweep.layer.EXACT", (1.0, 1e-12))
     early = sum(c * expected_accepted(t, sweep_stops(t, p(t.paths))) for t, c in trees)
     assert error(trees, p, sweep_stops) < 1e-13
     assert early < full - 1e-3

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
+
+from mdsd_bounds.verifiers.optimal.unit_kernels import single_tokens
 
 #: Tokens of one node up to which each is an item of its own.
 MOST_ITEMS = 384
 #: Beyond, so many tokens stay single, those with the largest min(t, q), and the others share so many bins.
-SINGLES, BINS = 96, 192
+SINGLES, BINS = 64, 96
+#: Leading bits of a float64 (sign, exponent, nine bits of the mantissa) of the least and largest ratio told apart.
+_SHIFT = 43
+_FIRST = int(np.array(2.0**-24).view(np.int64)) >> _SHIFT
+_LAST = int(np.array(2.0**24).view(np.int64)) >> _SHIFT
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,14 @@ def bin_tokens(q: np.ndarray, target: np.ndarray, pairs: bool) -> Items:
     if len(q) <= MOST_ITEMS:
         item = np.arange(len(q))
         return Items(item, odds, q, odds, q * odds, np.zeros(len(q)), target, hot)
-    item = _like_ratios(q, target, hot)
-    sums = [np.bincount(item, value) for value in (q, odds, q * odds, target)]
-    mass, total, squares, asked = sums
+    # The most probable token is among them, whatever its target.
+    alone = single_tokens(target, q, 1, SINGLES, np.inf)
+    item = np.full(len(q), -1)
+    item[alone] = np.arange(len(alone))
+    used = _like_ratios(q, target, item, len(alone), BINS)
+    count, mass, total, squares, asked = _sums(q, odds, target, item, used)
     # q_i w_j + w_i q_j over the pairs i < j of the item.
-    single = np.bincount(item) == 1
-    within = np.where(single, 0.0, np.maximum(mass * total - squares, 0.0))
+    within = np.where(count == 1.0, 0.0, np.maximum(mass * total - squares, 0.0))
     return Items(item, odds, mass, total, squares, within, asked, int(item[hot]))
 
 
@@ -61,17 +70,59 @@ def _odds(q: np.ndarray, hot: int) -> np.ndarray:
     return np.asarray(q / np.maximum(rest, 1e-300))
 
 
-def _like_ratios(q: np.ndarray, target: np.ndarray, hot: int) -> np.ndarray:
-    """Item of each token: the heaviest are single, the others share bins of equal weight in the order of t/q."""
-    weight = np.minimum(target, q)
-    weight[hot] = np.inf
-    alone = np.argpartition(weight, len(q) - SINGLES)[len(q) - SINGLES :]
-    item = np.full(len(q), -1)
-    item[alone] = np.arange(SINGLES)
-    rest = np.flatnonzero(item < 0)
-    rest = rest[np.argsort(target[rest] / q[rest])]
-    # Equal steps of the mass of q and of the rank together: neither a heavy nor a long bin.
-    position = np.cumsum(q[rest]) / q[rest].sum() + np.arange(len(rest)) / len(rest)
-    _, held = np.unique(np.minimum((position * (BINS / 2)).astype(np.int64), BINS - 1), return_inverse=True)
-    item[rest] = SINGLES + held
-    return item
+@njit(cache=True, nogil=True, error_model="numpy")
+def _like_ratios(q: np.ndarray, target: np.ndarray, item: np.ndarray, first: int, bins: int) -> int:
+    """Write to ``item`` the bins, numbered from ``first``, of the tokens where it is -1; returns the number of items.
+
+    Tokens go to cells by the leading bits of t/q, and bins are runs of cells: equal steps of the mass of q and of the
+    rank together, so that no bin is heavy or long.
+    """
+    cells = _LAST - _FIRST + 1
+    cell, mass, count = np.empty(len(q), np.int32), np.zeros(cells), np.zeros(cells)
+    ratio = np.empty(1)
+    for i in range(len(q)):
+        if item[i] < 0:
+            ratio[0] = target[i] / q[i]
+            place = min(max((ratio.view(np.int64)[0] >> _SHIFT) - _FIRST, 0), cells - 1)
+            cell[i] = place
+            mass[place] += q[i]
+            count[place] += 1.0
+    whole, every = max(mass.sum(), 1e-300), count.sum()
+    number, used, before, held, ranked = np.empty(cells, np.int64), first, -1, 0.0, 0.0
+    for c in range(cells):
+        if count[c] > 0.0:
+            held += mass[c]
+            here = min(int((held / whole + ranked / every) * (bins / 2)), bins - 1)
+            ranked += count[c]
+            used += here != before
+            before = here
+        number[c] = used - 1
+    for i in range(len(q)):
+        if item[i] < 0:
+            item[i] = number[cell[i]]
+    return used
+
+
+@njit(cache=True, nogil=True)
+def _sums(q: np.ndarray, odds: np.ndarray, target: np.ndarray, item: np.ndarray, size: int) -> np.ndarray:
+    """``[5, U]``: number of tokens, and sums of q, w, q w and t of each item."""
+    found = np.zeros((5, size))
+    for i in range(len(q)):
+        u = item[i]
+        found[0, u] += 1.0
+        found[1, u] += q[i]
+        found[2, u] += odds[i]
+        found[3, u] += q[i] * odds[i]
+        found[4, u] += target[i]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def token_pick(coefficient: np.ndarray, item: np.ndarray, odds: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """``a w + b q - c q w`` of each token, with the three numbers ``[U, 3]`` of its item; never below zero."""
+    found = np.empty(len(q))
+    for i in range(len(q)):
+        u = item[i]
+        pick = coefficient[u, 0] * odds[i] + coefficient[u, 1] * q[i] - coefficient[u, 2] * q[i] * odds[i]
+        found[i] = max(pick, 0.0)
+    return found

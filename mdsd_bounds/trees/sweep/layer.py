@@ -10,13 +10,14 @@ import numpy as np
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.sweep.arrivals import make_arrivals
-from mdsd_bounds.trees.sweep.bins import MOST_ITEMS, bin_tokens
+from mdsd_bounds.trees.sweep.bins import MOST_ITEMS, bin_tokens, token_pick
 from mdsd_bounds.trees.sweep.prefixes import Layer
 from mdsd_bounds.trees.sweep.search import Components, pick_drafts, solve_layer
 from mdsd_bounds.trees.sweep.uniform_pick import marks
 
-#: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute).
-TOLERANCE, SLACK = 1e-10, 1e-12
+#: Acceptance that may be left open in all leaves together, and the slack of one coin (absolute); and both where tokens
+#: share bins, which lose more than that.
+EXACT, BINNED = (1e-10, 1e-12), (1e-6, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ class LayerRule:
         return [accepted[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
-def prepare_layer(
-    draftings: Sequence[Drafting], targets: Sequence[np.ndarray], tolerance: float = TOLERANCE, slack: float = SLACK
-) -> LayerRule:
+def prepare_layer(draftings: Sequence[Drafting], targets: Sequence[np.ndarray]) -> LayerRule:
     """The rule that accepts the most drafts of a step.
 
     Parameters
@@ -118,14 +117,12 @@ def prepare_layer(
         One for each of m nodes, independent of each other.
     targets : sequence of ndarray
         ``[k_v]`` each, ``t >= 0``: of no token may more be accepted; the sum of all is at most one.
-    tolerance, slack : float
-        Acceptance that may be left open in all leaves, and at one coin.
 
     Returns
     -------
     LayerRule
-        Its ``mean`` sums to :attr:`LayerRule.bound` within the tolerance where every token is an item (up to
-        :data:`~mdsd_bounds.trees.sweep.bins.MOST_ITEMS` a node), a little less where tokens share bins.  Whatever the
+        Its ``mean`` sums to :attr:`LayerRule.bound` within 1e-10 where every token is an item (up to
+        :data:`~mdsd_bounds.trees.sweep.bins.MOST_ITEMS` a node), some 1e-5 less where tokens share bins.  Whatever the
         search does, ``pick`` is the distribution of the rule that runs.
 
     Raises
@@ -161,15 +158,15 @@ def prepare_layer(
         make_arrivals([d.probs for d in draftings], [d.draws for d in draftings], [d.many for d in draftings]),
     )
     asked = np.concatenate([part.target for part in parts])
+    tolerance, slack = EXACT if max(len(d.token) for d in draftings) <= MOST_ITEMS else BINNED
     components, coefficient, bound = solve_layer(layer, asked, tolerance, slack)
     item = np.concatenate([start + part.item for start, part in zip(first_item, parts, strict=False)])
     q, odds = np.concatenate([d.probs for d in draftings]), np.concatenate([part.token_odds for part in parts])
-    a, b, c = coefficient[item].T
     return LayerRule(
         tuple(draftings),
         np.array([0, *accumulate(len(d.token) for d in draftings)]),
         np.concatenate(targets),
-        np.maximum(a * odds + b * q - c * q * odds, 0.0),
+        token_pick(coefficient, item, odds, q),
         item,
         components,
         bound,

@@ -114,6 +114,11 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
             _reveal(tree, target, held, step, sampler)
     found = []
     for v, node in held.items():
+        if not node.taken:
+            # Nothing was drafted below it: r is p.
+            if node.total() > 0.0:
+                found.append(Stop(v, node.total(), None if tree.ends(v) else target[v]))
+            continue
         left = node.whole()
         mass = float(left.sum())
         if mass > 0.0:
