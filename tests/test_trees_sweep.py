@@ -12,11 +12,12 @@ from toy_models import emitted_distribution, sequence_distribution, toy, worst_d
 
 from mdsd_bounds import optimal_acceptance
 from mdsd_bounds.problem import InputError
+from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.trees.base import sampling
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.bounds import joint_optimum
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
-from mdsd_bounds.trees.enumerate import branching_trees, tree_distribution
+from mdsd_bounds.trees.enumerate import beam_by_arrivals, branching_trees, outcomes, tree_distribution
 from mdsd_bounds.trees.sequoia import shaped
 from mdsd_bounds.trees.sweep import bins, layer, plan, rule, sweep_stops
 from mdsd_bounds.trees.sweep.layer import Drafting, prepare_layer
@@ -227,6 +228,15 @@ def test_a_search_that_stops_early_stays_lossless(monkeypatch):
     early = sum(c * expected_accepted(t, sweep_stops(t, p(t.paths))) for t, c in trees)
     assert error(trees, p, sweep_stops) < 1e-13
     assert early < full - 1e-3
+
+
+def test_one_draft_at_a_time_is_not_lossless_on_a_beam(monkeypatch):
+    q, p = toy(7), toy(13, sharp=2)
+    trees = outcomes(lambda choose: beam_by_arrivals(q, 2, 2, choose))
+    monkeypatch.setattr(rule, "require_sweep", lambda tree: get_sampler(tree.sampler))
+    monkeypatch.setattr(plan, "groups_below", lambda tree, node, sampler: (1,) * len(tree.drafts[node]))
+    for merged in (True, False):
+        assert error(trees, p, lambda t, x, m=merged: sweep_stops(t, x, merged=m)) > 1e-5
 
 
 def test_trees_that_do_not_fit_are_refused():
