@@ -75,8 +75,8 @@ class Search(NamedTuple):
     below : ndarray
         ``[K + m, 5]``: of the items of node v below position j, in row ``j + v``: sums of q, w and q w without the hot
         token, whether that is among them, and ``Q_v``.
-    total : ndarray
-        ``[K + m]``: sums of the key from the start of the component to each position.
+    total, picked : ndarray
+        ``[K + m]``: sums of the key, and of the component's own pick, from the start of the component to each position.
     target, reached, key, ratio, own : ndarray
         ``[K]``: what is asked for; probability that the item's component is reached; what the oracle minimises, and
         that over q; and the distribution of the component's own pick.
@@ -98,6 +98,7 @@ class Search(NamedTuple):
     saved: np.ndarray
     below: np.ndarray
     total: np.ndarray
+    picked: np.ndarray
     target: np.ndarray
     reached: np.ndarray
     key: np.ndarray
@@ -113,6 +114,39 @@ class Search(NamedTuple):
     sets: Sets
 
 
+class Gaps(NamedTuple):
+    """What the ratio of the two gaps of a set needs (:mod:`.search`); a negative coin asks for the least key instead.
+
+    ``bottom`` and ``top`` are Q of the items below the component and by how much the component raises it; ``whole`` is
+    its target, and ``left`` whether it is on side L.  Only sets with ``gap_t - coin gap_v < -slack`` have a ratio.
+    """
+
+    coin: float
+    bottom: float
+    top: float
+    whole: float
+    left: bool
+    slack: float
+
+
+#: Gaps below this are not divided by.
+TINY = 1e-13
+#: Asks :func:`best_prefixes` for the least key.
+LEAST_KEY = Gaps(-1.0, 0.0, 0.0, 0.0, False, 0.0)
+
+
+@njit(**STEP)
+def _score(gaps, key, picked, chance):  # type: ignore[no-untyped-def]
+    """Of a set with these sums and this Q with the items below it: what :func:`best_prefixes` makes least."""
+    if gaps.coin < 0.0:
+        return key - chance
+    target, inside = key * (1.0 - gaps.coin) + gaps.coin * picked, chance - gaps.bottom
+    gap = gaps.top - inside - (gaps.whole - target) if gaps.left else target - inside
+    if picked - inside <= TINY or gap - gaps.coin * (picked - inside) >= -gaps.slack:
+        return np.inf
+    return max(gap, 0.0) / (picked - inside)
+
+
 @njit(**STEP)
 def start_search(layer, target):  # type: ignore[no-untyped-def]
     """Room for a search, all items in the order of ``target / q``."""
@@ -122,7 +156,8 @@ def start_search(layer, target):  # type: ignore[no-untyped-def]
         start, end = layer.first[v], layer.first[v + 1]
         order[start:end] = start + np.argsort(target[start:end] / layer.mass[start:end])
     search = Search(
-        order, order.copy(), np.zeros((size + nodes, 5)), np.zeros(size + nodes), target.copy(), np.ones(size),
+        order, order.copy(), np.zeros((size + nodes, 5)), np.zeros(size + nodes), np.zeros(size + nodes), target.copy(),
+        np.ones(size),
         np.zeros(size), np.zeros(size), np.zeros(size), np.zeros((size, 3)), np.zeros((size, 3)),
         np.zeros(size + nodes, np.int64), np.zeros(nodes, np.int64), np.zeros(nodes, np.int64),
         np.zeros(nodes, np.int64), np.zeros((3, nodes)),
@@ -200,10 +235,12 @@ def chance_below(search, positions):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
+def best_prefixes(layer, search, start, end, gaps):  # type: ignore[no-untyped-def]
     """Sort a component by ``key / q`` and leave in ``best`` the prefixes B at which ``key(B) - Q(D + B)`` is least.
 
-    ``start`` and ``end`` are its positions ``[m]``; returns the least value.  O(items) beside the sorting.
+    ``start`` and ``end`` are its positions ``[m]``; returns the least value.  O(items) beside the sorting.  Asked for a
+    ratio (:class:`Gaps`), it looks for the least ratio among the same candidates, the set with the least key included:
+    infinity if that one has none.
     """
     sort_component(layer, search, start, end)
     active, rest, several = -1, 1.0, False
@@ -215,20 +252,22 @@ def best_prefixes(layer, search, start, end):  # type: ignore[no-untyped-def]
             search.best[v] = start[v]
             rest *= search.below[start[v] + v, CHANCE]
     if not several:
-        return _best_prefix(search, active, start[active], end[active], rest)
+        return _best_prefix(search, active, start[active], end[active], rest, gaps)
     for v in range(len(start)):
         _lower_hull(search, v, start[v], end[v])
-    return _merge_hulls(search, start)
+    return _merge_hulls(search, start, gaps)
 
 
 @njit(**STEP)
-def _best_prefix(search, v, start, end, rest):  # type: ignore[no-untyped-def]
+def _best_prefix(search, v, start, end, rest, gaps):  # type: ignore[no-untyped-def]
     """:func:`best_prefixes` where all items are of node v; ``rest`` is the product of the other factors."""
-    least, total = -rest * search.below[start + v, CHANCE], 0.0
+    total, picked = 0.0, 0.0
+    least = _score(gaps, total, picked, rest * search.below[start + v, CHANCE])
     search.best[v] = start
     for j in range(start, end):
         total += search.key[search.order[j]]
-        value = total - rest * search.below[j + v + 1, CHANCE]
+        picked += search.own[search.order[j]]
+        value = _score(gaps, total, picked, rest * search.below[j + v + 1, CHANCE])
         if value < least:
             least, search.best[v] = value, j + 1
     return least
@@ -261,12 +300,13 @@ def sort_component(layer, search, start, end):  # type: ignore[no-untyped-def]
 @njit(**STEP)
 def _lower_hull(search, v, start, end):  # type: ignore[no-untyped-def]
     """Vertices of the lower convex hull of the points (Q_v, sum of the key) of the prefixes of node v."""
-    total, hull, count = search.total, search.hull, 0
-    total[start + v] = 0.0
+    total, picked, hull, count = search.total, search.picked, search.hull, 0
+    total[start + v], picked[start + v] = 0.0, 0.0
     room = start + v
     for j in range(start, end + 1):
         if j > start:
             total[j + v] = total[j + v - 1] + search.key[search.order[j - 1]]
+            picked[j + v] = picked[j + v - 1] + search.own[search.order[j - 1]]
         y, x = total[j + v], search.below[j + v, CHANCE]
         if count and x <= search.below[hull[room + count - 1] + v, CHANCE]:
             if y >= total[hull[room + count - 1] + v]:
@@ -295,7 +335,7 @@ def _slope_after(search, v, start, corner):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def _merge_hulls(search, start):  # type: ignore[no-untyped-def]
+def _merge_hulls(search, start, gaps):  # type: ignore[no-untyped-def]
     """The best combination of vertices: those whose intervals of C have a point in common, in ascending order of C."""
     nodes, corner, low, high = len(start), search.corner, search.factor[0], search.factor[1]
     for v in range(nodes):
@@ -309,13 +349,15 @@ def _merge_hulls(search, start):  # type: ignore[no-untyped-def]
             if high[v] < ceiling:
                 ceiling, next_node = high[v], v
         if floor <= ceiling:
-            value, product = 0.0, 1.0
+            total, picked, product = 0.0, 0.0, 1.0
             for v in range(nodes):
                 row = search.hull[start[v] + v + corner[v]] + v
-                value += search.total[row]
+                total += search.total[row]
+                picked += search.picked[row]
                 product *= search.below[row, CHANCE]
-            if value - product < least:
-                least = value - product
+            value = _score(gaps, total, picked, product)
+            if value < least:
+                least = value
                 for v in range(nodes):
                     search.best[v] = search.hull[start[v] + v + corner[v]]
         if ceiling == np.inf:

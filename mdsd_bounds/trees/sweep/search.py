@@ -11,7 +11,8 @@ With ``f(A) = Q(D + A) - Q(D)`` the gaps of a target t are
     ``gap_t(A) = f(C) - f(A) - t(C - A)``  on side L (``r >= t``),
     ``gap_t(A) = t(A) - f(A)``  on side R (``r <= t``),
 
-the coin is ``c = min gap_t / gap_v`` by Dinkelbach's method, and the minimiser splits the component.
+the coin is ``c = min gap_t / gap_v`` by Dinkelbach's method, each round with the least ratio among the candidates of
+its oracle, and the minimiser splits the component.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from numba import njit
 
 from mdsd_bounds._backend.borrowed import borrowed
 from mdsd_bounds._backend.numba_options import STEP
-from mdsd_bounds.trees.sweep.prefixes import best_prefixes, chance_below, sort_component, start_search, sum_below
+from mdsd_bounds.trees.sweep.prefixes import (
+    LEAST_KEY,
+    TINY,
+    Gaps,
+    best_prefixes,
+    chance_below,
+    sort_component,
+    start_search,
+    sum_below,
+)
 from mdsd_bounds.trees.sweep.uniform_pick import uniform_pick
 
 #: Rounds of Dinkelbach's method in one component.
 ROUNDS = 40
-#: Below this a gap is not divided by.
-TINY = 1e-13
 
 
 class Components(NamedTuple):
@@ -71,7 +79,7 @@ def solve_layer(layer, target, tolerance, slack):  # type: ignore[no-untyped-def
     owned = start_search(layer, target), _start_components(layer)
     (search, parts), layer = borrowed(owned), borrowed(layer)
     search.key[:] = target
-    bound = 1.0 + min(best_prefixes(layer, search, parts.start[0], parts.end[0]), 0.0)
+    bound = 1.0 + min(best_prefixes(layer, search, parts.start[0], parts.end[0], LEAST_KEY), 0.0)
     parts.cut[0] = search.best if bound < 1.0 else parts.start[0]
     count, left = _add_children(parts, 0, 1), np.zeros(2 * size + 3, np.bool_)
     left[1] = count == 3 or parts.cut[0].sum() == parts.end[0].sum()
@@ -150,36 +158,25 @@ def largest_coin(layer, search, parts, node, left, slack):  # type: ignore[no-un
     start, end = parts.start[node], parts.end[node]
     bottom = chance_below(search, start)
     top = chance_below(search, end) - bottom
-    whole, _, size = _sums_between(search, start, end)
+    whole, _, _ = _sums_between(search, start, end)
     coin, saved = 1.0, search.saved
     for _ in range(ROUNDS):
         # At c = 1 the prefixes of (t - v)/q up to 0 are the least, whatever f is.
-        scale = 1.0 if coin == 1.0 else 1.0 / (1.0 - coin)
+        scale, gaps = 1.0 if coin == 1.0 else 1.0 / (1.0 - coin), Gaps(coin, bottom, top, whole, left, slack)
         for v in range(len(start)):
             for j in range(start[v], end[v]):
                 i = search.order[j]
                 search.key[i] = scale * (search.target[i] - coin * search.own[i])
-        if coin == 1.0:
-            sort_component(layer, search, start, end)
-            _negative_prefixes(search, start, end)
-        else:
-            best_prefixes(layer, search, start, end)
-        inside = chance_below(search, search.best) - bottom
-        target, own, count = _sums_between(search, start, search.best)
-        if count == 0 or count == size:
-            break
-        gap = top - inside - (whole - target) if left else target - inside
-        own_gap = own - inside
-        if gap - coin * own_gap >= -slack or own_gap <= TINY:
+        ratio = _first_ratio(layer, search, start, end, gaps) if coin == 1.0 else np.inf
+        if coin < 1.0:
+            ratio = best_prefixes(layer, search, start, end, gaps)
+        if ratio >= coin:
             break
         # Loops: assigning a slice of few numbers takes longer than they do.
         for v in range(len(start)):
             parts.cut[node, v] = search.best[v]
             for j in range(start[v], end[v]):
                 saved[j] = search.order[j]
-        ratio = max(gap, 0.0) / own_gap
-        if ratio >= coin:
-            break
         coin = ratio
         if coin == 0.0:
             break
@@ -202,13 +199,20 @@ def _restore_order(layer, search, v, start, end):  # type: ignore[no-untyped-def
 
 
 @njit(**STEP)
-def _negative_prefixes(search, start, end):  # type: ignore[no-untyped-def]
-    """Write to ``best`` where the keys, sorted, cease to be negative."""
+def _first_ratio(layer, search, start, end, gaps):  # type: ignore[no-untyped-def]
+    """Sort by the keys over q and leave in ``best`` where they cease to be negative; returns the ratio there."""
+    sort_component(layer, search, start, end)
     for v in range(len(start)):
         j = start[v]
         while j < end[v] and search.key[search.order[j]] < 0.0:
             j += 1
         search.best[v] = j
+    inside = chance_below(search, search.best) - gaps.bottom
+    target, own, _ = _sums_between(search, start, search.best)
+    gap = gaps.top - inside - (gaps.whole - target) if gaps.left else target - inside
+    if own - inside <= TINY or gap - (own - inside) >= -gaps.slack:
+        return np.inf
+    return max(gap, 0.0) / (own - inside)
 
 
 @njit(**STEP)
