@@ -218,6 +218,37 @@ def test_answers_in_other_forms(tmp_path: Path) -> None:
     assert found.value[found.row("accepted/drafted")] == pytest.approx(3 / 12)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"meta_info": {"completion_tokens": 4, "spec_verify_ct": 9}}', "4 emitted tokens in 9 verification steps"),
+        ("Decode batch. #running-req: 2, #token: 9, accept len: 0.50, accept rate: 0.50", "each gives one"),
+        (
+            "Number of speculative tokens: 2, Number of accepted tokens: 3, Number of draft tokens: 40, "
+            "Number of emitted tokens: 9",
+            "9 emitted tokens in 20 verification steps",
+        ),
+        ("draft acceptance rate = 0.97576 (  171 accepted /   297 generated)", "but 171 of 297 are 0.5758"),
+        (
+            "SpecDecoding metrics: Mean acceptance length: 2.90, Accepted: 190 tokens, Drafted: 400 tokens, "
+            "Per-position acceptance rate: 0.800, 0.560, 0.340, 0.200, Avg Draft acceptance rate: 57.5%",
+            "an acceptance rate of 57.5, but 190 of 400 are 47.5",
+        ),
+    ],
+)
+def test_counts_that_contradict_each_other_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "counts.txt"
+    file.write_text(text + "\n")
+    with pytest.raises(InputError, match=said):
+        read_counts([file])
+
+
+def test_a_request_that_was_stopped_may_have_a_step_without_a_token(tmp_path: Path) -> None:
+    file = tmp_path / "counts.txt"
+    file.write_text('{"meta_info": {"completion_tokens": 8, "spec_verify_ct": 9}}')
+    assert read_counts([file]).accepted.tolist() == [0]
+
+
 def test_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([0, 1, 3, 2]))
     found = read_counts([tmp_path / "x.npy"], draft_tokens=3)

@@ -250,6 +250,8 @@ def test_files_that_no_reader_knows_are_called_by_their_names(tmp_path: Path) ->
         ("e.npz", b"", "it is empty"),
         ("z.npy", b"\0" * 100, "begins with zeros"),
         ("l.pt", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("s.json", b'data: {"choices": []}\n\ndata: [DONE]\n', "a stream of events"),
+        ("i.json", b"HTTP/1.1 200 OK\r\n\r\n{}", "an answer with its HTTP headers"),
         ("w.npz", b"\n<!DOCTYPE html>", "HTML or XML"),
         ("t.tar", b"a" * 257 + b"ustar\0", "a tar archive"),
         ("x.bin", b"abc", "wrong magic bytes"),

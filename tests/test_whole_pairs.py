@@ -13,6 +13,7 @@ import torch
 from mdsd_bounds import InputError, open_dump
 from mdsd_bounds.dumps.containers.safetensors import load_safetensors, safetensors_bytes, safetensors_notes
 from mdsd_bounds.dumps.convert import convert
+from tests.command import call
 
 
 class Killed(BaseException):
@@ -86,3 +87,21 @@ def test_notes_of_a_small_file_stand_in_one_order() -> None:
     assert safetensors_notes(data) == notes
     found = load_safetensors(data, Path("x"))
     assert {name: value.tolist() for name, value in found.items()} == {"b": [1.0] * 3, "a": [0, 0]}
+
+
+def test_what_convert_wrote_is_not_called_a_foreign_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = dump(tmp_path / "1.npz", 1)
+    for name in ("a.safetensors", "a.npz", "a.pt"):
+        command = ("convert", src, str(tmp_path / name), "--quiet")
+        assert call(*command, capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+        written = (tmp_path / name).read_bytes()
+        code, _, said = call(*command, capsys=capsys, monkeypatch=monkeypatch)
+        assert code == 2
+        assert said.endswith(f"{name}: exists already; give another name, or --force to replace it\n")
+        assert call(*command, "--force", capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+        assert (tmp_path / name).read_bytes() == written
+    folder = ("convert", src, str(tmp_path / "a"), "--force", "--quiet")
+    assert call(*folder, capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+    assert "force replaces files alone" in call(*folder, capsys=capsys, monkeypatch=monkeypatch)[2]

@@ -12,6 +12,16 @@ _KINDS = ((b"\x89PNG", False), (b"<?xml", False), (b"<!doctype html>", False), (
 _LOOK = 4096
 
 
+def can_say(path: Path) -> bool:
+    """Whether a file is of a kind that may hold the marker: dumps and logs hold nothing but data."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+    except OSError:
+        return False
+    return any(head.startswith(magic) for magic, _ in _KINDS)
+
+
 def is_ours(path: Path) -> bool:
     """Whether a figure or a page was written by this program."""
     try:

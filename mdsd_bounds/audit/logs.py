@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdsd_bounds.audit.assemble import Unit, assemble
 from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.audit.listed_tokens import refuse_chosen_rows
 from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.report import LogReport, judge
@@ -128,6 +129,7 @@ def read_positions(
     rows = [line.row for line in lines if line.row is not None]
     if rows and dump is None:
         raise InputError(f"{path} line {_first_with_row(lines)}: row {rows[0]} of a dump; name the dump with --dump")
+    refuse_chosen_rows(lines, path, sampler, **options)
     if blockwise and any(line.row is None and line.q is None for line in lines):
         # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
         lines = [replace(line, q=None) for line in lines]

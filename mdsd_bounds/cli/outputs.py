@@ -42,7 +42,7 @@ def check_out(
         If it is an input or a part of one, a folder, a device, in no folder or one that cannot be written to, or a file
         of somebody else's.
     """
-    from mdsd_bounds._backend.origin import is_ours
+    from mdsd_bounds._backend.origin import can_say, is_ours
     from mdsd_bounds._backend.whole_files import refuse_special
     from mdsd_bounds.problem import InputError
 
@@ -70,9 +70,8 @@ def check_out(
     if path.is_dir():
         raise InputError(f"{option} {out}: is a folder; name a file in it")
     if not (force or table or is_ours(path)):
-        raise InputError(
-            f"{option} {out}: exists and was not written by mdsd; give another name, or --force to replace it"
-        )
+        what = "and was not written by mdsd" if can_say(path) else "already"
+        raise InputError(f"{option} {out}: exists {what}; give another name, or --force to replace it")
 
 
 def _paths(inputs: Sequence[str | None]) -> list[Path]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.counts.records import MOST_POSITIONS, Counts, Unit, count, counts
+from mdsd_bounds.counts.records import MOST_POSITIONS, Counts, Unit, accepted_of, count, counts
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.text import lines, parse, whole_text
 from mdsd_bounds.problem import InputError
@@ -63,7 +63,7 @@ def _sglang(held: dict[str, Any]) -> Unit | None:
         at = _reached([count(number, "spec_accept_histogram") for number in histogram])
     if accepted is None and not at:
         emitted = _first(held, "completion_tokens")
-        accepted = None if emitted is None else max(emitted - drafts, 0.0)
+        accepted = None if emitted is None else accepted_of(emitted, drafts, spare=1)
     drafted = _first(held, "spec_draft_tokens", "spec_draft_token_num")
     return Unit(drafts, drafted, sum(at) if accepted is None and at else accepted, at)
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdsd_bounds.counts.records import Counts, Unit, count, counts
+from mdsd_bounds.counts.records import Counts, Unit, accepted_of, count, counts
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.text import lines
 from mdsd_bounds.problem import InputError
@@ -35,15 +35,18 @@ _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _LIST = r"[\[(]?\s*([0-9][0-9.]*(?:\s*,\s*[0-9][0-9.]*)*)\s*[\])]?"
 _VLLM_COUNTS = re.compile(r"Accepted: ([0-9]+) tokens, Drafted: ([0-9]+) tokens")
 _VLLM_LENGTH = re.compile(rf"Mean acceptance length: {_NUMBER}")
+_VLLM_RATE = re.compile(rf"Avg Draft acceptance rate: {_NUMBER}%")
 _VLLM_POSITIONS = re.compile(rf"Per-position acceptance rate: {_LIST}(?=,? *(?:Avg|$))")
 _OLD_VLLM = re.compile(
     r"Number of speculative tokens: ([0-9]+), Number of accepted tokens: ([0-9]+), Number of draft tokens: ([0-9]+), "
     r"Number of emitted tokens: ([0-9]+)"
 )
 _SGLANG = re.compile(rf"#running-req: ([0-9]+).*?accept len: {_NUMBER}(?:, accept rate: {_NUMBER})?")
-_LLAMA = re.compile(r"draft acceptance(?: rate)? = [0-9.]+ \(\s*([0-9]+) accepted /\s*([0-9]+) generated\)")
+_LLAMA = re.compile(r"draft acceptance(?: rate)? = ([0-9.]+) \(\s*([0-9]+) accepted /\s*([0-9]+) generated\)")
 _LLAMA_LENGTH = re.compile(rf"mean acceptance length =\s*{_NUMBER}")
 _LLAMA_POSITIONS = re.compile(rf"acceptance rate per position = {_LIST}")
+#: How far a printed share may be from its counts.
+_RATE_OFF = 0.002
 #: How far a printed mean length may be from what the other figures make, absolute and relative.
 _LENGTH_OFF = 0.1
 _LLAMA_TOTAL = re.compile(
@@ -73,6 +76,8 @@ def _vllm(text: str) -> Unit | None:
     if match is None:
         return None
     accepted, drafted = count(int(match[1]), "accepted"), count(int(match[2]), "drafted")
+    if (rate := _VLLM_RATE.search(text)) is not None:
+        _require_rate(rate[1], accepted, drafted, 100)
     return _with_positions(text, accepted, drafted, _VLLM_LENGTH, _VLLM_POSITIONS)
 
 
@@ -80,8 +85,18 @@ def _llama(text: str) -> Unit | None:
     match = _LLAMA.search(text)
     if match is None:
         return None
-    accepted, drafted = count(int(match[1]), "accepted"), count(int(match[2]), "generated")
+    accepted, drafted = count(int(match[2]), "accepted"), count(int(match[3]), "generated")
+    _require_rate(match[1], accepted, drafted)
     return _with_positions(text, accepted, drafted, _LLAMA_LENGTH, _LLAMA_POSITIONS)
+
+
+def _require_rate(printed: str, accepted: float, drafted: float, whole: float = 1.0) -> None:
+    """Hold the printed share of accepted tokens (of ``whole``) against the counts beside it."""
+    rate = float(printed) / whole
+    if drafted > 0 and abs(rate - accepted / drafted) > _RATE_OFF:
+        raise ValueError(
+            f"an acceptance rate of {printed}, but {accepted:g} of {drafted:g} are {accepted / drafted * whole:.4g}"
+        )
 
 
 def _llama_total(text: str) -> Unit | None:
@@ -101,7 +116,7 @@ def _old_vllm(text: str) -> Unit | None:
     if tokens == 0:
         raise ValueError("0 speculative tokens")
     drafts = drafted / tokens
-    return Unit(drafts, drafted, max(emitted - drafts, 0.0))
+    return Unit(drafts, drafted, accepted_of(emitted, drafts))
 
 
 def _sglang(text: str) -> Unit | None:
@@ -111,10 +126,10 @@ def _sglang(text: str) -> Unit | None:
     running, length = count(int(match[1]), "#running-req"), count(float(match[2]), "accept len")
     rate = None if match[3] is None else count(float(match[3]), "accept rate")
     drafts = _SGLANG_INTERVAL * running
-    accepted = drafts * max(length - 1, 0.0)
     # An idle line.
     if not drafts or length == 0:
         return Unit()
+    accepted = accepted_of(drafts * length, drafts)
     return Unit(drafts, accepted / rate if rate else None, accepted)
 
 

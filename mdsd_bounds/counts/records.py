@@ -102,6 +102,26 @@ def count(value: object, name: str) -> float:
     return number
 
 
+def accepted_of(emitted: float, steps: float, spare: float = 0.0) -> float:
+    """Accepted draft tokens where an engine counts the emitted ones: each step emits one more than it accepts.
+
+    Parameters
+    ----------
+    emitted, steps : float
+        Tokens, and verification steps.
+    spare : float
+        Steps that may have emitted nothing, as that of a request that was stopped.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer tokens than steps.
+    """
+    if emitted + spare < steps:
+        raise ValueError(f"{emitted:g} emitted tokens in {steps:g} verification steps, of which each gives one")
+    return max(emitted - steps, 0.0)
+
+
 def counts(engine: str, unit: str, units: Sequence[Unit], notes: Sequence[str] = (), rounding: float = 0.0) -> Counts:
     """Units as arrays; those in which nothing was drafted are left out.
 

@@ -105,7 +105,8 @@ def convert(
         if part.is_file() and force and kind != "" and not _is_source(part, sources):
             continue
         if part.exists() and not (kind == "" and part.is_dir() and not any(part.iterdir())):
-            raise InputError(f"{part}: exists already; delete it or write elsewhere")
+            unforced = "" if part.is_file() or not force else " (force replaces files alone)"
+            raise InputError(f"{part}: exists already{unforced}; delete it or write elsewhere")
         if not part.absolute().parent.is_dir():
             raise InputError(f"{part}: its folder does not exist; make it first")
     if top_k is not None and (kind in ("", ".npy", ".kld") or top_k < 1):

@@ -12,6 +12,7 @@ _PICKLE = (
     "a pickle (torch.save before torch 1.6, or pickle.dump), which is never loaded, as it may run code; write it again "
     "where you trust it: torch.save(torch.load(FILE, weights_only=True), NEW) with torch 1.6 or later"
 )
+_STREAM = 'a stream of events; ask the server again with "stream": false'
 #: First bytes -> what they begin, and the remedy.
 _KNOWN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; save its arrays as .safetensors or .npz"),
@@ -23,6 +24,9 @@ _KNOWN = (
     (b"\x93NUMPY", "a NumPy array; give target and draft: TARGET.npy,DRAFT.npy"),
     (b"\x80", _PICKLE),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it (git lfs pull)"),
+    (b"data:", _STREAM),
+    (b"event:", _STREAM),
+    (b"HTTP/", "an answer with its HTTP headers; ask again without -i of curl"),
     (b"<", "HTML or XML, perhaps the page of an error; fetch the file again"),
 )
 

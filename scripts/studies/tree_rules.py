@@ -104,7 +104,7 @@ def remember_layers() -> None:
             known[key] = prepare_layer(draftings, targets)
         return known[key]
 
-    rule.prepare_layer = prepare  # type: ignore[assignment, attr-defined]
+    rule.prepare_layer = prepare  # type: ignore[attr-defined]
 
 
 def accepted(trees: Trees, toy: Toy, verification: Callable[[Tree, torch.Tensor], list[Stop]]) -> float:
