@@ -105,7 +105,8 @@ class FixedRule:
         if self.mass > 0.0:
             given = self.q.numpy()[token] / (self.rest or 1.0)
             keep = np.divide(np.minimum(p, given), given, out=np.ones_like(p), where=given > 0.0)
-            share = p / self.mass
+            # Beside a subnormal P(A) the share of a token off A would be infinite.
+            share = np.where(is_fixed, p, 0.0) / self.mass
         else:
             keep, share = np.ones_like(p), 1.0 / np.maximum(is_fixed.sum(-1, keepdims=True), 1)
         # Without fixed tokens the random draft is all there is.

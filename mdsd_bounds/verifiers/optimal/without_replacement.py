@@ -24,7 +24,7 @@ from torch import Tensor
 from mdsd_bounds._backend.threads import one_blas_thread
 from mdsd_bounds.bounds import optimal_acceptance
 from mdsd_bounds.bounds.search.compiled_search import lowest_prefix
-from mdsd_bounds.samplers.base import fixed_mask, remainder
+from mdsd_bounds.samplers.base import fixed_mask, leftover, remainder
 from mdsd_bounds.samplers.top_m_plus import split
 from mdsd_bounds.verifiers.optimal.deterministic import prepare_fixed
 from mdsd_bounds.verifiers.optimal.order_tree import best_side
@@ -37,6 +37,8 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_ro
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
 #: up to which a sweep of all tokens may find L.
 _WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
+#: Gap of a rule with bins above which the whole tree is tried, and support up to which it is, as before.
+_LARGE_GAP, _LARGEST_PAIRS, _LARGEST = 1e-5, 4096, 1024
 #: Gap up to which a rule is not compared with picking the first draft.
 _SMALL_GAP = 1e-9
 _NO_FIXED, _NO_TOKENS = np.zeros(0, bool), np.zeros(0, np.int32)
@@ -81,7 +83,8 @@ def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     rates, always = q, _NO_FIXED
     if fixed:
         held = fixed_mask(q[None], fixed)[0]
-        rates, always = remainder(q[None], held[None])[0], held.numpy()
+        # As it stands: renormalising would round what is subnormal.
+        rates, always = leftover(q[None], held[None])[0], held.numpy()
     target, rate = p.numpy(), rates.numpy()
     token = drafted_tokens(rate, always)
     support = len(token) - (int(always.sum()) if fixed else 0)
@@ -99,9 +102,14 @@ def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
         some = (target[token], rate[token], always[token]) if listed else (target, rate, always)
         q_some = scaled(some[1], draws)
         found = wide_row(some[0], q_some, (some[2], _lower_edge(some[0], q_some, some[2], draws)), draws, Size())
+    if found.gap > _LARGE_GAP and support <= (_LARGEST_PAIRS if draws == 2 else _LARGEST):
+        whole = whole_support(target, rate, always if fixed else _NO_FIXED, token, draws)
+        if whole.gap < found.gap:
+            return Prepared(p, torch.from_numpy(whole.r), whole.gap + short, PriorityRule(token, none, whole.tree))
     r[token if listed else slice(None)] = found.r
     rule = rule_of(found, token if listed else none)
-    return _first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), rates, fixed)
+    first = remainder(q[None], held[None])[0] if fixed else q
+    return _first_or(Prepared(p, torch.from_numpy(r), found.gap + short, rule), first, fixed)
 
 
 def rule_of(found: Found, token: np.ndarray) -> SelectionRule:
