@@ -39,6 +39,8 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_ro
 _WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
 #: Gap of a rule with bins above which the whole tree is tried, and support up to which it is, as before.
 _LARGE_GAP, _LARGEST_PAIRS, _LARGEST = 1e-5, 4096, 1024
+#: Rates below this are taken as they stand.
+_NEARLY_SUBNORMAL = 1e-290
 #: Gap up to which a rule is not compared with picking the first draft.
 _SMALL_GAP = 1e-9
 _NO_FIXED, _NO_TOKENS = np.zeros(0, bool), np.zeros(0, np.int32)
@@ -83,8 +85,10 @@ def _prepare_orders(p: Tensor, q: Tensor, fixed: int, draws: int) -> Prepared:
     rates, always = q, _NO_FIXED
     if fixed:
         held = fixed_mask(q[None], fixed)[0]
-        # As it stands: renormalising would round what is subnormal.
         rates, always = leftover(q[None], held[None])[0], held.numpy()
+        # Renormalising would round what is subnormal.
+        if not bool(((rates > 0) & (rates < _NEARLY_SUBNORMAL)).any()):
+            rates = remainder(q[None], held[None])[0]
     target, rate = p.numpy(), rates.numpy()
     token = drafted_tokens(rate, always)
     support = len(token) - (int(always.sum()) if fixed else 0)
