@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 
-def in_threads(work: Callable[[int, int], None], rows: int) -> None:
+def in_threads(work: Callable[[int, int], None], rows: int, stretches: int = 8) -> None:
     """Call ``work(first, last)`` on stretches of rows, on as many threads as torch uses (``OMP_NUM_THREADS``).
 
-    The calling thread is one of them.  Eight stretches for each thread, taken as they come, so that one slow row, or a
-    core with other work, does not keep all others waiting; results must not depend on how rows are cut.  An exception
-    in one of them is raised here.
+    The calling thread is one of them.  Eight ``stretches`` for each thread, taken as they come, so that one slow row,
+    or a core with other work, does not keep all others waiting; fewer where a row takes microseconds, as handing one
+    out does.  Results must not depend on how rows are cut.  An exception in one of them is raised here.
     """
     workers = min(_workers or torch.get_num_threads(), rows)
     if workers <= 1:
         work(0, rows)
         return
-    size = -(-rows // (8 * workers))
+    size = -(-rows // (stretches * workers))
     # ``next`` on an iterator of a range is one step of the interpreter: no stretch is taken twice.
     starts = iter(range(0, rows, size))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mdsd_bounds import SAMPLERS, to_probs
 from mdsd_bounds.verifiers.optimal import RULES, Prepared, PreparedBatch, prepare, prepare_batch
 
-TITLE = "Optimal verifier, per position: prepare (p and q given) and step (drafts given), full and truncated rows"
+TITLE = "Optimal verifier on one thread, per position: prepare (p, q given) and step (drafts given), full and truncated"
 
 COUNTS = (2, 4, 8)
 ROWS = 16
@@ -30,8 +30,13 @@ BATCHES = (1, 32, 256)
 
 
 def table(runs: int) -> list[dict[str, Any]]:
-    """Full rows of every sampler, truncated rows without replacement, and batches."""
-    return full_rows(runs) + truncated_rows(runs) + batches(runs)
+    """Full rows of every sampler, truncated rows without replacement, and batches; all of it on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return full_rows(runs) + truncated_rows(runs) + batches(runs)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _prepared(pairs: Sequence[tuple[Tensor, Tensor]], n: int) -> list[Prepared]:

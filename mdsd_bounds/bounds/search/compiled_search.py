@@ -50,6 +50,7 @@ import functools
 import importlib
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -62,7 +63,7 @@ from torch import Tensor
 from mdsd_bounds._backend.threads import in_threads
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
-from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature, Space
+from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature
 from mdsd_bounds.problem import Bound, Problem, rounding_unit
 from mdsd_bounds.samplers import get_sampler
 from mdsd_bounds.samplers.base import fixed_mask
@@ -79,7 +80,9 @@ ROUNDING = 4.5e-9
 _LOTS_FROM, _LOT = 1e-9, 1 << 15
 #: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
 WIDE = 8192
-#: What :func:`_room` keeps for its thread.
+#: Largest table that is kept for the rows to come.
+_TABLE = 2_000_000
+#: What :func:`_kept_room` keeps for its thread.
 _kept = threading.local()
 
 
@@ -238,7 +241,8 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
     counts = np.array(draws, dtype=np.int64)
 
     def work(first: int, last: int) -> None:
-        kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, first, last, found.answers)
+        room = _kept_room(kernels.room_for, (p.shape[1], len(counts)))
+        kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, (first, last), room, found.answers)
 
     in_threads(work, len(p))
     found.answers.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
@@ -247,6 +251,7 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
 
 def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int], draws: list[int]) -> Found:
     from mdsd_bounds.bounds.search.without_replacement_kernel import without_replacement
+    from mdsd_bounds.bounds.search.without_replacement_rows import room_for
 
     found = _empty(slots, [m] * len(slots), len(p))
     rule = _race_constants(max(draws))
@@ -254,23 +259,25 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
     asked = Asked(m, counts, sensitive, _edges(), TOLERANCE, _lot(p.shape[1], max(draws)), ROUNDING)
 
     def work(first: int, last: int) -> None:
-        without_replacement(p, q, asked, rule, (first, last), _room(p.shape[1], asked), found.answers)
+        sizes = (p.shape[1], len(counts), m, draws[-1])
+        space = _kept_room(room_for, sizes)
+        table = without_replacement(p, q, asked, rule, (first, last), space, found.answers)
+        if len(space.table) < len(table) <= _TABLE:
+            rooms: dict[Any, Any] = _kept.__dict__
+            rooms[sizes] = space._replace(table=table)
 
     in_threads(work, len(p))
     return found
 
 
-def _room(width: int, asked: Asked) -> Space:
-    """Room for the search, kept by each thread: to clear fresh pages for a row takes longer than the row itself."""
-    from mdsd_bounds.bounds.search.without_replacement_rows import room_for
-
-    rooms: dict[Any, Space] = _kept.__dict__
-    key = (width, len(asked.draws), asked.fixed, int(asked.draws[-1]))
-    if key not in rooms:
-        if len(rooms) >= len(REACHES):
+def _kept_room(make: Callable[..., Any], sizes: tuple[int, ...]) -> Any:
+    """Room for a search, kept by each thread: to clear fresh pages for a row can take longer than the row itself."""
+    rooms: dict[Any, Any] = _kept.__dict__
+    if sizes not in rooms:
+        if len(rooms) > len(REACHES):
             rooms.clear()
-        rooms[key] = room_for(*key)
-    return rooms[key]
+        rooms[sizes] = make(*sizes)
+    return rooms[sizes]
 
 
 def lowest_prefix(p: np.ndarray, q: np.ndarray, fixed: int, draws: int) -> tuple[float, float, int] | None:

@@ -25,7 +25,7 @@ from mdsd_bounds.bounds.search.ratio_cells import (
     sort_by_ratio,
     tokens_in,
 )
-from mdsd_bounds.bounds.search.records import Edges
+from mdsd_bounds.bounds.search.records import Edges, Room
 
 
 @njit(**STEP)
@@ -39,31 +39,36 @@ def _power(x, n):  # type: ignore[no-untyped-def]
     return result
 
 
+def room_for(width: int, number: int) -> Room:
+    """Room for rows of ``width`` tokens and ``number`` numbers of draws."""
+    wide, whole = max(width, CELLS) + 2, np.int64
+    target, inside, drop, value, power = (np.empty(CELLS + 1) for _ in range(5))
+    edges = Edges(target, inside, drop, value, power, np.empty(CELLS, whole))
+    return Room(
+        np.empty((CELLS, 2)), np.empty(width, np.uint16), np.empty(STRIP), np.empty(CELLS, whole),
+        np.empty(CELLS + 1, whole), edges, np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8),
+        np.empty(wide, whole), np.empty(wide, whole), np.empty(wide, whole), np.empty(wide), np.empty(wide),
+        np.empty(wide, whole),
+    )  # fmt: skip
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def with_replacement(p, q, counts, edge, tolerance, first, last, answers):  # type: ignore[no-untyped-def]
-    """Rows ``first`` to ``last``: ``min over prefixes of P(H) - q(H)^n`` for every n in ``counts``.
+def with_replacement(p, q, counts, edge, tolerance, rows, room, answers):  # type: ignore[no-untyped-def]
+    """Rows ``rows[0]`` to ``rows[1]``: ``min over prefixes of P(H) - q(H)^n`` for every n in ``counts``.
 
     Fills of :class:`.records.Answers` ``best`` (the smallest value found), ``low`` (a lower bound of all), the prefix
     by its last ``(ratio, token)`` (token -1: all smaller ratios) and its number of tokens.
     """
     best, low, ratio_at, token_at, size = answers.best, answers.low, answers.ratio, answers.token, answers.size
-    width, number = p.shape[1], counts.shape[0]
-    wide = max(width, CELLS) + 2
-    mass = np.empty((CELLS, 2))
-    cell, w = np.empty(width, np.uint16), np.empty(STRIP)
-    name, rank, begin = np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64)
-    target, inside, drop = np.empty(CELLS + 1), np.empty(CELLS + 1), np.empty(CELLS)
-    edges = Edges(target, inside, drop, np.empty(CELLS + 1), np.empty(CELLS + 1), name)
-    wanted, is_open = np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8)
-    token, grouped, spare_token = np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64)
-    ratio, spare_ratio, place = np.empty(wide), np.empty(wide), np.empty(wide, np.int64)
+    mass, cell, w, rank, begin, edges, wanted, is_open, token, grouped, spare_token, ratio, spare_ratio, place = room
+    name, target, inside, number = edges.name, edges.target, edges.inside, counts.shape[0]
     whole, extra = np.empty(number, np.int64), np.empty(number, np.int64)
     # A margin for rows that sum to one only up to rounding.
     most = 1
     for d in range(number):
         most = max(most, counts[d])
     never = last_cell(edge, most * 1.001)
-    for b in range(first, last):
+    for b in range(rows[0], rows[1]):
         row_p, row_q = p[b], q[b]
         _histogram(row_p, row_q, edge[never], never, w, cell, mass)
         cells, total = _sum_cells(mass, never, edge, rank, edges)

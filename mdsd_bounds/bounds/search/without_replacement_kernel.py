@@ -370,8 +370,9 @@ def without_replacement(p, q, asked, rule, rows, space, answers):  # type: ignor
 
     ``rule`` is a :class:`.records.Quadrature`, ``space`` a :class:`.records.Space`.  Fills all of
     :class:`.records.Answers`: the prefix by its last ``(ratio, token)`` in units of ``scale``, and whether the row
-    could be treated.
+    could be treated.  Returns the table of heavy tokens, grown where a row needed more.
     """
+    own = space.table
     p, q, asked, rule, space, answers = borrowed((p, q, asked, rule, space, answers))
     top, table, bits = space.top, space.table, q.view(np.int64)
     for b in range(rows[0], rows[1]):
@@ -387,3 +388,5 @@ def without_replacement(p, q, asked, rule, rows, space, answers):  # type: ignor
         usable, table = _search_row(row, left, asked, rule, space, table, answers)
         for d in range(0 if usable else left):
             answers.usable[d, b] = False
+    # Never the borrowed one: it has no owner.
+    return table if len(table) > len(own) else own

@@ -53,5 +53,5 @@ def compiled_step(
     def work(first: int, last: int) -> None:
         step(*(x[first:last] for x in given), *settings, *(x[first:last] for x in random))
 
-    in_threads(work, len(drafts))
+    in_threads(work, len(drafts), stretches=2)
     return token
