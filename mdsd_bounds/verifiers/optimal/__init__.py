@@ -35,6 +35,9 @@ RULES: dict[str, tuple[str, str]] = {
     "top_k": ("deterministic", "prepare_top_k"),
 }
 
+#: Sampler -> function ``(p, q, n) -> Prepared or None`` of the same module, which checks narrow rows as it goes.
+_NARROW: dict[str, str] = {"without_replacement": "prepare_narrow"}
+
 __all__ = ["RULES", "VERIFIER", "Prepared", "PreparedBatch", "prepare", "prepare_batch"]
 
 
@@ -80,9 +83,6 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     >>> rule.step(torch.tensor([[0, 2], [2, 1]]), torch.Generator().manual_seed(0)).shape
     torch.Size([2])
     """
-    # Loaded when asked for: numba takes half a second.
-    from mdsd_bounds.verifiers.optimal.unit_kernels import total_and_least
-
     if sampler not in RULES:
         raise InputError(f"verifier 'optimal' has no rule for the sampler {sampler!r}; use one of {', '.join(RULES)}")
     if type(n) is not int or not 1 <= n <= MOST_DRAFTS:
@@ -94,6 +94,22 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
     if p.ndim != 1 or p.shape != q.shape or not len(p):
         raise InputError(f"p {tuple(p.shape)} and q {tuple(q.shape)}: give one row [V] of each")
     p, q = p.detach().cpu().contiguous(), q.detach().cpu().contiguous()
+    rule, narrow, distinct = _rule_of(sampler)
+    begun = time.perf_counter()
+    made: Prepared | None = None
+    if narrow is not None and p.dtype == q.dtype == torch.float64 and not options:
+        made = narrow(p, q, n)
+    if made is None:
+        _check(p, q)
+        made = rule(p, q, n, **options)
+    return Prepared(made.p, made.r, made.gap, made.rule, n, distinct, sampler, time.perf_counter() - begun)
+
+
+def _check(p: Tensor, q: Tensor) -> None:
+    """Raise an InputError unless both are float64 distributions."""
+    # Loaded when asked for: numba takes half a second.
+    from mdsd_bounds.verifiers.optimal.unit_kernels import total_and_least
+
     for probs, which in ((p, "p"), (q, "q")):
         if probs.dtype == torch.float64:
             total, least = total_and_least(probs.numpy())
@@ -103,17 +119,15 @@ def prepare(p: Tensor, q: Tensor, n: int, sampler: str = "without_replacement", 
             f"{which}: dtype {probs.dtype}, sum {float(probs.sum()):.6g}, least entry {float(probs.min()):.3g}; "
             "give a float64 distribution (mdsd_bounds.to_probs makes one from logits)"
         )
-    rule, distinct = _rule_of(sampler)
-    begun = time.perf_counter()
-    made: Prepared = rule(p, q, n, **options)
-    return Prepared(made.p, made.r, made.gap, made.rule, n, distinct, sampler, time.perf_counter() - begun)
 
 
 @functools.cache
-def _rule_of(sampler: str) -> tuple[Callable[..., Prepared], bool]:
-    """The function that prepares the sampler's rule, and whether its drafts are distinct."""
+def _rule_of(sampler: str) -> tuple[Callable[..., Prepared], Callable[..., Prepared | None] | None, bool]:
+    """The functions that prepare the sampler's rule and that of narrow rows, and whether its drafts are distinct."""
     module, name = RULES[sampler]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name), not get_sampler(sampler).replacement
+    room = importlib.import_module(f"{__name__}.{module}")
+    narrow = getattr(room, _NARROW[sampler]) if sampler in _NARROW else None
+    return getattr(room, name), narrow, not get_sampler(sampler).replacement
 
 
 def output_distribution(p: Tensor, q: Tensor, drafts: Tensor, *, sampler: str, **options: Option) -> Tensor:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Tokens of a block of :attr:`Prepared.residual`.
+BLOCK = 1024
+
+
 class SelectionRule(Protocol):
     """Which draft is picked: data only (arrays and numbers in a frozen dataclass), so that it pickles."""
 
@@ -140,14 +144,21 @@ class Prepared:
         return min(1.0, float(torch.minimum(self.p, self.r).sum()))
 
     @cached_property
-    def excess(self) -> Tensor:
-        """Cumulative sum ``[V]`` of ``(p - r)_+``, from which a rejected position is drawn."""
-        return (self.p - self.r).clamp_(min=0.0).cumsum(0)
+    def residual(self) -> np.ndarray:
+        """Cumulative sums over blocks of :data:`BLOCK` tokens of ``(p - r)_+``, of which rejected positions are drawn.
+
+        Those of p where nothing is left over, so that rounding alone rejects.
+        """
+        from mdsd_bounds.verifiers.optimal.unit_kernels import excess_of_blocks
+
+        sums: np.ndarray = np.cumsum(excess_of_blocks(self.p.numpy(), self._taken, BLOCK))
+        return sums
 
     @cached_property
-    def _residual(self) -> np.ndarray:
-        """:attr:`excess`, or the cumulative sum of p where nothing is left over and rounding alone rejects."""
-        return (self.excess if bool(self.excess[-1] > 0) else self.p.cumsum(0)).numpy()
+    def _taken(self) -> np.ndarray:
+        """r, or an empty array where p is nowhere above it."""
+        r = self.r.numpy()
+        return r if bool((self.p > self.r).any()) else r[:0]
 
     def output_distribution(self, drafts: Tensor) -> Tensor:
         """Distribution of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of a pick)).
@@ -182,12 +193,12 @@ class Prepared:
         token = drafts.gather(-1, self.pick(drafts, generator)[:, None])[:, 0].numpy()
         uniform = torch.rand((2, len(token)), dtype=self.p.dtype, generator=generator).numpy()
         # A pick whose distribution underflowed to zero is accepted where p is not zero.
-        rejected = uniform[0] * self.r.numpy()[token] >= self.p.numpy()[token]
+        p, r = self.p.numpy(), self.r.numpy()
+        rejected = uniform[0] * r[token] >= p[token]
         if rejected.any():
-            # 1 - u lies in (0, 1], so that a token of probability zero is never hit.
-            table = self._residual
-            place = np.searchsorted(table, table[-1] * (1.0 - uniform[1, rejected]))
-            token[rejected] = np.minimum(place, len(table) - 1)
+            from mdsd_bounds.verifiers.optimal.unit_kernels import draw_from_blocks
+
+            token[rejected] = draw_from_blocks(p, self._taken, self.residual, BLOCK, uniform[1, rejected])
         return torch.from_numpy(token)
 
     def checked(self, drafts: Tensor) -> Tensor:

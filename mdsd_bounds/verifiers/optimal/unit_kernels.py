@@ -30,6 +30,44 @@ def _block_total(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def excess_of_blocks(p: np.ndarray, r: np.ndarray, block: int) -> np.ndarray:
+    """Sums of ``(p - r)_+`` over blocks of so many tokens; of p where r is empty."""
+    found = np.empty(-(-p.shape[0] // block))
+    for k in range(len(found)):
+        here = slice(k * block, (k + 1) * block)
+        found[k] = _block_excess(p[here], r[here]) if len(r) else _block_total(p[here])[0]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def draw_from_blocks(p: np.ndarray, r: np.ndarray, sums: np.ndarray, block: int, uniform: np.ndarray) -> np.ndarray:
+    """Tokens in proportion to ``(p - r)_+`` (to p where r is empty), given its cumulative sums over blocks."""
+    found = np.empty(len(uniform), np.int64)
+    for i in range(len(uniform)):
+        # 1 - u lies in (0, 1], so that a token of probability zero is never hit.
+        goal = sums[-1] * (1.0 - uniform[i])
+        k = min(np.searchsorted(sums, goal), len(sums) - 1)
+        held, token = sums[k - 1] if k else 0.0, -1
+        for j in range(k * block, min((k + 1) * block, p.shape[0])):
+            left = p[j] - r[j] if len(r) else p[j]
+            if left > 0.0:
+                held += left
+                token = j
+                if held >= goal:
+                    break
+        found[i] = token
+    return found
+
+
+@njit(**STEP, fastmath=SUMS)
+def _block_excess(p, r):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(p.shape[0]):
+        total += max(p[i] - r[i], 0.0)
+    return total
+
+
+@njit(cache=True, nogil=True)
 def total_of_smaller(x: np.ndarray, y: np.ndarray) -> float:
     """``sum min(x, y)``, by blocks."""
     total = 0.0

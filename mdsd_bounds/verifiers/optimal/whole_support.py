@@ -12,10 +12,11 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds.problem import rounding_unit
+from mdsd_bounds.verifiers.base import PROBS_TOLERANCE
 from mdsd_bounds.verifiers.optimal.arrival_times import FINE, Accuracy, ends, nodes, rescaling
 from mdsd_bounds.verifiers.optimal.order_sweep import FAST, Items, token_polynomials
 from mdsd_bounds.verifiers.optimal.order_tree import SLACK, TOLERANCE, Tree, build_tree
-from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses
+from mdsd_bounds.verifiers.optimal.unit_kernels import spare_masses, total_and_least
 
 #: Takes the place of q in ``p/q`` for tokens that are always drafted: they come first, in the order of their targets.
 ALWAYS = 1e290
@@ -52,6 +53,34 @@ def whole_support(p: np.ndarray, q: np.ndarray, always: np.ndarray, token: np.nd
     r = np.zeros(len(p))
     tree, lost, off = _whole_support(p, q, always, token, draws, ends(draws), r)
     return WholeSupport(tree, r, lost + off + rounding(len(token), draws))
+
+
+def narrow_row(p: np.ndarray, q: np.ndarray, draws: int) -> tuple[np.ndarray, WholeSupport] | None:
+    """Tokens ``[k]`` int32 and rule of a row ``[V]`` in one compiled call, with checks; None where it does not fit.
+
+    It is for distributions p and q with more than ``draws`` tokens that can be drafted.  The gap has what p is off from
+    summing to one.
+    """
+    token, tree, r, gap = _narrow_row(p, q, draws, ends(draws))
+    return (token, WholeSupport(tree, r, gap + rounding(len(token), draws))) if len(token) else None
+
+
+@njit(**FAST)
+def _narrow_row(p, q, draws, quadrature):  # type: ignore[no-untyped-def]
+    """:func:`narrow_row`; no tokens where it does not fit."""
+    none, r, (total, least), (mass, lowest) = (
+        np.zeros(0, np.bool_),
+        np.zeros(len(p)),
+        total_and_least(p),
+        total_and_least(q),
+    )
+    token = drafted_tokens(q, none)
+    off = max(abs(total - 1.0), abs(mass - 1.0))
+    if not (off <= PROBS_TOLERANCE and least >= 0.0 and lowest >= 0.0 and len(token) > draws):
+        whole, real = np.zeros(0, np.int32), np.zeros(0)
+        return token[:0], Tree(whole, whole, whole, whole, whole, real, whole), r, 0.0
+    tree, lost, missing = _whole_support(p, q, none, token, draws, quadrature, r)
+    return token, tree, r, lost + missing + abs(total - 1.0)
 
 
 @njit(**FAST)

@@ -31,7 +31,7 @@ from mdsd_bounds.verifiers.optimal.order_tree import best_side
 from mdsd_bounds.verifiers.optimal.prepared import Prepared, SelectionRule
 from mdsd_bounds.verifiers.optimal.priority_rule import PriorityMixture, PriorityRule
 from mdsd_bounds.verifiers.optimal.unit_kernels import edge_above, total_and_least, total_of_smaller
-from mdsd_bounds.verifiers.optimal.whole_support import drafted_tokens, token_items, whole_support
+from mdsd_bounds.verifiers.optimal.whole_support import drafted_tokens, narrow_row, token_items, whole_support
 from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_row
 
 #: Support up to which every token is an item of its own, for two draws and for more (beyond, bins take less time), and
@@ -61,6 +61,17 @@ def prepare_without_replacement(p: Tensor, q: Tensor, n: int) -> Prepared:
     O(V) and a tree over the support, or over a few hundred items where the support is wide.
     """
     return _prepare_orders(p, q, 0, n)
+
+
+def prepare_narrow(p: Tensor, q: Tensor, n: int) -> Prepared | None:
+    """The rule for n draws from a row of few tokens, not yet checked; None where another function has to look at it."""
+    if not 2 <= n < len(p) <= _WHOLE:
+        return None
+    found = narrow_row(p.numpy(), q.numpy(), n)
+    if found is None:
+        return None
+    token, whole = found
+    return Prepared(p, torch.from_numpy(whole.r), whole.gap, PriorityRule(token, _NO_TOKENS, whole.tree))
 
 
 def prepare_top_m_plus(p: Tensor, q: Tensor, n: int, m: int = 1) -> Prepared:
