@@ -47,7 +47,7 @@ def table(runs: int) -> list[dict[str, Any]]:
 
 
 def _excess(kept: list[Prepared]) -> Tensor:
-    return torch.from_numpy(kept[0].residual)
+    return torch.from_numpy(kept[0].residual[0])
 
 
 def _measured(p: Tensor, q: Tensor, n: int, sampler: str, scores: tuple[Tensor, Tensor], runs: int) -> dict[str, float]:

@@ -144,21 +144,16 @@ class Prepared:
         return min(1.0, float(torch.minimum(self.p, self.r).sum()))
 
     @cached_property
-    def residual(self) -> np.ndarray:
-        """Cumulative sums over blocks of :data:`BLOCK` tokens of ``(p - r)_+``, of which rejected positions are drawn.
+    def residual(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cumulative sums over blocks of :data:`BLOCK` tokens of ``(p - r)_+``, to draw rejected positions from; and r.
 
-        Those of p where nothing is left over, so that rounding alone rejects.
+        Where nothing is left over, so that rounding alone rejects, those of p and an empty array.
         """
         from mdsd_bounds.verifiers.optimal.unit_kernels import excess_of_blocks
 
-        sums: np.ndarray = np.cumsum(excess_of_blocks(self.p.numpy(), self._taken, BLOCK))
-        return sums
-
-    @cached_property
-    def _taken(self) -> np.ndarray:
-        """r, or an empty array where p is nowhere above it."""
-        r = self.r.numpy()
-        return r if bool((self.p > self.r).any()) else r[:0]
+        p, r = self.p.numpy(), self.r.numpy()
+        sums = np.cumsum(excess_of_blocks(p, r, BLOCK))
+        return (sums, r) if sums[-1] > 0.0 else (np.cumsum(excess_of_blocks(p, r[:0], BLOCK)), r[:0])
 
     def output_distribution(self, drafts: Tensor) -> Tensor:
         """Distribution of the output token ``[T, V]`` given drafts ``[T, n]``.  Cost O(T (V + cost of a pick)).
@@ -198,7 +193,8 @@ class Prepared:
         if rejected.any():
             from mdsd_bounds.verifiers.optimal.unit_kernels import draw_from_blocks
 
-            token[rejected] = draw_from_blocks(p, self._taken, self.residual, BLOCK, uniform[1, rejected])
+            sums, taken = self.residual
+            token[rejected] = draw_from_blocks(p, taken, sums, BLOCK, uniform[1, rejected])
         return torch.from_numpy(token)
 
     def checked(self, drafts: Tensor) -> Tensor:
