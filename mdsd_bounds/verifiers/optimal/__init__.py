@@ -170,5 +170,5 @@ VERIFIER = Verifier(
     output_distribution=output_distribution,
     fast_step=fast_step,
     exact_rate=exact_rate,
-    cost="prepared in 1 ms with replacement, 5 to 26 ms without (V = 151,936), then 0.06 ms",
+    cost="prepared in 1 ms with replacement, 4 to 20 ms without (V = 151,936), then 0.06 ms",
 )
