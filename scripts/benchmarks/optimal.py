@@ -39,8 +39,14 @@ def table(runs: int) -> list[dict[str, Any]]:
         torch.set_num_threads(threads)
 
 
-def _prepared(pairs: Sequence[tuple[Tensor, Tensor]], n: int) -> list[Prepared]:
-    return [prepare(p, q, n) for p, q in pairs]
+def _seconds(pairs: Sequence[tuple[Tensor, Tensor]], n: int, kept: list[list[float]]) -> None:
+    """Prepare all rows, and add the seconds of each to ``kept``."""
+    taken = []
+    for p, q in pairs:
+        begun = time.perf_counter()
+        prepare(p, q, n)
+        taken.append(time.perf_counter() - begun)
+    kept.append(taken)
 
 
 def _stepped(ready: PreparedBatch, drafts: Tensor) -> None:
@@ -49,7 +55,7 @@ def _stepped(ready: PreparedBatch, drafts: Tensor) -> None:
 
 
 def truncated_rows(runs: int) -> list[dict[str, Any]]:
-    """Rows given as their support alone, as :func:`prepare_batch` and a server's own top-k leave them."""
+    """Rows given as their support alone, as a server's own top-k leaves them; times as in :func:`full_rows`."""
     target, draft = logits(151_936, ROWS)
     lines = []
     for kept in KEPT:
@@ -58,16 +64,17 @@ def truncated_rows(runs: int) -> list[dict[str, Any]]:
         pairs = [(p[b][inside[b]], q[b][inside[b]]) for b in range(ROWS)]
         for n in COUNTS:
             print(f"top-k {kept} n={n}", file=sys.stderr)
-            prepared = partial(_prepared, pairs, n)
-            rules = prepared()
-            times, softmax = interleaved(runs, prepared, softmax_of_both(target, draft))
-            each, reference = statistics.median(times) / ROWS, statistics.median(softmax) / ROWS
+            rules, taken = [prepare(p, q, n) for p, q in pairs], list[list[float]]()
+            _, softmax = interleaved(runs, partial(_seconds, pairs, n, taken), softmax_of_both(target, draft))
+            positions = [statistics.median(times) for times in zip(*taken, strict=True)]
+            each, reference = statistics.median(positions), statistics.median(softmax) / ROWS
             lines.append(
                 {
                     "sampler": "without_replacement",
                     "drafts": n,
                     "kept": kept,
                     "prepare_ms": 1e3 * each,
+                    "prepare_worst_ms": 1e3 * max(positions),
                     "prepare_ratio": each / reference,
                     "softmax_ms": 1e3 * reference,
                     "worst_gap": max(rule.gap for rule in rules),

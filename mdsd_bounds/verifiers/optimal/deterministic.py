@@ -103,9 +103,9 @@ class FixedRule:
             is_random[:, -1], is_fixed[:, -1] = is_fixed[:, -1], False
         p = self.p.numpy()[token]
         if self.mass > 0.0:
-            given = self.q.numpy()[token] / (self.rest or 1.0)
+            # Only where they are wanted: a fixed token over a subnormal rest overflows, and so does one off A over P(A).
+            given = np.where(is_random, self.q.numpy()[token], 0.0) / (self.rest or 1.0)
             keep = np.divide(np.minimum(p, given), given, out=np.ones_like(p), where=given > 0.0)
-            # Beside a subnormal P(A) the share of a token off A would be infinite.
             share = np.where(is_fixed, p, 0.0) / self.mass
         else:
             keep, share = np.ones_like(p), 1.0 / np.maximum(is_fixed.sum(-1, keepdims=True), 1)
