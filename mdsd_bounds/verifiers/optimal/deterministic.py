@@ -103,7 +103,7 @@ class FixedRule:
             is_random[:, -1], is_fixed[:, -1] = is_fixed[:, -1], False
         p = self.p.numpy()[token]
         if self.mass > 0.0:
-            # Only where they are wanted: a fixed token over a subnormal rest overflows, and so does one off A over P(A).
+            # Only where they are wanted: fixed tokens over a subnormal rest overflow, and so do others over P(A).
             given = np.where(is_random, self.q.numpy()[token], 0.0) / (self.rest or 1.0)
             keep = np.divide(np.minimum(p, given), given, out=np.ones_like(p), where=given > 0.0)
             share = np.where(is_fixed, p, 0.0) / self.mass
