@@ -100,3 +100,13 @@ def test_tokens_of_another_model_are_none_of_the_steps(tmp_path: Path) -> None:
 def test_fewer_tokens_than_steps_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"300 sglang:generation_tokens in 400 sglang:spec_verify_calls"):
         read(tmp_path, sglang("", "").replace(" 100\n", " 400\n"))
+
+
+def test_a_restart_is_told_by_the_times_at_which_counters_were_made(tmp_path: Path) -> None:
+    # More on every counter, and yet a new process.
+    first, second = (
+        f"{vllm(times)}vllm:spec_decode_num_drafts_created {made}\n" for times, made in ((1, 1.70e9), (2, 1.71e9))
+    )
+    assert read(tmp_path, first, second).drafts.tolist() == [2000.0]
+    same = f"{vllm(2)}vllm:spec_decode_num_drafts_created 1.70e9\n"
+    assert read(tmp_path, first, same).drafts.tolist() == [1000.0]

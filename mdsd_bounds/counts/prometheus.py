@@ -76,7 +76,7 @@ def read_page(path: Path, model: str | None = None) -> Page:
         If a sample is damaged, there is no such counter, or series of several models are there and none is chosen.
     """
     series: dict[Series, dict[tuple[str, int], float]] = {}
-    started, others = None, set()
+    started, created, others = None, list[float](), set()
     with reading(path, "metrics page", _REMEDY) as place:
         for number, line in lines(path, 1 << 20):
             place.at = f"line {number}"
@@ -89,11 +89,14 @@ def read_page(path: Path, model: str | None = None) -> Page:
             name = match[1].removesuffix("_total")
             if name == "process_start_time_seconds":
                 started = float(match[3])
+            elif name.removesuffix("_created") in NAMES and name.endswith("_created"):
+                created.append(float(match[3]))
             elif name not in NAMES:
                 others.add(name)
             else:
                 _add(series, name, match[2] or "", float(match[3]))
-    return Page(str(path), *_of_one_model(path, series, model, others), started)
+    # A page cut to its counters often lacks the start of the process; the first of them was made then or later.
+    return Page(str(path), *_of_one_model(path, series, model, others), started or min(created, default=None))
 
 
 def read_pages(paths: Sequence[Path], model: str | None = None, *, each: bool = False) -> Counts:
