@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,19 @@ def test_a_restart_is_told_by_the_times_at_which_counters_were_made(tmp_path: Pa
     assert read(tmp_path, first, second).drafts.tolist() == [2000.0]
     same = f"{vllm(2)}vllm:spec_decode_num_drafts_created 1.70e9\n"
     assert read(tmp_path, first, same).drafts.tolist() == [1000.0]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"stop": False, "timings": {"draft_n": 10, "draft_n_accepted": 4}}],
+        [{"id": "a", "timings": {"draft_n": 10 * i, "draft_n_accepted": 4 * i}} for i in (1, 2)],
+        [{"meta_info": {"id": "a", "spec_verify_ct": i, "completion_tokens": 2 * i}} for i in (3, 6)],
+    ],
+)
+@pytest.mark.parametrize("lines", [True, False])
+def test_pieces_of_a_stream_are_no_answers(tmp_path: Path, answers: list[dict[str, object]], lines: bool) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("\n".join(map(json.dumps, answers)) if lines else json.dumps(answers))
+    with pytest.raises(InputError, match=r"pieces? of a stream"):
+        read_counts([file])

@@ -127,11 +127,16 @@ def read_answers(path: Path) -> Counts:
         If it is no JSON, holds none of the forms or several, or counts that contradict each other.
     """
     found: dict[int, list[Unit]] = {}
+    known: set[str] = set()
     with reading(path, "JSON with counts", _REMEDY) as place:
         for where, value in _values(path):
             place.at = where
-            for rank, unit in _units(value, 0):
-                found.setdefault(rank, []).append(unit)
+            for part in value if isinstance(value, list) else [value]:
+                held = list(_units(part, 0))
+                if held:
+                    _refuse_pieces(part, known)
+                for rank, unit in held:
+                    found.setdefault(rank, []).append(unit)
         if not found:
             raise InputError(
                 f"{path}: JSON without counts of speculative decoding; give answers with SGLang's "
@@ -151,6 +156,23 @@ def read_answers(path: Path) -> Counts:
     if len(result) == 0:
         raise InputError(f"{path}: no answer drafted a token; ask while the engine speculates")
     return result
+
+
+def _refuse_pieces(answer: Any, known: set[str]) -> None:
+    """Raise a ValueError on a piece of a stream, whose counts are running totals, and on an answer said twice."""
+    if not isinstance(answer, dict):
+        return
+    if answer.get("stop") is False:
+        raise ValueError("a piece of a stream (stop is false), whose counts go on; keep the last piece of each answer")
+    inside = answer.get("meta_info")
+    name = answer.get("id") or (inside.get("id") if isinstance(inside, dict) else None)
+    if isinstance(name, str):
+        if name in known:
+            raise ValueError(
+                f"the answer {name[:80]!r} stands twice: pieces of a stream, whose counts go on, or an answer that was "
+                "saved twice; keep the last piece of each answer"
+            )
+        known.add(name)
 
 
 def unit_of_lengths(accepted: list[int]) -> Unit:
