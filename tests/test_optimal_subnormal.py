@@ -41,10 +41,10 @@ def test_subnormal_draws_beside_fixed_tokens_keep_their_ratios() -> None:
     assert rule.acceptance == pytest.approx(float(best.value), abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_flat_rows_of_a_thousand_tokens_that_bins_serve_badly_attain_the_bound(n: int) -> None:
+@pytest.mark.parametrize(("n", "size"), [(2, 900), (4, 500)])
+def test_flat_rows_that_bins_serve_badly_attain_the_bound(n: int, size: int) -> None:
     generator = np.random.default_rng(40)
-    q = np.exp(generator.normal(0, 0.5, 900))
-    p = q * np.exp(generator.normal(0, 0.3, 900)) * (generator.random(900) >= 0.05)
+    q = np.exp(generator.normal(0, 0.5, size))
+    p = q * np.exp(generator.normal(0, 0.3, size)) * (generator.random(size) >= 0.05)
     rule = prepare(torch.from_numpy(p / p.sum()), torch.from_numpy(q / q.sum()), n)
     assert rule.gap < 1e-9

@@ -38,7 +38,7 @@ from mdsd_bounds.verifiers.optimal.wide_rows import Found, Size, scaled, wide_ro
 #: up to which a sweep of all tokens may find L.
 _WHOLE_PAIRS, _WHOLE, _MIDDLE = 800, 384, 2048
 #: Gap of a rule with bins above which the whole tree is tried, and support up to which it is, as before.
-_LARGE_GAP, _LARGEST_PAIRS, _LARGEST = 1e-5, 4096, 1024
+_LARGE_GAP, _LARGEST_PAIRS, _LARGEST = 1e-5, 4096, 512
 #: Rates below this are taken as they stand.
 _NEARLY_SUBNORMAL = 1e-290
 #: Gap up to which a rule is not compared with picking the first draft.
