@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds._backend.numba_options import STEP, STRIP, SUMS
+from mdsd_bounds.bounds.search.records import Tokens
 
 #: Tokens of one block of sums.
 BLOCK = 512
@@ -133,6 +134,15 @@ def cell_edges() -> np.ndarray:
     edge: np.ndarray = (_BASE + (np.arange(CELLS + 1, dtype=np.int64) << SHIFT)).view(np.float64)
     edge[0] = 0.0
     return edge
+
+
+def room_for_tokens(width: int) -> Tokens:
+    """Room for listed and sorted tokens of rows of this width."""
+    wide = max(width, CELLS) + 2
+    return Tokens(
+        np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide), np.empty(wide),
+        np.empty(wide, np.int64), np.empty(STRIP), np.empty(STRIP),
+    )  # fmt: skip
 
 
 @njit(**STEP)

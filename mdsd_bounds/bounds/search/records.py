@@ -218,21 +218,15 @@ class Edges(NamedTuple):
 class Room(NamedTuple):
     """All room that the search with replacement needs, made once for all rows of a thread.
 
-    Masses of the cells, the cell of each token, a strip of ratios; ranks of the cells that hold any, where their tokens
-    begin, the edges between them, which are wanted (zeros between two rows) and open; tokens listed and sorted.
+    Masses of the cells, the cell of each token; ranks of the cells that hold any, where their tokens begin, the edges
+    between them, which are wanted (zeros between two rows) and open.
     """
 
     mass: np.ndarray
     cell: np.ndarray
-    strip: np.ndarray
     rank: np.ndarray
     begin: np.ndarray
     edges: Edges
     wanted: np.ndarray
     is_open: np.ndarray
-    listed: np.ndarray
-    grouped: np.ndarray
-    spare: np.ndarray
-    ratio: np.ndarray
-    spare_ratio: np.ndarray
-    place: np.ndarray
+    tokens: Tokens

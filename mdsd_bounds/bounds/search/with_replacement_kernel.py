@@ -22,6 +22,7 @@ from mdsd_bounds.bounds.search.ratio_cells import (
     last_cell,
     outside_largest,
     ratios,
+    room_for_tokens,
     sort_by_ratio,
     tokens_in,
 )
@@ -41,14 +42,11 @@ def _power(x, n):  # type: ignore[no-untyped-def]
 
 def room_for(width: int, number: int) -> Room:
     """Room for rows of ``width`` tokens and ``number`` numbers of draws."""
-    wide, whole = max(width, CELLS) + 2, np.int64
     target, inside, drop, value, power = (np.empty(CELLS + 1) for _ in range(5))
-    edges = Edges(target, inside, drop, value, power, np.empty(CELLS, whole))
+    edges = Edges(target, inside, drop, value, power, np.empty(CELLS, np.int64))
     return Room(
-        np.empty((CELLS, 2)), np.empty(width, np.uint16), np.empty(STRIP), np.empty(CELLS, whole),
-        np.empty(CELLS + 1, whole), edges, np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8),
-        np.empty(wide, whole), np.empty(wide, whole), np.empty(wide, whole), np.empty(wide), np.empty(wide),
-        np.empty(wide, whole),
+        np.empty((CELLS, 2)), np.empty(width, np.uint16), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64),
+        edges, np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8), room_for_tokens(width),
     )  # fmt: skip
 
 
@@ -60,7 +58,8 @@ def with_replacement(p, q, counts, edge, tolerance, rows, room, answers):  # typ
     by its last ``(ratio, token)`` (token -1: all smaller ratios) and its number of tokens.
     """
     best, low, ratio_at, token_at, size = answers.best, answers.low, answers.ratio, answers.token, answers.size
-    mass, cell, w, rank, begin, edges, wanted, is_open, token, grouped, spare_token, ratio, spare_ratio, place = room
+    mass, cell, rank, begin, edges, wanted, is_open, tokens = room
+    token, grouped, spare_token, ratio, spare_ratio, place, w, _ = tokens
     name, target, inside, number = edges.name, edges.target, edges.inside, counts.shape[0]
     whole, extra = np.empty(number, np.int64), np.empty(number, np.int64)
     # A margin for rows that sum to one only up to rounding.

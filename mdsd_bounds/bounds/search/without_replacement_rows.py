@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from mdsd_bounds._backend.numba_options import STEP, STRIP
+from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.bounds.search.exponential_race_kernel import COLUMNS
 from mdsd_bounds.bounds.search.outer_approximation_kernel import UNIT
-from mdsd_bounds.bounds.search.ratio_cells import BLOCK, CELLS, block_facts, largest, outside_largest
-from mdsd_bounds.bounds.search.records import Best, Cells, Nodes, Runs, Space, Spans, Tokens, Top
+from mdsd_bounds.bounds.search.ratio_cells import BLOCK, CELLS, block_facts, largest, outside_largest, room_for_tokens
+from mdsd_bounds.bounds.search.records import Best, Cells, Nodes, Runs, Space, Spans, Top
 
 #: Nodes above which a row goes to the prefix scan, and the smallest mass outside the largest tokens.
 NODES = 768
@@ -64,10 +64,6 @@ def room_for(width: int, number: int, fixed: int, most: int) -> Space:
         np.empty(CELLS, np.int64), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64), np.zeros(CELLS, np.uint8),
         np.empty(CELLS), np.empty(CELLS),
     )  # fmt: skip
-    tokens = Tokens(
-        np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide, np.int64), np.empty(wide), np.empty(wide),
-        np.empty(wide, np.int64), np.empty(STRIP), np.empty(STRIP),
-    )  # fmt: skip
     none = np.empty((1, 1), np.int64)
     stack = Spans(np.empty((wide, 2), np.int64), np.empty((wide, number)), np.empty((wide, number)))
     opened = Spans(np.empty((CELLS, 1), np.int64), np.empty((CELLS, number)), np.empty((CELLS, number)))
@@ -80,7 +76,7 @@ def room_for(width: int, number: int, fixed: int, most: int) -> Space:
         np.empty(number, np.int64),
     )  # fmt: skip
     nodes = Nodes(np.empty(NODES), np.empty((2 * most + 1, NODES)), np.empty(wide), np.empty(wide))
-    return Space(top, cells, tokens, runs, nodes, np.empty(100_000))
+    return Space(top, cells, room_for_tokens(width), runs, nodes, np.empty(100_000))
 
 
 @njit(**STEP)
