@@ -8,15 +8,12 @@ import numpy as np
 from numba import njit
 
 from mdsd_bounds.verifiers.optimal.unit_kernels import single_tokens
+from mdsd_bounds.verifiers.optimal.units import make_cells
 
 #: Tokens of one node up to which each is an item of its own.
 MOST_ITEMS = 384
 #: Beyond, so many tokens stay single, those with the largest min(t, q), and the others share so many bins.
 SINGLES, BINS = 64, 96
-#: Leading bits of a float64 (sign, exponent, nine bits of the mantissa) of the least and largest ratio told apart.
-_SHIFT = 43
-_FIRST = int(np.array(2.0**-24).view(np.int64)) >> _SHIFT
-_LAST = int(np.array(2.0**24).view(np.int64)) >> _SHIFT
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ def bin_tokens(q: np.ndarray, target: np.ndarray, pairs: bool) -> Items:
     alone = single_tokens(target, q, 1, SINGLES, np.inf)
     item = np.full(len(q), -1)
     item[alone] = np.arange(len(alone))
-    used = _like_ratios(q, target, item, len(alone), BINS)
+    grouped = make_cells(target, q, np.ones(len(q), bool))
+    used = _like_ratios(q, (grouped.cell, len(grouped.low)), item, len(alone), BINS)
     count, mass, total, squares, asked = _sums(q, odds, target, item, used)
     # q_i w_j + w_i q_j over the pairs i < j of the item.
     within = np.where(count == 1.0, 0.0, np.maximum(mass * total - squares, 0.0))
@@ -70,23 +68,19 @@ def _odds(q: np.ndarray, hot: int) -> np.ndarray:
     return np.asarray(q / np.maximum(rest, 1e-300))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _like_ratios(q: np.ndarray, target: np.ndarray, item: np.ndarray, first: int, bins: int) -> int:
+@njit(cache=True, nogil=True)
+def _like_ratios(q: np.ndarray, grouped: tuple[np.ndarray, int], item: np.ndarray, first: int, bins: int) -> int:
     """Write to ``item`` the bins, numbered from ``first``, of the tokens where it is -1; returns the number of items.
 
-    Tokens go to cells by the leading bits of t/q, and bins are runs of cells: equal steps of the mass of q and of the
-    rank together, so that no bin is heavy or long.
+    ``grouped`` are the cell of each token by t/q and the number of cells.  Bins are runs of cells: equal steps of the
+    mass of q and of the rank together, so that no bin is heavy or long.
     """
-    cells = _LAST - _FIRST + 1
-    cell, mass, count = np.empty(len(q), np.int32), np.zeros(cells), np.zeros(cells)
-    ratio = np.empty(1)
+    cell, cells = grouped
+    mass, count = np.zeros(cells), np.zeros(cells)
     for i in range(len(q)):
         if item[i] < 0:
-            ratio[0] = target[i] / q[i]
-            place = min(max((ratio.view(np.int64)[0] >> _SHIFT) - _FIRST, 0), cells - 1)
-            cell[i] = place
-            mass[place] += q[i]
-            count[place] += 1.0
+            mass[cell[i]] += q[i]
+            count[cell[i]] += 1.0
     whole, every = max(mass.sum(), 1e-300), count.sum()
     number, used, before, held, ranked = np.empty(cells, np.int64), first, -1, 0.0, 0.0
     for c in range(cells):

@@ -140,7 +140,13 @@ def _score(gaps, key, picked, chance):  # type: ignore[no-untyped-def]
     """Of a set with these sums and this Q with the items below it: what :func:`best_prefixes` makes least."""
     if gaps.coin < 0.0:
         return key - chance
-    target, inside = key * (1.0 - gaps.coin) + gaps.coin * picked, chance - gaps.bottom
+    return ratio_of_gaps(gaps, key * (1.0 - gaps.coin) + gaps.coin * picked, picked, chance)
+
+
+@njit(**STEP)
+def ratio_of_gaps(gaps, target, picked, chance):  # type: ignore[no-untyped-def]
+    """``gap_t / gap_v`` of a set with these sums, and this Q with the items below it; infinity where it has none."""
+    inside = chance - gaps.bottom
     gap = gaps.top - inside - (gaps.whole - target) if gaps.left else target - inside
     if picked - inside <= TINY or gap - gaps.coin * (picked - inside) >= -gaps.slack:
         return np.inf

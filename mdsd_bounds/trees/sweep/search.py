@@ -26,10 +26,10 @@ from mdsd_bounds._backend.borrowed import borrowed
 from mdsd_bounds._backend.numba_options import STEP
 from mdsd_bounds.trees.sweep.prefixes import (
     LEAST_KEY,
-    TINY,
     Gaps,
     best_prefixes,
     chance_below,
+    ratio_of_gaps,
     sort_component,
     start_search,
     sum_below,
@@ -207,12 +207,8 @@ def _first_ratio(layer, search, start, end, gaps):  # type: ignore[no-untyped-de
         while j < end[v] and search.key[search.order[j]] < 0.0:
             j += 1
         search.best[v] = j
-    inside = chance_below(search, search.best) - gaps.bottom
     target, own, _ = _sums_between(search, start, search.best)
-    gap = gaps.top - inside - (gaps.whole - target) if gaps.left else target - inside
-    if own - inside <= TINY or gap - (own - inside) >= -gaps.slack:
-        return np.inf
-    return max(gap, 0.0) / (own - inside)
+    return ratio_of_gaps(gaps, target, own, chance_below(search, search.best))
 
 
 @njit(**STEP)
