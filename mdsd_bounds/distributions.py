@@ -104,7 +104,7 @@ def _compiled_sums(probs: Tensor) -> tuple[Tensor, bool]:
         except ImportError:
             return probs.sum(-1), False
         in_threads(sums.add, len(sums.total))
-        return torch.from_numpy(sums.total).reshape(probs.shape[:-1]), sums.sound(0, len(sums.total))
+        return torch.from_numpy(sums.total).reshape(probs.shape[:-1]), sums.sound()
     return probs.sum(-1), False
 
 

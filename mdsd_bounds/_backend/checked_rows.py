@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,23 +49,22 @@ class RowSums:
         """Add up rows ``first`` to ``last``."""
         self._pass(self._rows, self._bits, first, last, self.total, self._sign)
 
-    def sound(self, first: int, last: int) -> bool:
-        """Whether these rows, added up before, are finite, and no entry has its sign bit set."""
-        return not (self._sign[first:last] < 0).any() and bool(np.isfinite(self.total[first:last]).all())
+    def sound(self) -> bool:
+        """Whether all rows, added up before, are finite, and no entry has its sign bit set."""
+        return not (self._sign < 0).any() and bool(np.isfinite(self.total).all())
+
+    def is_sound(self, row: int) -> bool:
+        """The same of one row."""
+        return bool(self._sign[row] >= 0) and math.isfinite(self.total[row])
 
     def defect(self) -> Tensor | None:
         """``|1 - sum|`` ``[B]`` of all rows; None where a row is not sound, or would have to be normalised."""
         defect = torch.from_numpy(np.abs(1.0 - self.total))
-        return defect if self.sound(0, len(self.total)) and bool((defect <= ROUNDED_SUM).all()) else None
+        return defect if self.sound() and bool((defect <= ROUNDED_SUM).all()) else None
 
 
 #: Of p and of q.
 Sums = tuple[RowSums, RowSums]
-
-
-def are_sound(sums: Sums, first: int, last: int) -> bool:
-    """Whether rows ``first`` to ``last`` of both are sound."""
-    return all(one.sound(first, last) for one in sums)
 
 
 def in_checked_threads(work: Callable[[int, int], None], rows: int, sums: Sums | None) -> None:
@@ -72,10 +72,11 @@ def in_checked_threads(work: Callable[[int, int], None], rows: int, sums: Sums |
 
     def checked(first: int, last: int) -> None:
         assert sums is not None
+        of_p, of_q = sums
         for row in range(first, last):
-            for one in sums:
-                one.add(row, row + 1)
-            if are_sound(sums, row, row + 1):
+            of_p.add(row, row + 1)
+            of_q.add(row, row + 1)
+            if of_p.is_sound(row) and of_q.is_sound(row):
                 work(row, row + 1)
 
     in_threads(work if sums is None else checked, rows)

@@ -60,7 +60,7 @@ import torch
 from scipy.special import gammainccinv
 from torch import Tensor
 
-from mdsd_bounds._backend.checked_rows import RowSums, Sums, are_sound, in_checked_threads
+from mdsd_bounds._backend.checked_rows import RowSums, Sums, in_checked_threads
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
 from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature
@@ -232,7 +232,7 @@ def _search(
     alone = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and (m, REACHES[0]) not in shared)]
     results = [_greedy(p, q, alone, [splits[i] for i in alone], sums)] if alone else []
     for m, reach in shared:
-        if sums is not None and results and not are_sound(sums, 0, len(p)):
+        if sums is not None and results and not all(one.sound() for one in sums):
             return results
         slots = [i for i, (f, k) in enumerate(splits) if f == m and k >= 1 and _reach(k) == reach]
         slots = sorted(

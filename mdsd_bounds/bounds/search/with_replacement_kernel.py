@@ -209,19 +209,30 @@ def greedy(p, q, fixed, drawn, first, last, token, answers):  # type: ignore[no-
                 size[d, b] -= x < r
 
 
-@njit(**STEP, fastmath=SUMS)
+@njit(**STEP)
 def _overlaps(p, q, scale, total, hits):  # type: ignore[no-untyped-def]
-    """Add ``sum min(p, s q)`` and the number of tokens with ``p < s q`` for every s in ``scale`` other than 0."""
+    """Add ``sum min(p, s q)`` and the number of tokens with ``p < s q`` for every s in ``scale``; zero adds nothing."""
+    last = scale.shape[0] - 1
     for begin in range(0, p.shape[0], STRIP):
         part_p, part_q = p[begin : begin + STRIP], q[begin : begin + STRIP]
-        for d in range(scale.shape[0]):
-            s = scale[d]
-            if s == 0.0:
-                continue
-            overlap, hit = 0.0, np.int64(0)
-            for i in range(part_p.shape[0]):
-                r = part_q[i] * s
-                overlap += min(part_p[i], r)
-                hit += part_p[i] < r
-            total[d] += overlap
+        for d in range(0, scale.shape[0], 2):
+            e = min(d + 1, last)
+            first, second, hit, other = _two_overlaps(part_p, part_q, scale[d], scale[e])
+            total[d] += first
             hits[d] += hit
+            if e > d:
+                total[e] += second
+                hits[e] += other
+
+
+@njit(**STEP, fastmath=SUMS)
+def _two_overlaps(p, q, s, t):  # type: ignore[no-untyped-def]
+    """Both sums of a strip for two scales at once: it is read once for two."""
+    first, second, hit, other = 0.0, 0.0, np.int64(0), np.int64(0)
+    for i in range(p.shape[0]):
+        x, y = q[i] * s, q[i] * t
+        first += min(p[i], x)
+        second += min(p[i], y)
+        hit += p[i] < x
+        other += p[i] < y
+    return first, second, hit, other
