@@ -123,9 +123,20 @@ def cell_numbers(bits, cell):  # type: ignore[no-untyped-def]
 
 
 @njit(**STEP)
-def add_two(p, rate, cell, mass):  # type: ignore[no-untyped-def]
-    """Add p and q to ``mass[cell]``."""
-    for i in range(p.shape[0]):
+def add_two(p, rate, cell, mass, other):  # type: ignore[no-untyped-def]
+    """Add p and q to ``mass[cell]`` and, of every second token, to ``other[cell]``.
+
+    Tokens that follow one another are often in one cell, that of the ratios that are too large: each would wait for the
+    one before.
+    """
+    even = p.shape[0] // 2 * 2
+    for i in range(0, even, 2):
+        k, j = np.uint32(cell[i]), np.uint32(cell[i + 1])
+        mass[k, 0] += p[i]
+        mass[k, 1] += rate[i]
+        other[j, 0] += p[i + 1]
+        other[j, 1] += rate[i + 1]
+    for i in range(even, p.shape[0]):
         k = np.uint32(cell[i])
         mass[k, 0] += p[i]
         mass[k, 1] += rate[i]
