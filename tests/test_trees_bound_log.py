@@ -53,6 +53,8 @@ def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[i
     assert found["share"]["ci_low"] <= found["share"]["mean"] <= found["share"]["ci_high"]
     row = summary_table({"x": found}).iloc[0]
     assert row["bound_low"] <= row["bound"] <= row["bound_high"]
+    assert row["full_information"] == found["full_information"]["mean"] > 0
+    assert row["full_information_low"] <= row["full_information"] <= row["full_information_high"]
     assert row["rule"] == found["rule"] != ""
     assert row["accepted_low"] <= row["accepted"] <= row["accepted_high"]
     assert 0 < row["verifying"] < 1
@@ -62,7 +64,9 @@ def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[i
     assert "any lossless rule" not in in_words(both.iloc[1:])
     page = decoded_trees(both)
     assert f"{row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}]" in page
-    assert page.count("–") == 2  # the bound and the share of the log that has none
+    full = [row[f"full_information{end}"] for end in ("", "_low", "_high")]
+    assert "{:.3f} [{:.3f}, {:.3f}]".format(*full) in page
+    assert page.count("–") == 3  # both bounds and the share of the log that has none
 
 
 def test_the_certificate_of_one_half_is_chosen_on_the_other() -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 #: What text goes without where it would be wider than 100 columns.
 DROPPABLE = (
-    "documents", "draft_passes", "accepted_low", "accepted_high", "realised", "target_passes", "bound_low",
-    "bound_high", "nodes", "verifying", "tokens_per_second",
+    "documents", "draft_passes", "accepted_low", "accepted_high", "realised", "full_information_low",
+    "full_information_high", "target_passes", "bound_low", "bound_high", "nodes", "full_information", "verifying",
+    "tokens_per_second",
 )  # fmt: skip
 
 
