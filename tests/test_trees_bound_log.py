@@ -98,7 +98,9 @@ def test_damaged_bounds_are_refused(damage: list[Any], tmp_path: Path) -> None:
 def test_builders_without_a_bound_are_refused() -> None:
     assert fixed_branching("chain", "3") == (1, 1, 1)
     assert fixed_branching("rsd_c", "2,1") == (2, 1)
-    with pytest.raises(InputError, match="leave out --bound"):
-        fixed_branching("rsd_s", "2x2")
+    assert fixed_branching("rsd_c:without_replacement", "2,1") == (2, 1)
+    for builder, shape in (("rsd_s", "2x2"), ("rsd_c:with_replacement", "2,2")):
+        with pytest.raises(InputError, match="leave out --bound"):
+            fixed_branching(builder, shape)
     with pytest.raises(InputError, match="one or two drafts"):
         fixed_branching("rsd_c", "3,1")

@@ -34,7 +34,10 @@ def tree(
         str | None, typer.Option("--prompts", help="Text (one a line), .jsonl, or humaneval; a prompt is a document.")
     ] = None,
     builder: Annotated[
-        str, typer.Option("--builder", help="chain, paths, rsd_c, rsd_s, sequoia or dynamic.")
+        str,
+        typer.Option(
+            "--builder", help="chain, paths, rsd_c (rsd_c:SAMPLER for other drafts), rsd_s, sequoia, dynamic."
+        ),
     ] = "rsd_c",
     shape: Annotated[
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
