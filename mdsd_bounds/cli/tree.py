@@ -134,14 +134,15 @@ def _run(
     from mdsd_bounds.dumps.step_schema import write_step
     from mdsd_bounds.models.loading import load_model, silence
     from mdsd_bounds.models.prompts import read_prompts
+    from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
     from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
     from mdsd_bounds.trees.log import record
-    from mdsd_bounds.trees.named import fixed_branching, named_tree
+    from mdsd_bounds.trees.named import fixed_branching, named_tree, require_admitted
 
     silence()
-    named_tree(builder, shape)
+    require_admitted(builder, shape, rule)
     branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
@@ -157,10 +158,13 @@ def _run(
             readers = drafting.readers(first.model, ids, width=width, warp=warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
-            for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
-                limit_of = None if branching is None else step_bounds(step, *readers, branching, twins, stop)
-                lines.append(record(step, number, doc, rule, bound=limit_of))
-                stream.write(json.dumps(write_step(lines[-1])) + "\n")
+            try:
+                for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
+                    limit_of = None if branching is None else step_bounds(step, *readers, branching, twins, stop)
+                    lines.append(record(step, number, doc, rule, bound=limit_of))
+                    stream.write(json.dumps(write_step(lines[-1])) + "\n")
+            except InputError as error:
+                raise InputError(f"{prompts}: prompt {doc + 1}: {error}") from None
             if not quiet:
                 done = sum(len(line.tree.tokens) for line in lines)
                 rate = f"{done / len(lines):.2f} tokens per target forward pass"

@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+
+import torch
+from torch import Tensor
 
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.samplers import get_sampler
-from mdsd_bounds.trees.base import Distributions, Source, Tree, grow, sampling, whole_numbers
+from mdsd_bounds.trees.base import Distributions, Path, Source, Tree, grow, sampling, whole_numbers
 from mdsd_bounds.trees.beam import rsd_s
 from mdsd_bounds.trees.builders import chain, independent_paths, rsd_c
 from mdsd_bounds.trees.decode import Build
 from mdsd_bounds.trees.dynamic import dynamic_top_k
 from mdsd_bounds.trees.sequoia import best_shape, shaped
+from mdsd_bounds.trees.verify import require_fit
+from mdsd_bounds.verifiers import Verifier
 
+#: Tokens of the draft that a rule is tried on.
+_TOKENS = 64
 #: Builder -> how its shape is written.
 SHAPES = {
     "chain": "length, for example 5",
@@ -82,6 +89,37 @@ def _family(builder: str) -> tuple[str, str]:
             "distribution; take another sampler"
         )
     return family, sampler
+
+
+def require_admitted(builder: str, shape: str, rule: str | Verifier) -> None:
+    """Raise an error unless a rule fits the trees of a builder, on a tree of a flat draft: before models are loaded.
+
+    Parameters
+    ----------
+    builder, shape : str
+        As :func:`named_tree`.
+    rule : str or Verifier
+        As :func:`mdsd_bounds.trees.verify.stops`.
+
+    Raises
+    ------
+    InputError
+        As :func:`named_tree`, or if the rule is unknown, or does not fit.
+
+    Examples
+    --------
+    >>> from mdsd_bounds.trees.named import require_admitted
+    >>> require_admitted("chain", "3", "block")
+    >>> require_admitted("rsd_s", "2x2", "optimal")
+    Traceback (most recent call last):
+        ...
+    mdsd_bounds.problem.InputError: verifier 'optimal' looks at all drafts of a node together, but in a stochastic ...
+    """
+
+    def flat(paths: Sequence[Path]) -> Tensor:
+        return torch.full((len(paths), _TOKENS), 1.0 / _TOKENS, dtype=torch.float64)
+
+    require_fit(named_tree(builder, shape)(flat, torch.Generator().manual_seed(0)), rule)
 
 
 #: Draft samplers of the builders that do not draw without replacement: a root alone has one, too, which rules ask for.

@@ -105,7 +105,7 @@ def _require_rows(tree: Tree, target: Tensor) -> None:
 
 def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
-    _require_fit(tree, verifier)
+    _require_verifier(tree, verifier)
     if verifier.output_distribution is None:
         raise InputError(
             f"verifier {verifier.name!r} is coupled to its drafts and has no distribution given them; use verify"
@@ -118,7 +118,19 @@ def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     return _downward(tree, target, probs)
 
 
-def _require_fit(tree: Tree, verifier: Verifier) -> None:
+def require_fit(tree: Tree, rule: str | Verifier) -> None:
+    """Raise an error unless ``rule``, as :func:`stops` takes it, is lossless on this tree.
+
+    Rules of :data:`RULES` are run on it with a flat target, since their errors come before anything else.
+    """
+    if not (isinstance(rule, str) and rule in RULES):
+        _require_verifier(tree, get_verifier(rule))
+        return
+    size = tree.distributions.shape[1]
+    RULES[rule](tree, torch.full((len(tree.tokens), size), 1.0 / size, dtype=torch.float64))
+
+
+def _require_verifier(tree: Tree, verifier: Verifier) -> None:
     """Refuse a verifier that is not lossless at the nodes of this tree."""
     require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
     if tree.adaptive and verifier.name not in ONE_BY_ONE:
@@ -248,7 +260,7 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
             return sample_outcome(tree, stops(tree, target, rule), generator)
         return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
     verifier = get_verifier(rule)
-    _require_fit(tree, verifier)
+    _require_verifier(tree, verifier)
 
     def step(node: int, q: Tensor) -> int:
         drafts = torch.tensor([tree.drafts[node]])
