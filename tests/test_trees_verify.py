@@ -317,7 +317,7 @@ def test_sampled_verification_follows_the_stops():
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(q, sampling(generator), (2, 2))
     distributions = p(tree.paths)
-    for rule in ("recursive", "nss", "optimal", "traversal"):
+    for rule in ("recursive", "nss", "optimal", "traversal", "sweep"):
         found = stops(tree, distributions, rule)
         ways = {way.node: way.probability for way in found}
         drawn = [verify(tree, distributions, rule, generator) for _ in range(1000)]

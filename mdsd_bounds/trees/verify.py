@@ -24,7 +24,7 @@ from mdsd_bounds.samplers.base import NO_DRAFT, draw
 from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.greedy_path import greatest_path
-from mdsd_bounds.trees.sweep import sweep_stops
+from mdsd_bounds.trees.sweep import sampled_stop, sweep_stops
 from mdsd_bounds.trees.traversal import surplus_distribution, traversal_stops
 from mdsd_bounds.verifiers import Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
@@ -251,11 +251,14 @@ def _greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
     """Verify once.  Arguments: :func:`stops`.
 
-    Rules that decide node by node go down from the root and look at no node that they do not come to; the others
-    sample an outcome of :func:`stops`.  The outcome has the same distribution either way.
+    Rules that decide node by node go down from the root and look at no node that they do not come to; the others sample
+    an outcome of :func:`stops`, the sweep without computing the distributions of the rest.  The outcome has the same
+    distribution either way.
     """
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
+        if rule == "sweep":
+            return _emit(tree, sampled_stop(tree, target, generator), generator)
         if rule != "recursive":
             return sample_outcome(tree, stops(tree, target, rule), generator)
         return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
@@ -273,7 +276,10 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
 def sample_outcome(tree: Tree, outcomes: list[Stop], generator: torch.Generator | None = None) -> Verified:
     """Sample an outcome from the conditional distribution ``outcomes``."""
     chance = torch.tensor([[outcome.probability for outcome in outcomes]], dtype=torch.float64)
-    outcome = outcomes[int(draw(chance, generator)[0])]
+    return _emit(tree, outcomes[int(draw(chance, generator)[0])], generator)
+
+
+def _emit(tree: Tree, outcome: Stop, generator: torch.Generator | None) -> Verified:
     path = tree.paths[outcome.node]
     last = () if outcome.probs is None else (int(draw(outcome.probs[None], generator)[0]),)
     return Verified(_ancestors(tree, outcome.node), path + last)

@@ -134,6 +134,8 @@ def measure(shape: str, toy: Toy, *, deep: bool = False) -> dict[str, float]:
         found["recursive"] = accepted(every, toy, lambda t, x: stops(t, x, "recursive"))
     if sampler == "without_replacement" and not deep:
         found["traversal"] = accepted(every, toy, lambda t, x: stops(t, x, "traversal"))
+    if shape.startswith("paths"):
+        found["greedy_multi_path"] = accepted(every, toy, lambda t, x: stops(t, x, "greedy_multi_path"))
     if shape.startswith("chain"):
         found["block"] = accepted(every, toy, lambda t, x: stops(t, x, "block"))
     return found
@@ -188,6 +190,7 @@ ORDER = (
     "recursive",
     "traversal",
     "block",
+    "greedy_multi_path",
     "node_optimum",
     "sweep_in_sequence",
     "sweep",
@@ -198,6 +201,7 @@ HEADS = {
     "recursive": "recursive",
     "traversal": "traversal",
     "block": "block",
+    "greedy_multi_path": "greedy multi-path",
     "node_optimum": "node optimum",
     "sweep_in_sequence": "sweep, nodes in sequence",
     "sweep": "**sweep**",
