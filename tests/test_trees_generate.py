@@ -134,6 +134,7 @@ def test_sampled_text_has_the_targets_distribution() -> None:
         ({"tree": "paths 2x2", "rule": "traversal"}, "draw without replacement"),
         ({"tree": "rsd_s 2x2", "rule": "sweep"}, "stochastic beam"),
         ({"tree": "oak 3"}, "unknown builder"),
+        ({"rule": "oak"}, "unknown rule 'oak'; choose one of recursive, block"),
         ({"tree": "chain:greedy 3"}, "only rsd_c takes another draft sampler"),
         ({"tree": "rsd_c:oak 3"}, "unknown sampler 'oak'"),
         ({"tree": "rsd_c:independent 3"}, "a node has one draft distribution"),

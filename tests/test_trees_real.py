@@ -190,7 +190,7 @@ def test_the_command_runs_every_builder(
         ({"--draft": "early-exit:9"}, "layers to keep"),
         ({"--rule": "block"}, "verifies one path"),
         ({"--rule": "k_seq"}, "not made for the sampler"),
-        ({"--rule": "oak"}, "unknown verifier 'oak'"),
+        ({"--rule": "oak"}, "unknown rule 'oak'; choose one of recursive, block"),
         ({"--builder": "rsd_s", "--shape": "2x2", "--rule": "sweep", "--target": "nowhere"}, "stochastic beam"),
         ({"--builder": "rsd_c:greedy", "--rule": "k_seq", "--target": "nowhere"}, "not made for the sampler"),
         ({"--out": "/nowhere/log.jsonl"}, "could not be written"),

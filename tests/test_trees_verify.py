@@ -364,7 +364,7 @@ def test_rules_that_do_not_fit_are_refused():
     for other in (tree, twice):
         with pytest.raises(InputError, match="independent paths"):
             stops(other, p(other.paths), "greedy_multi_path")
-    with pytest.raises(InputError, match="unknown verifier"):
+    with pytest.raises(InputError, match="unknown rule"):
         stops(tree, p(tree.paths), "nonesuch")
 
 

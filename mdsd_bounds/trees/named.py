@@ -141,7 +141,10 @@ def fixed_branching(builder: str, shape: str) -> tuple[int, ...]:
     if builder == "rsd_c:without_replacement":
         builder = "rsd_c"
     if builder not in ("chain", "rsd_c"):
-        raise InputError(f"builder {builder!r}: the certified bound is here for chain and rsd_c; leave out --bound")
+        raise InputError(
+            f"builder {builder!r}: the certified bound is here for chain and rsd_c, without replacement; "
+            "leave out --bound"
+        )
     named_tree(builder, shape)
     vector = (1,) * int(shape) if builder == "chain" else tuple(int(part) for part in shape.split(","))
     if max(vector) > 2:

@@ -26,7 +26,7 @@ from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.greedy_path import greatest_path
 from mdsd_bounds.trees.sweep import sampled_stop, sweep_stops
 from mdsd_bounds.trees.traversal import surplus_distribution, traversal_stops
-from mdsd_bounds.verifiers import Verifier, get_verifier
+from mdsd_bounds.verifiers import VERIFIERS, Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
 
 
@@ -93,7 +93,14 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    return _node_stops(tree, target, get_verifier(rule))
+    return _node_stops(tree, target, verifier_of(rule))
+
+
+def verifier_of(rule: str | Verifier) -> Verifier:
+    """The verifier that stands at every node; the rules of trees are named with the verifiers where it is unknown."""
+    if isinstance(rule, str) and rule not in VERIFIERS:
+        raise InputError(f"unknown rule {rule!r}; choose one of {', '.join((*RULES, *VERIFIERS))}")
+    return get_verifier(rule)
 
 
 def _require_rows(tree: Tree, target: Tensor) -> None:
@@ -124,7 +131,7 @@ def require_fit(tree: Tree, rule: str | Verifier) -> None:
     Rules of :data:`RULES` are run on it with a flat target, since their errors come before anything else.
     """
     if not (isinstance(rule, str) and rule in RULES):
-        _require_verifier(tree, get_verifier(rule))
+        _require_verifier(tree, verifier_of(rule))
         return
     size = tree.distributions.shape[1]
     RULES[rule](tree, torch.full((len(tree.tokens), size), 1.0 / size, dtype=torch.float64))
@@ -262,7 +269,7 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
         if rule != "recursive":
             return sample_outcome(tree, stops(tree, target, rule), generator)
         return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
-    verifier = get_verifier(rule)
+    verifier = verifier_of(rule)
     _require_verifier(tree, verifier)
 
     def step(node: int, q: Tensor) -> int:
