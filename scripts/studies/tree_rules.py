@@ -332,7 +332,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    remember_layers()
+    if arguments.stage != "times":
+        remember_layers()
     arguments.out.mkdir(parents=True, exist_ok=True)
     stages = {
         "random": (random_instances, 40),
