@@ -85,7 +85,8 @@ def tree(
         warp = Warp(temperature, top_p=top_p)
         name = f"{builder} {shape}, {rule}"
         lines = _run(
-            target, draft, prompts, builder, shape, rule, new_tokens, warp, limit, dtype, device, seed, out, bound, quiet
+            target, draft, prompts, builder, shape, rule, new_tokens, warp, limit, dtype, device, seed, out,
+            bound, quiet,
         )  # fmt: skip
     found = summarise_log(lines)
     for title, key in (("depth", "by_depth"), ("child", "by_child")):
