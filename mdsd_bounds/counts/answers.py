@@ -17,6 +17,7 @@ One JSON value or one a line, in lists and under any names; each object that hol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,13 @@ def read_answers(path: Path) -> Counts:
     if len(result) == 0:
         raise InputError(f"{path}: no answer drafted a token; ask while the engine speculates")
     return result
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether a text names the counts of one of the forms, as JSON does."""
+    names = "|".join(name for form in FORMS for name in form.needs)
+    named = re.compile(rf'"(?:{names})"\s*:')
+    return any(named.search(text) for _, text in lines(path, _LONGEST))
 
 
 def _refuse_pieces(answer: Any, known: set[str]) -> None:
