@@ -133,7 +133,7 @@ def test_names_of_newer_versions_of_sglang(tmp_path: Path) -> None:
     [
         (
             {"accept_lengths": [1, 3, 2], "mean_accept_length": 3.0},
-            "mean_accept_length is 3, but 3 tokens accepted in 3",
+            "mean_accept_length is 3.0, but 3 tokens accepted in 3",
         ),
         ({"timings": {"draft_n": 10, "draft_n_accepted": 4, "draft_acceptance_rate": 0.9}}, r"is 0\.9, but 4 of 10"),
         ({"acceptance_rate": 0.9, "timings": {"draft_n": 10, "draft_n_accepted": 4}}, r"is 0\.9, but 4 of 10"),
@@ -232,3 +232,36 @@ def test_answers_beside_log_lines_are_an_error(tmp_path: Path) -> None:
         "answers with counts and lines of a log",
         {"timings": {"draft_n": 10, "draft_n_accepted": 4}, "log": line},
     )
+
+
+def test_figures_written_as_text_are_figures(tmp_path: Path) -> None:
+    timings = {"draft_n": 40, "draft_n_accepted": 19}
+    for rate in ("47.5%", "0.475", "48 %"):
+        assert len(read(tmp_path, {"timings": timings | {"acceptance_rate": rate}})) == 1
+    refused(tmp_path, "acceptance_rate is 57.5%, but 19 of 40", {"timings": timings | {"acceptance_rate": "57.5%"}})
+    refused(tmp_path, "acceptance_rate is 0.475%, but 19 of 40", {"timings": timings | {"acceptance_rate": "0.475%"}})
+    assert len(read(tmp_path, {"timings": timings | {"acceptance_rate": float("nan")}})) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"draft_count": [1000, 900], "accept_count": [800, 500], "acceptance_rate": 0.8},
+        {"accepted_prediction_tokens": 3, "rejected_prediction_tokens": 1, "acceptance_rate": 0.85},
+    ],
+)
+def test_figures_beside_counts_of_every_form(tmp_path: Path, value: dict[str, Any]) -> None:
+    refused(tmp_path, r"acceptance_rate is 0\.85?, but", value)
+
+
+def test_an_answer_without_a_step_is_left_out(tmp_path: Path) -> None:
+    none = {"completion_tokens": 1, "spec_verify_ct": 0, "spec_accept_rate": 0.0, "spec_accept_length": 0}
+    assert len(read(tmp_path, {"meta_info": META}, {"meta_info": none})) == 1
+
+
+def test_pieces_of_a_stream_without_names_are_an_error(tmp_path: Path) -> None:
+    pieces = [
+        {"choices": [{"delta": {}}], "timings": {"draft_n": 10 * i, "draft_n_accepted": 4 * i}} for i in (1, 2, 3)
+    ]
+    refused(tmp_path, r"pieces of a stream \(delta\)", *pieces)
+    assert len(read(tmp_path, pieces[-1])) == 1

@@ -107,7 +107,7 @@ def test_files_that_tail_has_named_are_counted_apart(tmp_path: Path) -> None:
     ],
 )
 def test_totals_that_take_turns_without_a_name_are_an_error(tmp_path: Path, steps: list[tuple[int, int]]) -> None:
-    with pytest.raises(InputError, match=r"server\.log line \d: the totals fall .* in a file of its own"):
+    with pytest.raises(InputError, match=r"server\.log line \d: (some|the) totals (fall|rise) .* in a file of its own"):
         read(tmp_path, "\n".join(old(n, a) for n, a in steps))
 
 
@@ -303,3 +303,58 @@ def test_rates_of_long_totals_do_not_give_what_was_added(tmp_path: Path) -> None
     assert found.accepted_at.size == 0
     assert "rates by position are left out" in " ".join(found.notes)
     assert read(tmp_path, lines[1]).accepted_at.shape == (1, 2)
+
+
+@pytest.mark.parametrize("cut", [", 0.6", ", 0.60, 0.500", ", 0.600"])
+def test_rates_by_position_that_were_cut_are_an_error(tmp_path: Path, cut: str) -> None:
+    line = "SpecDecoding metrics: Mean acceptance length: 3.10, Accepted: 210 tokens, Drafted: 300 tokens, "
+    line += "Per-position acceptance rate: 0.800, 0.700, 0.600"
+    assert read(tmp_path, line).drafts.tolist() == [100]
+    with pytest.raises(InputError, match=r"cut short|the rates by position make"):
+        read(tmp_path, line.replace(", 0.600", "" if cut == ", 0.600" else cut))
+
+
+def test_totals_of_which_some_rise_and_some_fall_are_no_restart(tmp_path: Path) -> None:
+    lines = [statistics("draft", 10, 40, 20), statistics("draft", 20, 80, 40), statistics("draft", 30, 120, 6)]
+    with pytest.raises(InputError, match="line 3: some totals rise from line 2 and others fall"):
+        read(tmp_path, "\n".join(lines))
+
+
+def test_another_number_of_draft_tokens_is_another_counter(tmp_path: Path) -> None:
+    lines = [old(200, 500), old(500, 1000).replace("tokens: 5,", "tokens: 4,")]
+    assert float(read(tmp_path, "\n".join(lines)).drafts.sum()) == 200 + 2500 / 4
+
+
+@pytest.mark.parametrize(
+    "end", ["accept len: 2.5", "accept len: 2.50, accept rate: 0", "accept len: 2.50, accept rate: 0.00"]
+)
+def test_a_line_of_sglang_that_was_cut_is_an_error(tmp_path: Path, end: str) -> None:
+    with pytest.raises(InputError, match="line 2"):
+        read(tmp_path, f"{SGLANG.format(0, '', '2.50')}\n[10:00:01] Decode batch. #running-req: 1, {end}")
+
+
+def test_accept_rates_of_sglang_that_count_the_token_of_the_target(tmp_path: Path) -> None:
+    line = "[10:00:0{}] Decode batch. #running-req: 1, accept len: {}, accept rate: {}, cuda graph: True"
+    with_it = [line.format(0, "2.50", "0.62"), line.format(1, "3.50", "0.88")]
+    found = read(tmp_path, "\n".join(with_it))
+    summary = acceptance(found)
+    # 1.5 and 2.5 of 3 draft tokens; as printed 0.75.
+    assert summary.value[summary.row("accepted/drafted")] == pytest.approx(4 / 6)
+    assert "counted with the token of the target" in " ".join(found.notes)
+    without = [line.format(0, "2.50", "0.38"), line.format(1, "3.50", "0.62")]
+    summary = acceptance(read(tmp_path, "\n".join(without)))
+    assert summary.value[summary.row("accepted/drafted")] == pytest.approx(4 / 8)
+
+
+def test_sources_of_lines_that_are_pooled_are_named(tmp_path: Path) -> None:
+    found = read(tmp_path, "\n".join([vllm(19, 40, "(APIServer pid=1) "), vllm(5, 40, "(APIServer pid=2) ")]))
+    assert "2 sources are pooled (APIServer pid=1" in " ".join(found.notes)
+    assert "repeated" in " ".join(read(tmp_path, f"{vllm(19, 40)} [repeated 3x across cluster]").notes)
+
+
+def test_a_page_that_ends_within_a_number_is_an_error(tmp_path: Path) -> None:
+    names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
+    page = "\n".join(f"vllm:spec_decode_{name}_total {n}" for name, n in zip(names, (1000, 4000, 1900), strict=True))
+    assert pooled(read(tmp_path, page + "\n")) == (1900, 4000)
+    with pytest.raises(InputError, match="ends the page without a line break"):
+        read(tmp_path, page[:-2])

@@ -6,6 +6,7 @@ every definition in use by :func:`acceptance`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def recognise(path: str | Path) -> str:
                     )
                 return "log"
             page = page or (not structured and is_page(text))
-    if json_like:
+    if structured or (json_like and re.match(rb"\s*\[\s*-?[0-9.]+\s*[],]", head)):
         return "json"
     if page:
         return "metrics"

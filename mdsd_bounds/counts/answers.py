@@ -65,6 +65,8 @@ def _sglang(held: dict[str, Any]) -> Unit | None:
         held, "spec_draft_tokens", "spec_draft_token_num", "spec_num_proposed_drafts", "spec_proposed_drafts"
     )
     emitted = _first(held, "completion_tokens")
+    if drafts == 0 and not accepted:
+        return Unit()
     if accepted is not None and emitted is not None and drafts:
         # The last step may be cut at a stop, and the first token is that of the prompt.
         most = 1 + (drafted / drafts if drafted else accepted)
@@ -103,7 +105,11 @@ def _bench(held: dict[str, Any]) -> Unit | None:
 
 def _openai(held: dict[str, Any]) -> Unit | None:
     accepted, rejected = (_first(held, f"{name}_prediction_tokens") for name in ("accepted", "rejected"))
-    return None if accepted is None or rejected is None else Unit(None, accepted + rejected, accepted)
+    if accepted is None or rejected is None:
+        return None
+    unit = Unit(None, accepted + rejected, accepted)
+    require_figures(held, unit)
+    return unit
 
 
 def _mlc(held: dict[str, Any]) -> Unit | None:
@@ -112,7 +118,9 @@ def _mlc(held: dict[str, Any]) -> Unit | None:
     )
     if len(drafted) != len(taken):
         raise ValueError(f"draft_count of {len(drafted)} positions but accept_count of {len(taken)}")
-    return Unit(drafted[0] if drafted else None, sum(drafted), sum(taken), taken, drafted)
+    unit = Unit(drafted[0] if drafted else None, sum(drafted), sum(taken), taken, drafted)
+    require_figures(held, unit)
+    return unit
 
 
 def _lengths(held: dict[str, Any]) -> Unit | None:
@@ -229,6 +237,19 @@ def _refuse_pieces(answer: Any, known: set[str]) -> None:
         return
     if answer.get("stop") is False:
         raise ValueError("a piece of a stream (stop is false), whose counts go on; keep the last piece of each answer")
+    choices = answer.get("choices")
+    if (
+        not answer.get("id")
+        and isinstance(choices, list)
+        and choices
+        and isinstance(choices[0], dict)
+        and "delta" in choices[0]
+    ):
+        if "" in known:
+            raise ValueError(
+                "pieces of a stream (delta) without names, whose counts go on; keep the last piece of each"
+            )
+        known.add("")
     inside = answer.get("meta_info")
     name = answer.get("id") or (inside.get("id") if isinstance(inside, dict) else None)
     if isinstance(name, str):

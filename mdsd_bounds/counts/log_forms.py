@@ -21,7 +21,7 @@ _OLD_VLLM = re.compile(
     rf"Number of emitted tokens: {_WHOLE}"
 )
 _OLD_VLLM_RATE = re.compile(rf"Draft acceptance rate: {_NUMBER}, System")
-_SGLANG = re.compile(rf"#running-req: ([0-9]+).*?accept len: {_NUMBER}(?:, accept rate: {_NUMBER})?")
+_SGLANG = re.compile(rf"#running-req: ([0-9]+).*?accept len: {_NUMBER}(?:,|$)(?: accept rate: {_NUMBER})?")
 _LLAMA = re.compile(rf"draft acceptance(?: rate)? = ([0-9.]+) \(\s*{_WHOLE} accepted /\s*{_WHOLE} generated\)")
 _LLAMA_LENGTH = re.compile(rf"mean (?:acceptance length|len) =\s*{_NUMBER}")
 _LLAMA_POSITIONS = re.compile(rf"acceptance rate per position = {_LIST}")
@@ -36,8 +36,6 @@ _LLAMA_NAME = re.compile(r"statistics\s+([^\s:]+):")
 EXACT = 980
 #: Decoding steps between two lines of SGLang, unless the server was started with another --decode-log-interval.
 _SGLANG_INTERVAL = 40
-#: How far a printed mean length may be from what the other figures make, absolute and relative.
-_LENGTH_OFF = 0.1
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,14 @@ def _old_vllm(text: str, match: re.Match[str]) -> Unit:
     return Unit(drafts, drafted, accepted_of(emitted, drafts))
 
 
-def _sglang(_: str, match: re.Match[str]) -> Unit:
+def _sglang(text: str, match: re.Match[str]) -> Unit:
     running, length = count(int(match[1]), "#running-req"), count(float(match[2]), "accept len")
     rate = None if match[3] is None else count(float(match[3]), "accept rate")
-    if rate is not None and rate > 1:
-        raise ValueError(f"an accept rate of {match[3]}, above one")
+    last = match[2] if match[3] is None else match[3]
+    if match.end() == len(text) and len(last.partition(".")[2]) < 2:
+        raise ValueError(f"the line ends within a number ({last})")
+    if rate is not None and (rate > 1 or (rate < 0.005 and length > 1.005)):
+        raise ValueError(f"an accept rate of {match[3]} beside an accept len of {match[2]}")
     drafts = _SGLANG_INTERVAL * running
     # An idle line.
     if not drafts or length == 0:
@@ -132,7 +133,10 @@ def _sglang(_: str, match: re.Match[str]) -> Unit:
 def _numbers(match: re.Match[str] | None) -> list[float]:
     if match is None:
         return []
-    rates = [float(part) for part in match[1].split(",")]
+    parts = [part.strip() for part in match[1].split(",")]
+    if len({len(part.partition(".")[2]) for part in parts}) > 1:
+        raise ValueError("acceptance rates per position of unequal digits; the line was cut short")
+    rates = [float(part) for part in parts]
     if not all(0 <= rate <= 1 for rate in rates):
         raise ValueError("an acceptance rate per position outside [0, 1]")
     return rates
@@ -149,7 +153,8 @@ def _with_positions(
     if printed and drafts:
         length_found = accepted / drafts
         off = min(abs(offset + length_found - float(printed[1])) for offset in (0, 1))
-        if off > max(_LENGTH_OFF, _LENGTH_OFF * length_found):
+        # The rates leave the number of steps open by as much as they were rounded.
+        if off > half_unit(printed[1]) + length_found * 0.0006 * len(rates) / max(sum(rates), 0.0006 * len(rates)):
             raise ValueError(
                 f"a mean length of {printed[1]}, but {accepted:g} accepted tokens and the rates by position make "
                 f"{1 + length_found:.2f}"
@@ -186,7 +191,7 @@ LINE_FORMS = (
 )
 
 
-def implementation(text: str) -> str:
-    """The drafting implementation that a line of llama.cpp's statistics names; "" for other lines."""
-    found = _LLAMA_NAME.search(text)
+def counter(text: str) -> str:
+    """Which of an engine's counters a line gives: the implementation that it names, or its number of draft tokens."""
+    found = _LLAMA_NAME.search(text) or _OLD_VLLM.search(text)
     return found[1] if found else ""

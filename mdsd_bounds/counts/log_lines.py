@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mdsd_bounds.counts.log_forms import LINE_FORMS, implementation
+from mdsd_bounds.counts.log_forms import LINE_FORMS, counter
+from mdsd_bounds.counts.log_steps import without_bonus
 from mdsd_bounds.counts.log_text import Line, log_lines, may_report
 from mdsd_bounds.counts.log_totals import Total, added
 from mdsd_bounds.counts.records import Counts, Unit, counts
@@ -40,6 +41,7 @@ _BEGINS = re.compile(
 )
 #: A time of day, or that of llama.cpp since its start: no two lines of one server with the same figures share it.
 _TIME = re.compile(r"\d\d:\d\d:\d\d|\b\d+\.\d\d\.\d{3}\.\d{3}\b")
+_REPEATED = re.compile(r"\[repeated (\d+)x across cluster\]")
 _RANK = re.compile(r"\b(DP|PP|TP)(\d+)\b")
 _SLOT = re.compile(r"\bid +(\d+) \| task")
 
@@ -54,7 +56,7 @@ class _Found:
 
     def source(self, place: int) -> str:
         line, start = self.lines[place], self.starts[place]
-        return " ".join(filter(None, (line.source(start), implementation(line.text[:start]))))
+        return " ".join(filter(None, (line.source(start), counter(line.text))))
 
 
 def is_log(text: str) -> bool:
@@ -86,6 +88,7 @@ def read_log(path: Path) -> Counts:
                 "each in a file of its own"
             )
         form, held = LINE_FORMS[min(found)], found[min(found)]
+        sources = sorted({source for at in range(len(held.lines)) if (source := held.source(at))})
         listed, notes = held.units, [form.note] if form.note else []
         if form.total:
             totals = [
@@ -99,7 +102,14 @@ def read_log(path: Path) -> Counts:
             notes += more
         elif form.engine == "SGLang":
             listed, more = _of_first_ranks(held)
-            notes += more
+            listed, again = without_bonus(listed)
+            notes += more + again
+        if left := sum(int(match[1]) for line in held.lines for match in _REPEATED.finditer(line.text)):
+            notes.append(f"{left} lines that Ray left out as repeated are not counted")
+        if len(sources) > 1 and not form.total:
+            notes.append(
+                f"lines of {len(sources)} sources are pooled ({', '.join(sources[:3])}): engines of one model?"
+            )
         result = counts(form.engine, form.unit, listed, [*notes, *_notes(listed)], form.rounding)
     if len(result) == 0:
         raise InputError(f"{path}: the lines report no drafted token; give a log of a time with requests")

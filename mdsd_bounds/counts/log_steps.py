@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+from mdsd_bounds.counts.records import Unit
 
 #: Numbers of steps that are tried.
 _TRIED = 100_000
@@ -72,6 +75,47 @@ def steps_of_length(accepted: float, drafted: float, printed: str) -> float | No
     if low > high:
         raise ValueError(f"a mean length of {printed}, which no number of steps makes of {accepted:g} accepted tokens")
     return float(low) if low == high else None
+
+
+def without_bonus(units: Sequence[Unit]) -> tuple[list[Unit], list[str]]:
+    """SGLang's lines with the draft tokens of a step, where the printed figures tell them, and what is to be said.
+
+    An accept rate is the accept len over the draft tokens of a step, with the token that the target adds in both (some
+    versions) or in neither.  Where all lines fit one number of draft tokens in one of the two ways alone, it is taken.
+
+    Examples
+    --------
+    >>> found, notes = without_bonus([Unit(40, 60 / 0.63, 60), Unit(40, 100 / 0.88, 100)])
+    >>> found[0].drafted, found[1].drafted, len(notes)
+    (120, 120, 1)
+    """
+    told = [one for one in units if one.drafts and one.drafted and one.accepted]
+    fits = {}
+    for offset in (0, 1):
+        low, high = 0.0, math.inf
+        for one in told:
+            drafts, drafted, accepted = one.drafts or 0.0, one.drafted or 0.0, one.accepted or 0.0
+            length, rate = offset + accepted / drafts, accepted / drafted
+            low, high = (
+                max(low, (length - 0.0051) / (rate + 0.0051)),
+                min(high, (length + 0.0051) / max(rate - 0.0051, 1e-9)),
+            )
+        fits[offset] = range(max(math.ceil(low), 1), min(math.floor(high), 64) + 1)
+    one_way = [(offset, found[0]) for offset, found in fits.items() if len(found) == 1 and not fits[1 - offset]]
+    # One line fits by chance where the engine changes how much it drafts.
+    if not one_way or len({(one.drafted or 0.0) / (one.drafts or 1.0) for one in told}) < 2:
+        return list(units), []
+    offset, tokens = one_way[0]
+    tokens -= offset
+    if tokens < 1:
+        return list(units), []
+    counted = [
+        replace(one, drafted=one.drafts * tokens) if one.drafts and one.accepted is not None else one for one in units
+    ]
+    said = "with" if offset else "without"
+    return counted, [
+        f"the accept rates are those of {tokens} draft tokens a step, counted {said} the token of the target"
+    ]
 
 
 def half_unit(printed: str) -> float:

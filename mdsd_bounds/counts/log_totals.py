@@ -43,7 +43,7 @@ def added(totals: Sequence[Total]) -> tuple[list[Unit], list[str]]:
     >>> lines = [Total("line 1", "a", Unit(10, 40, 20)), Total("line 2", "b", Unit(5, 20, 8))]
     >>> found, notes = added([*lines, Total("line 3", "a", Unit(30, 120, 50))])
     >>> [one.accepted for one in found], notes
-    ([20, 30.0, 8], ['totals of 2 sources, each counted by itself'])
+    ([20, 30, 8], ['totals of 2 sources, each counted by itself'])
     """
     by_source = _grouped(totals, lambda one: one.source)
     if len(by_source) > 2 and len(by_source) == len(totals) and all(map(_rises, totals, totals[1:])):
@@ -95,6 +95,11 @@ def _of_one_source(held: Sequence[Total]) -> tuple[list[Unit], int]:
     found, falls = [held[0].unit], list[int]()
     for place, (before, after) in enumerate(itertools.pairwise(held), 1):
         if not _rises(before, after):
+            if any(new > old for old, new in zip(_values(before), _values(after), strict=True)):
+                raise ValueError(
+                    f"{after.place}: some totals rise from {before.place} and others fall: several engines write this "
+                    "log, or a line was cut; give whole lines, those of each engine in a file of its own"
+                )
             found.append(after.unit)
             falls.append(place)
             continue

@@ -21,20 +21,30 @@ from mdsd_bounds.counts.log_steps import half_unit
 from mdsd_bounds.counts.records import Unit, count
 
 _OF = r"(?:avg|mean|average|spec|decode|overall|draft|token)"
+#: Some versions of SGLang count the token that the target adds, in both numbers.
+_OF_SGLANG = "spec_accept_rate"
+_PRINTED = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)? ?%?", re.IGNORECASE)
 _RATE = re.compile(rf"(?:{_OF}_)*accept(?:ance|ed)?_(?:rate|ratio)(?:_(?:pct|percent|mean|avg))?")
 _LENGTH = re.compile(rf"(?:{_OF}_)*accept(?:ance|ed)?_len(?:gth)?s?(?:_(?:mean|avg))?")
 
 
-def figures(held: dict[str, Any]) -> list[tuple[str, str, float | int]]:
-    """The rates and lengths that an object states: ("rate" or "length", name, value)."""
-    found: list[tuple[str, str, float | int]] = []
+def figures(held: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rates and lengths that an object states: ("rate" or "length", name, as printed).
+
+    Examples
+    --------
+    >>> figures({"accept_rate": "47.5%", "spec_accept_length": 2.9, "accept_lengths": [1, 2]})
+    [('rate', 'accept_rate', '47.5%'), ('length', 'spec_accept_length', '2.9')]
+    """
+    found = []
     for name, value in held.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        printed = value.strip() if isinstance(value, str) else repr(value)
+        if isinstance(value, bool) or _PRINTED.fullmatch(printed) is None:
             continue
         if _RATE.fullmatch(name):
-            found.append(("rate", name, value))
+            found.append(("rate", name, printed))
         elif _LENGTH.fullmatch(name):
-            found.append(("length", name, value))
+            found.append(("length", name, printed))
     return found
 
 
@@ -60,9 +70,9 @@ def require_figures(held: dict[str, Any], unit: Unit, emitted: float | None = No
     Traceback (most recent call last):
     ValueError: spec_decode_acceptance_rate is 57.5, but 1900 of 4000 draft tokens are 47.5%
     """
-    for kind, name, value in figures(held):
-        if not _near(value, definitions(kind, unit, emitted), _slack(kind, unit, ends)):
-            raise ValueError(f"{name} is {value:g}, but {made(kind, unit)}")
+    for kind, name, printed in figures(held):
+        if not _near(printed, definitions(name, kind, unit, emitted), _slack(kind, unit, ends)):
+            raise ValueError(f"{name} is {printed}, but {made(kind, unit)}")
 
 
 def require_figures_of_all(held: dict[str, Any], units: Sequence[Unit], total: Unit) -> None:
@@ -73,17 +83,17 @@ def require_figures_of_all(held: dict[str, Any], units: Sequence[Unit], total: U
     >>> two = [Unit(10, 40, 30), Unit(30, 120, 10)]
     >>> require_figures_of_all({"accept_rate": 0.25}, two, Unit(40, 160, 40))
     >>> require_figures_of_all({"accept_rate": 0.41667}, two, Unit(40, 160, 40))
-    >>> require_figures_of_all({"accept_rate": 0.3}, two, Unit(40, 160, 40))
+    >>> require_figures_of_all({"accept_rate": 0.31}, two, Unit(40, 160, 40))
     Traceback (most recent call last):
-    ValueError: accept_rate is 0.3, but 40 of 160 draft tokens are 25%
+    ValueError: accept_rate is 0.31, but 40 of 160 draft tokens are 25%
     """
-    for kind, name, value in figures(held):
-        each = [definitions(kind, unit, None) for unit in units]
+    for kind, name, printed in figures(held):
+        each = [definitions(name, kind, unit, None) for unit in units]
         slack = [_slack(kind, unit, 1) for unit in units]
         means = [(sum(one) / len(each), percent) for *one, percent in _columns(each)] if all(each) else []
-        of_sum = _near(value, definitions(kind, total, None), _slack(kind, total, len(units)))
-        if not of_sum and not (means and _near(value, means, sum(slack) / len(slack))):
-            raise ValueError(f"{name} is {value:g}, but {made(kind, total)}")
+        of_sum = _near(printed, definitions(name, kind, total, None), _slack(kind, total, len(units)))
+        if not of_sum and not (means and _near(printed, means, sum(slack) / len(slack))):
+            raise ValueError(f"{name} is {printed}, but {made(kind, total)}")
 
 
 def _columns(each: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[Any, ...]]:
@@ -91,26 +101,29 @@ def _columns(each: Sequence[Sequence[tuple[float, bool]]]) -> list[tuple[Any, ..
     return [(*(one[place][0] for one in each), each[0][place][1]) for place in range(width)]
 
 
-def definitions(kind: str, unit: Unit, emitted: float | None) -> list[tuple[float, bool]]:
+def definitions(name: str, kind: str, unit: Unit, emitted: float | None) -> list[tuple[float, bool]]:
     """What the counts make of a figure in every definition, and whether in percent; empty where they do not say."""
     drafts, drafted, accepted = unit.drafts, unit.drafted, unit.accepted
     if accepted is None:
         return []
     if kind == "rate" and drafted:
         found = [(accepted / drafted, False), (100 * accepted / drafted, True)]
-        return [*found, ((accepted + drafts) / (drafted + drafts), False)] if drafts else found
+        return [*found, ((accepted + drafts) / (drafted + drafts), False)] if drafts and name == _OF_SGLANG else found
     if kind == "length" and drafts:
         found = [(accepted / drafts, False), (1 + accepted / drafts, False)]
         return [*found, (emitted / drafts, False)] if emitted is not None else found
     return []
 
 
-def _near(value: float | int, candidates: Sequence[tuple[float, bool]], slack: float) -> bool:
+def _near(printed: str, candidates: Sequence[tuple[float, bool]], slack: float) -> bool:
     """Whether a figure is one of the candidates as printed; a share or length without a fraction is no rounded one."""
-    half = half_unit(repr(value))
+    number = printed.rstrip("% ")
+    value, half = float(number), half_unit(number)
+    fraction = not number.lstrip("-").isdigit()
     return not candidates or any(
-        abs(value - one) <= (half if percent or isinstance(value, float) else 0.0) + slack + 1e-9 * abs(one)
+        abs(value - one) <= (half if percent or fraction else 0.0) + slack + 1e-9 * abs(one)
         for one, percent in candidates
+        if percent or not printed.endswith("%")
     )
 
 
