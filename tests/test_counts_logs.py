@@ -77,6 +77,9 @@ def test_implementations_of_llama_cpp_are_counted_apart(tmp_path: Path) -> None:
         ("Jan 01 10:00:0{} host vllm[11]: ", "Jan 01 10:00:0{} host vllm[12]: "),
         ("2026-01-01T10:00:0{}Z hosta vllm[11]: ", "2026-01-01T10:00:0{}Z hostb vllm[11]: "),
         ("a.log:{}:INFO ", "b.log:{}:INFO "),
+        ("0: INFO ", "1: INFO "),
+        ("[1,0]<stdout>: ", "[1,1]<stdout>: "),
+        ("[vllm-a] INFO ", "[vllm-b] INFO "),
         ("[8081] 3.07.590.86{} I ", "[8082] 3.07.590.86{} I "),
     ],
 )
@@ -99,6 +102,8 @@ def test_files_that_tail_has_named_are_counted_apart(tmp_path: Path) -> None:
     [
         [(100, 200), (1000, 1500), (150, 300), (1100, 1700), (200, 350)],
         [(1000, 1500), (50, 70), (1010, 1520)],
+        [(100, 200), (900, 1000), (150, 300), (950, 1100)],
+        [(100, 200), (90, 150), (110, 210)],
         # Three and four that take turns.
         [(1000, 1500), (50, 70), (500, 800), (1010, 1520), (60, 80), (510, 820), (1020, 1540)],
         [(1000, 1500), (50, 70), (350, 500), (700, 900), (1010, 1520), (60, 80), (360, 520), (710, 950), (1020, 1530)],
@@ -120,7 +125,7 @@ def test_totals_that_take_turns_without_a_name_are_an_error(tmp_path: Path, step
         ([range(100, 2100, 100), range(50, 2500, 100), range(30, 3000, 100)], 2),
         # Two single lines.
         ([[1000], [50]], 1),
-        ([[100], [90, 150]], 1),
+        ([[100], [90, 150, 200]], 1),
         # A run that was short between two others.
         ([range(100, 1100, 100), [30, 60], range(40, 4000, 100)], 2),
     ],
@@ -141,6 +146,28 @@ def test_a_restart_with_another_process_is_no_reset(tmp_path: Path) -> None:
 def test_lines_that_all_begin_otherwise_are_not_taken_for_sources(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one source or several"):
         read(tmp_path, "\n".join(old(n, 2 * n, f"worker-{n} ") for n in (10, 20, 30, 40)))
+    # Names of requests, of which each has two lines.
+    with pytest.raises(
+        InputError, match="whether 'req-1', 'req-2', 'req-3' are sources that count apart cannot be told"
+    ):
+        read(tmp_path, "\n".join(old(n, 2 * n, f"req-{n // 100} ") for n in (100, 150, 200, 250, 300, 350)))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [old(n, 2 * n) for n in (500, 400, 300, 200, 100)],
+        [old(200, 400, "2026-01-01 10:00:10 "), old(100, 200, "2026-01-01 10:00:00 ")],
+        [
+            old(200, 400, "INFO 01-01 10:00:10 "),
+            old(250, 500, "INFO 01-01 10:00:20 "),
+            old(100, 200, "INFO 01-01 10:00:00 "),
+        ],
+    ],
+)
+def test_totals_that_stand_newest_first_are_an_error(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(InputError, match="newest first, or joined out of order; give the lines in the order"):
+        read(tmp_path, "\n".join(lines))
 
 
 def test_slots_that_count_apart_are_told_by_their_names(tmp_path: Path) -> None:

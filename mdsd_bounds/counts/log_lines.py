@@ -43,7 +43,6 @@ _BEGINS = re.compile(
 _TIME = re.compile(r"\d\d:\d\d:\d\d|\b\d+\.\d\d\.\d{3}\.\d{3}\b")
 _REPEATED = re.compile(r"\[repeated (\d+)x across cluster\]")
 _RANK = re.compile(r"\b(DP|PP|TP)(\d+)\b")
-_SLOT = re.compile(r"\bid +(\d+) \| task")
 
 
 @dataclass
@@ -92,7 +91,7 @@ def read_log(path: Path) -> Counts:
         listed, notes = held.units, [form.note] if form.note else []
         if form.total:
             totals = [
-                Total(line.place, held.source(at), held.units[at], _slot(line.text))
+                Total(line.place, held.source(at), held.units[at], line.hint(held.starts[at]), line.text)
                 for at, line in enumerate(held.lines)
             ]
             try:
@@ -156,11 +155,6 @@ def _refuse_copy(where: str, line: Line, unit: Unit, known: dict[str, str]) -> N
                 "a line kept twice; leave one out"
             )
         known[text] = line.place
-
-
-def _slot(text: str) -> str:
-    found = _SLOT.search(text)
-    return found[1] if found else ""
 
 
 def _of_first_ranks(held: _Found) -> tuple[list[Unit], list[str]]:

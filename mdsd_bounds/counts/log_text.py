@@ -52,14 +52,23 @@ _SOURCES = tuple(
         (r"\b(pid[=:]? ?\d+)\b", re.IGNORECASE),
         # [engine=1], Engine 001, DP1, worker-3
         (r"\b((?:engine|worker|rank|replica|gpu|dp|instance|shard|actor)[ _=:#-]{0,2}\d+)\b", re.IGNORECASE),
-        # vllm-1  | (docker compose), [pod/vllm-0/vllm] (kubectl), vllm-7f9c-abc (stern), server.log:12: (grep)
+        # vllm-1  | (docker compose), [pod/vllm-0/vllm] (kubectl), server.log:12: (grep)
         (r"^\s*([A-Za-z][\w.-]*)\s+\|", 0),
-        (r"^\s*\[([A-Za-z][\w./-]*)\]", 0),
-        (r"^\s*([a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?=[\s:])", 0),
+        (r"^\s*\[(pod/[\w./-]*)\]", 0),
         (r"^([\w./-]+\.(?:log|txt|out|err)[\w.-]*)[:-]", 0),
-        # host vllm[12]: (syslog, journald), [8081] (the port of a child of llama.cpp's router)
+        # host vllm[12]: (syslog, journald), [8081] (the port of a child of llama.cpp's router), [1,0]<stdout> (mpirun)
         (r"(?:\b([A-Za-z][\w.-]*) )?([\w.@/-]+\[\d+\]):", 0),
         (r"^\s*\[(\d{2,6})\]\s", 0),
+        (r"^\s*\[(\d+,\d+)\]<", 0),
+    )
+)
+#: What may name a server or something else: vllm-7f9c-abc (stern), [vllm-0], 0: (srun).
+_HINTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^\s*([a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?=[\s:])",
+        r"^\s*\[([A-Za-z][\w.-]*)\]",
+        r"^\s*(\d{1,4}): ",
     )
 )
 
@@ -78,6 +87,10 @@ class Line:
         for pattern in _SOURCES:
             found += [" ".join(filter(None, match.groups())) for match in pattern.finditer(self.text[:end])]
         return " ".join(dict.fromkeys(found))
+
+    def hint(self, end: int) -> str:
+        """What stands there that may name who wrote the line, or something else."""
+        return " ".join(match[1] for pattern in _HINTS if (match := pattern.search(self.text[:end])))
 
 
 def may_report(text: str) -> bool:
@@ -152,7 +165,8 @@ def _of_line(place: str, text: str, context: str, depth: int) -> Iterator[Line]:
         if isinstance(value, dict | list) and (may_report(text[start:end]) or _BYTES.search(text[start:end])):
             # What stands before and behind the JSON may be more of the same.
             yield from _plain(place, text[:start], context)
-            before = " ".join(filter(None, (context, Line("", text[:start]).source(start))))
+            written = Line("", text[:start])
+            before = " ".join(filter(None, (context, written.source(start), written.hint(start))))
             yield from _of_value(place, value, before, depth + 1)
             yield from _of_line(place, text[end:], context, depth + 1)
             return

@@ -8,6 +8,7 @@ and then jump back above what they had fallen from, sources take turns that noth
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,16 +19,20 @@ from mdsd_bounds.counts.records import Unit
 _JUMP = 3
 #: Lines between restarts, where there are several and totals pass their former height.
 _FEW = 16
+#: A day and a time; where it goes back, lines are out of order.
+_DATE = re.compile(r"(?:\d{4}-)?\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?")
+_SLOT = re.compile(r"\bid +(\d+) \| task")
 
 
 @dataclass(frozen=True)
 class Total:
-    """The totals of one line: where it stands, who wrote it, and the slot it names, if any."""
+    """The totals of one line: where it stands, who wrote it, what may name that too, and its text."""
 
     place: str
     source: str
     unit: Unit
-    slot: str = ""
+    hint: str = ""
+    text: str = ""
 
 
 def added(totals: Sequence[Total]) -> tuple[list[Unit], list[str]]:
@@ -54,15 +59,7 @@ def added(totals: Sequence[Total]) -> tuple[list[Unit], list[str]]:
     found: list[Unit] = []
     resets = 0
     for held in by_source.values():
-        try:
-            units, falls = _of_one_source(held)
-        except ValueError:
-            # Older engines count by slot, and name it.
-            slots = _grouped(held, lambda one: one.slot)
-            if "" in slots or len(slots) < 2:
-                raise
-            parts = [_of_one_source(one) for one in slots.values()]
-            units, falls = [unit for part, _ in parts for unit in part], sum(falls for _, falls in parts)
+        units, falls = _told_apart(held)
         found += units
         resets += falls
     notes = [f"totals of {len(by_source)} sources, each counted by itself"] if len(by_source) > 1 else []
@@ -74,6 +71,36 @@ def added(totals: Sequence[Total]) -> tuple[list[Unit], list[str]]:
             "of the last line alone gives those since the start)"
         )
     return found, notes
+
+
+def _told_apart(held: Sequence[Total]) -> tuple[list[Unit], int]:
+    """One source, or several that only hints tell apart: names of pods, labels, or slots of older engines."""
+    hints = _grouped(held, lambda one: one.hint)
+    ways = [hints, _grouped(held, _slot)]
+    try:
+        found = _of_one_source(held)
+    except ValueError as error:
+        for way in ways:
+            if len(way) > 1 and "" not in way:
+                parts = [_of_one_source(one) for one in way.values()]
+                if not any(falls for _, falls in parts):
+                    return [unit for units, _ in parts for unit in units], 0
+        raise ValueError(str(error)) from error
+    if len(hints) < 2:
+        return found
+    parts = [_of_one_source(one) for one in hints.values()]
+    if found[1] and not any(falls for _, falls in parts):
+        return [unit for units, _ in parts for unit in units], 0
+    names = ", ".join(repr(name) for name in list(hints)[:3])
+    raise ValueError(
+        f"{held[0].place}: whether {names} are sources that count apart cannot be told from the totals; give the lines "
+        "of each in a file of its own, or without these names"
+    )
+
+
+def _slot(one: Total) -> str:
+    found = _SLOT.search(one.text)
+    return found[1] if found else ""
 
 
 def _grouped(totals: Sequence[Total], key: Callable[[Total], str]) -> dict[str, list[Total]]:
@@ -107,7 +134,11 @@ def _of_one_source(held: Sequence[Total]) -> tuple[list[Unit], int]:
         old_at, new_at = before.unit.accepted_at, after.unit.accepted_at
         width = max(len(old_at), len(new_at))
         old, new = (row + (0.0,) * (width - len(row)) for row in (old_at, new_at))
-        at = tuple(max(b - a, 0.0) for a, b in zip(old, new, strict=True)) if old_at and new_at else ()
+        at = (
+            tuple(max(b - a, 0.0) for a, b in zip(old, new, strict=True))
+            if new_at and (old_at or not before.unit.drafts)
+            else ()
+        )
         found.append(Unit(drafts, drafted, accepted, at))
     _require_restarts(held, falls)
     return found, len(falls)
@@ -116,7 +147,15 @@ def _of_one_source(held: Sequence[Total]) -> tuple[list[Unit], int]:
 def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
     """Raise a ValueError where totals that fell are above their former height again sooner than a restart explains."""
     passed = []
+    runs = [end - start for start, end in itertools.pairwise([0, *falls, len(held)])]
     for number, place in enumerate(falls):
+        before, after = (_DATE.search(held[at].text) for at in (place - 1, place))
+        newest_first = number + 1 < len(falls) and falls[number + 1] == place + 1
+        if newest_first or (before and after and len(before[0]) == len(after[0]) and after[0] < before[0]):
+            raise ValueError(
+                f"{held[place].place}: the totals fall from line to line, or as time goes back: newest first, or "
+                "joined out of order; give the lines in the order in which they were written"
+            )
         high, end = held[place - 1], falls[number + 1] if number + 1 < len(falls) else len(held)
         back = next((at for at in range(place, len(held)) if _rises(high, held[at])), None)
         if back is None:
@@ -132,8 +171,9 @@ def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
         usual = max([*steps, _values(held[place])[1], 0.0])
         if back == end or _step(held[back - 1], held[back]) > _JUMP * usual:
             _turns(held, place, back)
-    if len(falls) > 1 and min(passed, default=_FEW) < _FEW:
-        _turns(held, falls[0], falls[1])
+    if (len(falls) > 1 and min(passed, default=_FEW) < _FEW) or (passed and max(runs) < 3):
+        place = falls[0]
+        _turns(held, place, next((at for at in range(place, len(held)) if _rises(held[place - 1], held[at])), place))
 
 
 def _step(before: Total, after: Total) -> float:
