@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mdsd_bounds import InputError
-from mdsd_bounds.counts import Counts, acceptance, read_counts
+from mdsd_bounds.counts import Counts, Unit, acceptance, read_counts
+from mdsd_bounds.counts.log_totals import Total, added
 
 
 def read(folder: Path, text: str) -> Counts:
@@ -114,6 +116,30 @@ def test_files_that_tail_has_named_are_counted_apart(tmp_path: Path) -> None:
 def test_totals_that_take_turns_without_a_name_are_an_error(tmp_path: Path, steps: list[tuple[int, int]]) -> None:
     with pytest.raises(InputError, match=r"server\.log line \d: (some|the) totals (fall|rise) .* in a file of its own"):
         read(tmp_path, "\n".join(old(n, a) for n, a in steps))
+
+
+def test_random_turns_of_named_sources_are_right_and_of_unnamed_ones_seldom_wrong() -> None:
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(300):
+        ends = []
+        lines = []
+        for name in "ab":
+            heights = random.integers(0, 3000) + np.cumsum(random.integers(1, 200, random.integers(2, 12)))
+            ends.append(int(heights[-1]))
+            lines += [
+                (place, name, int(n)) for place, n in zip(np.sort(random.random(len(heights))), heights, strict=True)
+            ]
+        units = [(name, Unit(float(n), 4.0 * n, 2.0 * n)) for _, name, n in sorted(lines)]
+        found, _ = added([Total(f"line {at}", name, unit) for at, (name, unit) in enumerate(units)])
+        assert sum(one.drafts or 0 for one in found) == sum(ends)
+        try:
+            found, _ = added([Total(f"line {at}", "", unit) for at, (_, unit) in enumerate(units)])
+        except ValueError:
+            continue
+        wrong += sum(one.drafts or 0 for one in found) != sum(ends)
+    # Totals that never fall look like one counter.
+    assert wrong < 30
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
         steps = [
             _step(held[at - 1], held[at]) for at in (*range(start + 1, place), *range(place + 1, end)) if at != back
         ]
-        usual = max([*steps, _values(held[place])[1], 0.0])
+        # The largest step may be that from one source to the other.
+        usual = sorted(steps)[-2] if len(steps) > 3 else max([*steps, _values(held[place])[1]])
         if back == end or _step(held[back - 1], held[back]) > _JUMP * usual:
             _turns(held, place, back)
     if (len(falls) > 1 and min(passed, default=_FEW) < _FEW) or (passed and max(runs) < 3):
