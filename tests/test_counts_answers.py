@@ -176,6 +176,7 @@ WHOLE = {"accept_lengths": ALL}
         ([{"requests": EACH, "all_requests_summary": WHOLE}], 3),
         ([{"result": WHOLE, "summary": WHOLE}], 1),
         ([WHOLE | {"raw": WHOLE}], 1),
+        ([{"meta_info": WHOLE, "__verbose": {"meta_info": WHOLE}}], 1),
         ([{"summary": WHOLE, "a": EACH[0], "b": EACH[1], "c": EACH[2]}], 3),
         ([{"by_set": {"a": EACH[0], "b": EACH[1:]}, "results": EACH, "overall": WHOLE}], 3),
         ([*EACH, WHOLE | {"type": "summary"}], 3),

@@ -29,6 +29,8 @@ _SUMS_UP = re.compile(
     r"(?:.*_)?(?:summar(?:y|ies)|total|totals|overall|aggregated?|combined|pooled|averages?|means?)(?:_.*)?",
     re.IGNORECASE,
 )
+#: Names under which servers themselves give counts.
+_CARRIERS = ("timings", "meta_info")
 _FIELDS = ("drafts", "drafted", "accepted")
 
 
@@ -196,6 +198,10 @@ def _coarser(name: str, other: str, held: dict[str, list[Held]]) -> str:
     if len(mine) != len(theirs):
         return name if len(mine) < len(theirs) else other
     summaries = [one for one in (name, other) if _SUMMARY.fullmatch(one)]
+    carriers = [one for one in (name, other) if one in _CARRIERS]
+    if len(carriers) == 1 and mine[0].rank == theirs[0].rank:
+        # The whole answer stands beside its counts, as in the __verbose of llama.cpp.
+        return other if name in carriers else name
     if len(mine) > 1 and sorted(map(_order, mine)) == sorted(map(_order, theirs)):
         return other
     if mine[0].rank != theirs[0].rank:
