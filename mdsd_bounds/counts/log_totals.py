@@ -146,7 +146,7 @@ def _of_one_source(held: Sequence[Total]) -> tuple[list[Unit], int]:
 
 def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
     """Raise a ValueError where totals that fell are above their former height again sooner than a restart explains."""
-    passed = []
+    passed: list[tuple[int, int, int]] = []
     runs = [end - start for start, end in itertools.pairwise([0, *falls, len(held)])]
     for number, place in enumerate(falls):
         before, after = (_DATE.search(held[at].text) for at in (place - 1, place))
@@ -163,7 +163,7 @@ def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
         if back > end:
             # A run that was short, and one after it that was long.
             continue
-        passed.append(end - place)
+        passed.append((end - place, place, back))
         start = falls[number - 1] if number else 0
         steps = [
             _step(held[at - 1], held[at]) for at in (*range(start + 1, place), *range(place + 1, end)) if at != back
@@ -172,9 +172,8 @@ def _require_restarts(held: Sequence[Total], falls: Sequence[int]) -> None:
         usual = sorted(steps)[-2] if len(steps) > 3 else max([*steps, _values(held[place])[1]])
         if back == end or _step(held[back - 1], held[back]) > _JUMP * usual:
             _turns(held, place, back)
-    if (len(falls) > 1 and min(passed, default=_FEW) < _FEW) or (passed and max(runs) < 3):
-        place = falls[0]
-        _turns(held, place, next((at for at in range(place, len(held)) if _rises(held[place - 1], held[at])), place))
+    if passed and ((len(falls) > 1 and min(passed)[0] < _FEW) or max(runs) < 3):
+        _turns(held, *min(passed)[1:])
 
 
 def _step(before: Total, after: Total) -> float:
