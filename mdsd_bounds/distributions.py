@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds._backend.buffers import buffer
+from mdsd_bounds._backend.checked_rows import ROUNDED_SUM, WIDE, RowSums
 from mdsd_bounds._backend.plain_tensors import as_tensor as as_tensor
 from mdsd_bounds._backend.plain_tensors import refuse_no_number
 from mdsd_bounds._backend.threads import in_threads
@@ -24,11 +25,6 @@ SUM_TOLERANCE = {
     torch.bfloat16: 1e-1,
 }
 
-#: Rows whose sum is this close to one are taken as they are: the defect is rounding, and a copy would cost more than
-#: the bound that is computed from it.
-ROUNDED_SUM = 1e-12
-#: Narrower rows are checked by torch alone; importing and reading the compiled pass takes half a second.
-_WIDE = 8192
 #: Entries of the working copies of :func:`to_probs`.
 _SLICE = 500_000
 #: Tokens among which a nucleus is looked for before all of them are sorted.
@@ -102,17 +98,13 @@ def _compiled_sums(probs: Tensor) -> tuple[Tensor, bool]:
     Wide rows on the CPU take one compiled pass.  False means no more than that the entries must be looked at (minus
     zero sets the sign bit too), so that what is wrong can be named.
     """
-    if probs.device.type == "cpu" and probs.shape[-1] >= _WIDE and probs.is_contiguous():
+    if probs.device.type == "cpu" and probs.shape[-1] >= WIDE and probs.is_contiguous():
         try:
-            from mdsd_bounds._backend.row_sums import row_sums
+            sums = RowSums(probs.detach().reshape(-1, probs.shape[-1]))
         except ImportError:
             return probs.sum(-1), False
-        rows = probs.detach().reshape(-1, probs.shape[-1]).numpy()
-        bits = rows.view(np.int64)
-        total, sign = np.empty(len(rows)), np.empty(len(rows), np.int64)
-        in_threads(lambda first, last: row_sums(rows, bits, first, last, total, sign), len(rows))
-        sound = not (sign < 0).any() and bool(np.isfinite(total).all())
-        return torch.from_numpy(total).reshape(probs.shape[:-1]), sound
+        in_threads(sums.add, len(sums.total))
+        return torch.from_numpy(sums.total).reshape(probs.shape[:-1]), sums.sound()
     return probs.sum(-1), False
 
 
@@ -262,7 +254,7 @@ def _warped_distribution(
 
 def _compiled_distribution(x: Tensor, temperature: float, out: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Softmax of wide rows by compiled passes, and its sums; None where they do not apply or a row is unsound."""
-    if x.device.type != "cpu" or x.shape[-1] < _WIDE or x.dtype not in SUM_TOLERANCE:
+    if x.device.type != "cpu" or x.shape[-1] < WIDE or x.dtype not in SUM_TOLERANCE:
         return None
     if (torch.is_grad_enabled() and x.requires_grad) or (out is not None and not out.is_contiguous()):
         return None

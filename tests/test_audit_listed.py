@@ -66,6 +66,11 @@ def and_output(row: Floats, came: list[int]) -> list[int]:
     return list(dict.fromkeys([*top(row, 2), came[0]]))
 
 
+def output_last(row: Floats, came: list[int]) -> list[int]:
+    """The three most probable tokens; the output takes the place of the last where it is none of them."""
+    return top(row, 3) if came[0] in top(row, 3) else [*top(row, 2), came[0]]
+
+
 def top_3(row: Floats, came: list[int]) -> list[int]:
     return top(row, 3)
 
@@ -74,7 +79,9 @@ def top_3(row: Floats, came: list[int]) -> list[int]:
     ("p_of", "q_of", "said"),
     [
         (and_output, top_3, "the truncated p lists the output at every position"),
+        (output_last, top_3, "the truncated p lists the output at every position"),
         (lambda row, came: sorted(set(came)), top_3, "the truncated p lists the output and the drafts"),
+        (top_3, output_last, "the truncated q lists the drafts"),
         (lambda row, came: list(dict.fromkeys([*top(row, 2), *came])), top_3, "the truncated p lists the output"),
         (top_3, lambda row, came: sorted(set(came)), "the truncated q lists the drafts at every position.*leave q out"),
         (top_3, lambda row, came: list(dict.fromkeys([*top(row, 2), *came])), "the truncated q lists the drafts"),

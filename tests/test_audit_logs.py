@@ -78,7 +78,7 @@ def test_jsonl_parquet_and_rows_of_a_dump_say_the_same(tmp_path: Path) -> None:
     held = audit_log(written(tmp_path / "rows.jsonl", by_row), dump=str(tmp_path / "pair.npz"))
     assert same_verdict(text, held)
     # Another temperature is another distribution.
-    other = audit_log(str(tmp_path / "rows.jsonl"), dump=str(tmp_path / "pair.npz"), target=Warp(0.5))
+    other = audit_log(str(tmp_path / "rows.jsonl"), dump=str(tmp_path / "pair.npz"), warps=(Warp(0.5), Warp(0.5)))
     assert other.chi.statistic > text.chi.statistic
 
 

@@ -53,6 +53,8 @@ def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[i
     assert found["share"]["ci_low"] <= found["share"]["mean"] <= found["share"]["ci_high"]
     row = summary_table({"x": found}).iloc[0]
     assert row["bound_low"] <= row["bound"] <= row["bound_high"]
+    assert row["full_information"] == found["full_information"]["mean"] > 0
+    assert row["full_information_low"] <= row["full_information"] <= row["full_information_high"]
     assert row["rule"] == found["rule"] != ""
     assert row["accepted_low"] <= row["accepted"] <= row["accepted_high"]
     assert 0 < row["verifying"] < 1
@@ -62,7 +64,9 @@ def test_bounds_do_not_change_what_is_decoded_and_stand_above_it(vector: tuple[i
     assert "any lossless rule" not in in_words(both.iloc[1:])
     page = decoded_trees(both)
     assert f"{row['bound']:.3f} [{row['bound_low']:.3f}, {row['bound_high']:.3f}]" in page
-    assert page.count("–") == 2  # the bound and the share of the log that has none
+    full = [row[f"full_information{end}"] for end in ("", "_low", "_high")]
+    assert "{:.3f} [{:.3f}, {:.3f}]".format(*full) in page
+    assert page.count("–") == 3  # both bounds and the share of the log that has none
 
 
 def test_the_certificate_of_one_half_is_chosen_on_the_other() -> None:
@@ -94,7 +98,9 @@ def test_damaged_bounds_are_refused(damage: list[Any], tmp_path: Path) -> None:
 def test_builders_without_a_bound_are_refused() -> None:
     assert fixed_branching("chain", "3") == (1, 1, 1)
     assert fixed_branching("rsd_c", "2,1") == (2, 1)
-    with pytest.raises(InputError, match="leave out --bound"):
-        fixed_branching("rsd_s", "2x2")
+    assert fixed_branching("rsd_c:without_replacement", "2,1") == (2, 1)
+    for builder, shape in (("rsd_s", "2x2"), ("rsd_c:with_replacement", "2,2")):
+        with pytest.raises(InputError, match="leave out --bound"):
+            fixed_branching(builder, shape)
     with pytest.raises(InputError, match="one or two drafts"):
         fixed_branching("rsd_c", "3,1")

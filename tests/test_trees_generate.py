@@ -20,6 +20,8 @@ from test_trees_real import TEXT, tiny
 
 FOLDER = Path(mdsd_bounds.__file__).parent / "integrations" / "draft_trees"
 NEW = 12
+#: Draft samplers of builders that do not draw without replacement.
+SAMPLER = {"paths": "with_replacement", "dynamic": "top_k", "rsd_c:greedy": "greedy"}
 
 
 def greedy(model: Any, text: list[int], new: int = NEW, **options: Any) -> list[int]:
@@ -52,6 +54,9 @@ def model() -> Any:
         ("sequoia 6:0.5,0.3", "sweep"),
         ("dynamic 5x2x3", "recursive"),
         ("paths 2x2", "k_seq"),
+        ("rsd_c:with_replacement 2,2", "k_seq"),
+        ("rsd_c:greedy 3,2", "sweep"),
+        ("rsd_c:top_m_plus 3,1", "recursive"),
     ],
 )
 def test_greedy_decoding_gives_the_tokens_of_plain_decoding(model: Any, tree: str, rule: str) -> None:
@@ -129,6 +134,11 @@ def test_sampled_text_has_the_targets_distribution() -> None:
         ({"tree": "paths 2x2", "rule": "traversal"}, "draw without replacement"),
         ({"tree": "rsd_s 2x2", "rule": "sweep"}, "stochastic beam"),
         ({"tree": "oak 3"}, "unknown builder"),
+        ({"rule": "oak"}, "unknown rule 'oak'; choose one of recursive, block"),
+        ({"tree": "chain:greedy 3"}, "only rsd_c takes another draft sampler"),
+        ({"tree": "rsd_c:oak 3"}, "unknown sampler 'oak'"),
+        ({"tree": "rsd_c:independent 3"}, "a node has one draft distribution"),
+        ({"tree": "rsd_c:top_k 2", "rule": "k_seq"}, "not made for the sampler"),
         ({"tree": "chain"}, "length, for example 5"),
         ({"draft": None}, "give assistant_model"),
         ({"draft": "early-exit:9"}, "layers to keep"),
@@ -157,6 +167,7 @@ def test_one_text_at_a_time(model: Any) -> None:
         ("chain", "4"),
         ("paths", "2x4"),
         ("rsd_c", "2,2,1,1"),
+        ("rsd_c:greedy", "2,2,1,1"),
         ("rsd_s", "2x4"),
         ("sequoia", "6:0.6"),
         ("dynamic", "6x2x4"),
@@ -169,3 +180,4 @@ def test_shapes_are_built_as_deep_as_there_is_room(model: Any, builder: str, sha
         assert tree.length <= min(depth, 6)
         assert (tree.length > 0) == (depth > 0)
         assert max(map(len, tree.paths)) == tree.length
+        assert tree.sampler == SAMPLER.get(builder, "without_replacement")

@@ -190,15 +190,18 @@ def test_the_command_runs_every_builder(
         ({"--draft": "early-exit:9"}, "layers to keep"),
         ({"--rule": "block"}, "verifies one path"),
         ({"--rule": "k_seq"}, "not made for the sampler"),
+        ({"--rule": "oak"}, "unknown rule 'oak'; choose one of recursive, block"),
+        ({"--builder": "rsd_s", "--shape": "2x2", "--rule": "sweep", "--target": "nowhere"}, "stochastic beam"),
+        ({"--builder": "rsd_c:greedy", "--rule": "k_seq", "--target": "nowhere"}, "not made for the sampler"),
         ({"--out": "/nowhere/log.jsonl"}, "could not be written"),
-        ({"--prompts": "long.txt"}, "the model has 128"),
+        ({"--prompts": "long.txt"}, "long.txt: prompt 2: a text of 130 tokens and a tree"),
     ],
 )
 def test_the_command_refuses_in_one_line(
     pair: dict[str, str], tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     (tmp_path / "prompts.txt").write_text("abc dab\n")
-    (tmp_path / "long.txt").write_text("d" * 130)
+    (tmp_path / "long.txt").write_text("abc dab\n" + "d" * 130)
     change = {name: str(tmp_path / value) if value == "long.txt" else value for name, value in change.items()}
     options = {
         "--target": pair["target"],

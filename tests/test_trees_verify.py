@@ -161,6 +161,30 @@ BROKEN = {
 }
 
 
+def test_the_published_rule_of_several_paths_that_overstates_is_found_out():
+    # One draft is given the K chances of K paths: sum q (1 - (1 - min(p/q, 1))^K), more than any lossless rule accepts.
+    def several_chances(tree, target):
+        p, q = target[0], tree.distributions[0]
+        token, count = tree.drafts[0][0], len(tree.drafts[0])
+        accepted = 1 - (1 - min(1.0, float(p[token] / q[token]))) ** count
+        left = (p - q).clamp(min=0)
+        child = tree.children[0][token]
+        return [Stop(child, accepted, target[child]), Stop(0, 1 - accepted, left / left.sum())]
+
+    above = 0
+    for seed in range(6):
+        q, p = toy(seed), toy(seed + 50, sharp=2)
+        trees = tree_distribution(lambda m, d: independent_paths(m, d, 2, 1), q)
+        rows = p([()])[0], q([()])[0]
+        formula = float(sum(b * (1 - (1 - min(1.0, float(a / b))) ** 2) for a, b in zip(*rows, strict=True)))
+        emitted = sum(chance * expected_emitted(tree, several_chances(tree, p(tree.paths))) for tree, chance in trees)
+        assert emitted == pytest.approx(1 + formula, abs=1e-12)
+        found = emitted_distribution(trees, p, several_chances, 2)
+        assert worst_difference(found, sequence_distribution(p, 2)) > 1e-4
+        above += formula > joint_optimum(trees, p) + 1e-6
+    assert above > 0
+
+
 @pytest.mark.parametrize("name", list(BROKEN))
 def test_broken_verifiers_are_found_out(name):
     _, trees = case("rsd_c", False, False)
@@ -293,7 +317,7 @@ def test_sampled_verification_follows_the_stops():
     generator = torch.Generator().manual_seed(0)
     tree = rsd_c(q, sampling(generator), (2, 2))
     distributions = p(tree.paths)
-    for rule in ("recursive", "nss", "optimal", "traversal"):
+    for rule in ("recursive", "nss", "optimal", "traversal", "sweep"):
         found = stops(tree, distributions, rule)
         ways = {way.node: way.probability for way in found}
         drawn = [verify(tree, distributions, rule, generator) for _ in range(1000)]
@@ -340,7 +364,7 @@ def test_rules_that_do_not_fit_are_refused():
     for other in (tree, twice):
         with pytest.raises(InputError, match="independent paths"):
             stops(other, p(other.paths), "greedy_multi_path")
-    with pytest.raises(InputError, match="unknown verifier"):
+    with pytest.raises(InputError, match="unknown rule"):
         stops(tree, p(tree.paths), "nonesuch")
 
 

@@ -4,11 +4,13 @@ Servers list the output beside the k most probable tokens, and engines log the p
 looked up.  The mass of all other tokens then depends on the output, and the tests of a log, which take a row to be
 fixed before its output, call any rule lossy.  Rows of the most probable tokens alone are told apart in two ways: some
 output falls outside of them after a while, and what a longer row lists beyond the shortest has nothing to do with the
-output.
+output.  Where what came up takes the place of the least probable token of a row, nothing falls outside, and it stands
+in that place more often than its probability there allows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -21,6 +23,8 @@ from mdsd_bounds.samplers import SAMPLERS
 _UNSEEN = 6.0
 #: The same, and so many longer rows, where what they list beyond the shortest row is what came up.
 _UNSEEN_BEYOND, _LONGER = 3.0, 8
+#: How seldom what came up stands so often in the last place of rows that were chosen beforehand.
+_LAST_PLACE = 1e-4
 
 Came = Callable[[Line], set[int]]
 
@@ -47,7 +51,6 @@ def refuse_chosen_rows(lines: list[Line], path: str, sampler: str = "", **option
     Notes
     -----
     Drafts that the sampler takes for certain (``top_k``) are known before the output, so that rows may list them.
-    A row in which the output takes the place of the least probable token is not told from one of the most probable.
     """
     ps = [(line, line.p) for line in lines if line.p is not None]
     qs = [(line, line.q) for line in lines if line.q is not None]
@@ -78,8 +81,8 @@ def _drafts_are_certain(line: Line, sampler: str, options: dict[str, Option]) ->
 
 
 def _chosen_by(rows: Iterable[tuple[Line, Distribution]], came: Came) -> bool:
-    """Whether all truncated rows hold what came up, and list nothing else beyond the length of the shortest of them."""
-    unseen, lengths, first_other = 0.0, [], []
+    """Whether what came up stands in all truncated rows, and nothing else beyond the shortest, or in the last place."""
+    unseen, lengths, first_other, last, due = 0.0, [], [], 0, 0.0
     for line, row in rows:
         names = came(line)
         if row.tokens is None or row.tail <= 0 or not names:
@@ -89,10 +92,23 @@ def _chosen_by(rows: Iterable[tuple[Line, Distribution]], came: Came) -> bool:
         unseen += row.tail
         order = row.tokens[np.argsort(-row.probs, kind="stable")].tolist()
         lengths.append(len(order))
+        if len(names) == 1:
+            # Of a rule that outputs listed tokens alone, which is lossy, each comes up more often by the same factor.
+            last += order[-1] in names
+            due += float(row.probs.min() / row.probs.sum())
         # Everything from here on came up.
         first_other.append(max((i + 1 for i, token in enumerate(order) if token not in names), default=0))
     if not lengths:
         return False
     nothing_else = not any(first_other)
     beyond = max(first_other) <= min(lengths) and sum(length > min(lengths) for length in lengths) >= _LONGER
-    return (nothing_else and unseen >= _UNSEEN) or (beyond and unseen >= _UNSEEN_BEYOND)
+    if (nothing_else and unseen >= _UNSEEN) or (beyond and unseen >= _UNSEEN_BEYOND):
+        return True
+    return unseen >= _UNSEEN and _at_least(last, due) <= _LAST_PLACE
+
+
+def _at_least(seen: int, due: float) -> float:
+    """Upper bound of the chance of at least ``seen`` events where ``due`` are expected (Chernoff)."""
+    if seen <= due:
+        return 1.0
+    return math.exp(seen - due - seen * math.log(seen / due)) if due > 0 else 0.0

@@ -48,13 +48,15 @@ _REMEDY = "see docs/audit.md for the format"
 class Distribution:
     """A distribution as logged: ``probs`` of ``tokens`` (None: of all tokens in order), ``tail`` for all others.
 
-    ``defect`` is how far it was from summing to one before it was normalised.
+    ``defect`` is the total variation by which it may be off: how far it was from summing to one before it was
+    normalised, and what rounding leaves open; ``total`` is what it summed to.
     """
 
     tokens: Ints | None
     probs: Floats
     tail: float
     defect: float
+    total: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _distribution(given: Any, tail: Any, name: str) -> Distribution:
     total = known + rest
     if not abs(total - 1.0) <= SUM_TOLERANCE or rest < 0 or total <= 0:
         raise ValueError(f"{name} sums to {total:.6g}; log the distribution after temperature and cuts, in full digits")
-    return Distribution(tokens, probs / total, rest / total, abs(total - 1.0))
+    return Distribution(tokens, probs / total, rest / total, abs(total - 1.0), total)
 
 
 def _whole(value: Any, name: str, least: int = 0) -> int:

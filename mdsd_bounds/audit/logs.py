@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from mdsd_bounds.audit.assemble import Unit, assemble
 from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.audit.left_out import Expected, given_others, require_left_out, say_left_out
 from mdsd_bounds.audit.listed_tokens import refuse_chosen_rows
 from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
 from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.report import LogReport, judge
+from mdsd_bounds.audit.rounded import with_rounding
 from mdsd_bounds.distributions import Warp
 from mdsd_bounds.problem import InputError, Option
 
@@ -30,8 +33,8 @@ def audit_log(
     alpha: float = 0.01,
     tolerance: float | None = None,
     blockwise: bool = False,
-    target: Warp | None = None,
-    draft: Warp | None = None,
+    warps: tuple[Warp, Warp] | None = None,
+    left_out: Sequence[int] | None = None,
     **options: Option,
 ) -> LogReport:
     """Is the rule that wrote this log lossless?
@@ -47,19 +50,24 @@ def audit_log(
     alpha : float
         False-alarm rate.
     tolerance : float, optional
-        Total variation by which p may be off.  Default: :data:`TOLERANCE`, and for a dump what its dtype leaves open.
+        Total variation by which p may be off.  Default: :data:`TOLERANCE`, and what rounding leaves open: of the
+        numbers in the log, or in the dtype of a dump.
     blockwise : bool
         The rule decides over whole blocks or trees (block, traversal verification): see :func:`first_of_steps`.
-    target, draft : Warp, optional
-        Temperature and cuts of the rows of the dump, as the running system applied them; the draft's are the target's
-        unless given.
+    warps : pair of Warp, optional
+        Temperature and cuts of the rows of the dump, of the target and of the draft, as the running system applied
+        them.
+    left_out : sequence of int, optional
+        Tokens whose lines are not in the log, as of an end token: the outputs are tested given that they are none of
+        these, and the bound is not tested.  None of them (``()``) makes a token that never comes up count against the
+        rule; where nothing is said and nothing else speaks against the rule, that is an error.
     **options
         Options of the sampler (``m``).
 
     Raises
     ------
     InputError
-        On a damaged log, naming file, line and remedy.
+        On a damaged log, naming file, line and remedy, and on one that may lack lines.
 
     Examples
     --------
@@ -73,16 +81,19 @@ def audit_log(
     >>> report.lossy, report.positions
     (True, 40)
     """
-    positions = read_positions(
-        path,
-        dump=dump,
-        sampler=sampler,
-        tolerance=tolerance,
-        blockwise=blockwise,
-        target=target,
-        draft=draft,
-        **options,
-    )
+    given: dict[str, Any] = {
+        "dump": dump, "sampler": sampler, "tolerance": tolerance, "blockwise": blockwise, "warps": warps, **options
+    }  # fmt: skip
+    expected = Expected()
+    positions = _read(path, given, tuple(left_out or ()), expected)
+    report = judge(positions, alpha, _notes(positions, blockwise, left_out))
+    never = expected.never_output(positions.token, positions.doc) if report.lossy and left_out is None else {}
+    if never and not judge(_read(path, given, tuple(never)), alpha).lossy:
+        raise InputError(say_left_out(path, never))
+    return report
+
+
+def _notes(positions: Positions, blockwise: bool, left_out: Sequence[int] | None) -> tuple[str, ...]:
     notes = []
     if not bool((positions.position >= 0).all()):
         notes.append(
@@ -95,7 +106,10 @@ def audit_log(
         )
     if blockwise:
         notes.append("blockwise: the bound and the drafts are tested at the first position of each step only")
-    return judge(positions, alpha, tuple(notes))
+    if left_out:
+        tokens = ", ".join(map(str, left_out))
+        notes.append(f"outputs are tested given that they are none of the tokens left out ({tokens}), the bound is not")
+    return tuple(notes)
 
 
 def read_positions(
@@ -105,8 +119,8 @@ def read_positions(
     sampler: str = "",
     tolerance: float | None = None,
     blockwise: bool = False,
-    target: Warp | None = None,
-    draft: Warp | None = None,
+    warps: tuple[Warp, Warp] | None = None,
+    left_out: Sequence[int] = (),
     **options: Option,
 ) -> Positions:
     """The positions of a log, for tests of one's own; parameters and errors as :func:`audit_log`.
@@ -123,6 +137,17 @@ def read_positions(
     >>> positions.token.tolist(), positions.p_token.tolist()
     ([1], [0.5])
     """
+    given: dict[str, Any] = {
+        "dump": dump, "sampler": sampler, "tolerance": tolerance, "blockwise": blockwise, "warps": warps, **options
+    }  # fmt: skip
+    return _read(path, given, tuple(left_out))
+
+
+def _read(path: str, given: dict[str, Any], left_out: tuple[int, ...], expected: Expected | None = None) -> Positions:
+    """The positions of a log; what was to come up is added to ``expected``."""
+    options = dict(given)
+    names = ("dump", "sampler", "tolerance", "blockwise", "warps")
+    dump, sampler, tolerance, blockwise, warps = (options.pop(name) for name in names)
     if tolerance is not None and not 0 <= tolerance < 1:
         raise InputError(f"--tolerance {tolerance}: give a total variation in [0, 1)")
     lines = read_log(path)
@@ -130,12 +155,19 @@ def read_positions(
     if rows and dump is None:
         raise InputError(f"{path} line {_first_with_row(lines)}: row {rows[0]} of a dump; name the dump with --dump")
     refuse_chosen_rows(lines, path, sampler, **options)
+    if tolerance is None:
+        lines = with_rounding(lines)
     if blockwise and any(line.row is None and line.q is None for line in lines):
         # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
         lines = [replace(line, q=None) for line in lines]
-    first = target or Warp()
-    units = _units(lines, path, dump, (first, draft or first), tolerance)
-    positions = assemble(lines, units, path, sampler, options, TOLERANCE if tolerance is None else tolerance)
+    units = _units(lines, path, dump, warps or (Warp(), Warp()), tolerance)
+    slack = TOLERANCE if tolerance is None else tolerance
+    if left_out:
+        require_left_out(lines, left_out, path)
+        # Given the output, the drafts do not follow the sampler, nor does alpha* bound how often they are accepted.
+        lines, sampler = [replace(line, sampler="") for line in lines], ""
+        units = given_others(units, left_out, slack)
+    positions = assemble(lines, units if expected is None else expected.counted(units), path, sampler, options, slack)
     return first_of_steps(positions, path) if blockwise else positions
 
 

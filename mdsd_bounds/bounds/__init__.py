@@ -7,8 +7,11 @@ import importlib.util
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from mdsd_bounds._backend.checked_rows import RowSums
 from mdsd_bounds.distributions import as_rows, as_tensor, validate_probs
 from mdsd_bounds.problem import ArrayLike, Bound, Counts, InputError, Option, Problem, checked_tv, draft_counts, squeeze
 from mdsd_bounds.samplers import get_sampler
@@ -108,8 +111,14 @@ def optimal_acceptance(
     [0.75, 0.85, 1.0]
     """
     tv = checked_tv(tv)
-    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, defects=None, **options)
-    bound = within(solve(problem, method), tv)
+    found = _solve_unchecked(p, q, n_drafts, sampler, **options) if method in ("auto", "fast") else None
+    if found is None:
+        problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, defects=None, **options)
+        bound = solve(problem, method)
+    else:
+        bound, single_n, single_row = found
+        problem = bound.problem
+    bound = within(bound, tv)
     if not (single_n or single_row):
         return bound
     make = bound.make_subset
@@ -125,6 +134,22 @@ def optimal_acceptance(
         make_subset=None if make is None else lambda: squeeze(make(), single_n, single_row),
         tv=bound.tv,
     )
+
+
+def _solve_unchecked(
+    p: ArrayLike, q: ArrayLike, n_drafts: Counts, sampler: str, **options: Option
+) -> tuple[Bound, bool, bool] | None:
+    """The bound of wide rows that are checked while they are searched; None where these are no such rows."""
+    rule = get_sampler(sampler)
+    if rule.split is None or rule.method is not None or not (RowSums.takes(p) and RowSums.takes(q)):
+        return None
+    # Nothing is said of the rows yet.
+    none = torch.zeros(np.shape(p)[0], dtype=torch.float64)
+    problem, single_n, single_row = make_problem(p, q, n_drafts, sampler, defects=(none, none), **options)
+    from mdsd_bounds.bounds.search.compiled_search import solve_unchecked
+
+    bound = solve_unchecked(problem)
+    return None if bound is None else (bound, single_n, single_row)
 
 
 def within(bound: Bound, tv: float) -> Bound:

@@ -15,6 +15,7 @@ from mdsd_bounds.cli.outputs import Force, check_out
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mdsd_bounds.distributions import Warp
     from mdsd_bounds.dumps.base import LogitBatch
     from mdsd_bounds.verifiers.base import Verifier
 
@@ -59,6 +60,10 @@ def audit(
     blockwise: Annotated[
         bool, typer.Option("--blockwise", help="Log: of block or traversal verification (see docs/audit.md).")
     ] = False,
+    left_out: Annotated[
+        str | None,
+        typer.Option("--left-out", help="Log: tokens whose lines are not in it, as of an end token, or none."),
+    ] = None,
     format: Annotated[AuditFormat, typer.Option("--format", help="How to print the report.")] = AuditFormat.table,
     figure: Annotated[str | None, typer.Option("--figure", help="Log or self-check: draw the evidence here.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="All details of the report.")] = False,
@@ -86,7 +91,16 @@ def audit(
     if controls:
         return _controls(alpha, seed, format, figure)
     if log is not None:
-        return _log(log, dump, sampler or "", alpha, tolerance, warp, m, blockwise, format, figure, verbose)
+        how: dict[str, Any] = {
+            "dump": dump,
+            "sampler": sampler or "",
+            "alpha": alpha,
+            "tolerance": tolerance,
+            "blockwise": blockwise,
+        }
+        return _log(
+            log, {**how, "warps": _warps(warp), "left_out": _left_out(left_out), "m": m}, format, figure, verbose
+        )
     assert verifier is not None
     return _rule(verifier, sampler, drafts, dump, warp, m, alpha, steps, limit, seed, format, quiet, verbose)
 
@@ -109,40 +123,30 @@ def _controls(alpha: float, seed: int, format: AuditFormat, figure: str | None) 
     return GOOD if all(row.as_known for row in checked) else UNEXPECTED
 
 
-def _log(
-    log: str,
-    dump: str | None,
-    sampler: str,
-    alpha: float,
-    tolerance: float | None,
-    warp: dict[str, Any],
-    m: int,
-    blockwise: bool,
-    format: AuditFormat,
-    figure: str | None,
-    verbose: bool,
-) -> int:
+def _warps(given: dict[str, Any]) -> tuple[Warp, Warp]:
+    """Temperature and cuts of the rows of a dump: of the target and of the draft."""
     from dataclasses import replace
+
+    from mdsd_bounds.distributions import Warp
+
+    target = Warp(given["temperature"], given["top_k"], given["top_p"])
+    second = given["draft_temperature"]
+    return target, target if second is None else replace(target, temperature=second)
+
+
+def _left_out(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    return () if text == "none" else numbers_in(text, "--left-out", int)
+
+
+def _log(log: str, how: dict[str, Any], format: AuditFormat, figure: str | None, verbose: bool) -> int:
     from pathlib import Path
 
     from mdsd_bounds.audit import audit_log
     from mdsd_bounds.audit.render import log_data, log_text
-    from mdsd_bounds.distributions import Warp
 
-    target = Warp(warp["temperature"], warp["top_k"], warp["top_p"])
-    second = warp["draft_temperature"]
-    draft = target if second is None else replace(target, temperature=second)
-    report = audit_log(
-        log,
-        dump=dump,
-        sampler=sampler,
-        alpha=alpha,
-        tolerance=tolerance,
-        blockwise=blockwise,
-        target=target,
-        draft=draft,
-        m=m,
-    )
+    report = audit_log(log, **how)
     _show(log_text(report, verbose), log_data(report), format)
     if figure is not None:
         _draw(figure, {Path(log).name: (report, report.lossy)})

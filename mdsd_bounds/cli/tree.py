@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 #: What text goes without where it would be wider than 100 columns.
 DROPPABLE = (
-    "documents", "draft_passes", "accepted_low", "accepted_high", "realised", "target_passes", "bound_low",
-    "bound_high", "nodes", "verifying", "tokens_per_second",
+    "documents", "draft_passes", "accepted_low", "accepted_high", "realised", "full_information_low",
+    "full_information_high", "target_passes", "bound_low", "bound_high", "nodes", "full_information", "verifying",
+    "tokens_per_second",
 )  # fmt: skip
 
 
@@ -33,7 +34,10 @@ def tree(
         str | None, typer.Option("--prompts", help="Text (one a line), .jsonl, or humaneval; a prompt is a document.")
     ] = None,
     builder: Annotated[
-        str, typer.Option("--builder", help="chain, paths, rsd_c, rsd_s, sequoia or dynamic.")
+        str,
+        typer.Option(
+            "--builder", help="chain, paths, rsd_c (rsd_c:SAMPLER for other drafts), rsd_s, sequoia, dynamic."
+        ),
     ] = "rsd_c",
     shape: Annotated[
         str, typer.Option("--shape", help="5 | 3x5 | 2,2,1 | 3x5 | 14:0.7,0.15,0.05 | 14x3x5, in that order.")
@@ -130,14 +134,15 @@ def _run(
     from mdsd_bounds.dumps.step_schema import write_step
     from mdsd_bounds.models.loading import load_model, silence
     from mdsd_bounds.models.prompts import read_prompts
+    from mdsd_bounds.problem import InputError
     from mdsd_bounds.trees.bound_log import step_bounds
     from mdsd_bounds.trees.decode import decode
     from mdsd_bounds.trees.drafting import drafting_from, stop_tokens
     from mdsd_bounds.trees.log import record
-    from mdsd_bounds.trees.named import fixed_branching, named_tree
+    from mdsd_bounds.trees.named import fixed_branching, named_tree, require_admitted
 
     silence()
-    named_tree(builder, shape)
+    require_admitted(builder, shape, rule)
     branching = fixed_branching(builder, shape) if bound else None
     texts = read_prompts(prompts)[:limit]
     first = load_model(target, dtype, device)
@@ -153,10 +158,13 @@ def _run(
             readers = drafting.readers(first.model, ids, width=width, warp=warp)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + doc)
             twins = torch.Generator().manual_seed(seed * 1_000_003 + doc + 1_000_000_007)
-            for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
-                limit_of = None if branching is None else step_bounds(step, *readers, branching, twins, stop)
-                lines.append(record(step, number, doc, rule, bound=limit_of))
-                stream.write(json.dumps(write_step(lines[-1])) + "\n")
+            try:
+                for number, step in enumerate(decode(*readers, build, rule, new_tokens, generator, stop)):
+                    limit_of = None if branching is None else step_bounds(step, *readers, branching, twins, stop)
+                    lines.append(record(step, number, doc, rule, bound=limit_of))
+                    stream.write(json.dumps(write_step(lines[-1])) + "\n")
+            except InputError as error:
+                raise InputError(f"{prompts}: prompt {doc + 1}: {error}") from None
             if not quiet:
                 done = sum(len(line.tree.tokens) for line in lines)
                 rate = f"{done / len(lines):.2f} tokens per target forward pass"

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import is_local, split
 from mdsd_bounds._backend.whole_files import whole_file
 from mdsd_bounds.dumps.fingerprint import NO_FILES, Source
+from mdsd_bounds.pipeline.checked_tables import footer_metadata, read_checked, write_checked
 from mdsd_bounds.problem import InputError
 
 INTACT = "finished parts are intact: make room and run again"
@@ -99,7 +99,7 @@ class Store:
         """
         self.source.refuse_changed()
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
+        write_checked(buffer, table.schema, [table])
         _put_whole(self.fs, self.path(part), buffer.getvalue(), self.out)
 
     def read(self, part: int) -> pa.Table:
@@ -110,12 +110,8 @@ class Store:
         InputError
             If it is damaged.
         """
-        data = self.fs.cat_file(self.path(part))
-        try:
-            return pq.read_table(pa.BufferReader(data))
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.path(part)}: damaged part ({reason}); delete it and run again") from None
+        path = self.path(part)
+        return read_checked(self.fs.cat_file(path), path + ": damaged part ({}); delete it and run again")
 
     def join(self, parts: int) -> None:
         """Write ``out`` from its parts in order, a row group at a time, and remove them.
@@ -147,16 +143,17 @@ class Store:
             self.fs.rm(leaving, recursive=True)
 
     def _write_groups(self, stream: Any, parts: int) -> None:
-        waiting: list[pa.Table] = []
         first = self.read(0)
         schema = first.schema.with_metadata({**(first.schema.metadata or {}), _MARK: self.mark.encode()})
-        with pq.ParquetWriter(stream, schema) as writer:
-            for part in range(parts):
-                waiting.append(first if part == 0 else self.read(part))
-                if sum(len(table) for table in waiting) >= GROUP_LINES or part == parts - 1:
-                    table = pa.concat_tables(waiting)
-                    writer.write_table(table, row_group_size=len(table))
-                    waiting = []
+        write_checked(stream, schema, self._groups(first, parts))
+
+    def _groups(self, first: pa.Table, parts: int) -> Iterator[pa.Table]:
+        waiting: list[pa.Table] = []
+        for part in range(parts):
+            waiting.append(first if part == 0 else self.read(part))
+            if sum(len(table) for table in waiting) >= GROUP_LINES or part == parts - 1:
+                yield pa.concat_tables(waiting)
+                waiting = []
 
 
 def standing(out: str) -> str | None:
@@ -167,10 +164,10 @@ def standing(out: str) -> str | None:
         if not fs.isfile(path):
             return None
         with fs.open(path, "rb") as stream:
-            metadata = pq.read_schema(stream).metadata or {}
+            metadata = footer_metadata(stream, fs.size(path))
     except (pa.ArrowException, OSError, ValueError):
         return ""
-    return str(metadata.get(_MARK, b"").decode("ascii", "replace"))
+    return metadata.get(_MARK, b"").decode("ascii", "replace")
 
 
 def sweep(out: str, mark: str) -> None:

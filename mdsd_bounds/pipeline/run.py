@@ -14,12 +14,12 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mdsd_bounds._backend.filesystem import split
 from mdsd_bounds._backend.progress import watching
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.fingerprint import source_of
+from mdsd_bounds.pipeline.checked_tables import read_checked
 from mdsd_bounds.pipeline.engines import Job, Store, get_engine
 from mdsd_bounds.pipeline.engines.job import MAX_PARTS
 from mdsd_bounds.pipeline.evaluate_block import BLOCK_ROWS, Settings
@@ -175,8 +175,7 @@ def _answers(out: str, mark: str) -> bool:
 
 def _read(out: str) -> pd.DataFrame:
     fs, path = split(out)
-    # As bytes: a Python file object handed to Arrow's threads can abort the process when it ends.
-    return _frame(pq.read_table(pa.BufferReader(fs.cat_file(path))))
+    return _frame(read_checked(fs.cat_file(path), out + ": the results there are damaged ({}); --force replaces them"))
 
 
 def _refuse_other_format(out: str) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from mdsd_bounds.problem import InputError
 from mdsd_bounds.trees.base import Distributions, Path, Source, Tree
 from mdsd_bounds.trees.real import TreeReader
-from mdsd_bounds.trees.verify import RULES, Stop, Verified, sample_outcome, stops, verify
-from mdsd_bounds.verifiers import Verifier, get_verifier
+from mdsd_bounds.trees.verify import RULES, Stop, Verified, sample_outcome, stops, verifier_of, verify
+from mdsd_bounds.verifiers import Verifier
 
 
 class Reader(Protocol):
@@ -104,7 +104,7 @@ def take_step(
     drafted = time.perf_counter()
     distributions = target(tree.paths)
     read = time.perf_counter()
-    verifier = rule if isinstance(rule, str) and rule in RULES else get_verifier(rule)
+    verifier = rule if isinstance(rule, str) and rule in RULES else verifier_of(rule)
     if not analysed or (isinstance(verifier, Verifier) and verifier.output_distribution is None):
         outcomes, verified = None, verify(tree, distributions, rule, generator)
     else:

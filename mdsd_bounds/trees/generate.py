@@ -134,7 +134,7 @@ def generate_with_trees(
     streamer : transformers streamer, optional
         Gets the tokens of each step.
     tree : str
-        Builder and shape (:data:`mdsd_bounds.trees.named.SHAPES`).
+        Builder and shape (:func:`mdsd_bounds.trees.named.named_tree`); ``rsd_c:SAMPLER 2,2`` names a draft sampler.
     **options
         ``rule`` (``recursive``): as :func:`mdsd_bounds.trees.verify.verify`.  ``draft``: ``early-exit:K`` or
         ``skip-layers:4-9``.  ``draft_temperature``: 1 in greedy decoding unless it is given, else the target's.

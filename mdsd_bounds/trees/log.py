@@ -155,9 +155,11 @@ def summarise_log(lines: Sequence[StepRecord]) -> dict[str, Any]:
 
 
 def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """One row for each named summary: rule, block efficiency, accepted tokens, and where known the certified bound and
-    the share of it that the rule accepts, each with its interval; tokens per second, and the share of the time that
-    verification takes.
+    """One row for each named summary: rule, block efficiency and accepted tokens with their intervals; tokens per
+    second, and the share of the time that verification takes.
+
+    Where known also the certified bound, full information, and the share of the bound that the rule accepts, each with
+    its interval.
 
     Examples
     --------
@@ -192,7 +194,7 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> pd.DataFrame:
                 "verifying": found["seconds"][2] / max(seconds, 1e-12),
             }
         )
-        for name_of in ("bound", "share"):
+        for name_of in ("bound", "full_information", "share"):
             if name_of in found:
                 columns = {"mean": name_of, "ci_low": f"{name_of}_low", "ci_high": f"{name_of}_high"}
                 rows[-1].update({column: found[name_of][key] for key, column in columns.items()})

@@ -24,9 +24,9 @@ from mdsd_bounds.samplers.base import NO_DRAFT, draw
 from mdsd_bounds.trees.base import Stop as Stop
 from mdsd_bounds.trees.base import Tree, require_own_drafts
 from mdsd_bounds.trees.greedy_path import greatest_path
-from mdsd_bounds.trees.sweep import sweep_stops
+from mdsd_bounds.trees.sweep import sampled_stop, sweep_stops
 from mdsd_bounds.trees.traversal import surplus_distribution, traversal_stops
-from mdsd_bounds.verifiers import Verifier, get_verifier
+from mdsd_bounds.verifiers import VERIFIERS, Verifier, get_verifier
 from mdsd_bounds.verifiers.base import require_pair
 
 
@@ -93,7 +93,14 @@ def stops(tree: Tree, target: Tensor, rule: str | Verifier) -> list[Stop]:
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
         return RULES[rule](tree, target)
-    return _node_stops(tree, target, get_verifier(rule))
+    return _node_stops(tree, target, verifier_of(rule))
+
+
+def verifier_of(rule: str | Verifier) -> Verifier:
+    """The verifier that stands at every node; the rules of trees are named with the verifiers where it is unknown."""
+    if isinstance(rule, str) and rule not in VERIFIERS:
+        raise InputError(f"unknown rule {rule!r}; choose one of {', '.join((*RULES, *VERIFIERS))}")
+    return get_verifier(rule)
 
 
 def _require_rows(tree: Tree, target: Tensor) -> None:
@@ -105,7 +112,7 @@ def _require_rows(tree: Tree, target: Tensor) -> None:
 
 def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     """Node by node from the root: the verifier's output goes down if it was drafted, else it is the last token."""
-    _require_fit(tree, verifier)
+    _require_verifier(tree, verifier)
     if verifier.output_distribution is None:
         raise InputError(
             f"verifier {verifier.name!r} is coupled to its drafts and has no distribution given them; use verify"
@@ -118,7 +125,19 @@ def _node_stops(tree: Tree, target: Tensor, verifier: Verifier) -> list[Stop]:
     return _downward(tree, target, probs)
 
 
-def _require_fit(tree: Tree, verifier: Verifier) -> None:
+def require_fit(tree: Tree, rule: str | Verifier) -> None:
+    """Raise an error unless ``rule``, as :func:`stops` takes it, is lossless on this tree.
+
+    Rules of :data:`RULES` are run on it with a flat target, since their errors come before anything else.
+    """
+    if not (isinstance(rule, str) and rule in RULES):
+        _require_verifier(tree, verifier_of(rule))
+        return
+    size = tree.distributions.shape[1]
+    RULES[rule](tree, torch.full((len(tree.tokens), size), 1.0 / size, dtype=torch.float64))
+
+
+def _require_verifier(tree: Tree, verifier: Verifier) -> None:
     """Refuse a verifier that is not lossless at the nodes of this tree."""
     require_pair(verifier, tree.sampler, tuple(len(drafts) for drafts in tree.drafts if drafts))
     if tree.adaptive and verifier.name not in ONE_BY_ONE:
@@ -239,16 +258,19 @@ def _greedy_multi_path_stops(tree: Tree, target: Tensor) -> list[Stop]:
 def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Generator | None = None) -> Verified:
     """Verify once.  Arguments: :func:`stops`.
 
-    Rules that decide node by node go down from the root and look at no node that they do not come to; the others
-    sample an outcome of :func:`stops`.  The outcome has the same distribution either way.
+    Rules that decide node by node go down from the root and look at no node that they do not come to; the others sample
+    an outcome of :func:`stops`, the sweep without computing the distributions of the rest.  The outcome has the same
+    distribution either way.
     """
     _require_rows(tree, target)
     if isinstance(rule, str) and rule in RULES:
+        if rule == "sweep":
+            return _emit(tree, sampled_stop(tree, target, generator), generator)
         if rule != "recursive":
             return sample_outcome(tree, stops(tree, target, rule), generator)
         return _step_down(tree, target, lambda node, q: _accept_in_turn(tree, target, node, q, generator), generator)
-    verifier = get_verifier(rule)
-    _require_fit(tree, verifier)
+    verifier = verifier_of(rule)
+    _require_verifier(tree, verifier)
 
     def step(node: int, q: Tensor) -> int:
         drafts = torch.tensor([tree.drafts[node]])
@@ -261,7 +283,10 @@ def verify(tree: Tree, target: Tensor, rule: str | Verifier, generator: torch.Ge
 def sample_outcome(tree: Tree, outcomes: list[Stop], generator: torch.Generator | None = None) -> Verified:
     """Sample an outcome from the conditional distribution ``outcomes``."""
     chance = torch.tensor([[outcome.probability for outcome in outcomes]], dtype=torch.float64)
-    outcome = outcomes[int(draw(chance, generator)[0])]
+    return _emit(tree, outcomes[int(draw(chance, generator)[0])], generator)
+
+
+def _emit(tree: Tree, outcome: Stop, generator: torch.Generator | None) -> Verified:
     path = tree.paths[outcome.node]
     last = () if outcome.probs is None else (int(draw(outcome.probs[None], generator)[0]),)
     return Verified(_ancestors(tree, outcome.node), path + last)

@@ -80,7 +80,12 @@ def measure(arguments: argparse.Namespace) -> None:
     target = load_model(arguments.target, arguments.dtype)
     drafting, stop = drafting_from(arguments.draft, target, arguments.dtype), stop_tokens(target)
     prompts = read_prompts(arguments.prompts)
-    named = {"target": Path(arguments.target).name, "draft": Path(arguments.draft).name, "prompts": arguments.prompts}
+    named: dict[str, Any] = {
+        "target": Path(arguments.target).name,
+        "draft": Path(arguments.draft).name,
+        "prompts": arguments.prompts,
+    }
+    named["head"] = arguments.draft.startswith("chimera:")
     facts = {**named, "new_tokens": arguments.new_tokens, "dtype": arguments.dtype, "threads": arguments.threads}
     _same_run(arguments.out / "facts.json", facts)
     cells = [cell for cell in CELLS if not arguments.cells or cell.name in arguments.cells.split(";")]
@@ -151,6 +156,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--cells", help="names, separated by semicolons; all of them unless given")
+    parser.add_argument("--draft-costs", type=float, nargs="+", default=[0.05, 0.1], help="modelled, in target passes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/tree_decoding"))
     parser.add_argument("--results", type=Path, default=Path("docs/results/tree_decoding"))
@@ -160,7 +166,7 @@ def main() -> None:
     else:
         from tree_decoding_report import report
 
-        report(arguments.out, arguments.results, arguments.texts)
+        report(arguments.out, arguments.results, arguments.texts, arguments.draft_costs)
 
 
 if __name__ == "__main__":

@@ -36,32 +36,36 @@ PAIRS = (
 )
 #: Draft forward passes of a step.
 LEVELS = {"plain": 0, "chain": 4, "rsd_c": 2, "dynamic": 3}
-#: Cost of a draft forward pass in target forward passes, where both only wait for their weights to be read.
-DRAFT_COSTS = (0.05, 0.1)
 
 
-def report(out: Path, results: Path, most: int) -> None:
-    """Tables, figure and numbers of the first ``most`` texts that every measured cell has."""
+def report(out: Path, results: Path, most: int, costs: Sequence[float]) -> None:
+    """Tables, figure and numbers of the first ``most`` texts that every measured cell has.
+
+    ``costs`` are those of a draft forward pass in target forward passes, where both only wait for their weights to be
+    read; the figure has the last of them.
+    """
     facts = json.loads((out / "facts.json").read_text())
     docs = complete(out)[:most]
-    parts = {"held out": [doc for doc in docs if is_held_out(doc)], "all": docs}
+    parts = {"all": docs}
+    if facts["head"]:
+        parts = {"held out": [doc for doc in docs if is_held_out(doc)], "all": docs}
     found: dict[str, Any] = {**facts}
     page = ["# Draft trees decoded", "", "Written by `python scripts/studies/tree_decoding.py report`.", ""]
     for title, chosen in parts.items():
         if not chosen:
             continue
         sums = sums_of(out, chosen)
-        cells = [_cell_row(name, sums) for name in sums]
+        cells = [_cell_row(name, sums, costs) for name in sums]
         pairs = [_pair_row(a, b, sums) for a, b in PAIRS if a in sums and b in sums]
         found[title] = {"texts": len(chosen), "cells": cells, "pairs": pairs}
         said = f"{len(chosen)} texts, up to {facts['new_tokens']} new tokens each; 95% intervals over texts."
         page += [f"## Texts: {title}", "", said, "", *_cells_table(cells), "", *_pairs_table(pairs), ""]
-        page += [*_modelled_table(cells), ""]
+        page += [*_modelled_table(cells, costs), ""]
     results.mkdir(parents=True, exist_ok=True)
     write_whole(results / "cells.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(results / "tables.md", "\n".join(page).encode())
     first = next(part for part in parts if part in found)
-    _figure(found[first]["cells"], results / "speed.png")
+    _figure(found[first]["cells"], costs[-1], results / "speed.png")
     print("\n".join(page))
 
 
@@ -93,7 +97,7 @@ def _plain_of(name: str) -> str:
     return "plain" + (name[name.index(", T") :] if ", T" in name else "")
 
 
-def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]], costs: Sequence[float]) -> dict[str, Any]:
     held, base = sums[name], sums.get(_plain_of(name))
     speed, efficiency = held["tokens"] / held["seconds"], held["tokens"] / held["target_passes"]
     whole = float(held["seconds"][0])
@@ -108,7 +112,7 @@ def _cell_row(name: str, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
         "verify_ms": float(1000 * held["verify"][0] / held["target_passes"][0]),
     }
     levels = LEVELS[name.split()[0].rstrip(",")]
-    for cost in DRAFT_COSTS:
+    for cost in costs:
         # Verification may take this much of a target forward pass until plain decoding is as fast.
         row[f"modelled_{cost:g}"] = interval(efficiency / (1 + levels * cost))
         row[f"room_{cost:g}"] = interval(efficiency - 1 - levels * cost)
@@ -159,22 +163,22 @@ def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     return table
 
 
-def _modelled_table(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = " | ".join(f"speed, draft {cost:g} | room for verification, draft {cost:g}" for cost in DRAFT_COSTS)
-    table = [f"| cell | {head} |", "|---|" + "---|---|" * len(DRAFT_COSTS)]
+def _modelled_table(cells: Sequence[Mapping[str, Any]], costs: Sequence[float]) -> list[str]:
+    head = " | ".join(f"speed, draft {cost:g} | room for verification, draft {cost:g}" for cost in costs)
+    table = [f"| cell | {head} |", "|---|" + "---|---|" * len(costs)]
     for row in cells:
         if not row["cell"].startswith("plain"):
-            parts = [f"{text_of(row[f'modelled_{c:g}'])} | {text_of(row[f'room_{c:g}'])}" for c in DRAFT_COSTS]
+            parts = [f"{text_of(row[f'modelled_{c:g}'])} | {text_of(row[f'room_{c:g}'])}" for c in costs]
             table.append(f"| {row['cell']} | " + " | ".join(parts) + " |")
     return table
 
 
-def _figure(cells: Sequence[Mapping[str, Any]], file: Path) -> None:
+def _figure(cells: Sequence[Mapping[str, Any]], cost: float, file: Path) -> None:
     """Speed over plain decoding of every cell, as measured and as modelled where a pass reads its weights once."""
     rows = [row for row in cells if not row["cell"].startswith("plain")][::-1]
     ax = axes(plt.subplots(figsize=(6.4, 0.42 * len(rows) + 1.3))[1])
-    kinds = (("over_plain", "measured on this processor", 0.13), ("modelled_0.1", "modelled, draft 0.1", -0.13))
-    for number, (key, label, shift) in enumerate(kinds):
+    modelled = (f"modelled_{cost:g}", f"modelled, draft {cost:g}", -0.13)
+    for number, (key, label, shift) in enumerate([("over_plain", "measured on this processor", 0.13), modelled]):
         places = np.arange(len(rows)) + shift
         values = np.array([row[key] for row in rows])
         errors = np.abs(values[:, 1:].T - values[:, 0])

@@ -1,9 +1,10 @@
 """Tree rules as shares of the joint optimum on random instances, and on adversarial ones: tables of docs/trees.md.
 
-    python scripts/studies/tree_rules.py random|certificates|adversarial [--seeds N] [--out docs/results/tree_rules]
+    python scripts/studies/tree_rules.py random|certificates|adversarial|times [--seeds N] [--out FOLDER]
 
-Every number is exact: all trees of a toy language model of a few tokens are added up.  ``random`` takes minutes on one
-core, ``certificates`` (1,000 instances of the bound alone) as well, ``adversarial`` longer.
+Every share is exact: all trees of a toy language model of a few tokens are added up.  ``random`` takes minutes on one
+core, ``certificates`` (1,000 instances of bounds and the sweep) as well, ``adversarial`` longer.  ``times`` measures
+one verification of trees on rows of the shipped example, cut to the 50 most probable tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mdsd_bounds import load_example
+from mdsd_bounds.pipeline import Settings
+from mdsd_bounds.sampling import SamplingOptions
 from mdsd_bounds.trees.base import Path as Tokens
-from mdsd_bounds.trees.base import Tree
+from mdsd_bounds.trees.base import Tree, sampling
 from mdsd_bounds.trees.bounds import full_information, joint_optimum, node_optimum
-from mdsd_bounds.trees.builders import independent_paths
+from mdsd_bounds.trees.builders import independent_paths, rsd_c
 from mdsd_bounds.trees.certificate import Reading, exact_bounds
 from mdsd_bounds.trees.enumerate import branching_trees, tree_distribution
+from mdsd_bounds.trees.rows import Exchangeable, sampled_rows
 from mdsd_bounds.trees.sequoia import shaped
 from mdsd_bounds.trees.sweep import rule, sweep_stops
 from mdsd_bounds.trees.sweep.layer import Drafting, LayerRule, prepare_layer
-from mdsd_bounds.trees.verify import Stop, expected_accepted, stops
+from mdsd_bounds.trees.verify import Stop, expected_accepted, stops, verify
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "tree_rules"
 Trees = list[tuple[Tree, float]]
@@ -134,6 +139,8 @@ def measure(shape: str, toy: Toy, *, deep: bool = False) -> dict[str, float]:
         found["recursive"] = accepted(every, toy, lambda t, x: stops(t, x, "recursive"))
     if sampler == "without_replacement" and not deep:
         found["traversal"] = accepted(every, toy, lambda t, x: stops(t, x, "traversal"))
+    if shape.startswith("paths"):
+        found["greedy_multi_path"] = accepted(every, toy, lambda t, x: stops(t, x, "greedy_multi_path"))
     if shape.startswith("chain"):
         found["block"] = accepted(every, toy, lambda t, x: stops(t, x, "block"))
     return found
@@ -188,6 +195,7 @@ ORDER = (
     "recursive",
     "traversal",
     "block",
+    "greedy_multi_path",
     "node_optimum",
     "sweep_in_sequence",
     "sweep",
@@ -198,6 +206,7 @@ HEADS = {
     "recursive": "recursive",
     "traversal": "traversal",
     "block": "block",
+    "greedy_multi_path": "greedy multi-path",
     "node_optimum": "node optimum",
     "sweep_in_sequence": "sweep, nodes in sequence",
     "sweep": "**sweep**",
@@ -207,7 +216,7 @@ HEADS = {
 
 
 def certificates(out: Path, seeds: int) -> None:
-    """The bound beside the joint optimum, 4 shapes and 5 kinds, ``seeds`` each (50: 1,000 instances)."""
+    """The bound and the sweep beside the joint optimum, 4 shapes and 5 kinds, ``seeds`` each (50: 1,000 instances)."""
     rows, begun = [], time.perf_counter()
     for shape in ("rsd_c 2,2", "rsd_c 2,1 (4 tokens)", "chain 3", "rsd_c 2,1,1"):
         vector, sampler, size, _ = SHAPES[shape]
@@ -219,17 +228,26 @@ def certificates(out: Path, seeds: int) -> None:
                 bounds = exact_bounds(sets, Reading(toy.model(0), toy.model(1), vector or (), sampler)) / best
                 full = full_information(sets, toy.model(0)) / best
                 row = {"least": bounds.min(), "loc_1": bounds[3], "full_information": full}
+                row["sweep"] = accepted(sets, toy, sweep_stops) / best
                 rows.append({"shape": shape, "kind": kind, "seed": seed, "joint_optimum": best, **row})
         tell(f"{shape}: {time.perf_counter() - begun:.0f} s")
     table = pd.DataFrame(rows)
     table.round(9).to_csv(out / "certificates.csv", index=False)
-    lines = ["| tree | instances | below the optimum | least of eight | loc, kappa 1 | full information |", "|---|" * 6]
-    lines[1] = "|---|---|---|---|---|---|"
+    write_certificates(table, out / "certificates.md")
+
+
+def write_certificates(table: pd.DataFrame, path: Path) -> None:
+    """Mean and worst of the bounds and of the sweep, over the joint optimum, by shape."""
+    lines = [
+        "| tree | instances | below the optimum | least of eight | loc, kappa 1 | full information | the sweep |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for title, part in [*table.groupby("shape", sort=False), ("all", table)]:
         below = int((part["least"] < 1 - 1e-8).sum())
         cells = [f"{part[name].mean():.4f} / {part[name].max():.3f}" for name in ("least", "loc_1", "full_information")]
+        cells.append(f"{part['sweep'].mean():.4f} / {part['sweep'].min():.3f}")
         lines.append(f"| {title} | {len(part)} | {below} | " + " | ".join(cells) + " |")
-    (out / "certificates.md").write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def share_of_optimum(shape: str, toy: Toy) -> float:
@@ -280,16 +298,49 @@ def climbed(shape: str, value_of: Callable[[str, Toy], float], steps: int) -> tu
     return best, least
 
 
+def times(out: Path, trees: int) -> None:
+    """Milliseconds of processor time of one verification: best of seven, median over trees."""
+    cut, every = SamplingOptions(top_k=50), np.arange(32)
+    settings = Settings(("without_replacement",), (1,), target=cut, draft=cut)
+    rows = sampled_rows(load_example(), settings, every, every, 32)
+    rules = ("sweep", "traversal", "recursive", "optimal")
+    lines = ["| tree | nodes | " + " | ".join(rules) + " |", "|---|---|" + "---|" * len(rules)]
+    for vector in ((1, 1, 1, 1), (2, 2), (2, 2, 1), (2, 2, 2)):
+        found: dict[str, list[float]] = {name: [] for name in rules}
+        for seed in range(trees + 1):
+            model, generator = Exchangeable(rows, seed % 32, np.random.default_rng(seed)), torch.Generator()
+            tree = rsd_c(model.draft, sampling(generator.manual_seed(seed)), vector)
+            target = model.target(tree.paths)
+            for name in rules:
+                spent = []
+                for _ in range(7):
+                    begun = time.thread_time()
+                    verify(tree, target, name, generator)
+                    spent.append(time.thread_time() - begun)
+                found[name].append(1000 * min(spent))
+        # The first tree compiles.
+        cells = [f"{np.median(found[name][1:]):.2f}" for name in rules]
+        lines.append(f"| {','.join(map(str, vector))} | {sum(np.cumprod(vector))} | " + " | ".join(cells) + " |")
+        tell(lines[-1])
+    (out / "times.md").write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stage", choices=("random", "certificates", "adversarial"))
-    parser.add_argument("--seeds", type=int, help="Seeds of each kind, or steps of hill climbing.")
+    parser.add_argument("stage", choices=("random", "certificates", "adversarial", "times"))
+    parser.add_argument("--seeds", type=int, help="Seeds of each kind, steps of hill climbing, or trees.")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    remember_layers()
+    if arguments.stage != "times":
+        remember_layers()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stages = {"random": (random_instances, 40), "certificates": (certificates, 50), "adversarial": (adversarial, 300)}
+    stages = {
+        "random": (random_instances, 40),
+        "certificates": (certificates, 50),
+        "adversarial": (adversarial, 300),
+        "times": (times, 12),
+    }
     stage, seeds = stages[arguments.stage]
     stage(arguments.out, arguments.seeds or seeds)
 

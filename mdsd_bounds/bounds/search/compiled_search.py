@@ -60,7 +60,7 @@ import torch
 from scipy.special import gammainccinv
 from torch import Tensor
 
-from mdsd_bounds._backend.threads import in_threads
+from mdsd_bounds._backend.checked_rows import RowSums, Sums, in_checked_threads
 from mdsd_bounds.bounds.search.exponential_race import trapezoid_step
 from mdsd_bounds.bounds.search.prefix_scan import solve_prefix
 from mdsd_bounds.bounds.search.records import Answers, Asked, Quadrature
@@ -109,6 +109,26 @@ def _is_wide(problem: Problem) -> bool:
     return width * max(most / REACHES[0], 1.0) ** 2 >= WIDE
 
 
+def solve_unchecked(problem: Problem) -> Bound | None:
+    """:func:`solve_fast` of rows that nobody has checked: each is, right before the search reads it.
+
+    Returns
+    -------
+    Bound or None
+        None where any row is not sound or does not sum to one up to rounding, or where the search takes no number of
+        drafts; then :func:`mdsd_bounds.distributions.validate_probs` says what is wrong, or normalises the rows.
+    """
+    if not applies(problem):
+        return None
+    sums, sampler = (RowSums(problem.p), RowSums(problem.q)), get_sampler(problem.sampler)
+    splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
+    results = _search(problem.p.detach().numpy(), problem.q.detach().numpy(), splits, sampler.replacement, sums)
+    of_p, of_q = (one.defect() if results else None for one in sums)
+    if of_p is None or of_q is None:
+        return None
+    return _bound_of(replace(problem, mass_error=of_p + max(problem.n_drafts) * of_q), results)
+
+
 def solve_fast(problem: Problem) -> Bound:
     """Optimal acceptance rate by the search described above; the prefix scan where it does not apply.
 
@@ -122,12 +142,16 @@ def solve_fast(problem: Problem) -> Bound:
     """
     sampler = get_sampler(problem.sampler)
     splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
-    shape = (len(splits), problem.p.shape[0])
     results: list[Found] = []
-    kernels = _kernels() if problem.p.device.type == "cpu" else None
-    if kernels is not None:
+    if problem.p.device.type == "cpu" and _kernels() is not None:
         p, q = (np.ascontiguousarray(x.detach().numpy()) for x in (problem.p, problem.q))
-        results = _search(kernels, p, q, splits, sampler.replacement)
+        results = _search(p, q, splits, sampler.replacement)
+    return _bound_of(problem, results)
+
+
+def _bound_of(problem: Problem, results: list[Found]) -> Bound:
+    """What was found, and the prefix scan's answers for the rest."""
+    shape = (len(problem.n_drafts), problem.p.shape[0])
     value, low, high = (torch.full(shape, float("nan"), dtype=torch.float64, device=problem.p.device) for _ in range(3))
     size = torch.zeros(shape, dtype=torch.int64, device=problem.p.device)
     solved = torch.zeros(shape, dtype=torch.bool)
@@ -197,22 +221,24 @@ def scan_rest(
 
 
 def _search(
-    kernels: ModuleType, p: np.ndarray, q: np.ndarray, splits: list[tuple[int, int]], replacement: bool
+    p: np.ndarray, q: np.ndarray, splits: list[tuple[int, int]], replacement: bool, sums: Sums | None = None
 ) -> list[Found]:
-    """Everything the compiled searches can answer."""
+    """Everything the compiled searches can answer; rows with ``sums`` are checked by the first of them."""
     if replacement:
         slots = [i for i, (m, k) in enumerate(splits) if m == 0 and k >= 1 and _power_error(p.shape[1], k) <= ROUNDING]
-        return [_with_replacement(kernels, p, q, slots, [splits[i][1] for i in slots])] if slots else []
+        return [_with_replacement(p, q, slots, [splits[i][1] for i in slots], sums)] if slots else []
     # One random draw has a closed form unless all numbers of drafts share their fixed tokens and one pass does all.
     shared = sorted({(m, _reach(k)) for m, k in splits if k >= 2 and _race_error(p.shape[1], k) <= ROUNDING})
     alone = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and (m, REACHES[0]) not in shared)]
-    results = [_greedy(kernels, p, q, alone, [splits[i] for i in alone])] if alone else []
+    results = [_greedy(p, q, alone, [splits[i] for i in alone], sums)] if alone else []
     for m, reach in shared:
+        if sums is not None and results and not all(one.sound() for one in sums):
+            return results
         slots = [i for i, (f, k) in enumerate(splits) if f == m and k >= 1 and _reach(k) == reach]
         slots = sorted(
             (i for i in slots if _race_error(p.shape[1], splits[i][1]) <= ROUNDING), key=lambda i: splits[i][1]
         )
-        results.append(_without_replacement(p, q, m, slots, [splits[i][1] for i in slots]))
+        results.append(_without_replacement(p, q, m, slots, [splits[i][1] for i in slots], None if results else sums))
     return results
 
 
@@ -236,7 +262,9 @@ def _lot(width: int, draws: int) -> int:
     return width if small else _LOT
 
 
-def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int]) -> Found:
+def _with_replacement(p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int], sums: Sums | None) -> Found:
+    kernels = _kernels()
+    assert kernels is not None
     found = _empty(slots, [0] * len(slots), len(p))
     counts = np.array(draws, dtype=np.int64)
 
@@ -244,12 +272,14 @@ def _with_replacement(kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: 
         room = _kept_room(kernels.room_for, (p.shape[1], len(counts)))
         kernels.with_replacement(p, q, counts, _edges(), TOLERANCE, (first, last), room, found.answers)
 
-    in_threads(work, len(p))
+    in_checked_threads(work, len(p), sums)
     found.answers.error[:] = np.array([_power_error(p.shape[1], k) for k in draws])[:, None]
     return found
 
 
-def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int], draws: list[int]) -> Found:
+def _without_replacement(
+    p: np.ndarray, q: np.ndarray, m: int, slots: list[int], draws: list[int], sums: Sums | None = None
+) -> Found:
     from mdsd_bounds.bounds.search.without_replacement_kernel import without_replacement
     from mdsd_bounds.bounds.search.without_replacement_rows import room_for
 
@@ -266,7 +296,7 @@ def _without_replacement(p: np.ndarray, q: np.ndarray, m: int, slots: list[int],
             rooms: dict[Any, Any] = _kept.__dict__
             rooms[sizes] = space._replace(table=table)
 
-    in_threads(work, len(p))
+    in_checked_threads(work, len(p), sums)
     return found
 
 
@@ -315,9 +345,9 @@ def _race_constants(most: int) -> Quadrature:
     return Quadrature(step, trapezoid + 5 * CUT, right, left, *power_weights())
 
 
-def _greedy(
-    kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], splits: list[tuple[int, int]]
-) -> Found:
+def _greedy(p: np.ndarray, q: np.ndarray, slots: list[int], splits: list[tuple[int, int]], sums: Sums | None) -> Found:
+    kernels = _kernels()
+    assert kernels is not None
     found = _empty(slots, [m for m, _ in splits], len(p))
     answers = found.answers
     fixed = np.array([min(m, p.shape[1]) for m, _ in splits], dtype=np.int64)
@@ -327,7 +357,7 @@ def _greedy(
     def work(first: int, last: int) -> None:
         kernels.greedy(p, q, fixed, drawn, first, last, token, answers)
 
-    in_threads(work, len(p))
+    in_checked_threads(work, len(p), sums)
     # A subnormal rest of q has no finite scale; the scan takes such rows.
     answers.usable[:] = np.isfinite(answers.scale)
     answers.best[:] -= 1.0

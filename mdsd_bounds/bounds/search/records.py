@@ -218,11 +218,12 @@ class Edges(NamedTuple):
 class Room(NamedTuple):
     """All room that the search with replacement needs, made once for all rows of a thread.
 
-    Masses of the cells, the cell of each token; ranks of the cells that hold any, where their tokens begin, the edges
-    between them, which are wanted (zeros between two rows) and open.
+    Masses of the cells, the same of every second token, the cell of each token; ranks of the cells that hold any, where
+    their tokens begin, the edges between them, which are wanted (zeros between two rows) and open.
     """
 
     mass: np.ndarray
+    other: np.ndarray
     cell: np.ndarray
     rank: np.ndarray
     begin: np.ndarray

@@ -45,8 +45,9 @@ def room_for(width: int, number: int) -> Room:
     target, inside, drop, value, power = (np.empty(CELLS + 1) for _ in range(5))
     edges = Edges(target, inside, drop, value, power, np.empty(CELLS, np.int64))
     return Room(
-        np.empty((CELLS, 2)), np.empty(width, np.uint16), np.empty(CELLS, np.int64), np.empty(CELLS + 1, np.int64),
-        edges, np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8), room_for_tokens(width),
+        np.empty((CELLS, 2)), np.empty((CELLS, 2)), np.empty(width, np.uint16), np.empty(CELLS, np.int64),
+        np.empty(CELLS + 1, np.int64), edges, np.zeros(CELLS, np.uint8), np.empty((number, CELLS), np.uint8),
+        room_for_tokens(width),
     )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def with_replacement(p, q, counts, edge, tolerance, rows, room, answers):  # typ
     by its last ``(ratio, token)`` (token -1: all smaller ratios) and its number of tokens.
     """
     best, low, ratio_at, token_at, size = answers.best, answers.low, answers.ratio, answers.token, answers.size
-    mass, cell, rank, begin, edges, wanted, is_open, tokens = room
+    mass, other, cell, rank, begin, edges, wanted, is_open, tokens = room
     token, grouped, spare_token, ratio, spare_ratio, place, w, _ = tokens
     name, target, inside, number = edges.name, edges.target, edges.inside, counts.shape[0]
     whole, extra = np.empty(number, np.int64), np.empty(number, np.int64)
@@ -69,7 +70,7 @@ def with_replacement(p, q, counts, edge, tolerance, rows, room, answers):  # typ
     never = last_cell(edge, most * 1.001)
     for b in range(rows[0], rows[1]):
         row_p, row_q = p[b], q[b]
-        _histogram(row_p, row_q, edge[never], never, w, cell, mass)
+        _histogram(row_p, row_q, edge[never], never, w, cell, mass, other)
         cells, total = _sum_cells(mass, never, edge, rank, edges)
         flagged, held_power = False, 0
         for d in range(number):
@@ -171,14 +172,17 @@ def _scan_cells(edges, cells, total, tolerance, edge, is_open):  # type: ignore[
 
 
 @njit(**STEP)
-def _histogram(p, q, top, never, w, cell, mass):  # type: ignore[no-untyped-def]
+def _histogram(p, q, top, never, w, cell, mass, other):  # type: ignore[no-untyped-def]
     for k in range(never + 1):
-        mass[k, 0], mass[k, 1] = 0.0, 0.0
+        mass[k, 0], mass[k, 1], other[k, 0], other[k, 1] = 0.0, 0.0, 0.0, 0.0
     for begin in range(0, p.shape[0], STRIP):
         end = min(begin + STRIP, p.shape[0])
         ratios(p[begin:end], q[begin:end], w, top)
         cell_numbers(w.view(np.int64), cell[begin:end])
-        add_two(p[begin:end], q[begin:end], cell[begin:end], mass)
+        add_two(p[begin:end], q[begin:end], cell[begin:end], mass, other)
+    for k in range(never + 1):
+        mass[k, 0] += other[k, 0]
+        mass[k, 1] += other[k, 1]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -209,19 +213,30 @@ def greedy(p, q, fixed, drawn, first, last, token, answers):  # type: ignore[no-
                 size[d, b] -= x < r
 
 
-@njit(**STEP, fastmath=SUMS)
+@njit(**STEP)
 def _overlaps(p, q, scale, total, hits):  # type: ignore[no-untyped-def]
-    """Add ``sum min(p, s q)`` and the number of tokens with ``p < s q`` for every s in ``scale`` other than 0."""
+    """Add ``sum min(p, s q)`` and the number of tokens with ``p < s q`` for every s in ``scale``; zero adds nothing."""
+    last = scale.shape[0] - 1
     for begin in range(0, p.shape[0], STRIP):
         part_p, part_q = p[begin : begin + STRIP], q[begin : begin + STRIP]
-        for d in range(scale.shape[0]):
-            s = scale[d]
-            if s == 0.0:
-                continue
-            overlap, hit = 0.0, np.int64(0)
-            for i in range(part_p.shape[0]):
-                r = part_q[i] * s
-                overlap += min(part_p[i], r)
-                hit += part_p[i] < r
-            total[d] += overlap
+        for d in range(0, scale.shape[0], 2):
+            e = min(d + 1, last)
+            first, second, hit, other = _two_overlaps(part_p, part_q, scale[d], scale[e])
+            total[d] += first
             hits[d] += hit
+            if e > d:
+                total[e] += second
+                hits[e] += other
+
+
+@njit(**STEP, fastmath=SUMS)
+def _two_overlaps(p, q, s, t):  # type: ignore[no-untyped-def]
+    """Both sums of a strip for two scales at once: it is read once for two."""
+    first, second, hit, other = 0.0, 0.0, np.int64(0), np.int64(0)
+    for i in range(p.shape[0]):
+        x, y = q[i] * s, q[i] * t
+        first += min(p[i], x)
+        second += min(p[i], y)
+        hit += p[i] < x
+        other += p[i] < y
+    return first, second, hit, other

@@ -1,5 +1,5 @@
 """The sweep, a tree rule near the joint optimum: the rule, its steps, and the single-step rule of a layer."""
 
-from mdsd_bounds.trees.sweep.rule import sweep_stops
+from mdsd_bounds.trees.sweep.rule import sampled_stop, sweep_stops
 
-__all__ = ["sweep_stops"]
+__all__ = ["sampled_stop", "sweep_stops"]

@@ -96,7 +96,8 @@ def drafting(tree: Tree, node: int, begin: int, end: int, sampler: Sampler) -> D
         token = tree.drafts[node][begin]
         return None if token == NO_DRAFT else Drafting(np.array([token]), np.ones(1), 1, True)
     rates = q.numpy()
-    support = np.flatnonzero(rates)
+    # Of truth values: numpy takes ten times as long to find what is not zero among numbers.
+    support = np.flatnonzero(rates > 0.0)
     gone = [] if sampler.replacement else [token for token in tree.drafts[node][:begin] if token != NO_DRAFT]
     if fixed:
         gone += fixed_mask(q[None], fixed)[0].nonzero()[:, 0].tolist()

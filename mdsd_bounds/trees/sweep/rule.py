@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdsd_bounds.samplers.base import NO_DRAFT, Sampler
+from mdsd_bounds.samplers.base import NO_DRAFT, Sampler, draw
 from mdsd_bounds.trees.base import Stop, Tree
 from mdsd_bounds.trees.sweep.layer import Drafting, prepare_layer
 from mdsd_bounds.trees.sweep.plan import drafting, layer_steps, require_sweep
@@ -105,6 +105,19 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
     >>> round(expected_accepted(tree, sweep_stops(tree, target)), 4)
     2.0
     """
+    return [_stop(tree, target, v, node) for v, node in swept(tree, target, merged=merged).items()]
+
+
+def sampled_stop(tree: Tree, target: Tensor, generator: torch.Generator | None = None) -> Stop:
+    """One of :func:`sweep_stops`, drawn with its probability: no distribution but its own is computed."""
+    held = swept(tree, target)
+    chance = torch.tensor([[node.total() for node in held.values()]], dtype=torch.float64)
+    v = list(held)[int(draw(chance, generator)[0])]
+    return _stop(tree, target, v, held[v])
+
+
+def swept(tree: Tree, target: Tensor, *, merged: bool = True) -> dict[int, Held]:
+    """The nodes that have any probability when all drafts are revealed; arguments as :func:`sweep_stops`."""
     sampler = require_sweep(tree)
     held = {0: Held(target[0].numpy(), 1.0)}
     for depth in range(tree.length):
@@ -112,18 +125,20 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
         level.sort(key=lambda v: -held[v].total())
         for step in layer_steps(tree, level, sampler, merged=merged):
             _reveal(tree, target, held, step, sampler)
-    found = []
-    for v, node in held.items():
-        if not node.taken:
-            # Nothing was drafted below it: r is p.
-            if node.total() > 0.0:
-                found.append(Stop(v, node.total(), None if tree.ends(v) else target[v]))
-            continue
-        left = node.whole()
-        mass = float(left.sum())
-        if mass > 0.0:
-            found.append(Stop(v, mass, None if tree.ends(v) else torch.from_numpy(left / mass)))
-    return found
+    return {v: node for v, node in held.items() if node.total() > 0.0}
+
+
+def _stop(tree: Tree, target: Tensor, v: int, node: Held) -> Stop:
+    """Stopping at a node, with the distribution of the next token."""
+    if tree.ends(v):
+        return Stop(v, node.total(), None)
+    if not node.taken:
+        # Nothing was drafted below it: r is p.
+        return Stop(v, node.total(), target[v])
+    left = node.whole()
+    mass = float(left.sum())
+    # A total of a rounding error may stand beside a distribution of which nothing is left.
+    return Stop(v, mass, torch.from_numpy(left / mass)) if mass > 0.0 else Stop(v, 0.0, target[v])
 
 
 def _reveal(
