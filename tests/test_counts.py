@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mdsd_bounds import InputError
 from mdsd_bounds.cli import app
 from mdsd_bounds.counts import Counts, Unit, acceptance, beside_bound, counts, read_counts, recognise
-from mdsd_bounds.counts.log_lines import steps_of
+from mdsd_bounds.counts.log_steps import steps_of
 from mdsd_bounds.counts.tables import as_text
 
 DATA = Path(__file__).parent / "data" / "counts"
@@ -154,7 +154,7 @@ def test_page_of_sglang(tmp_path: Path) -> None:
 
 def test_old_vllm_and_llama_cpp_totals_become_periods(tmp_path: Path) -> None:
     line = (
-        "Speculative metrics: Draft acceptance rate: 0.797, System efficiency: 0.640, Number of speculative tokens: 5, "
+        "Speculative metrics: Draft acceptance rate: 0.800, System efficiency: 0.640, Number of speculative tokens: 5, "
         "Number of accepted tokens: {}, Number of draft tokens: {}, Number of emitted tokens: {}."
     )
     log = tmp_path / "x.log"

@@ -6,13 +6,15 @@ every definition in use by :func:`acceptance`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mdsd_bounds.counts.answers import read_answers
+from mdsd_bounds.counts.answers import holds_answers, read_answers
 from mdsd_bounds.counts.arrays import read_npy, read_npz
 from mdsd_bounds.counts.beside_bound import BesideBound, beside_bound
 from mdsd_bounds.counts.log_lines import is_log, read_log
+from mdsd_bounds.counts.log_text import LONGEST, looks_like_json
 from mdsd_bounds.counts.prometheus import is_page, read_pages
 from mdsd_bounds.counts.rates import AcceptanceSummary, acceptance
 from mdsd_bounds.counts.records import Counts, Unit, counts, joined, with_draft_tokens
@@ -79,15 +81,19 @@ def recognise(path: str | Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         return "npz"
     json_like = head.lstrip()[:1] in (b"{", b"[")
-    page = False
+    page, structured = False, False
     with reading(path, "text", _GIVE):
-        for number, text in lines(file):
-            if number == 1 and json_like and text.lstrip()[:2] not in ("[2", "[1", "[0") and not is_log(text):
-                return "json"
+        for number, text in lines(file, LONGEST):
+            structured = structured or (number == 1 and looks_like_json(text))
             if is_log(text):
+                if structured and holds_answers(file):
+                    raise InputError(
+                        f"{path}: answers with counts and lines of a log, which may be of the same traffic; give "
+                        "them in two files, and read one"
+                    )
                 return "log"
-            page = page or is_page(text)
-    if json_like:
+            page = page or (not structured and is_page(text))
+    if structured or (json_like and re.match(rb"\s*\[\s*-?[0-9.]+\s*[],]", head)):
         return "json"
     if page:
         return "metrics"

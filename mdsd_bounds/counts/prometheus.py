@@ -94,6 +94,8 @@ def read_page(path: Path, model: str | None = None) -> Page:
             elif name not in NAMES:
                 others.add(name)
             else:
+                if not line.endswith("\n"):
+                    raise ValueError(f"{match[1]} ends the page without a line break, and may be cut within its number")
                 _add(series, name, match[2] or "", float(match[3]))
     # A page cut to its counters often lacks the start of the process; the first of them was made then or later.
     return Page(str(path), *_of_one_model(path, series, model, others), started or min(created, default=None))
