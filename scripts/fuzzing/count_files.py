@@ -68,8 +68,8 @@ vllm_log = text(
 old_vllm_log = text(
     "x.log",
     *(
-        f"Speculative metrics: Draft acceptance rate: {a / d:.3f}, System efficiency: 0.598, Number of speculative tokens: "
-        f"3, Number of accepted tokens: {a}, Number of draft tokens: {d}, Number of emitted tokens: {e}."
+        f"Speculative metrics: Draft acceptance rate: {a / d:.3f}, System efficiency: 0.598, Number of speculative "
+        f"tokens: 3, Number of accepted tokens: {a}, Number of draft tokens: {d}, Number of emitted tokens: {e}."
         for a, d, e in ((8547, 13311, 10616), (9000, 14100, 11200))
     ),
 )
