@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import io
 import json
 import lzma
@@ -378,3 +379,13 @@ def test_text_in_other_clothes_says_what_it_is(tmp_path: Path, words: str) -> No
             read()
     with pytest.raises(InputError, match=f"it is {words}"):
         open_dump(path)
+
+
+def test_blank_lines_without_end_are_an_error(tmp_path: Path) -> None:
+    # A hundred kilobytes that become a hundred million lines.
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"\n" * 1_000_000 + b"{}\n"))
+    assert [number for number, _ in lines(path)] == [1, 1_000_002]
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + b"\n" * 1_000_001 + b"{}\n"))
+    with pytest.raises(InputError, match="line 1000002: 1000000 blank lines"):
+        list(lines(path))

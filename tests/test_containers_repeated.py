@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from mdsd_bounds import InputError, open_dump
+from mdsd_bounds.dumps import DumpWriter
 from tests.test_containers import N, native, pair
 
 
@@ -79,3 +82,17 @@ def test_flags_are_no_tokens(logits: str, tmp_path: Path) -> None:
     for path in (f"{tmp_path}/t.npz,{tmp_path}/d.npz", f"{tmp_path}/x.npz"):
         with pytest.raises(InputError, match="give 6 integers"):
             open_dump(path)
+
+
+def test_a_copy_of_a_shard_is_an_error(tmp_path: Path) -> None:
+    places = {"doc": torch.zeros(N, dtype=torch.int64), "position": torch.arange(N)}
+    with DumpWriter(tmp_path / "x", shard_rows=2) as writer:
+        writer.append(pair()["target_logits"], pair()["draft_logits"], **places)
+    file = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"].append(manifest["shards"][0] | {"file": "shard-00009.safetensors"})
+    shutil.copy(tmp_path / "x" / manifest["shards"][0]["file"], tmp_path / "x" / "shard-00009.safetensors")
+
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"shard-00009.safetensors has the checksum of shard-00000"):
+        open_dump(tmp_path / "x")

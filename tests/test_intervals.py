@@ -356,3 +356,40 @@ def test_tokens_that_vanish_at_temperature_one_come_back() -> None:
     probs = truncated_distribution(rows, facts, temperature=200.0)
     missing = float(to_probs(logits, temperature=200.0)[0, 3:].sum())
     assert float(probs.low) <= missing <= float(probs.high)
+
+
+@pytest.mark.parametrize("step", [0.5, 0.125])
+@pytest.mark.parametrize(
+    "warp",
+    [{"top_k": 2}, {"top_k": 3, "temperature": 0.5}, {"top_k": 4, "min_p": 0.3}, {"top_p": 0.5}, {"temperature": 0.0}],
+)
+def test_rounded_numbers_do_not_say_what_is_inside_a_cut(step: float, warp: dict[str, float]) -> None:
+    # Every log-probability is stored, to the nearest multiple of a step: two near ones may have changed places.
+    full = [torch.log_softmax(logits, -1) for logits in pair(200, 7, 0.5, 0.5, 11)]
+    stored = [torch.round(logits / step) * step for logits in full]
+    nothing = torch.tensor([[0.0, 0.0, 0.0, step / 2]], dtype=torch.float64)
+    open_rows, said = 0, []
+    for row in range(200):
+        try:
+            p, q = (truncated_distribution(x[row : row + 1], nothing, **warp) for x in stored)  # type: ignore[arg-type]
+        except InputError as error:
+            said.append(str(error))
+            continue
+        open_rows += int(p.high[0] > 0)
+        true = [to_probs(x[row], **warp) for x in full]  # type: ignore[arg-type]
+        for sampler, options in SAMPLERS:
+            found = solve_cut(p, q, (1, 2, 3), sampler, options)
+            best = optimal_acceptance(true[0], true[1], (1, 2, 3), sampler, **options)
+            assert (found.low[:, 0] <= best.low + 1e-10).all()
+            assert (best.high <= found.high[:, 0] + 1e-10).all()
+    assert open_rows or "top_k" not in warp
+    assert all("log in float32" in line or "min_p" in line for line in said)
+
+
+def test_a_tie_of_fine_numbers_is_a_tie() -> None:
+    # Equal logits of half precision have equal log-probabilities in float32, whose rounding does not part them.
+    stored = torch.log_softmax(torch.tensor([[2.0, 1.0, 1.0, 0.0]], dtype=torch.float64), -1)
+    nothing = torch.tensor([[0.0, 0.0, 0.0, 1e-6]], dtype=torch.float64)
+    found = truncated_distribution(stored, nothing, top_k=2)
+    assert float(found.high) == 0
+    assert int((found.probs > 0).sum()) == 3

@@ -42,6 +42,7 @@ from mdsd_bounds.dumps.formats.top_logprobs.tokenizer import resolver
 from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.how_to_read import PLAIN, HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides
+from mdsd_bounds.dumps.swapped_axes import refuse_swapped_axes
 from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
@@ -118,7 +119,9 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str, HowToRead], 
 def _join(paths: list[Path], label: str, how: HowToRead) -> Dump:
     paths = _pair_in_folder(paths, ".safetensors")
     target, draft = (open_side(path, role, how) for path, role in zip(paths, ("target", "draft"), strict=True))
-    return pair_sides(target, draft, label)
+    dump = pair_sides(target, draft, label)
+    doubt = refuse_swapped_axes(label, target, draft, (dump.facts.target_width, dump.facts.draft_width))
+    return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | doubt)) if doubt else dump
 
 
 def _open_named_pair(path: Path, label: str, how: HowToRead) -> Dump:

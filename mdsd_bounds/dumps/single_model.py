@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns
-from mdsd_bounds.dumps.token_map import TokenColumns, refuse_unnamed
+from mdsd_bounds.dumps.token_map import MAP_DOUBT, TokenColumns, refuse_ids, refuse_unnamed
 from mdsd_bounds.problem import InputError
 
 #: Vocabulary assumed for top-k files that do not say theirs.  Bounds from truncated rows hold for every smaller one
@@ -39,7 +39,8 @@ class Side:
     place. ``largest`` is the largest token a file of unstated width mentions; ``hidden`` the width of hidden states, 0
     where unknown, and ``fixed_bytes`` those of the head beside them.  ``map`` says which target tokens the columns of a
     draft over fewer tokens were sent to; ``unnamed`` is an array that may be such a map under a name that is not known.
-    ``kept`` are the places of the rows among those that are stored, where some of these are left out.
+    ``kept`` are the places of the rows among those that are stored, where some of these are left out.  ``square`` is
+    the number of texts where they are stored text by text and each has as many rows as there are texts, else 0.
 
     Examples
     --------
@@ -71,6 +72,7 @@ class Side:
     map: TokenColumns | None = None
     unnamed: str = ""
     kept: Tensor | None = field(default=None, repr=False)
+    square: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,7 +122,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
                 "correct it"
             )
         widths.append(width)
-    _check_map(target, draft, widths)
+    doubt = _check_map(target, draft, widths)
 
     def read_rows(start: int, stop: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         held = {name: column[start:stop] for name, column in columns.items()}
@@ -136,7 +138,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         a, b = getattr(target, name), getattr(draft, name)
         return str(a) if a == b else f"{a}, draft {b}"
 
-    notes: dict[str, Any] = dict(common)
+    notes: dict[str, Any] = {**common, **doubt}
     for role, side in (("target", target), ("draft", draft)):
         notes |= {f"{role} {name}": value for name, value in side.notes.items()}
         if side.width is None:
@@ -211,25 +213,33 @@ def _refuse_other_texts(label: str, target: dict[str, Tensor], draft: dict[str, 
 _ROWS = 32
 
 
-def _check_map(target: Side, draft: Side, widths: list[int]) -> None:
-    """No map under an unknown name; read as ids, a map must not make the draft far more like the target than else."""
+def _check_map(target: Side, draft: Side, widths: list[int]) -> dict[str, str]:
+    """No map under an unknown name; read as ids, a map must not make the draft far more like the target than else.
+
+    Where nothing decides between the two readings, a note says so.
+    """
     if draft.map is None:
         refuse_unnamed(draft.path, draft.unnamed, *widths)
-        return
+        return {}
     tokens, ids = draft.map.tokens, draft.map.as_ids
-    if ids is None:
-        return
+    if ids is None or max(int(ids.max()), int(tokens.max())) >= widths[0]:
+        return {}
     rows = min(_ROWS, target.rows)
     p = torch.softmax(target.read(0, rows, widths[0])[0].to(torch.float64), -1)
     q = torch.softmax(draft.read(0, rows, widths[1])[0].to(torch.float64)[:, tokens], -1)
-    if max(int(ids.max()), int(tokens.max())) >= p.shape[1]:
-        return
     overlap = [float(torch.minimum(p[:, columns], q).sum(-1).mean()) for columns in (tokens, ids)]
     if overlap[1] > 1.25 * overlap[0] and overlap[1] > overlap[0] + 0.05:
         raise InputError(
             f"{draft.path}: d2t may hold target ids, not offsets: read so, target and draft share {overlap[1]:.3f} of "
             f"their mass, and {overlap[0]:.3f} read as offsets; store ids as target_ids, or t2d beside right offsets"
         )
+    if overlap[0] > 1.25 * overlap[1] and overlap[0] > overlap[1] + 0.05:
+        return {}
+    refuse_ids(draft.path, ids, widths[0])
+    return {
+        MAP_DOUBT: f"d2t is read as offsets; as target ids it would fit as well (target and draft share "
+        f"{overlap[0]:.3f} and {overlap[1]:.3f} of their mass): if it holds ids, name it target_ids"
+    }
 
 
 def runs(index: Tensor) -> list[tuple[int, int]]:

@@ -7,8 +7,9 @@ Known names, with or without ``draft_`` or a module's name (``model.d2t``) befor
 * ``t2d`` ``[V_target]``: which target tokens have a column, in their order; alone, or checked against the others.
 
 Offsets and ids are told apart where anything can tell them: ids never repeat, and must not leave the vocabulary when
-they are read as offsets; where both readings are possible, :attr:`TokenColumns.as_ids` holds the other one, and the
-rows decide (:func:`mdsd_bounds.dumps.single_model.pair_sides`).
+they are read as offsets.  Offsets of many columns do repeat (:func:`refuse_ids`); of few, where both readings are
+possible, :attr:`TokenColumns.as_ids` holds the other one, and the rows decide
+(:func:`mdsd_bounds.dumps.single_model.pair_sides`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from torch import Tensor
 from mdsd_bounds.dumps.containers.files import Array
 from mdsd_bounds.problem import InputError
 
+#: Of so many pairs of columns, each of which has one chance in the vocabulary's size, some share an offset.
+_PAIRS = 20
 #: Arrays that say what the columns of a draft's rows stand for.
 MAPS = ("d2t", "t2d", "target_ids")
+#: The note of a dump in which nothing decides whether ``d2t`` holds offsets or ids; a warning in every command.
+MAP_DOUBT = "draft map"
 #: Names of the files that hold them where every array has a file of its own, without their endings.
 MAP_FILES = (*MAPS, *(f"draft_{name}" for name in MAPS))
 
@@ -158,6 +163,25 @@ def token_columns(arrays: Mapping[str, Tensor], path: str, width: int | None = N
     if "target_ids" in held and "d2t" in held and not _same(held["d2t"] + torch.arange(len(held["d2t"])), tokens):
         raise InputError(f"{path}: target_ids and d2t are different maps; keep the right one")
     return TokenColumns(tokens, other)
+
+
+def refuse_ids(path: str, d2t: Tensor, width: int) -> None:
+    """Refuse a ``d2t`` of distinct target tokens where nothing else tells, if it has more columns than offsets of
+    real maps have without repeating.
+
+    Two columns have the same offset with probability 1 / ``width`` where the map is any, and far more often where it
+    ascends: of n columns none share one with probability ``exp(-n^2 / (2 width))``, which is 1e-8 at most here.
+
+    Raises
+    ------
+    InputError
+        With the remedy.
+    """
+    if len(d2t) * (len(d2t) - 1) > 2 * _PAIRS * width:
+        raise InputError(
+            f"{path}: d2t holds {len(d2t)} different tokens of {width}, and offsets of so many columns repeat: it "
+            "holds target ids, not offsets; store d2t - arange, or name it target_ids"
+        )
 
 
 def widened(rows: Tensor, tokens: Tensor, width: int) -> Tensor:

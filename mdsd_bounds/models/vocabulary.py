@@ -20,7 +20,7 @@ from torch import Tensor
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import opening
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
-from mdsd_bounds.dumps.token_map import token_columns
+from mdsd_bounds.dumps.token_map import refuse_ids, token_columns
 from mdsd_bounds.problem import InputError
 
 
@@ -94,10 +94,14 @@ def read_map(path: str | Path, width: int) -> TokenMap:
     Raises
     ------
     InputError
-        If the file cannot be read, lacks the arrays, ``t2d`` contradicts ``d2t``, or as :func:`make_map`.
+        If the file cannot be read, lacks the arrays, ``t2d`` contradicts ``d2t``, ``d2t`` holds ids, or as
+        :func:`make_map`.
     """
     arrays = _arrays(Path(path))
-    tokens = token_columns(arrays, str(path), width).tokens
+    found = token_columns(arrays, str(path), width)
+    if found.as_ids is not None:
+        refuse_ids(str(path), found.as_ids, width)
+    tokens = found.tokens
     return make_map(tokens, torch.arange(tokens.numel()), width, tokens.numel(), str(path))
 
 

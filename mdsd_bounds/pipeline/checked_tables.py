@@ -21,6 +21,8 @@ _SUM = hashlib.sha256().digest_size
 _TRAILER = len(_NAME) + 2 * _SUM
 #: Length of the footer, and the name of the format, at the end of every file.
 _END = 8
+#: Bytes that are read at once.
+_PIECE = 1 << 24
 
 
 class _Pages(io.RawIOBase):
@@ -83,10 +85,41 @@ def read_checked(data: bytes, damaged: str) -> pa.Table:
     """
     size = _footer_size(data[-_END:])
     pages = len(data) - size - _TRAILER
-    reason = "it is cut off, or not of this program" if pages < 0 else _differs(data[pages:], data[:pages])
+    reason = (
+        "it is cut off, or not of this program"
+        if pages < 0
+        else _differs(data[pages:], hashlib.sha256(memoryview(data)[:pages]).digest())
+    )
     if reason:
         raise InputError(damaged.format(reason))
     return pq.read_table(pa.BufferReader(data))
+
+
+def refuse_damaged(stream: Any, size: int, damaged: str) -> None:
+    """Raise an error where a file of ``size`` bytes holds checksums that are not those of its content.
+
+    A table that another program wrote again holds none, and is taken as it is.  The file is read piece by piece;
+    ``damaged`` is as of :func:`read_checked`.
+
+    Raises
+    ------
+    InputError
+        If a checksum is another.
+    """
+    stream.seek(max(size - _END, 0))
+    pages = size - _footer_size(stream.read(_END)) - _TRAILER
+    if pages < 0:
+        return
+    stream.seek(pages)
+    footer = stream.read(size - pages)
+    if footer[: len(_NAME)] != _NAME:
+        return
+    stream.seek(0)
+    found = hashlib.sha256()
+    for place in range(0, pages, _PIECE):
+        found.update(stream.read(min(_PIECE, pages - place)))
+    if reason := _differs(footer, found.digest()):
+        raise InputError(damaged.format(reason))
 
 
 def footer_metadata(stream: Any, size: int) -> dict[bytes, bytes]:
@@ -107,11 +140,11 @@ def _footer_size(end: bytes) -> int:
 
 
 def _differs(footer: bytes, pages: bytes | None) -> str:
-    """How the trailer at the beginning of ``footer`` is not that of the rest and of ``pages``; empty if it is."""
+    """How the trailer that begins ``footer`` is not that of the rest and of the checksum ``pages``; empty if it is."""
     if footer[: len(_NAME)] != _NAME:
         return "it holds no checksum where one was written"
     of_footer, of_pages = footer[len(_NAME) : len(_NAME) + _SUM], footer[len(_NAME) + _SUM : _TRAILER]
     whole = hashlib.sha256(footer[_TRAILER:]).digest() == of_footer
     if whole and pages is not None:
-        whole = hashlib.sha256(pages).digest() == of_pages
+        whole = pages == of_pages
     return "" if whole else "its checksum is not that of its content"

@@ -17,7 +17,9 @@ import pandas as pd
 
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading
+from mdsd_bounds.dumps.containers.files import open_file
 from mdsd_bounds.dumps.containers.parquet import open_parquet
+from mdsd_bounds.pipeline.checked_tables import refuse_damaged
 from mdsd_bounds.problem import InputError
 
 #: What identifies a setting; ``verifier`` is empty in tables of bounds.
@@ -272,7 +274,7 @@ def read_table(path: str) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the file is missing, is no parquet file, or lacks the columns of a per-position table.
+        If the file is missing, damaged, no parquet file, or lacks the columns of a per-position table.
 
     Examples
     --------
@@ -290,6 +292,8 @@ def read_table(path: str) -> pd.DataFrame:
     with reading(path, "parquet table", remedy):
         if not Path(path).exists():
             raise InputError(f"{path}: no such file; make it with mdsd bounds DUMP --out {path}")
+        held = open_file(Path(path))
+        refuse_damaged(held.stream(), held.size, f"{path}: the results there are damaged ({{}}); run it again")
         file = open_parquet(Path(path))
         names = file.schema_arrow.names
         missing = [name for name in COLUMNS if name not in names]

@@ -14,6 +14,12 @@ A top-k or nucleus cut that stays inside the kept tokens, each more probable tha
 missing: the row is exact again.  No token is more probable than the cap, nor than all missing mass.  Where the k-th
 token is no more probable than that, others may tie with it, and full rows keep ties: at most as many as the missing
 mass has room for.
+
+Stored logarithms that were rounded coarsely do not say which of two near ones is the larger.  Kept tokens within twice
+the error bound of the k-th may each be in or out of a top-k cut: their mass is missing, from that of the fewest that
+must be in to that of all.  Where the edge of a nucleus, or the most probable token of greedy decoding, lies among such
+tokens the row is an error.  Values as fine as float32 (:data:`ORDERED`) are taken to be in their true order, and equal
+ones to be ties, as the logits of half precision give them.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ from mdsd_bounds.problem import InputError
 
 #: Columns of a dump's ``target_cut`` and ``draft_cut`` ``[B, 4]``.
 MISSING_LOW, MISSING_HIGH, CAP, SLACK = range(4)
+#: Error bounds of stored logarithms from which on they do not tell the order of tokens within twice the bound.
+ORDERED = 1e-5
 #: A logit that is lowered so far has the weight zero in float64.
 _BANNED = -1e4
 
@@ -140,8 +148,11 @@ def truncated_distribution(
     least, most = (cut[:, i].clamp(0.0, 1.0) * (~kept).any(-1) for i in (MISSING_LOW, MISSING_HIGH))
     exact = most <= 0
     cap = torch.minimum(cap, most.log().clamp(min=-700.0))
+    unordered = torch.where(slack > ORDERED, slack, torch.zeros_like(slack))
     if temperature == 0:
         _refuse(~exact & (x.amax(-1) - slack < cap + slack), name, first_row, "greedy decoding")
+        near = (x >= x.amax(-1, keepdim=True) - 2 * unordered[:, None]).sum(-1) > 1
+        _refuse(near & (unordered > 0), name, first_row, "greedy decoding", _NEAR)
         return _known(probs, slack)
     s = 1.0 / temperature
     held = kept.sum(-1)
@@ -149,36 +160,71 @@ def truncated_distribution(
     log_kept = torch.logsumexp(x * s, -1)
     low, high = _log_tail(least, most, others, cap, s)
     if top_k is not None:
-        # No unknown token may outrank a kept one of the cut.  Then either the cut holds kept tokens and those that tie
-        # with the last of them, or it holds all of them and some unknown ones.
-        last = torch.where(probs > 0, x, torch.full_like(x, float("inf"))).amin(-1)
-        _refuse(~exact & (last < cap), name, first_row, f"top_k={top_k}")
-        ties = torch.where(last - slack <= cap, torch.floor(most * torch.exp(-cap) * (1 + 1e-9)), 0.0)
-        high = torch.where(held < top_k, high, torch.minimum(high, ties.log() + cap * s))
-        low = torch.full_like(low, -float("inf"))
+        edge = _Edge(x.amax(-1), cap, slack, exact, unordered)
+        probs, kept, low, high, cap = _top_k(probs, x, most, high, edge, (top_k, s, name, first_row))
+        exact = torch.isneginf(high)
         log_kept = torch.logsumexp(torch.where(probs > 0, x * s, torch.full_like(x, -float("inf"))), -1)
     if min_p:
         probs, low, high = _at_least(
-            probs, low, high, _Edge(x.amax(-1), cap, slack, exact), (min_p, s, name, first_row)
+            probs, low, high, _Edge(x.amax(-1), cap, slack, exact, unordered), (min_p, s, name, first_row)
         )
         log_kept = torch.logsumexp(torch.where(probs > 0, x * s, torch.full_like(x, -float("inf"))), -1)
     missing_low, missing_high = torch.sigmoid(low - log_kept), torch.sigmoid(high - log_kept)
     cap_weight = torch.exp(cap * s - log_kept)
     slack = slack * s
     if top_p is not None and top_p < 1:
-        return _nucleus(probs, missing_low, missing_high, cap_weight, slack, top_p, name, first_row)
+        return _nucleus(probs, missing_low, missing_high, cap_weight, slack, (top_p, unordered > 0, name, first_row))
     all_kept = kept | (missing_high <= 0)[:, None]
     return TruncatedDistribution(probs, all_kept, missing_low, missing_high, cap_weight, slack)
 
 
 @dataclass(frozen=True)
 class _Edge:
-    """Largest kept logarithm, cap of the others, error bound of the logarithms, and rows with nothing missing."""
+    """Largest kept logarithm, cap of the others, error bound of the logarithms, and rows with nothing missing.
+
+    ``unordered`` is the error bound where it is so large that near values may stand in another order.
+    """
 
     peak: Tensor
     cap: Tensor
     slack: Tensor
     exact: Tensor
+    unordered: Tensor
+
+
+def _top_k(
+    probs: Tensor, x: Tensor, most: Tensor, high: Tensor, edge: _Edge, asked: tuple[int, float, str, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Tokens that are surely in the cut, those that are known, bounds of the logarithm of the rest, and their cap.
+
+    No unknown token may outrank a kept one of the cut.  Then either the cut holds kept tokens and those that tie with
+    the last of them, or it holds all of them and some unknown ones.  ``probs`` are those of the cut as it is stored.
+    """
+    top_k, s, name, first_row = asked
+    known, error = x > -float("inf"), edge.unordered[:, None]
+    kth = x.topk(min(top_k, x.shape[1]), -1).values[:, -1:]
+    last = torch.where(known & (x >= kth), x, torch.full_like(x, float("inf"))).amin(-1)
+    _refuse(~edge.exact & (last < edge.cap), name, first_row, f"top_k={top_k}")
+    ties = torch.where(last - edge.slack <= edge.cap, torch.floor(most * (edge.slack - last).exp() * (1 + 1e-9)), 0.0)
+    all_in = known.sum(-1) < top_k
+    high = torch.where(all_in, high, torch.minimum(high, ties.log() + edge.cap * s))
+    # Of tokens within the error of the k-th more may be in than k, or others than are stored as the largest.
+    possible = known & (x >= kth - 2 * error)
+    sure = possible & ((possible.sum(-1, keepdim=True) <= top_k) | (x >= kth + 2 * error))
+    sure &= edge.exact[:, None] | (x - error >= edge.cap[:, None])
+    near = possible & ~sure
+    _refuse(~sure.any(-1), name, first_row, f"top_k={top_k}", _NEAR)
+    weights = torch.where(near, x * s, torch.full_like(x, -float("inf")))
+    slack = edge.slack * s
+    least = torch.where(near, x * s, torch.full_like(x, float("inf"))).amin(-1) - slack
+    fewest = torch.where(torch.isneginf(high), top_k - sure.sum(-1), 0).clamp(min=0).to(x.dtype)
+    some = near.any(-1)
+    low = torch.where(some, fewest.log() + least, -float("inf"))
+    high = torch.where(some, torch.logaddexp(high, torch.logsumexp(weights, -1) + slack), high)
+    cap = torch.where(some, torch.maximum(edge.cap, weights.amax(-1) / s + edge.slack), edge.cap)
+    inside = torch.where(sure, probs, torch.zeros_like(probs))
+    probs = torch.where(some[:, None], inside / inside.sum(-1, keepdim=True), probs)
+    return probs, known & ~near, low, high, cap
 
 
 def _at_least(
@@ -241,9 +287,10 @@ def _log_tail(low: Tensor, high: Tensor, others: Tensor, cap: Tensor, s: float) 
 
 
 def _nucleus(
-    probs: Tensor, low: Tensor, high: Tensor, cap: Tensor, slack: Tensor, top_p: float, name: str, first_row: int
+    probs: Tensor, low: Tensor, high: Tensor, cap: Tensor, slack: Tensor, asked: tuple[float, Tensor, str, int]
 ) -> TruncatedDistribution:
     """The nucleus, where it is the same set for every missing mass in the interval and inside the kept tokens."""
+    top_p, coarse, name, first_row = asked
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
     margin = torch.expm1(2 * slack)[:, None]
@@ -255,6 +302,9 @@ def _nucleus(
     sure = (covered.gather(-1, (most - 1)[:, None])[:, 0] >= top_p) & (last * (1 - 1e-12) > cap)
     _refuse(~sure & (high > 0), name, first_row, f"top_p={top_p}")
     _refuse((fewest != most) & (high > 0), name, first_row, f"the edge of top_p={top_p}")
+    following = torch.nn.functional.pad(ranked, (0, 1)).gather(-1, most[:, None])[:, 0]
+    near = (fewest != most) | ((following > 0) & (following * torch.exp(2 * slack) >= last))
+    _refuse(near & coarse, name, first_row, f"the edge of top_p={top_p}", _NEAR)
     size = torch.where(high > 0, most, (before < top_p).sum(-1))
     keep = torch.arange(probs.shape[1], device=probs.device) < size[:, None]
     inside = torch.zeros_like(probs).scatter_(-1, order, torch.where(keep, ranked, torch.zeros_like(ranked)))
@@ -266,9 +316,16 @@ def _known(probs: Tensor, slack: Tensor) -> TruncatedDistribution:
     return TruncatedDistribution(probs, whole.kept, whole.low, whole.high, whole.cap, slack)
 
 
-def _refuse(bad: Tensor, name: str, first_row: int, what: str) -> None:
+#: Why rounded logarithms do not decide, with the remedy.
+_NEAR = "depends on the order of tokens that are nearer to each other than the stored numbers are exact; log in float32"
+
+
+def _refuse(
+    bad: Tensor,
+    name: str,
+    first_row: int,
+    what: str,
+    why: str = "depends on tokens the truncated row does not hold; log more tokens a row",
+) -> None:
     if bool(bad.any()):
-        row = first_row + int(bad.nonzero()[0])
-        raise InputError(
-            f"{name} row {row}: {what} depends on tokens the truncated row does not hold; log more tokens a row"
-        )
+        raise InputError(f"{name} row {first_row + int(bad.nonzero()[0])}: {what} {why}")

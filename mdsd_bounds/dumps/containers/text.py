@@ -16,6 +16,8 @@ from mdsd_bounds.problem import InputError
 
 #: Bytes of a line.  A full distribution over 262,144 tokens, written in full digits, takes about 6 MB.
 LINE = 1 << 26
+#: Blank lines in a row.  A small compressed file may hold hundreds of millions, which take minutes to pass over.
+BLANK = 1_000_000
 #: Bytes of a description beside a dump: manifests, settings.
 SMALL = 1 << 26
 #: What parsed JSON takes, in bytes for each byte of text: a list of empty lists; numbers take 2 to 8.
@@ -30,10 +32,11 @@ def lines(path: Path, longest: int = LINE) -> Iterator[tuple[int, str]]:
     Raises
     ------
     InputError
-        If a line is longer than ``longest`` bytes, holds NUL bytes (a binary or sparse file), or is no UTF-8.
+        If a line is longer than ``longest`` bytes, holds NUL bytes (a binary or sparse file), or is no UTF-8, or there
+        are more than :data:`BLANK` blank lines in a row.
     """
     with open_text(path) as stream:
-        number = 0
+        number = filled = 0
         while line := _line(stream, path, number + 1, longest):
             number += 1
             try:
@@ -43,7 +46,10 @@ def lines(path: Path, longest: int = LINE) -> Iterator[tuple[int, str]]:
                     f"{path} line {number}: no UTF-8 text (byte {error.start}); save the file as UTF-8"
                 ) from error
             if text.strip():
+                filled = number
                 yield number, text
+            elif number - filled > BLANK:
+                raise InputError(f"{path} line {number}: {BLANK} blank lines before it; write the file without them")
 
 
 def _line(stream: io.BufferedReader, path: Path, number: int, longest: int) -> bytes:

@@ -224,9 +224,11 @@ def _full(path: Path, arrays: Mapping[str, Array], name: str, size: int) -> Side
         return torch.cat([array.rows(a, b) for a, b in runs(text.kept[start:stop])]), None
 
     stage = "processed" if name == "scores" else "raw"
+    square = shape[0] if len(shape) == 3 and shape[0] == shape[1] > 1 and len(text.kept) == text.rows else 0
     return Side(
         str(path), "arrays", len(text.kept), shape[-1], array.dtype, read, columns,
         shift=text.shift, stage=stage, bytes=size, kept=text.kept, notes=text.notes,
+        square=square,
     )  # fmt: skip
 
 

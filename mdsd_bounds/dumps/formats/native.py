@@ -284,10 +284,18 @@ def open_native(path: Path) -> Dump:
 
 
 def _refuse_other_shards(path: Path, manifest: Manifest) -> None:
-    """Refuse a shard that is listed twice, and in a dump that is complete one that is not listed."""
+    """Refuse shards that are listed twice, or are copies, and in a dump that is complete one that is not listed."""
     listed = [shard.file for shard in manifest.shards]
     if twice := [name for name, count in Counter(listed).items() if count > 1]:
         raise InputError(f"{path / MANIFEST}: lists {twice[0]} twice; write the dump again")
+    # Rows without places may be the same by chance, where a toy wrote them.
+    first: dict[str, str] = {}
+    for shard in manifest.shards if {"doc", "position"} <= set(manifest.columns) else ():
+        if (same := first.setdefault(shard.sha256, shard.file)) != shard.file:
+            raise InputError(
+                f"{path / MANIFEST}: {shard.file} has the checksum of {same}, the same rows at the same places, which "
+                "would count twice; remove the copy from the manifest and the folder, or write the dump again"
+            )
     lying = {file.name for file in path.glob("shard-*.safetensors")} if manifest.complete else set()
     if other := sorted(lying - set(listed)):
         raise InputError(
