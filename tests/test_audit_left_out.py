@@ -73,6 +73,14 @@ def test_with_all_lines_nothing_is_excused(tmp_path: Path) -> None:
         audit_log(path, left_out=(END,))
 
 
+def test_what_is_no_token_is_not_left_out(tmp_path: Path) -> None:
+    """-1 would be the last token of the vocabulary."""
+    path = written(tmp_path, texts(5, 20))
+    assert not audit_log(path).lossy
+    with pytest.raises(InputError, match="--left-out -1: give the ids of tokens, from 0 on, or none"):
+        audit_log(path, left_out=(-1,))
+
+
 def test_the_distribution_given_that_a_token_was_left_out(tmp_path: Path) -> None:
     rows: list[Entry] = [
         {"p": [0.5, 0.25, 0.25], "token": 1},

@@ -66,13 +66,16 @@ class Expected:
 
 
 def require_left_out(lines: Sequence[Line], tokens: Sequence[int], path: str) -> None:
-    """Refuse a token that is said to be left out and is output all the same.
+    """Refuse a token that is said to be left out and is output all the same, and what is no token.
 
     Raises
     ------
     InputError
         Naming the line.
     """
+    for token in tokens:
+        if token < 0:
+            raise InputError(f"--left-out {token}: give the ids of tokens, from 0 on, or none")
     for line in lines:
         if line.token in tokens:
             raise InputError(
