@@ -56,7 +56,8 @@ def test_a_log_without_the_lines_of_the_end_token_is_no_verdict(tmp_path: Path) 
         audit_log(path)
     report = audit_log(path, left_out=(END,))
     assert not report.lossy
-    assert report.bound is None
+    assert report.bound is not None
+    assert report.loss is None
     assert "given that they are none of the tokens left out (5)" in " ".join(report.notes)
 
 
@@ -71,6 +72,42 @@ def test_with_all_lines_nothing_is_excused(tmp_path: Path) -> None:
     assert not audit_log(path).lossy
     with pytest.raises(InputError, match=r"line \d+: the output is token 5, whose lines --left-out says are not there"):
         audit_log(path, left_out=(END,))
+
+
+def test_acceptance_above_the_bound_is_found_though_some_token_never_comes_up(tmp_path: Path) -> None:
+    """Every draft is accepted: of 160 outputs only the acceptances tell it."""
+    rng = np.random.default_rng(12)
+    p = np.full(60, 0.975 / 59)
+    p[7] = 0.025
+    lines: list[Entry] = []
+    for i in range(160):
+        q = p * np.exp(rng.normal(size=60) * 0.25)
+        q[7] = 0.0
+        draft = int(rng.choice(60, p=q / q.sum()))
+        entry = {"doc": 0, "position": i, "p": p.tolist(), "q": (q / q.sum()).tolist(), "drafts": [draft]}
+        lines.append(entry | {"token": draft, "sampler": "with_replacement"})
+    path = written(tmp_path, lines)
+    report = audit_log(path, left_out=(7,))
+    assert [test.refutes for test in report.tests] == [False, False, True]
+    assert audit_log(path).lossy
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_given_that_a_token_was_left_out_is_no_verdict_by_itself(tmp_path: Path, seed: int) -> None:
+    """A rule that attains alpha* (one draft), with an end token of which much mass is left out."""
+    path = written(tmp_path, texts(20 + seed, 120, end=False, pairs_of=2))
+    report = audit_log(path, left_out=(END,))
+    assert not report.lossy
+    assert report.bound is not None
+    assert report.bound.acceptance < report.bound.bound
+
+
+def test_what_is_no_token_is_not_left_out(tmp_path: Path) -> None:
+    """-1 would be the last token of the vocabulary."""
+    path = written(tmp_path, texts(5, 20))
+    assert not audit_log(path).lossy
+    with pytest.raises(InputError, match="--left-out -1: give the ids of tokens, from 0 on, or none"):
+        audit_log(path, left_out=(-1,))
 
 
 def test_the_distribution_given_that_a_token_was_left_out(tmp_path: Path) -> None:

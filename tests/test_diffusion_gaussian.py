@@ -151,6 +151,13 @@ def test_order_of_rules() -> None:
     assert gaussian.joint_ceiling(1.3, 1) == pytest.approx(gaussian.optimal_acceptance(1.3, 1), abs=1e-15)
 
 
+@pytest.mark.parametrize("delta", [3.0, 5.0, 8.0, 12.0])
+def test_rank_mixtures_of_far_shifts_stay_below_the_optimum(delta: float) -> None:
+    assert rank_mixture_acceptance(delta, [1.0]) == pytest.approx(gaussian.reflection(delta), rel=3e-6)
+    for weights in ([1.0, 0.0], [0.9, 0.1], [1.0] + [0.0] * 6):
+        assert rank_mixture_acceptance(delta, weights) <= gaussian.optimal_acceptance(delta, len(weights)) * (1 + 3e-6)
+
+
 def test_rank_mixtures() -> None:
     for delta, n, value in ((0.5, 2, 0.9406), (0.5, 4, 0.9772), (1, 2, 0.7903), (1, 4, 0.8959), (2, 2, 0.4262)):
         mixture = best_rank_mixture(delta, n)

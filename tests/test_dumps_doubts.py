@@ -54,6 +54,9 @@ def test_logits_are_not_taken_for_another_scale(width: int) -> None:
     one = torch.full((3, width), -float("inf"))
     one[:, 0] = torch.tensor([0.0, 5.0, 1.0])
     refuse_other_scales("x", "target", 0, one)
+    # A draft that proposes one token, as log-probabilities; and a vocabulary of one token.
+    refuse_other_scales("x", "draft", 0, torch.where(one > -float("inf"), 0.0, one))
+    refuse_other_scales("x", "draft", 0, torch.zeros(3, 1))
 
 
 def test_one_row_of_probabilities_among_logits() -> None:

@@ -80,6 +80,7 @@ def assemble(
     return Positions(
         **table.columns,
         token=np.array([line.token for line in lines], dtype=np.int64),
+        draft_slack=np.zeros(len(lines)),
         drafts=counts,
         rank=np.array([_rank(line) for line in lines], dtype=np.int64),
         sampler=names,

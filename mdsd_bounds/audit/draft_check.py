@@ -22,13 +22,14 @@ def draft_check(positions: Positions) -> Wager | None:
     if len(tested) == 0:
         return None
     probs = tested.q_mass / tested.q_mass.sum(1, keepdims=True)
-    first = wager(probs, tested.draft_cell, tested.tolerance)
+    tolerance = np.minimum(tested.tolerance + tested.draft_slack, 1.0)
+    first = wager(probs, tested.draft_cell, tolerance)
     pairs = np.isfinite(tested.equal_chance)
     if not bool(pairs.any()):
         # One draft a line: nothing can be equal.  The half that was set aside for it stays as it is.
         return join([[("first draft: " + first.leader, first.steps)], [("first draft: none", np.zeros(len(tested)))]])
     seen, due = np.where(pairs, tested.equal, 0.0), np.where(pairs, tested.equal_chance, 0.0)
-    slack = np.where(pairs, 2 * tested.tolerance, 0.0)
+    slack = np.where(pairs, 2 * tolerance, 0.0)
     bets = [
         (
             f"equal drafts too {'often' if fraction > 0 else 'rarely'}, betting fraction {abs(fraction)}",

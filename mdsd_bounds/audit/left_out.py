@@ -5,6 +5,12 @@ lossy.  The log alone does not tell the two apart.  Given that the output is non
 lossless rule outputs x with probability ``p_x / (1 - p(A))``, and the tests hold for that distribution in both cases.
 If p may be off by a total variation of t, the conditional distribution may be off by ``t / (1 - p(A))``.
 
+For every set B an output outside of A that is a draft lies in B, or one of the drafts lies outside of B.  So a lossless
+rule accepts and outputs none of A with probability ``p(B - A) + 1 - Q(B)`` at most, hence with alpha* of the
+conditional distribution at most, and ``alpha* / (1 - p(A))`` bounds its acceptance given that the output is none of A.
+No event among the drafts is more probable, given that, than by a factor ``1 / (1 - p(A))``, so that their distribution
+is off by a total variation of p(A) at most.
+
 Only what an end token may do is excused: to be missing once a text.
 """
 
@@ -19,6 +25,7 @@ import numpy as np
 from mdsd_bounds.audit.assemble import Unit
 from mdsd_bounds.audit.cells import Floats, Ints
 from mdsd_bounds.audit.log_lines import Distribution, Line
+from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.problem import InputError
 
 #: How often a token was to come up, at least, for its absence to be looked into: the chance of that is e^-3.
@@ -66,13 +73,16 @@ class Expected:
 
 
 def require_left_out(lines: Sequence[Line], tokens: Sequence[int], path: str) -> None:
-    """Refuse a token that is said to be left out and is output all the same.
+    """Refuse a token that is said to be left out and is output all the same, and what is no token.
 
     Raises
     ------
     InputError
         Naming the line.
     """
+    for token in tokens:
+        if token < 0:
+            raise InputError(f"--left-out {token}: give the ids of tokens, from 0 on, or none")
     for line in lines:
         if line.token in tokens:
             raise InputError(
@@ -81,14 +91,30 @@ def require_left_out(lines: Sequence[Line], tokens: Sequence[int], path: str) ->
             )
 
 
-def given_others(units: Iterator[Unit], tokens: Sequence[int], tolerance: float) -> Iterator[Unit]:
-    """The units with p given that the output is none of ``tokens``; ``tolerance`` is that of all lines."""
+def given_others(units: Iterator[Unit], tokens: Sequence[int], tolerance: float, gone: Floats) -> Iterator[Unit]:
+    """The units with p given that the output is none of ``tokens``; ``tolerance`` is that of all lines.
+
+    At each line that a unit is about, ``gone`` ``[N]`` is set to the most that p gives to these tokens.
+    """
     left = np.array(sorted(set(tokens)), dtype=np.int64)
     for unit in units:
-        yield replace(unit, p=_conditional(unit.p, left, tolerance))
+        row, mass = _conditional(unit.p, left, tolerance)
+        gone[list(unit.lines)] = mass
+        yield replace(unit, p=row)
 
 
-def _conditional(row: Distribution, left: Ints, tolerance: float) -> Distribution:
+def without_them(positions: Positions, gone: Floats) -> Positions:
+    """Positions whose p is given that some tokens are not output, with the bound and the drafts given that too."""
+    kept = np.maximum(1.0 - gone, np.finfo(np.float64).tiny)
+    return replace(
+        positions,
+        bound=np.minimum(positions.bound / kept, 1.0),
+        bound_by_n=np.minimum(positions.bound_by_n / kept[:, None], 1.0),
+        draft_slack=gone,
+    )
+
+
+def _conditional(row: Distribution, left: Ints, tolerance: float) -> tuple[Distribution, float]:
     places = left[left < len(row.probs)] if row.tokens is None else np.flatnonzero(np.isin(row.tokens, left))
     gone, probs = float(row.probs[places].sum()), row.probs.copy()
     probs[places] = 0.0
@@ -98,9 +124,10 @@ def _conditional(row: Distribution, left: Ints, tolerance: float) -> Distributio
         unseen = min(row.tail, (len(left) - len(places)) * float(row.probs.min()))
     kept = 1.0 - gone
     if kept <= unseen + tolerance:
-        return replace(row, defect=1.0)
+        return replace(row, defect=1.0), 1.0
     defect = (row.defect + tolerance + unseen) / kept - tolerance
-    return replace(row, probs=probs / kept, tail=row.tail / kept, defect=min(defect, 1.0))
+    most = min(gone + unseen + row.defect + tolerance, 1.0)
+    return replace(row, probs=probs / kept, tail=row.tail / kept, defect=min(defect, 1.0)), most
 
 
 def say_left_out(path: str, never: dict[int, float]) -> str:

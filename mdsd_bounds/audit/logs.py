@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mdsd_bounds.audit.assemble import Unit, assemble
 from mdsd_bounds.audit.cells import Floats, Ints
-from mdsd_bounds.audit.left_out import Expected, given_others, require_left_out, say_left_out
+from mdsd_bounds.audit.left_out import Expected, given_others, require_left_out, say_left_out, without_them
 from mdsd_bounds.audit.listed_tokens import refuse_chosen_rows
 from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
 from mdsd_bounds.audit.positions import Positions
@@ -58,8 +58,8 @@ def audit_log(
         Temperature and cuts of the rows of the dump, of the target and of the draft, as the running system applied
         them.
     left_out : sequence of int, optional
-        Tokens whose lines are not in the log, as of an end token: the outputs are tested given that they are none of
-        these, and the bound is not tested.  None of them (``()``) makes a token that never comes up count against the
+        Tokens whose lines are not in the log, as of an end token: outputs and bound are tested given that the output is
+        none of these.  None of them (``()``) makes a token that never comes up count against the
         rule; where nothing is said and nothing else speaks against the rule, that is an error.
     **options
         Options of the sampler (``m``).
@@ -108,7 +108,9 @@ def _notes(positions: Positions, blockwise: bool, left_out: Sequence[int] | None
         notes.append("blockwise: the bound and the drafts are tested at the first position of each step only")
     if left_out:
         tokens = ", ".join(map(str, left_out))
-        notes.append(f"outputs are tested given that they are none of the tokens left out ({tokens}), the bound is not")
+        notes.append(
+            f"outputs are tested given that they are none of the tokens left out ({tokens}), and so is the bound"
+        )
     return tuple(notes)
 
 
@@ -161,13 +163,12 @@ def _read(path: str, given: dict[str, Any], left_out: tuple[int, ...], expected:
         # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
         lines = [replace(line, q=None) for line in lines]
     units = _units(lines, path, dump, warps or (Warp(), Warp()), tolerance)
-    slack = TOLERANCE if tolerance is None else tolerance
+    slack, gone = TOLERANCE if tolerance is None else tolerance, np.zeros(len(lines))
     if left_out:
         require_left_out(lines, left_out, path)
-        # Given the output, the drafts do not follow the sampler, nor does alpha* bound how often they are accepted.
-        lines, sampler = [replace(line, sampler="") for line in lines], ""
-        units = given_others(units, left_out, slack)
+        units = given_others(units, left_out, slack, gone)
     positions = assemble(lines, units if expected is None else expected.counted(units), path, sampler, options, slack)
+    positions = without_them(positions, gone) if left_out else positions
     return first_of_steps(positions, path) if blockwise else positions
 
 

@@ -44,6 +44,8 @@ class Positions:
         ``[N]`` p and q of the output and the total variation of p and q; NaN where not known.
     tolerance : ndarray
         ``[N]`` total variation by which the stated p may be off.
+    draft_slack : ndarray
+        ``[N]`` total variation by which the drafts' distribution may be off besides (see left_out.py).
     bound, bound_by_n : ndarray
         ``[N]`` alpha* (upper end) for the drafts of the position, and ``[N, 4]`` for n = 1..4; NaN where not known.
     equal, equal_chance : ndarray
@@ -70,6 +72,7 @@ class Positions:
     q_token: Floats
     distance: Floats
     tolerance: Floats
+    draft_slack: Floats
     bound: Floats
     bound_by_n: Floats
     equal: Floats

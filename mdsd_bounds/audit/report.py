@@ -195,7 +195,8 @@ def judge(positions: Positions, alpha: float = 0.01, notes: tuple[str, ...] = ()
         chi,
         drafts,
         bound,
-        loss_meter(positions) if sound else None,
+        # What a lossy rule does to the tokens that were left out is not known.
+        loss_meter(positions) if sound and not positions.draft_slack.any() else None,
     )
 
 

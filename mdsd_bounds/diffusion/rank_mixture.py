@@ -106,9 +106,10 @@ def rank_mixture_acceptance(delta: float, weights: Sequence[float] | np.ndarray,
 
 
 def _edges(delta: float, bins: int) -> np.ndarray:
-    """Inner edges, of equal mass under q and under p by halves."""
+    """Inner edges, of equal mass under q and under p by halves, and between the means, where a far shift has none."""
     levels = np.arange(1, bins // 2) / (bins // 2)
-    edges: np.ndarray = np.unique(np.concatenate([ndtri(levels), delta + ndtri(levels)]))
+    between = np.linspace(0.0, delta, bins // 4)
+    edges: np.ndarray = np.unique(np.concatenate([ndtri(levels), delta + ndtri(levels), between]))
     return edges
 
 

@@ -77,7 +77,8 @@ def _refuse_positive(where: str, first: int, rows: Tensor, place: Tensor) -> Non
             f"{where}: every row is non-negative and sums to 100: percentages; save the logarithms of the "
             f"probabilities instead{_LOGITS}"
         )
-    if _sum_to_one((-held).masked_fill(~known, -float("inf"))):
+    # Rows of zeros alone are logarithms of one, with their sign as without it.
+    if bool((held > 0).any()) and _sum_to_one((-held).masked_fill(~known, -float("inf"))):
         raise InputError(
             f"{where}: the exponentials of minus every row sum to one: negated log-probabilities; save them with their "
             f"sign{_LOGITS}"

@@ -1,0 +1,116 @@
+"""Logs whose probabilities were rounded in ways that their sums and shared digits do not show."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mdsd_bounds.audit import audit_log, read_positions
+from mdsd_bounds.audit.cells import Floats
+
+Entry = dict[str, Any]
+Written = Callable[[Floats], Any]
+
+
+def rejections(seed: int, size: int, rows: int, *, lossy: bool = False, positions: int = 2000) -> list[Any]:
+    """p, q, draft and output of speculative sampling with one draft, each time at one of so many pairs."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(rows, size)) * rng.choice([1.0, 2.0, 3.0], size=(rows, 1))
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, logits + rng.normal(size=logits.shape)))
+    found = []
+    for _ in range(positions):
+        row = rng.integers(rows)
+        draft = int(rng.choice(size, p=q[row]))
+        rest = np.clip(p[row] - q[row], 0, None)
+        kept = rng.random() < p[row, draft] / q[row, draft]
+        other = p[row] if lossy else rest / rest.sum()
+        found.append((p[row], q[row], draft, draft if kept else int(rng.choice(size, p=other))))
+    return found
+
+
+def log(tmp_path: Path, found: list[Any], form: Written) -> str:
+    path = tmp_path / "log.jsonl"
+    lines = [
+        {"doc": 0, "position": i, "p": form(p), "q": form(q), "drafts": [draft], "token": token}
+        for i, (p, q, draft, token) in enumerate(found)
+    ]
+    path.write_text("\n".join(json.dumps(line | {"sampler": "with_replacement"}) for line in lines))
+    return str(path)
+
+
+def renormalised(decimals: int, kind: type = float) -> Written:
+    def form(p: Floats) -> list[float]:
+        rounded = p.round(decimals).astype(kind)
+        return [float(x) for x in rounded / rounded.sum()]
+
+    return form
+
+
+def cut_off(p: Floats) -> dict[str, float]:
+    """The four most probable tokens, with two decimals that were not rounded but cut off."""
+    return {str(x): float(np.floor(100 * p[x])) / 100 for x in np.argsort(-p)[:4]}
+
+
+@pytest.mark.parametrize("kind", [float, np.float32])
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_rows_that_were_made_to_sum_to_one_after_rounding(tmp_path: Path, decimals: int, kind: type) -> None:
+    found = rejections(1, 30, 500)
+    path = log(tmp_path, found, renormalised(decimals, kind))
+    assert audit_log(path, tolerance=1e-6).lossy or decimals > 2
+    assert not audit_log(path).lossy
+    # What the rows have lost is known here: the tolerance is no less.
+    held = read_positions(path).tolerance
+    lost = [float(np.clip(p - np.array(renormalised(decimals)(p)), 0, None).sum()) for p, *_ in found]
+    assert (held >= np.array(lost)).all()
+    assert held.max() < 40 * 10.0**-decimals
+
+
+def test_a_lossy_rule_is_found_in_rows_that_were_made_to_sum_to_one(tmp_path: Path) -> None:
+    assert audit_log(log(tmp_path, rejections(2, 12, 4, lossy=True, positions=4000), renormalised(3))).lossy
+
+
+def test_numbers_that_were_cut_off_leave_the_tail_too_large(tmp_path: Path) -> None:
+    found = rejections(3, 6, 40)
+    path = log(tmp_path, found, cut_off)
+    assert not audit_log(path).lossy
+    held = read_positions(path).tolerance
+    lost = [sum(float(p[int(x)]) - number for x, number in cut_off(p).items()) for p, *_ in found]
+    assert (held >= np.array(lost)).all()
+
+
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_step_logs_with_few_decimals_of_log_probabilities(tmp_path: Path, decimals: int) -> None:
+    rows: list[tuple[Any, dict[int, float]]] = []
+    for line in rejections(4, 8, 40, positions=4000):
+        p = line[0]
+        listed = {int(x): round(float(np.log(p[x])), decimals) for x in np.argsort(-p)[:4]}
+        if sum(map(math.exp, listed.values())) < 1:
+            rows.append((line, listed))
+    path = tmp_path / "steps.jsonl"
+    with path.open("w") as file:
+        for step, ((_, _, draft, token), listed) in enumerate(rows):
+            candidates = [{"token": x, "logprob": logprob} for x, logprob in listed.items()]
+            position = {"token": token, "target_candidates": candidates}
+            line = {"doc": 0, "step": step, "drafts": [draft], "accepted": int(draft == token), "positions": [position]}
+            file.write(json.dumps(line) + "\n")
+    held = read_positions(str(path)).tolerance
+    half = 0.5 * 10.0**-decimals
+    mass = np.array([sum(map(math.exp, listed.values())) for _, listed in rows])
+    assert len(rows) > 1000
+    assert (held >= mass * np.expm1(half) * 0.99).all()
+    assert not audit_log(str(path)).lossy
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_in_full_digits_and_powers_are_exact(tmp_path: Path, seed: int) -> None:
+    found = rejections(seed, 6, 40, positions=200)
+    assert float(read_positions(log(tmp_path, found, lambda p: p.tolist())).tolerance.max()) < 1.1e-6
+    powers = 0.7 ** np.arange(24)
+    path = log(tmp_path, [(powers / powers.sum(), powers / powers.sum(), 0, 0)] * 50, lambda p: p.tolist())
+    assert float(read_positions(path).tolerance.max()) < 1.1e-6
