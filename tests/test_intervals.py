@@ -393,3 +393,7 @@ def test_a_tie_of_fine_numbers_is_a_tie() -> None:
     found = truncated_distribution(stored, nothing, top_k=2)
     assert float(found.high) == 0
     assert int((found.probs > 0).sum()) == 3
+    # Nor does a temperature whose reciprocal is infinite.
+    for top_p in (None, 0.5):
+        coldest = truncated_distribution(*cut(stored, 2, 1e-6), temperature=1e-310, top_p=top_p)
+        assert (coldest.probs.tolist(), float(coldest.high)) == ([[1, 0, 0, 0]], 0)

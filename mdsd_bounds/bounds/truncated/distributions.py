@@ -154,7 +154,8 @@ def truncated_distribution(
         near = (x >= x.amax(-1, keepdim=True) - 2 * unordered[:, None]).sum(-1) > 1
         _refuse(near & (unordered > 0), name, first_row, "greedy decoding", _NEAR)
         return _known(probs, slack)
-    s = 1.0 / temperature
+    # Of a subnormal temperature the reciprocal is infinite; no product with a logarithm may be.
+    s = min(1.0 / temperature, 1e300)
     held = kept.sum(-1)
     others = (kept.shape[-1] - held).clamp(min=1).to(torch.float64)
     log_kept = torch.logsumexp(x * s, -1)
@@ -214,14 +215,14 @@ def _top_k(
     sure &= edge.exact[:, None] | (x - error >= edge.cap[:, None])
     near = possible & ~sure
     _refuse(~sure.any(-1), name, first_row, f"top_k={top_k}", _NEAR)
-    weights = torch.where(near, x * s, torch.full_like(x, -float("inf")))
+    inside_or_not = torch.where(near, x, torch.full_like(x, -float("inf")))
     slack = edge.slack * s
     least = torch.where(near, x * s, torch.full_like(x, float("inf"))).amin(-1) - slack
     fewest = torch.where(torch.isneginf(high), top_k - sure.sum(-1), 0).clamp(min=0).to(x.dtype)
     some = near.any(-1)
     low = torch.where(some, fewest.log() + least, -float("inf"))
-    high = torch.where(some, torch.logaddexp(high, torch.logsumexp(weights, -1) + slack), high)
-    cap = torch.where(some, torch.maximum(edge.cap, weights.amax(-1) / s + edge.slack), edge.cap)
+    high = torch.where(some, torch.logaddexp(high, torch.logsumexp(inside_or_not * s, -1) + slack), high)
+    cap = torch.where(some, torch.maximum(edge.cap, inside_or_not.amax(-1) + edge.slack), edge.cap)
     inside = torch.where(sure, probs, torch.zeros_like(probs))
     probs = torch.where(some[:, None], inside / inside.sum(-1, keepdim=True), probs)
     return probs, known & ~near, low, high, cap
@@ -293,7 +294,7 @@ def _nucleus(
     top_p, coarse, name, first_row = asked
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ranked.cumsum(-1) - ranked
-    margin = torch.expm1(2 * slack)[:, None]
+    margin = torch.expm1(2 * slack).clamp(max=1e100)[:, None]
     fewest = ((1 - low)[:, None] * before * (1 + margin) < top_p).sum(-1)
     most = ((1 - high)[:, None] * before * (1 - margin) < top_p).sum(-1)
     covered = (1 - high)[:, None] * (before + ranked) * (1 - margin)
