@@ -5,6 +5,7 @@ Every interval is of texts drawn with replacement, the same ones for all cells, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ LEVELS = {"plain": 0, "chain": 4, "rsd_c": 2, "dynamic": 3}
 def report(out: Path, results: Path, most: int, costs: Sequence[float]) -> None:
     """Tables, figure and numbers of the first ``most`` texts that every measured cell has.
 
+    The lines themselves are kept beside them, so that ``--out`` of the results remakes the tables.
+
     ``costs`` are those of a draft forward pass in target forward passes, where both only wait for their weights to be
     read; the figure has the last of them.
     """
@@ -49,7 +52,7 @@ def report(out: Path, results: Path, most: int, costs: Sequence[float]) -> None:
     parts = {"all": docs}
     if facts["head"]:
         parts = {"held out": [doc for doc in docs if is_held_out(doc)], "all": docs}
-    found: dict[str, Any] = {**facts}
+    found: dict[str, Any] = {**facts, "sha256": hashlib.sha256((out / "cells.jsonl").read_bytes()).hexdigest()}
     page = ["# Draft trees decoded", "", "Written by `python scripts/studies/tree_decoding.py report`.", ""]
     for title, chosen in parts.items():
         if not chosen:
@@ -62,6 +65,9 @@ def report(out: Path, results: Path, most: int, costs: Sequence[float]) -> None:
         page += [f"## Texts: {title}", "", said, "", *_cells_table(cells), "", *_pairs_table(pairs), ""]
         page += [*_modelled_table(cells, costs), ""]
     results.mkdir(parents=True, exist_ok=True)
+    if out != results:
+        write_whole(results / "cells.jsonl", (out / "cells.jsonl").read_bytes())
+        write_whole(results / "facts.json", (out / "facts.json").read_bytes())
     write_whole(results / "cells.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(results / "tables.md", "\n".join(page).encode())
     first = next(part for part in parts if part in found)
