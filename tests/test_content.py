@@ -83,7 +83,8 @@ def test_a_dump_that_changes_during_a_run_leaves_no_mixed_part(form: str, tmp_pa
             changed.append(done)
             write(form, tmp_path / "a", 1)
 
-    with pytest.raises(InputError, match="changed while it was read"):
+    # Whether the new file is there already when the next rows are read, or is just being written, is a matter of luck.
+    with pytest.raises(InputError, match=r"changed while it was read|could not be read whole: it shrank"):
         run(open_dump(label), SETTINGS, out=str(out), progress=change)
     write(form, tmp_path / "a", 0)
     run(open_dump(label), SETTINGS, out=str(out))

@@ -109,7 +109,28 @@ def sweep_stops(tree: Tree, target: Tensor, *, merged: bool = True) -> list[Stop
 
 
 def sampled_stop(tree: Tree, target: Tensor, generator: torch.Generator | None = None) -> Stop:
-    """One of :func:`sweep_stops`, drawn with its probability: no distribution but its own is computed."""
+    """One of :func:`sweep_stops`, drawn with its probability: no distribution but its own is computed.
+
+    Parameters
+    ----------
+    tree, target :
+        As :func:`sweep_stops`.
+    generator : torch.Generator or None
+        Of the draw.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from mdsd_bounds.trees import MarginalDraft, rsd_c, sampling
+    >>> from mdsd_bounds.trees.sweep import sampled_stop
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> draft = MarginalDraft(torch.tensor([[0.2, 0.3, 0.5]] * 4, dtype=torch.float64))
+    >>> tree = rsd_c(draft, sampling(generator), (2, 1))
+    >>> target = torch.tensor([[0.6, 0.3, 0.1]] * len(tree.paths), dtype=torch.float64)
+    >>> stop = sampled_stop(tree, target, generator)
+    >>> stop.probs is None or round(float(stop.probs.sum()), 6)
+    1.0
+    """
     held = swept(tree, target)
     chance = torch.tensor([[node.total() for node in held.values()]], dtype=torch.float64)
     v = list(held)[int(draw(chance, generator)[0])]
