@@ -221,6 +221,8 @@ def _overlaps(p, q, scale, total, hits):  # type: ignore[no-untyped-def]
         part_p, part_q = p[begin : begin + STRIP], q[begin : begin + STRIP]
         for d in range(0, scale.shape[0], 2):
             e = min(d + 1, last)
+            if scale[d] == 0.0 and scale[e] == 0.0:
+                continue
             first, second, hit, other = _two_overlaps(part_p, part_q, scale[d], scale[e])
             total[d] += first
             hits[d] += hit
