@@ -6,4 +6,4 @@ Ties at the edge of A go to the lower token index.
 
 from mdsd_bounds.samplers.base import fixed_plus_random
 
-SAMPLER = fixed_plus_random("greedy", lambda n: (n - 1, 1), cost="bound O(V), 0.8 softmaxes of both rows")
+SAMPLER = fixed_plus_random("greedy", lambda n: (n - 1, 1), cost="bound O(V), 1.5 softmaxes of both rows")

@@ -3,5 +3,5 @@
 from mdsd_bounds.samplers.base import fixed_plus_random
 
 SAMPLER = fixed_plus_random(
-    "with_replacement", lambda n: (0, n), replacement=True, nested=True, cost="bound O(V), 1.1 softmaxes of both rows"
+    "with_replacement", lambda n: (0, n), replacement=True, nested=True, cost="bound O(V), 2.5 softmaxes of both rows"
 )

@@ -17,5 +17,5 @@ SAMPLER = fixed_plus_random(
     "without_replacement",
     lambda n: (0, n),
     nested=True,
-    cost="bound O(V) up to 64 drafts, 2.2 softmaxes of both rows up to 8 of them and at most 10 up to 64",
+    cost="bound O(V) up to 64 drafts, 5.3 softmaxes of both rows up to 8 of them and at most 22 up to 64",
 )
