@@ -148,6 +148,6 @@ def _widened(row: Distribution | None, held: _Coarseness) -> Distribution | None
 
 
 def _errors(grid: Grid, sizes: Floats) -> Floats:
-    """Largest rounding errors of numbers of these sizes."""
-    power = 10.0 ** np.floor(np.log10(np.maximum(sizes, 1e-300)))
-    return np.maximum(np.maximum(float(grid.bits[0]) * sizes, float(grid.digits[0]) * power), float(grid.step[0]))
+    """:meth:`.Grid.error` of arrays."""
+    found: Floats = grid.error(torch.from_numpy(sizes)).numpy()
+    return found
