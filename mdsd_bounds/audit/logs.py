@@ -85,10 +85,10 @@ def audit_log(
         "dump": dump, "sampler": sampler, "tolerance": tolerance, "blockwise": blockwise, "warps": warps, **options
     }  # fmt: skip
     expected = Expected()
-    positions = _read(path, given, tuple(left_out or ()), expected)
+    positions = _read(path, expected, left_out=tuple(left_out or ()), **given)
     report = judge(positions, alpha, _notes(positions, blockwise, left_out))
     never = expected.never_output(positions.token, positions.doc) if report.lossy and left_out is None else {}
-    if never and not judge(_read(path, given, tuple(never)), alpha).lossy:
+    if never and not judge(read_positions(path, left_out=tuple(never), **given), alpha).lossy:
         raise InputError(say_left_out(path, never))
     return report
 
@@ -139,17 +139,32 @@ def read_positions(
     >>> positions.token.tolist(), positions.p_token.tolist()
     ([1], [0.5])
     """
-    given: dict[str, Any] = {
-        "dump": dump, "sampler": sampler, "tolerance": tolerance, "blockwise": blockwise, "warps": warps, **options
-    }  # fmt: skip
-    return _read(path, given, tuple(left_out))
+    return _read(
+        path,
+        None,
+        dump=dump,
+        sampler=sampler,
+        tolerance=tolerance,
+        blockwise=blockwise,
+        warps=warps,
+        left_out=left_out,
+        **options,
+    )
 
 
-def _read(path: str, given: dict[str, Any], left_out: tuple[int, ...], expected: Expected | None = None) -> Positions:
-    """The positions of a log; what was to come up is added to ``expected``."""
-    options = dict(given)
-    names = ("dump", "sampler", "tolerance", "blockwise", "warps")
-    dump, sampler, tolerance, blockwise, warps = (options.pop(name) for name in names)
+def _read(
+    path: str,
+    expected: Expected | None,
+    *,
+    dump: str | None,
+    sampler: str,
+    tolerance: float | None,
+    blockwise: bool,
+    warps: tuple[Warp, Warp] | None,
+    left_out: Sequence[int],
+    **options: Option,
+) -> Positions:
+    """:func:`read_positions`; how often each token was to come up is added to ``expected``."""
     if tolerance is not None and not 0 <= tolerance < 1:
         raise InputError(f"--tolerance {tolerance}: give a total variation in [0, 1)")
     lines = read_log(path)
