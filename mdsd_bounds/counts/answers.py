@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mdsd_bounds.counts.levels import Held, Levels
+from mdsd_bounds.counts.log_text import LONGEST
 from mdsd_bounds.counts.records import MOST_POSITIONS, Counts, Unit, accepted_of, count, counts
 from mdsd_bounds.counts.stated import histogram_of, require_figures, steps_at
 from mdsd_bounds.dumps.boundary import reading
@@ -31,8 +32,6 @@ from mdsd_bounds.dumps.containers.text import lines, parse, whole_text
 from mdsd_bounds.problem import InputError
 
 _REMEDY = "save the server's answers, one a line"
-#: Bytes of one JSON value.
-_LONGEST = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ def holds_answers(path: Path) -> bool:
     """Whether a text names the counts of one of the forms, as JSON does."""
     names = "|".join(name for form in FORMS for name in form.needs)
     named = re.compile(rf'"(?:{names})"\s*:')
-    return any(named.search(text) for _, text in lines(path, _LONGEST))
+    return any(named.search(text) for _, text in lines(path, LONGEST))
 
 
 def _refuse_pieces(answer: Any, known: set[str]) -> None:
@@ -297,7 +296,7 @@ def _list(value: Any, name: str) -> list[Any]:
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
     """The JSON values of a file with their places: one a line, or a single one over several lines."""
     first = True
-    for number, line in lines(path, _LONGEST):
+    for number, line in lines(path, LONGEST):
         try:
             value = parse(line)
         except ValueError:
@@ -307,4 +306,4 @@ def _values(path: Path) -> Iterator[tuple[str, Any]]:
         first = False
         yield f"line {number}", value
     if first:
-        yield "", parse(whole_text(path, _LONGEST))
+        yield "", parse(whole_text(path, LONGEST))

@@ -13,22 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mdsd_bounds.counts.log_text import DEEPEST
 from mdsd_bounds.counts.records import Unit
 from mdsd_bounds.counts.stated import require_figures_of_all
 
-#: Objects inside one another that are looked through.
-_DEEPEST = 40
 #: Accepted tokens from which on a sum that fits is no chance.
 _NO_CHANCE = 20
-_SUMMARY = re.compile(
-    r"(?:.*_)?(?:summar(?:y|ies)|total|totals|overall|aggregated?|combined|pooled|averages?|means?|metrics|stats|usage)(?:_.*)?",
-    re.IGNORECASE,
-)
+_SUMS = r"summar(?:y|ies)|total|totals|overall|aggregated?|combined|pooled|averages?|means?"
+_SUMMARY = re.compile(rf"(?:.*_)?(?:{_SUMS}|metrics|stats|usage)(?:_.*)?", re.IGNORECASE)
 #: An entry of a list has ``usage`` and ``metrics`` of its own.
-_SUMS_UP = re.compile(
-    r"(?:.*_)?(?:summar(?:y|ies)|total|totals|overall|aggregated?|combined|pooled|averages?|means?)(?:_.*)?",
-    re.IGNORECASE,
-)
+_SUMS_UP = re.compile(rf"(?:.*_)?(?:{_SUMS})(?:_.*)?", re.IGNORECASE)
 #: Names under which servers themselves give counts.
 _CARRIERS = ("timings", "meta_info")
 _FIELDS = ("drafts", "drafted", "accepted")
@@ -57,7 +51,7 @@ class Levels:
         ValueError
             If counts contradict each other, or it cannot be told whether they are the same.
         """
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             return []
         if isinstance(value, list):
             return self.of_entries([part for part in value if isinstance(part, dict | list)], depth)

@@ -19,7 +19,7 @@ from mdsd_bounds.dumps.containers.text import DECODER, PARSED, lines, parse, who
 #: Bytes of one JSON value.
 LONGEST = 1 << 28
 #: Objects inside one another, and JSON inside strings, that are looked through.
-_DEEPEST = 40
+DEEPEST = 40
 #: What every report of acceptance holds.
 _MARKERS = (
     "SpecDecoding metrics:",
@@ -156,7 +156,7 @@ def _of_line(place: str, text: str, context: str, depth: int) -> Iterator[Line]:
     if text.lstrip().startswith('"') and text.rstrip().endswith('"') and _parses(text):
         yield from _of_value(place, parse(text), context, depth + 1)
         return
-    while 0 <= start < len(text) and depth < _DEEPEST:
+    while 0 <= start < len(text) and depth < DEEPEST:
         try:
             value, end = DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -181,7 +181,7 @@ def _plain(place: str, text: str, context: str) -> Iterator[Line]:
 
 
 def _of_value(place: str, value: Any, context: str, depth: int) -> Iterator[Line]:
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return
     if isinstance(value, str):
         if may_report(value) or _BYTES.search(value):
