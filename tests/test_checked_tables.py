@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,15 +26,22 @@ def results(out: Path, *, force: bool = False) -> pd.DataFrame:
     return table
 
 
-def test_a_flipped_bit_anywhere_is_told(tmp_path: Path) -> None:
-    out = tmp_path / "rows.parquet"
-    table = results(out)
-    pd.testing.assert_frame_equal(results(out), table)
-    data, draw = out.read_bytes(), random.Random(0)
+def flipped_bits(data: bytes, seed: int) -> Iterator[bytes]:
+    """The bytes with one bit flipped, 200 times another."""
+    draw = random.Random(seed)
     for _ in range(200):
         bit = draw.randrange(8 * len(data))
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
+        yield bytes(flipped)
+
+
+def test_a_flipped_bit_anywhere_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "rows.parquet"
+    table = results(out)
+    pd.testing.assert_frame_equal(results(out), table)
+    data = out.read_bytes()
+    for flipped in flipped_bits(data, 0):
         out.write_bytes(flipped)
         with pytest.raises(InputError, match=r"damaged|no table of this program"):
             results(out)
@@ -74,11 +82,8 @@ def test_a_flipped_bit_is_told_by_what_reads_finished_tables(tmp_path: Path) -> 
     out = tmp_path / "rows.parquet"
     table = results(out)
     pd.testing.assert_frame_equal(read_table(str(out)), table)
-    data, draw = out.read_bytes(), random.Random(1)
-    for _ in range(200):
-        bit = draw.randrange(8 * len(data))
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 1 << bit % 8
+    data = out.read_bytes()
+    for flipped in flipped_bits(data, 1):
         out.write_bytes(flipped)
         try:
             found = read_table(str(out))

@@ -106,14 +106,10 @@ def refuse_damaged(stream: Any, size: int, damaged: str) -> None:
     InputError
         If a checksum is another.
     """
-    stream.seek(max(size - _END, 0))
-    pages = size - _footer_size(stream.read(_END)) - _TRAILER
-    if pages < 0:
-        return
-    stream.seek(pages)
-    footer = stream.read(size - pages)
+    footer = _read_footer(stream, size)
     if footer[: len(_NAME)] != _NAME:
         return
+    pages = size - len(footer)
     stream.seek(0)
     found = hashlib.sha256()
     for place in range(0, pages, _PIECE):
@@ -124,15 +120,21 @@ def refuse_damaged(stream: Any, size: int, damaged: str) -> None:
 
 def footer_metadata(stream: Any, size: int) -> dict[bytes, bytes]:
     """The metadata in the schema of such a file of ``size`` bytes, whose footer alone is read; empty for all others."""
+    footer = _read_footer(stream, size)
+    if _differs(footer, None):
+        return {}
+    return dict(pq.read_schema(pa.BufferReader(footer[_TRAILER:])).metadata or {})
+
+
+def _read_footer(stream: Any, size: int) -> bytes:
+    """The trailer and the footer of a file of ``size`` bytes; empty where these would be longer than the file."""
     stream.seek(max(size - _END, 0))
-    last = _footer_size(stream.read(_END))
-    if size < last + _TRAILER:
-        return {}
-    stream.seek(size - last - _TRAILER)
-    data = stream.read(_TRAILER + last)
-    if _differs(data, None):
-        return {}
-    return dict(pq.read_schema(pa.BufferReader(data[_TRAILER:])).metadata or {})
+    pages = size - _footer_size(stream.read(_END)) - _TRAILER
+    if pages < 0:
+        return b""
+    stream.seek(pages)
+    found: bytes = stream.read(size - pages)
+    return found
 
 
 def _footer_size(end: bytes) -> int:
