@@ -120,9 +120,8 @@ def solve_unchecked(problem: Problem) -> Bound | None:
     """
     if not applies(problem):
         return None
-    sums, sampler = (RowSums(problem.p), RowSums(problem.q)), get_sampler(problem.sampler)
-    splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
-    results = _search(problem.p.detach().numpy(), problem.q.detach().numpy(), splits, sampler.replacement, sums)
+    sums = RowSums(problem.p), RowSums(problem.q)
+    results = _search(problem, sums)
     of_p, of_q = (one.defect() if results else None for one in sums)
     if of_p is None or of_q is None:
         return None
@@ -140,13 +139,7 @@ def solve_fast(problem: Problem) -> Bound:
         Fields ``[N, B]``, within 1e-9 of the prefix scan, intervals at most 1e-8 wide (before the defect of rows that
         do not sum to one).  The subset is rebuilt from p and q when asked for.
     """
-    sampler = get_sampler(problem.sampler)
-    splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
-    results: list[Found] = []
-    if problem.p.device.type == "cpu" and _kernels() is not None:
-        p, q = (np.ascontiguousarray(x.detach().numpy()) for x in (problem.p, problem.q))
-        results = _search(p, q, splits, sampler.replacement)
-    return _bound_of(problem, results)
+    return _bound_of(problem, _search(problem))
 
 
 def _bound_of(problem: Problem, results: list[Found]) -> Bound:
@@ -220,17 +213,20 @@ def scan_rest(
     return scans
 
 
-def _search(
-    p: np.ndarray, q: np.ndarray, splits: list[tuple[int, int]], replacement: bool, sums: Sums | None = None
-) -> list[Found]:
+def _search(problem: Problem, sums: Sums | None = None) -> list[Found]:
     """Everything the compiled searches can answer; rows with ``sums`` are checked by the first of them."""
-    if replacement:
+    sampler, kernels = get_sampler(problem.sampler), _kernels()
+    splits = sampler.splits(problem.n_drafts, problem.options, "method 'fast'")
+    if problem.p.device.type != "cpu" or kernels is None:
+        return []
+    p, q = (np.ascontiguousarray(x.detach().numpy()) for x in (problem.p, problem.q))
+    if sampler.replacement:
         slots = [i for i, (m, k) in enumerate(splits) if m == 0 and k >= 1 and _power_error(p.shape[1], k) <= ROUNDING]
-        return [_with_replacement(p, q, slots, [splits[i][1] for i in slots], sums)] if slots else []
+        return [_with_replacement(kernels, p, q, slots, [splits[i][1] for i in slots], sums)] if slots else []
     # One random draw has a closed form unless all numbers of drafts share their fixed tokens and one pass does all.
     shared = sorted({(m, _reach(k)) for m, k in splits if k >= 2 and _race_error(p.shape[1], k) <= ROUNDING})
     alone = [i for i, (m, k) in enumerate(splits) if k == 0 or (k == 1 and (m, REACHES[0]) not in shared)]
-    results = [_greedy(p, q, alone, [splits[i] for i in alone], sums)] if alone else []
+    results = [_greedy(kernels, p, q, alone, [splits[i] for i in alone], sums)] if alone else []
     for m, reach in shared:
         if sums is not None and results and not all(one.sound() for one in sums):
             return results
@@ -262,9 +258,9 @@ def _lot(width: int, draws: int) -> int:
     return width if small else _LOT
 
 
-def _with_replacement(p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int], sums: Sums | None) -> Found:
-    kernels = _kernels()
-    assert kernels is not None
+def _with_replacement(
+    kernels: ModuleType, p: np.ndarray, q: np.ndarray, slots: list[int], draws: list[int], sums: Sums | None
+) -> Found:
     found = _empty(slots, [0] * len(slots), len(p))
     counts = np.array(draws, dtype=np.int64)
 
@@ -345,9 +341,14 @@ def _race_constants(most: int) -> Quadrature:
     return Quadrature(step, trapezoid + 5 * CUT, right, left, *power_weights())
 
 
-def _greedy(p: np.ndarray, q: np.ndarray, slots: list[int], splits: list[tuple[int, int]], sums: Sums | None) -> Found:
-    kernels = _kernels()
-    assert kernels is not None
+def _greedy(
+    kernels: ModuleType,
+    p: np.ndarray,
+    q: np.ndarray,
+    slots: list[int],
+    splits: list[tuple[int, int]],
+    sums: Sums | None,
+) -> Found:
     found = _empty(slots, [m for m, _ in splits], len(p))
     answers = found.answers
     fixed = np.array([min(m, p.shape[1]) for m, _ in splits], dtype=np.int64)
