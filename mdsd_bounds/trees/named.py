@@ -138,15 +138,14 @@ def fixed_branching(builder: str, shape: str) -> tuple[int, ...]:
     InputError
         For other builders and draft samplers, and for three and more drafts a node.
     """
-    if builder == "rsd_c:without_replacement":
-        builder = "rsd_c"
-    if builder not in ("chain", "rsd_c"):
+    family, sampler = _family(builder)
+    if family not in ("chain", "rsd_c") or sampler != "without_replacement":
         raise InputError(
             f"builder {builder!r}: the certified bound is here for chain and rsd_c, without replacement; "
             "leave out --bound"
         )
     named_tree(builder, shape)
-    vector = (1,) * int(shape) if builder == "chain" else tuple(int(part) for part in shape.split(","))
+    vector = (1,) * int(shape) if family == "chain" else tuple(int(part) for part in shape.split(","))
     if max(vector) > 2:
         raise InputError(
             f"shape {shape!r}: the certified bound is here for one or two drafts a node; leave out --bound"
