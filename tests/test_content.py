@@ -81,10 +81,13 @@ def test_a_dump_that_changes_during_a_run_leaves_no_mixed_part(form: str, tmp_pa
     def change(done: float, total: int) -> None:
         if done >= 64 and not changed:
             changed.append(done)
-            write(form, tmp_path / "a", 1)
+            write(form, tmp_path / "new", 1)
+            for new in (tmp_path / "new").iterdir():
+                # In place and without a moment at which the file is shorter, which would be another error.
+                with (tmp_path / "a" / new.name).open("r+b") as stream:
+                    stream.write(new.read_bytes())
 
-    # Whether the new file is there already when the next rows are read, or is just being written, is a matter of luck.
-    with pytest.raises(InputError, match=r"changed while it was read|could not be read whole: it shrank"):
+    with pytest.raises(InputError, match="changed while it was read"):
         run(open_dump(label), SETTINGS, out=str(out), progress=change)
     write(form, tmp_path / "a", 0)
     run(open_dump(label), SETTINGS, out=str(out))

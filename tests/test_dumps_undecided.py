@@ -63,7 +63,7 @@ def mapped(folder: Path, width: int, ids: torch.Tensor, alike: float = 0.5) -> s
 
 
 def test_ids_in_place_of_offsets_never_repeat(tmp_path: Path) -> None:
-    # Every sum of an id and its column is in the vocabulary, and the models are so unlike that the rows tell nothing.
+    # Every sum of an id and its column is in the vocabulary, and the models differ so much that the rows tell nothing.
     ids = torch.arange(0, 400, 2)
     with pytest.raises(InputError, match="offsets of so many columns repeat"):
         open_dump(mapped(tmp_path, 900, ids, 100.0))
