@@ -1,4 +1,4 @@
-"""Make ``docs/costs.md`` from ``docs/costs.json``: what everything costs, in one table measured in one run.
+"""Make ``docs/costs.md`` from ``docs/costs.json``: what everything costs.
 
 python scripts/bench.py --only costs,machinery --out docs/costs.json
 python scripts/costs_page.py
@@ -32,8 +32,9 @@ def page(measured: dict[str, Any], bench: dict[str, Any]) -> str:
         "",
         *conclusion(rows),
         "",
-        "Made by `scripts/costs_page.py` from `docs/costs.json` (`python scripts/bench.py --only costs`), all of it in",
-        "one run.  A cost is processor time of one thread, in milliseconds a position at V = 151,936 on the shipped",
+        "Made by `scripts/costs_page.py` from `docs/costs.json` (`python scripts/bench.py --only costs`).  The tables",
+        "up to the optimal rule are of one run.",
+        "A cost is processor time of one thread, in milliseconds a position at V = 151,936 on the shipped",
         "rows; *times softmax* is its ratio to `torch.softmax` in float32 of the same two rows into memory that is",
         f"already held, run in turn with it ({reference[0]:.2f} to {reference[-1]:.2f} ms a position).  Threads",
         "share the rows of a batch.  Ratios carry over to other machines better than milliseconds do.",
@@ -100,14 +101,14 @@ def machinery(part: dict[str, Any]) -> list[str]:
 
 
 def peers(bench: dict[str, Any]) -> list[str]:
-    """The search beside the plain scan, and the scan beside other solvers, from one run of ``make bench``."""
+    """The search beside the plain scan, and the scan beside other solvers, each from its latest run."""
     rows = [row for row in bench["cores"]["rows"] if row["case"] == "sampler"]
     scanned = {row["sampler"]: row for row in rows if row["method"] == "prefix"}
     solvers = [row for row in bench["oracles"]["rows"] if row["vocabulary"] == 200]
     return [
         "## Beside other routes",
         "",
-        "`make bench`, one run of it on "
+        "`python scripts/bench.py --only cores`, one run of it on "
         + ", ".join(f"{key} {value}" for key, value in bench["cores"]["machine"].items())
         + " ([numbers](results/bench.json)): all of n = 1..8 at V = 151,936, milliseconds a position in batches of 64,",
         "the plain scan in the batches of 1 to 8 rows that suit it.",

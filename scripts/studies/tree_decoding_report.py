@@ -53,7 +53,9 @@ def report(out: Path, results: Path, most: int, costs: Sequence[float]) -> None:
     if facts["head"]:
         parts = {"held out": [doc for doc in docs if is_held_out(doc)], "all": docs}
     found: dict[str, Any] = {**facts, "sha256": hashlib.sha256((out / "cells.jsonl").read_bytes()).hexdigest()}
-    page = ["# Draft trees decoded", "", "Written by `python scripts/studies/tree_decoding.py report`.", ""]
+    drafter = f"the head {facts['draft']}" if facts["head"] else facts["draft"]
+    page = [f"# Draft trees decoded: {facts['target']}, drafted by {drafter}", ""]
+    page += ["Written by `python scripts/studies/tree_decoding.py report`.", ""]
     for title, chosen in parts.items():
         if not chosen:
             continue
