@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mdsd_bounds.audit import audit_log, read_positions
 from mdsd_bounds.audit.cells import Floats
+from mdsd_bounds.audit.logs import rounding
+from mdsd_bounds.problem import InputError
 
 Entry = dict[str, Any]
 Written = Callable[[Floats], Any]
@@ -114,3 +117,51 @@ def test_numbers_in_full_digits_and_powers_are_exact(tmp_path: Path, seed: int) 
     powers = 0.7 ** np.arange(24)
     path = log(tmp_path, [(powers / powers.sum(), powers / powers.sum(), 0, 0)] * 50, lambda p: p.tolist())
     assert float(read_positions(path).tolerance.max()) < 1.1e-6
+
+
+def of_toys(seed: int, *, lossy: float = 0.0, positions: int = 4000) -> list[Any]:
+    """One pair of three tokens, so that a log holds few different numbers; a share of outputs is moved to the draft."""
+    rng = np.random.default_rng(seed)
+    p, q = np.array([0.5612, 0.3392, 0.0996]), np.array([0.3519, 0.4426, 0.2055])
+    rest = np.clip(p - q, 0, None) / np.clip(p - q, 0, None).sum()
+    found = []
+    for _ in range(positions):
+        draft = int(rng.choice(3, p=q))
+        kept = rng.random() < max(p[draft] / q[draft], lossy)
+        found.append((p, q, draft, draft if kept else int(rng.choice(3, p=rest))))
+    return found
+
+
+@pytest.mark.parametrize("form", [lambda p: p.round(1).tolist(), lambda p: [float(f"{x:.1g}") for x in p]])
+def test_few_numbers_that_may_have_been_rounded_give_no_verdict(tmp_path: Path, form: Written) -> None:
+    """With 0.6, 0.3 and 0.1 a lossless rule looks lossy over 4,000 positions, and the numbers may be exact."""
+    path = log(tmp_path, of_toys(5), form)
+    assert audit_log(path, tolerance=0.0).lossy
+    with pytest.raises(InputError, match=r"3 different numbers of p all have .*--tolerance 0 if they are exact"):
+        audit_log(path)
+    assert not audit_log(path, tolerance=0.2).lossy
+    assert not audit_log(log(tmp_path, of_toys(5), lambda p: p.tolist())).lossy
+
+
+def test_a_lossy_rule_is_found_with_few_numbers(tmp_path: Path) -> None:
+    """Here the output is off by more than any rounding to two decimals."""
+    found = of_toys(6, lossy=1.0, positions=4000)
+    assert audit_log(log(tmp_path, found, lambda p: p.round(2).tolist())).lossy
+
+
+def test_rows_of_certainty_are_exact(tmp_path: Path) -> None:
+    """As temperature 0 gives them: no digits are missing, and an output beside the certain one is a fault."""
+    found = [(np.eye(4)[i % 4], np.eye(4)[i % 3], i % 3, i % 4 if i % 50 else (i + 1) % 4) for i in range(400)]
+    assert audit_log(log(tmp_path, found, lambda p: p.tolist())).lossy
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_logits_of_a_dump_with_few_decimals(decimals: int, kind: torch.dtype) -> None:
+    logits = 3.0 * torch.randn(2000, generator=torch.Generator().manual_seed(decimals), dtype=torch.float64)
+    written = logits.round(decimals=decimals).to(kind)
+    lost = 0.5 * float((written.double().softmax(-1) - logits.softmax(-1)).abs().sum())
+    assert lost <= rounding(written, written.double().softmax(-1), 1.0) < 20 * lost
+    # An engine in bfloat16 has such logits itself, and numbers in full digits lose nothing but their type.
+    for exact in (logits.to(torch.bfloat16).to(kind), logits.to(kind)):
+        assert rounding(exact, exact.double().softmax(-1), 1.0) < 2e-6

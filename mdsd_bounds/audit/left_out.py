@@ -30,8 +30,8 @@ from mdsd_bounds.problem import InputError
 
 #: How often a token was to come up, at least, for its absence to be looked into: the chance of that is e^-3.
 _EXPECTED = 3.0
-#: Tokens that are looked into at most: models have one or two end tokens.
-_MOST = 2
+#: Tokens that are looked into at most: models have one to three end tokens.
+_MOST = 4
 #: Outputs of a text on the average, at least, where the log names no texts.
 _TEXT = 16
 
@@ -57,7 +57,7 @@ class Expected:
             yield unit
 
     def never_output(self, outputs: Ints, docs: Ints) -> dict[int, float]:
-        """The tokens that were to come up most often, and never did, with that number; at most two.
+        """The tokens that were to come up most often, and never did, with that number; at most four.
 
         ``outputs`` and ``docs`` are ``[N]``, of all lines.
         """

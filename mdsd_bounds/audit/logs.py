@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mdsd_bounds.audit.assemble import Unit, assemble
 from mdsd_bounds.audit.cells import Floats, Ints
+from mdsd_bounds.audit.few_numbers import perhaps_rounded, say_perhaps_rounded
 from mdsd_bounds.audit.left_out import Expected, given_others, require_left_out, say_left_out, without_them
 from mdsd_bounds.audit.listed_tokens import refuse_chosen_rows
 from mdsd_bounds.audit.log_lines import Distribution, Line, read_log
@@ -19,10 +19,13 @@ from mdsd_bounds.audit.positions import Positions
 from mdsd_bounds.audit.report import LogReport, judge
 from mdsd_bounds.audit.rounded import with_rounding
 from mdsd_bounds.distributions import Warp
+from mdsd_bounds.dumps.rounding import grid_of
 from mdsd_bounds.problem import InputError, Option
 
 #: Total variation by which a logged p may be off where nothing else is said: digits lost in writing it.
 TOLERANCE = 1e-6
+#: Logits of a row that are looked at for how they were rounded.
+_LOOKED_AT = 4096
 
 
 def audit_log(
@@ -67,7 +70,8 @@ def audit_log(
     Raises
     ------
     InputError
-        On a damaged log, naming file, line and remedy, and on one that may lack lines.
+        On a damaged log, naming file, line and remedy, and on one that may lack lines or digits, where nothing else
+        speaks against the rule.
 
     Examples
     --------
@@ -81,14 +85,19 @@ def audit_log(
     >>> report.lossy, report.positions
     (True, 40)
     """
-    given: dict[str, Any] = {
-        "dump": dump, "sampler": sampler, "tolerance": tolerance, "blockwise": blockwise, "warps": warps, **options
-    }  # fmt: skip
-    expected = Expected()
-    positions = _read(path, expected, left_out=tuple(left_out or ()), **given)
+    how = _How(dump, sampler, tolerance, blockwise, warps or (Warp(), Warp()), tuple(left_out or ()))
+    lines, expected = _lines(path, how, options), Expected()
+    positions = _positions(lines, path, how, options, expected)
     report = judge(positions, alpha, _notes(positions, blockwise, left_out))
-    never = expected.never_output(positions.token, positions.doc) if report.lossy and left_out is None else {}
-    if never and not judge(read_positions(path, left_out=tuple(never), **given), alpha).lossy:
+    if not report.lossy:
+        return report
+    perhaps = perhaps_rounded(lines) if tolerance is None else None
+    if perhaps is not None:
+        wider = _positions(perhaps[0], path, how, options)
+        if not judge(wider, alpha).lossy:
+            raise InputError(say_perhaps_rounded(path, perhaps[1], float(wider.tolerance.max())))
+    never = expected.never_output(positions.token, positions.doc) if left_out is None else {}
+    if never and not judge(_positions(lines, path, replace(how, left_out=tuple(never)), options), alpha).lossy:
         raise InputError(say_left_out(path, never))
     return report
 
@@ -139,52 +148,52 @@ def read_positions(
     >>> positions.token.tolist(), positions.p_token.tolist()
     ([1], [0.5])
     """
-    return _read(
-        path,
-        None,
-        dump=dump,
-        sampler=sampler,
-        tolerance=tolerance,
-        blockwise=blockwise,
-        warps=warps,
-        left_out=left_out,
-        **options,
-    )
+    how = _How(dump, sampler, tolerance, blockwise, warps or (Warp(), Warp()), tuple(left_out))
+    return _positions(_lines(path, how, options), path, how, options)
 
 
-def _read(
-    path: str,
-    expected: Expected | None,
-    *,
-    dump: str | None,
-    sampler: str,
-    tolerance: float | None,
-    blockwise: bool,
-    warps: tuple[Warp, Warp] | None,
-    left_out: Sequence[int],
-    **options: Option,
-) -> Positions:
-    """:func:`read_positions`; how often each token was to come up is added to ``expected``."""
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise InputError(f"--tolerance {tolerance}: give a total variation in [0, 1)")
+@dataclass(frozen=True)
+class _How:
+    """How a log is read: the parameters of :func:`read_positions`."""
+
+    dump: str | None
+    sampler: str
+    tolerance: float | None
+    blockwise: bool
+    warps: tuple[Warp, Warp]
+    left_out: tuple[int, ...]
+
+
+def _lines(path: str, how: _How, options: dict[str, Option]) -> list[Line]:
+    """The lines of a log, with what rounding leaves open."""
+    if how.tolerance is not None and not 0 <= how.tolerance < 1:
+        raise InputError(f"--tolerance {how.tolerance}: give a total variation in [0, 1)")
     lines = read_log(path)
     rows = [line.row for line in lines if line.row is not None]
-    if rows and dump is None:
+    if rows and how.dump is None:
         raise InputError(f"{path} line {_first_with_row(lines)}: row {rows[0]} of a dump; name the dump with --dump")
-    refuse_chosen_rows(lines, path, sampler, **options)
-    if tolerance is None:
+    refuse_chosen_rows(lines, path, how.sampler, **options)
+    if how.tolerance is None:
         lines = with_rounding(lines)
-    if blockwise and any(line.row is None and line.q is None for line in lines):
+    if how.blockwise and any(line.row is None and line.q is None for line in lines):
         # Whether a line has q may tell what became of later drafts: then no bet may look at any q.
         lines = [replace(line, q=None) for line in lines]
-    units = _units(lines, path, dump, warps or (Warp(), Warp()), tolerance)
-    slack, gone = TOLERANCE if tolerance is None else tolerance, np.zeros(len(lines))
-    if left_out:
-        require_left_out(lines, left_out, path)
-        units = given_others(units, left_out, slack, gone)
-    positions = assemble(lines, units if expected is None else expected.counted(units), path, sampler, options, slack)
-    positions = without_them(positions, gone) if left_out else positions
-    return first_of_steps(positions, path) if blockwise else positions
+    return lines
+
+
+def _positions(
+    lines: list[Line], path: str, how: _How, options: dict[str, Option], expected: Expected | None = None
+) -> Positions:
+    """The positions of the lines; how often each token was to come up is added to ``expected``."""
+    units = _units(lines, path, how.dump, how.warps, how.tolerance)
+    slack, gone = TOLERANCE if how.tolerance is None else how.tolerance, np.zeros(len(lines))
+    if how.left_out:
+        require_left_out(lines, how.left_out, path)
+        units = given_others(units, how.left_out, slack, gone)
+    units = units if expected is None else expected.counted(units)
+    positions = assemble(lines, units, path, how.sampler, options, slack)
+    positions = without_them(positions, gone) if how.left_out else positions
+    return first_of_steps(positions, path) if how.blockwise else positions
 
 
 def first_of_steps(positions: Positions, path: str = "log") -> Positions:
@@ -327,10 +336,16 @@ def rounding(logits: Tensor, probs: Tensor, temperature: float) -> float:
     """Total variation by which rounding of the stored logits may have moved their distribution.
 
     With ``|delta_i| <= e_i = eps |l_i| / (2 T)`` and ``w = sum p_i (exp(e_i) - 1)``, ``TV <= w / (1 - w)``: both the
-    weights and their sum move by at most w.  A cut (top-k, top-p) whose edge rounding moves is not covered.
+    weights and their sum move by at most w.  Logits that all have so many decimals or digits were rounded to them;
+    those of few bits are what an engine in that type has itself.  A cut (top-k, top-p) whose edge rounding moves is not
+    covered.
     """
     if not logits.is_floating_point() or temperature == 0:
         return 0.0
-    error = torch.finfo(logits.dtype).eps / 2 * logits.double().abs() / temperature
+    unit = torch.finfo(logits.dtype).eps / 2
+    exact, finite = logits.double(), torch.isfinite(logits)
+    some = exact[finite][None, :_LOOKED_AT]
+    grid = replace(grid_of(some, torch.ones_like(some, dtype=torch.bool), unit), bits=torch.zeros(1).double())
+    error = (unit * exact.abs() + grid.error(exact.abs().masked_fill(~finite, 0.0))) / temperature
     moved = float((probs * torch.expm1(error.masked_fill(probs <= 0, 0.0))).sum())
     return min(moved / (1.0 - moved), 1.0) if moved < 1 else 1.0

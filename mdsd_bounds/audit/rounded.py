@@ -110,7 +110,7 @@ def _numbers(lines: list[Line], side: str) -> Iterator[float]:
     for line in lines:
         row = getattr(line, side)
         if row is not None:
-            yield from _written(row).tolist()
+            yield from written(row).tolist()
 
 
 def _one_decimal(lines: list[Line], side: str) -> Grid | None:
@@ -119,7 +119,7 @@ def _one_decimal(lines: list[Line], side: str) -> Grid | None:
     for line in lines:
         row = getattr(line, side)
         if row is not None:
-            tenths = 10.0 * _written(row)
+            tenths = 10.0 * written(row)
             if np.abs(tenths - tenths.round()).max() > _CLOSE:
                 return None
             rows.add((tenths.round().astype(np.int64).tobytes(), b"" if row.tokens is None else row.tokens.tobytes()))
@@ -127,7 +127,7 @@ def _one_decimal(lines: list[Line], side: str) -> Grid | None:
     return Grid(none, none, none + 0.05) if len(rows) >= _ROWS else None
 
 
-def _written(row: Distribution) -> Floats:
+def written(row: Distribution) -> Floats:
     """The probabilities as they stand in the log, before they were made to sum to one."""
     return row.probs if row.total == 1.0 else row.probs * row.total
 
@@ -135,13 +135,13 @@ def _written(row: Distribution) -> Floats:
 def _widened(row: Distribution | None, held: _Coarseness) -> Distribution | None:
     if row is None or (held.plain is None and held.logs is None):
         return row
-    written = _written(row)
-    written = written[written > 0]
+    numbers = written(row)
+    numbers = numbers[numbers > 0]
     error = 0.0
     if held.plain is not None:
-        error = float(_errors(held.plain, written).sum())
+        error = float(_errors(held.plain, numbers).sum())
     if held.logs is not None:
-        error = max(error, float((written * np.expm1(_errors(held.logs, -np.log(written)))).sum()))
+        error = max(error, float((numbers * np.expm1(_errors(held.logs, -np.log(numbers)))).sum()))
     # A tail that is what the others leave takes all that was cut off from them.
     units = 2.0 if row.tokens is not None and row.total == 1.0 and row.tail > 0 else 1.0
     return replace(row, defect=min(row.defect + units * error + held.sums, 1.0))

@@ -42,7 +42,7 @@ _FEW_BITS = 32
 #: the same last digits everywhere.
 _ALONE_IN_A_FILE, _FIRST_IN_A_FILE = 0.5, 128
 #: Different numbers of a whole file that say how they were rounded, and how many of them are looked at.
-_SEVERAL, _LOOKED_AT = 16, 65_536
+SEVERAL, _LOOKED_AT = 16, 65_536
 #: Numbers of the first rows of an array file that say how all of it was rounded.
 FIRST_NUMBERS = 16_384
 
@@ -306,7 +306,7 @@ def rounding_of(numbers: Iterable[float], unit: float = 2.0**-53) -> Grid | None
     True
     """
     different = list(dict.fromkeys(number for number, _ in zip(numbers, range(_LOOKED_AT), strict=False) if number))
-    if len(different) < _SEVERAL:
+    if len(different) < SEVERAL:
         return None
     values = torch.tensor([different], dtype=torch.float64)
     found = grid_of(values, torch.isfinite(values), unit, first=_FIRST_IN_A_FILE, alone=_ALONE_IN_A_FILE)
