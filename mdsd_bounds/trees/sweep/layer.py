@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -21,6 +21,8 @@ from mdsd_bounds.trees.sweep.uniform_pick import marks
 EXACT, CLOSE, BINNED = (1e-10, 1e-12), (1e-5, 1e-8), (1e-6, 1e-8)
 #: Tokens of a layer that are few.
 _FEW = 64
+#: Probabilities of drafts from which on all arithmetic here has its digits, and the bits of a gap that is as good as any.
+_LEAST, _GAP = 2.0**-800, 80
 
 
 def _left_open(items: list[int]) -> tuple[float, float]:
@@ -118,6 +120,37 @@ class LayerRule:
         return [accepted[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
+def without_gaps(probs: np.ndarray, draws: int) -> np.ndarray:
+    """Probabilities with the same draws without replacement up to 2^-79, of which no draw is left to the least numbers.
+
+    Where all smaller tokens together have less than 2^-80 of one, a draw hardly tells how much less, and the draws after
+    that one depend on their ratios alone: they are multiplied by a power of two.  O(k), and O(k log k) where the last
+    draw falls on such tokens.
+
+    Parameters
+    ----------
+    probs : ndarray
+        ``[k]``, all positive.
+    draws : int
+        At most k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [float(np.log2(x)) for x in without_gaps(np.array([2.0**-1070, 1.0, 2.0**-1068]), 2)]
+    [-82.0, 0.0, -80.0]
+    """
+    if probs.min() >= _LEAST or np.partition(probs, -draws)[-draws] >= _LEAST:
+        return probs
+    order = np.argsort(-probs, kind="stable")
+    sizes = probs[order]
+    smaller = np.append(np.cumsum(sizes[:0:-1])[::-1], 0.0)
+    lift = np.where(smaller > 0, np.frexp(sizes)[1] - _GAP - np.frexp(smaller)[1], 0).clip(min=0)
+    found = np.empty_like(probs)
+    found[order] = np.ldexp(sizes, np.append(0, np.cumsum(lift)[:-1]))
+    return found
+
+
 def prepare_layer(draftings: Sequence[Drafting], targets: Sequence[np.ndarray]) -> LayerRule:
     """The rule that accepts the most drafts of a step.
 
@@ -146,6 +179,7 @@ def prepare_layer(draftings: Sequence[Drafting], targets: Sequence[np.ndarray]) 
     O(k log k) for each component, of which there are at most twice as many as items; O(k n T) with three and more draws
     without replacement, T the 55 to 113 nodes of the quadrature.
     """
+    draftings = [replace(d, probs=without_gaps(d.probs, d.draws)) if d.pairs or d.many else d for d in draftings]
     parts = [bin_tokens(d.probs, t, d.pairs) for d, t in zip(draftings, targets, strict=True)]
     if any(d.many and len(d.token) > MOST_ITEMS for d in draftings):
         raise InputError(
