@@ -218,7 +218,7 @@ class Acceptance(_Told):
     value : Tensor
         ``[N, B]`` (or ``[B]``, ``[]`` as for :class:`Bound`).
     stderr : Tensor
-        Same shape: standard error of ``value``; exactly 0 where ``exact``.
+        Same shape: standard error of ``value``; 0 where ``exact``, elsewhere that of the samples.
     exact : bool
         True where ``value`` is a closed form or a full enumeration, False for Monte Carlo.
     verifier : str

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from toy_models import emitted_distribution, sequence_distribution, worst_difference
 from torch import Tensor
+from toy_models import emitted_distribution, sequence_distribution, worst_difference
 
 from mdsd_bounds.trees.base import Path
 from mdsd_bounds.trees.builders import rsd_c

@@ -397,7 +397,9 @@ def test_an_estimate_near_one_does_not_pass_it() -> None:
     target = torch.tensor(p, dtype=torch.float64) / sum(p)
     for tokens in (1, 2, 3, 5):
         rates = [
-            float(acceptance_rate(target, drafters, 3, "independent", "importance_sampling", tokens=tokens, seed=s).value)
+            float(
+                acceptance_rate(target, drafters, 3, "independent", "importance_sampling", tokens=tokens, seed=s).value
+            )
             for s in range(10)
         ]
         assert max(rates) <= 1.0

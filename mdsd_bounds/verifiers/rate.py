@@ -57,7 +57,8 @@ def acceptance_rate(
     -------
     Acceptance
         ``value`` and ``stderr``: ``[B]``, or ``[len(n_drafts), B]`` when a sequence was given; the row axis is dropped
-        when p and q are single rows.  ``stderr`` is 0 exactly where the value is a closed form or an enumeration.
+        when p and q are single rows.  ``stderr`` is 0 where the value is a closed form or an enumeration; of
+        an estimate it is that of the samples, which knows nothing of drafts that none of them met.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from mdsd_bounds.trees.sweep.uniform_pick import marks
 EXACT, CLOSE, BINNED = (1e-10, 1e-12), (1e-5, 1e-8), (1e-6, 1e-8)
 #: Tokens of a layer that are few.
 _FEW = 64
-#: Probabilities of drafts from which on all arithmetic here has its digits, and the bits of a gap that is as good as any.
+#: Probabilities from which on all arithmetic here has its digits, and the bits of a gap that is as good as any.
 _LEAST, _GAP = 2.0**-800, 80
 
 
@@ -123,9 +123,9 @@ class LayerRule:
 def without_gaps(probs: np.ndarray, draws: int) -> np.ndarray:
     """Probabilities with the same draws without replacement up to 2^-79, of which no draw is left to the least numbers.
 
-    Where all smaller tokens together have less than 2^-80 of one, a draw hardly tells how much less, and the draws after
-    that one depend on their ratios alone: they are multiplied by a power of two.  O(k), and O(k log k) where the last
-    draw falls on such tokens.
+    Where all smaller tokens together have less than 2^-80 of one, a draw hardly tells how much less, and the draws
+    after that one depend on their ratios alone: they are multiplied by a power of two.  O(k), and O(k log k) where the
+    last draw falls on such tokens.
 
     Parameters
     ----------
