@@ -55,6 +55,36 @@ def renormalised(decimals: int, kind: type = float) -> Written:
     return form
 
 
+def few_and_tail(decimals: int, kind: type = float) -> Written:
+    """The ten most probable tokens and the mass of all others, cut off and then made to sum to one."""
+
+    def form(p: Floats) -> dict[str, float]:
+        kept = np.argsort(-p)[:10]
+        masses = np.append(p[kept], 1 - p[kept].sum())
+        cut = (np.floor(masses * 10**decimals) / 10**decimals).astype(kind)
+        named = [*map(str, kept.tolist()), "tail"]
+        return {name: float(x) for name, x in zip(named, cut / cut.sum(), strict=True)}
+
+    return form
+
+
+def from_logits(decimals: int, kind: type = float) -> Written:
+    """Rows made of log-probabilities with so many decimals."""
+
+    def form(p: Floats) -> list[float]:
+        weights = np.exp(np.log(p).round(decimals)).astype(kind)
+        return [float(x) for x in weights / weights.sum()]
+
+    return form
+
+
+def off_by(path: str, found: list[Any], form: Written) -> tuple[float, float]:
+    """The largest total variation between p and what was written of it, and the least tolerance."""
+    held = read_positions(path)
+    off = [0.5 * np.abs(np.array(form(p)) - p).sum() for p, *_ in found]
+    return float(max(off)), float(held.tolerance.min())
+
+
 def cut_off(p: Floats) -> dict[str, float]:
     """The four most probable tokens, with two decimals that were not rounded but cut off."""
     return {str(x): float(np.floor(100 * p[x])) / 100 for x in np.argsort(-p)[:4]}
@@ -108,6 +138,62 @@ def test_step_logs_with_few_decimals_of_log_probabilities(tmp_path: Path, decima
     assert len(rows) > 1000
     assert (held >= mass * np.expm1(half) * 0.99).all()
     assert not audit_log(str(path)).lossy
+
+
+@pytest.mark.parametrize("kind", [float, np.float32])
+def test_truncated_rows_that_were_made_to_sum_to_one_after_rounding(tmp_path: Path, kind: type) -> None:
+    """Their tail was rounded and divided as well: it is one of the numbers."""
+    rng, form = np.random.default_rng(3), few_and_tail(2, kind)
+    rows = rng.dirichlet(np.ones(40), size=4)
+    lines = []
+    for i in range(20_000):
+        written = form(rows[i % 4])
+        token = int(rng.choice(40, p=rows[i % 4]))
+        lines.append(json.dumps({"doc": 0, "position": i, "p_tail": written.pop("tail"), "p": written, "token": token}))
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines))
+    assert audit_log(str(path), tolerance=1e-6).lossy
+    assert not audit_log(str(path)).lossy
+
+
+@pytest.mark.parametrize("kind", [float, np.float32])
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_rows_made_of_rounded_log_probabilities(tmp_path: Path, decimals: int, kind: type) -> None:
+    found, form = rejections(decimals, 6, 40, positions=200), from_logits(decimals, kind)
+    off, least = off_by(log(tmp_path, found, form), found, form)
+    assert off < least < 20 * off
+
+
+@pytest.mark.parametrize("step", [1 / 16, 1 / 8, 0.5, 1.0])
+def test_rows_made_of_logits_of_few_bits_are_exact(tmp_path: Path, step: float) -> None:
+    """As half precision gives them, also divided by a temperature: multiples of an eighth have three decimals."""
+
+    def rounded(x: Floats, temperature: float) -> Floats:
+        weights = np.exp((np.log(x) / step).round() * step / temperature)
+        return np.asarray(weights / weights.sum())
+
+    for temperature in (1.0, 0.5, 0.8, 0.1, 2.0):
+        found = [
+            (rounded(p, temperature), rounded(q, temperature), *rest) for p, q, *rest in rejections(1, 6, 40)[:200]
+        ]
+        path = log(tmp_path, found, lambda p: p.tolist())
+        assert float(read_positions(path).tolerance.max()) < 1.1e-6, temperature
+
+
+def test_few_rows_made_of_logits_with_decimals_give_no_verdict_that_rests_on_them(tmp_path: Path) -> None:
+    """They may be the logits of a toy, or log-probabilities that were rounded."""
+    rng = np.random.default_rng(0)
+    logits = [1.2, 0.7, -0.4, 0.3, -1.3, 0.1]
+    p = np.exp(np.array(logits) + rng.uniform(-0.05, 0.05, 6))
+    p /= p.sum()
+    form = from_logits(1)
+    found = [(p, p, int(x), int(x)) for x in rng.choice(6, size=30_000, p=p)]
+    path = log(tmp_path, found, form)
+    assert audit_log(path, tolerance=0.0).lossy
+    with pytest.raises(InputError, match=r"logarithms that lie 1 decimal apart.*--tolerance 0 if they are exact"):
+        audit_log(path)
+    same = [(p, p, x, 0 if x == 5 else y) for p, _, x, y in found[:6000]]
+    assert audit_log(log(tmp_path, same, form)).lossy
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,7 +4,8 @@ A hundred positions of one pair with p = (0.62, 0.38) are a log of a toy, and ex
 In the second case a lossless rule may look lossy: over 100,000 positions an error of 0.004 shows.  The numbers do not
 say which of the two it is (:mod:`mdsd_bounds.audit.rounded` needs sixteen), so a verdict that rests on it is none.
 Here they are taken to be as coarse as they may be: to the decimals, significant digits or decimals of the logarithm
-that all of them have, or to the 16-bit type that holds them all.
+that all of them have, or to the 16-bit type that holds them all.  The same holds of few different rows whose numbers
+have logarithms that lie so many decimals apart: logits of a toy, or log-probabilities that were rounded.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import numpy as np
 
 from mdsd_bounds.audit.cells import Floats
 from mdsd_bounds.audit.log_lines import Distribution, Line
-from mdsd_bounds.audit.rounded import written
+from mdsd_bounds.audit.rounded import ROWS, different_rows, logit_decimals, written
 from mdsd_bounds.dumps.rounding import SEVERAL
 
 #: Decimals and digits that are looked for; finer ones are within what is allowed for at any rate.
 _PLACES = range(1, 7)
 #: Significant bits of bfloat16 and float16.
 _TYPES = (8, 11)
+#: Different numbers of a log of few rows, at the most.
+_NUMBERS = 4096
 #: Places this near to an integer are one, and that for float32.
 _CLOSE, _FLOAT32 = 1e-9, 2.0**-22
 
@@ -66,16 +69,22 @@ def say_perhaps_rounded(path: str, told: str, error: float) -> str:
 
 def _errors(rows: Iterable[Distribution]) -> tuple[dict[float, float], str] | None:
     """By how much each number may be off, and the coarsest grid of all; None for many numbers, or without a grid."""
+    rows = list(rows)
     different: dict[float, None] = {}
     for row in rows:
         different.update(dict.fromkeys(number for number in written(row).tolist() if number > 0))
-        if len(different) >= SEVERAL:
+        if len(different) >= _NUMBERS:
             return None
     numbers = np.array(list(different))
     if not len(numbers) or (numbers == 1.0).all():
         # Certainty in every row is what temperature 0 gives.
         return None
-    held = [(name, error) for name, error in _grids(numbers) if error.max() > 0]
+    few = len(numbers) < SEVERAL
+    held = [(name, error) for name, error in _grids(numbers) if error.max() > 0] if few else []
+    decimals = logit_decimals(apart) if len(apart := different_rows(rows)) < ROWS else None
+    if decimals is not None:
+        error = numbers * math.expm1(0.5 * 10.0**-decimals)
+        held.append((f"logarithms that lie {_counted(decimals, 'decimal')} apart", error))
     if not held:
         return None
     together = np.max([error for _, error in held], axis=0)

@@ -8,14 +8,17 @@ what it lists, numbers that were cut off instead of rounded make it too large by
 
 Rows that were rounded and then made to sum to one are on no grid that all of them share.  They are ``k / K`` with
 integers k and K their sum, near a power of ten, which tells them; making the row sum to one has moved it by
-``|1 - K / 10^d|`` besides.  Rounded log-probabilities (step logs) are told by their logarithms.
+``|1 - K / 10^d|`` besides.  In truncated rows the tail is one of the numbers.  Rounded log-probabilities (step logs)
+are told by their logarithms, and where rows were made of them by the distances of their logarithms, which are multiples
+of ``10^-d``: dividing by the sum moves no distribution by more than the factors ``e^(+-h)`` before it, h half a unit,
+which is ``sum of p (e^h - 1)`` at the most.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +29,7 @@ from mdsd_bounds.audit.log_lines import Distribution, Line
 from mdsd_bounds.dumps.rounding import Grid, rounding_of
 
 #: Different rows with one decimal that are no accident: such numbers are too few to say it themselves.
-_ROWS = 16
+ROWS = 16
 #: Tenths this near to an integer are one.
 _CLOSE = 1e-9
 #: Decimals that are looked for in rows that were made to sum to one, and how far their sum may have been from it.
@@ -35,8 +38,10 @@ _DECIMALS, _FAR = range(1, 6), 0.25
 _LOOKED_AT, _NUMBERS, _LEAST_ROWS, _ACCIDENT = 64, 4, 3, 1e-3
 #: Rounding of float64 and float32, in which sums may have been made one.
 _UNITS = (2.0**-53, 2.0**-24)
-#: Numbers with less error than that may have been rounded before, as float32.
+#: Numbers with less error than that may have been rounded before, as float32; a tail below it is what sums leave.
 _FINE = 1e-6
+#: Decimals of logits that are looked for: multiples of 5 units are halves, quarters and so on, and exact.
+_LOGIT_DECIMALS, _HALVES = range(1, 5), 5
 
 
 def with_rounding(lines: list[Line]) -> list[Line]:
@@ -73,7 +78,11 @@ def _coarseness(lines: list[Line], side: str) -> _Coarseness:
             if held is not None:
                 return held
     logs = rounding_of(math.log(number) for number in _numbers(lines, side) if 0 < number < 1)
-    if logs is not None and not (float(logs.bits[0]) or float(logs.digits[0])):
+    if logs is None:
+        rows = different_rows(row for line in lines if (row := getattr(line, side)) is not None)
+        decimals = logit_decimals(rows) if len(rows) >= ROWS else None
+        return _Coarseness(plain, None if decimals is None else _half_units(decimals))
+    if not (float(logs.bits[0]) or float(logs.digits[0])):
         # Powers of one number have logarithms that are multiples of a step; rounding gives decimals.
         places = -math.log10(2.0 * float(logs.step[0]))
         logs = logs if abs(places - round(places)) < _CLOSE else None
@@ -82,14 +91,52 @@ def _coarseness(lines: list[Line], side: str) -> _Coarseness:
 
 def _renormalised(lines: list[Line], side: str, unit: float) -> _Coarseness | None:
     """The decimals to which most rows that can say so were rounded before they were made to sum to one."""
-    rows = (row for line in lines if (row := getattr(line, side)) is not None and row.tail == 0.0)
-    different = (np.unique(row.probs[row.probs > 0]) for row in rows)
+    rows = (row for line in lines if (row := getattr(line, side)) is not None)
+    different = (
+        np.unique(together[together > _FINE]) for row in rows for together in (np.append(row.probs, row.tail),)
+    )
     telling = list(itertools.islice((row for row in different if len(row) >= _NUMBERS), _LOOKED_AT))
     for decimals in _DECIMALS:
         sums = [found for row in telling if (found := _sum_before(row, decimals, unit)) is not None]
         if len(sums) >= _LEAST_ROWS and 2 * len(sums) > len(telling):
-            none = torch.zeros(1, dtype=torch.float64)
-            return _Coarseness(Grid(none, none, none + 0.5 * 10.0**-decimals), None, max(abs(1 - x) for x in sums))
+            return _Coarseness(_half_units(decimals), None, max(abs(1 - x) for x in sums))
+    return None
+
+
+def _half_units(decimals: int) -> Grid:
+    none = torch.zeros(1, dtype=torch.float64)
+    return Grid(none, none, none + 0.5 * 10.0**-decimals)
+
+
+def different_rows(rows: Iterable[Distribution]) -> list[Floats]:
+    """Up to 64 different rows of a log, as numbers ascending without zeros.  O(probabilities listed)."""
+    found: dict[bytes, Floats] = {}
+    for row in rows:
+        numbers = np.unique(row.probs[row.probs > 0])
+        found.setdefault(numbers.tobytes(), numbers)
+        if len(found) >= _LOOKED_AT:
+            break
+    return list(found.values())
+
+
+def logit_decimals(rows: Iterable[Floats]) -> int | None:
+    """Decimals of the logits that most rows of ascending probabilities were made of; None where they had more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rounded = np.exp(np.array([-3.17, -2.04, -1.51, -0.63, -0.9]))
+    >>> logit_decimals([np.sort(rounded / rounded.sum())]), logit_decimals([np.array([0.1, 0.2, 0.3, 0.4])])
+    (2, None)
+    """
+    distances = [np.log(row[-1] / row[:-1]) for row in rows if len(row) >= _NUMBERS]
+    for decimals, unit in itertools.product(_LOGIT_DECIMALS, _UNITS):
+        near = 8.0 * unit * 10.0**decimals + _CLOSE
+        places = [10.0**decimals * apart for apart in distances]
+        on = [bool((np.abs(x - x.round()) < near).all()) for x in places]
+        halves = all((x.round() % _HALVES == 0).all() for x, held in zip(places, on, strict=True) if held)
+        if 2 * sum(on) > len(on) and not halves:
+            return decimals
     return None
 
 
@@ -123,8 +170,7 @@ def _one_decimal(lines: list[Line], side: str) -> Grid | None:
             if np.abs(tenths - tenths.round()).max() > _CLOSE:
                 return None
             rows.add((tenths.round().astype(np.int64).tobytes(), b"" if row.tokens is None else row.tokens.tobytes()))
-    none = torch.zeros(1, dtype=torch.float64)
-    return Grid(none, none, none + 0.05) if len(rows) >= _ROWS else None
+    return _half_units(1) if len(rows) >= ROWS else None
 
 
 def written(row: Distribution) -> Floats:
