@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.formats.array_files import Array
+from mdsd_bounds.dumps.widths import check_vocabulary
 from mdsd_bounds.problem import InputError
 
 #: Names of the arrays beside the hidden states.
@@ -48,7 +49,8 @@ def head_of(arrays: Mapping[str, Array], path: str) -> Head:
     Raises
     ------
     InputError
-        If ``lm_head`` is missing, or an array has a shape that does not fit it.
+        If ``lm_head`` is missing or has more rows than any vocabulary tokens, or an array has a shape that does not fit
+        it.
     """
     if "lm_head" not in arrays:
         raise InputError(f"{path}: hidden_states without lm_head; store the head once ([V, H]) beside them")
@@ -57,6 +59,7 @@ def head_of(arrays: Mapping[str, Array], path: str) -> Head:
     if len(shape) != 2 or 0 in shape:
         raise InputError(f"{path}: lm_head has shape {shape}; give [V, H]")
     size, width = shape
+    check_vocabulary(size, f"{path}: lm_head")
 
     def tensor(name: str, wanted: tuple[int, ...]) -> Tensor | None:
         if name not in arrays:

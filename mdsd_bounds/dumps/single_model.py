@@ -17,14 +17,12 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns
 from mdsd_bounds.dumps.token_map import MAP_DOUBT, TokenColumns, refuse_ids, refuse_unnamed
+from mdsd_bounds.dumps.widths import check_vocabulary
 from mdsd_bounds.problem import InputError
 
 #: Vocabulary assumed for top-k files that do not say theirs.  Bounds from truncated rows hold for every smaller one
 #: too.
 UNSTATED_WIDTH = 262_144
-
-#: Largest vocabulary that is believed where a file only states it: rows are filled up to it in memory.
-MOST_TOKENS = 1 << 20
 
 #: Rows [start, stop) over ``width`` columns: logits or log-probabilities [B, width], and what truncated rows leave
 #: unsaid ([B, 4], see :mod:`mdsd_bounds.dumps.base`) or None.
@@ -116,11 +114,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         width = side.width or other.width or UNSTATED_WIDTH
         if side.largest >= width:
             raise InputError(f"{side.path}: names token {side.largest}, but the vocabulary has {width} tokens")
-        if width > MOST_TOKENS and side.support in ("top-k", "mapped"):
-            raise InputError(
-                f"{side.path}: states a vocabulary of {width} tokens, and no model has more than {MOST_TOKENS}; "
-                "correct it"
-            )
+        check_vocabulary(width, side.path)
         widths.append(width)
     doubt = _check_map(target, draft, widths)
 

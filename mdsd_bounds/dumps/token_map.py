@@ -14,6 +14,7 @@ possible, :attr:`TokenColumns.as_ids` holds the other one, and the rows decide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.containers.files import Array
+from mdsd_bounds.dumps.widths import MOST_TOKENS, check_vocabulary
 from mdsd_bounds.problem import InputError
 
 #: Of so many pairs of columns, each of which has one chance in the vocabulary's size, some share an offset.
@@ -67,7 +69,8 @@ def unnamed_map(arrays: Mapping[str, Array], width: int, rows: int) -> str:
     """An array under a name that is not known which may say what the draft's ``width`` columns stand for.
 
     Either one number for each column, or marks of as many of the target's tokens.  Where there are as many rows as
-    columns, numbers that repeat are taken for those of rows.  Empty where there is no such array.
+    columns, numbers that repeat are taken for those of rows.  Empty where there is no such array.  Longer ones than any
+    vocabulary are not read.
     """
     for name, array in arrays.items():
         long = [size for size in array.shape if size != 1]
@@ -76,7 +79,7 @@ def unnamed_map(arrays: Mapping[str, Array], width: int, rows: int) -> str:
             continue
         if long[0] == width and width != rows and kind.startswith(("int", "uint")):
             return name
-        if long[0] >= width and _may_map(array, width):
+        if width <= long[0] <= MOST_TOKENS and _may_map(array, width):
             return name
     return ""
 
@@ -113,6 +116,19 @@ class TokenColumns:
 
     tokens: Tensor
     as_ids: Tensor | None = None
+
+
+def read_maps(arrays: Mapping[str, Array], path: str) -> dict[str, Tensor]:
+    """The values of arrays that are maps; none is longer than any vocabulary.
+
+    Raises
+    ------
+    InputError
+        As :func:`mdsd_bounds.dumps.widths.check_vocabulary`, before a longer one is read.
+    """
+    for name, array in arrays.items():
+        check_vocabulary(math.prod(array.shape), f"{path}: {name}")
+    return {name: array.whole() for name, array in arrays.items()}
 
 
 def token_columns(arrays: Mapping[str, Tensor], path: str, width: int | None = None) -> TokenColumns:
@@ -153,6 +169,10 @@ def token_columns(arrays: Mapping[str, Tensor], path: str, width: int | None = N
         if ids_fit and not (fits and _is_map(tokens, width)):
             raise InputError(f"{path}: d2t holds target ids, not offsets; store d2t - arange, or name it target_ids")
     assert tokens is not None
+    if not len(tokens):
+        raise InputError(
+            f"{path}: t2d marks no token, a map that was never filled; take it from the draft's checkpoint"
+        )
     if not _is_map(tokens, width):
         raise InputError(
             f"{path}: {name} is no map of distinct tokens into the vocabulary{_worst(tokens, width)}; give "

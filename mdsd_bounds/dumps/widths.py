@@ -10,6 +10,8 @@ from mdsd_bounds.problem import InputError
 
 #: Largest difference of head widths that counts as padding of one vocabulary.
 MAX_PAD = 128
+#: No model has more tokens.
+MOST_TOKENS = 1 << 20
 
 
 def align_widths(
@@ -45,9 +47,10 @@ def check_widths(target: int, draft: int, name: str = "dump", max_pad: int = MAX
     ------
     InputError
         If they differ by more than ``max_pad`` columns or a quarter of the wider one: then one head speaks of other,
-        or of fewer tokens, and which is not known.
+        or of fewer tokens, and which is not known.  Or as :func:`check_vocabulary`.
     """
     wide, narrow = max(target, draft), min(target, draft)
+    check_vocabulary(wide, name)
     if wide - narrow <= min(max_pad, wide // 4):
         return
     fewer = "draft" if draft < target else "target"
@@ -58,6 +61,21 @@ def check_widths(target: int, draft: int, name: str = "dump", max_pad: int = MAX
         f"{fewer} lacks, pad its logits with -inf to {wide} columns. Models with different tokenizers need mdsd log "
         "--token-map"
     )
+
+
+def check_vocabulary(width: int, name: str) -> None:
+    """Refuse a vocabulary that no model has, before anything of its size is read or allocated.
+
+    Raises
+    ------
+    InputError
+        If it has more than :data:`MOST_TOKENS` tokens, which a small compressed file can claim.
+    """
+    if width > MOST_TOKENS:
+        raise InputError(
+            f"{name}: states a vocabulary of {width} tokens, and no model has more than {MOST_TOKENS}; correct it, or, "
+            "where rows were flattened, give them as [positions, vocabulary]"
+        )
 
 
 def _padded(rows: Tensor, width: int) -> Tensor:

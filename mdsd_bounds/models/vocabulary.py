@@ -20,7 +20,7 @@ from torch import Tensor
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.containers.files import opening
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
-from mdsd_bounds.dumps.token_map import refuse_ids, token_columns
+from mdsd_bounds.dumps.token_map import read_maps, refuse_ids, token_columns
 from mdsd_bounds.problem import InputError
 
 
@@ -181,13 +181,10 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         store = open_arrays(path)
         wanted = ("target_ids", "d2t", "t2d")
         found = {"target_ids": store["logits"]} if array_form(path) == "npy" else dict(store)
-        arrays = {}
+        found = {name: array for name, array in found.items() if name in wanted}
         for name, array in found.items():
-            if name not in wanted:
-                continue
             if array.dtype.startswith(("float", "bfloat")):
                 raise InputError(f"{path}: {name} holds {array.dtype}; token ids are integers")
-            arrays[name] = array.whole().to(torch.int64)
-        if not set(wanted[:2]) & set(arrays):
+        if not set(wanted[:2]) & set(found):
             raise InputError(f"{path}: holds {', '.join(store) or 'nothing'}; a map has d2t (offsets) or target_ids")
-    return arrays
+        return {name: array.to(torch.int64) for name, array in read_maps(found, str(path)).items()}

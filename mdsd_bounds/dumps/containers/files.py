@@ -31,6 +31,8 @@ from mdsd_bounds.problem import InputError
 
 #: Bytes from which on memory is asked for before they are read.
 _LARGE = 1 << 26
+#: Compressed bytes that become so many times more of them hold one value again and again.
+_EMPTY = 500
 
 
 class Source(Protocol):
@@ -169,8 +171,16 @@ def read_bytes(source: Source, place: int, count: int) -> bytes:
 
 
 def _room(source: Source, count: int) -> None:
-    """Refuse to read so much at once that there is no memory for it and what is made of it (int64 from bytes)."""
+    """Refuse to read so much at once that there is no memory for it and what is made of it (int64 from bytes), or that
+    a few compressed bytes become so much: they hold one value again and again, as only a file that is wrong does.
+    """
     if count > _LARGE:
+        packed = getattr(source, "packed", source.size)
+        if source.size > _EMPTY * packed:
+            raise InputError(
+                f"{source.path}: {packed} compressed bytes become {source.size / 1e6:.0f} MB of one value; correct the "
+                "file, or write it without compression if that is right"
+            )
         require_memory(4 * count, f"{source.path}: {count / 1e6:.0f} MB read at once", "write a smaller file")
 
 

@@ -47,6 +47,7 @@ class Inflated:
     def __init__(self, part: Part, size: int, name: str) -> None:
         self.path: Path = part.path
         self.size: int = size
+        self.packed: int = part.size
         self._part, self._name = part, name
         self._start()
 

@@ -79,7 +79,7 @@ def _columns(store: Mapping[str, Array]) -> list[tuple[str, Array]]:
 def _refuse_unnamed(path: Path, store: Mapping[str, Array], pair: tuple[Array, Array]) -> None:
     """Refuse a file with the draft's rows that holds what may be their token map under an unknown name."""
     (rows, *_), (*_, target), (*_, draft) = pair[1].shape or (0,), pair[0].shape or (0,), pair[1].shape or (0,)
-    other = {name: array for name, array in store.items() if name not in COLUMNS}
+    other = {name: array for name, array in store.items() if name not in (*COLUMNS, *PAIR)}
     refuse_unnamed(str(path), unnamed_map(other, draft, rows), target, draft)
 
 

@@ -22,6 +22,7 @@ outside the map have probability zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,8 @@ from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.rounding import FIRST_NUMBERS, Grid, rounding_of_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
-from mdsd_bounds.dumps.token_map import maps_in, token_columns, unnamed_map, widened
+from mdsd_bounds.dumps.token_map import maps_in, read_maps, token_columns, unnamed_map, widened
+from mdsd_bounds.dumps.widths import check_vocabulary
 from mdsd_bounds.problem import InputError, rounding_unit
 
 LOGITS = ("logits", "output_logits", "generation_logits", "context_logits", "scores")
@@ -158,7 +160,7 @@ def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:
         If the map does not fit the rows, or as :func:`mdsd_bounds.dumps.token_map.token_columns`.
     """
     width = _vocabulary(side.path, arrays)
-    found = token_columns({name: array.whole() for name, array in maps_in(arrays).items()}, side.path, width)
+    found = token_columns(read_maps(maps_in(arrays), side.path), side.path, width)
     goal = found.tokens
     if side.support == "full" and side.width != len(goal):
         raise InputError(
@@ -179,8 +181,10 @@ def _vocabulary(path: str, arrays: Mapping[str, Array]) -> int | None:
     """The target's size, where it is stated."""
     if "vocabulary" not in arrays:
         return None
+    if math.prod(arrays["vocabulary"].shape) != 1:
+        raise InputError(f"{path}: vocabulary has shape {arrays['vocabulary'].shape}; give one integer above 0")
     stated = arrays["vocabulary"].whole()
-    if stated.numel() != 1 or stated.is_complex() or not bool(stated > 0) or float(stated) != int(stated):
+    if stated.is_complex() or not bool(stated > 0) or float(stated) != int(stated):
         raise InputError(f"{path}: vocabulary holds {stated.tolist()}; give one integer above 0")
     return int(stated)
 
@@ -249,6 +253,7 @@ def _top_k(path: Path, arrays: Mapping[str, Array], ids_name: str, logprobs_name
         raise InputError(
             f"{path}: {ids_name} is {ids.dtype} and {logprobs_name} {logprobs.dtype}; give ints and floats"
         )
+    check_vocabulary(ids.shape[1], f"{path}: {ids_name}")
     unit = rounding_unit(getattr(torch, logprobs.dtype))
     cuts = arrays["cut"].whole() if "cut" in arrays else None
     if cuts is not None and (cuts.shape != (ids.shape[0], 4) or cuts.dtype != torch.float64):
