@@ -280,3 +280,21 @@ def test_a_row_of_logits_that_is_near_another_scale_by_chance_is_read(tmp_path: 
     np.savez(tmp_path / "four.npz", target_logits=logits, draft_logits=logits + 1.0)
     with pytest.raises(InputError, match=r"exponentials of minus every row|to base 10"):
         list(open_dump(tmp_path / "four.npz").batches(4))
+
+
+@pytest.mark.parametrize("form", ["logits", "top-k"])
+def test_a_dump_joined_to_itself_is_warned_of(form: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = {f"{role}_logits": torch.randn(6, 12, generator=generator).repeat(2, 1) for role in ("target", "draft")}
+    if form == "top-k":
+        top = {role: torch.log_softmax(rows[f"{role}_logits"], -1).topk(5) for role in ("target", "draft")}
+        rows = {f"{role}_ids": kept.indices for role, kept in top.items()}
+        rows |= {f"{role}_logprobs": kept.values for role, kept in top.items()}
+        rows["vocabulary"] = torch.tensor(12)
+    position = torch.tensor([0, 1, 2, 0, 1, 2]).repeat(2)
+    for apart in (True, False):
+        doc = torch.tensor([3, 3, 3, 4, 4, 4]).repeat(2) + torch.arange(12) // 6 * 10 * apart
+        save_file(rows | {"doc": doc, "position": position}, tmp_path / "dump.safetensors")
+        said = [line for line in evidence(open_dump(tmp_path / "dump.safetensors")).warnings if "count twice" in line]
+        start = "rows 0 and 6 are both position 0 of document 3, the first of 6 such pairs"
+        assert [line.startswith(start) for line in said] == [True] * (not apart)

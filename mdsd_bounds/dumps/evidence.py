@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, LogitBatch
+from mdsd_bounds.dumps.columns import TWICE_DOUBT
 from mdsd_bounds.dumps.swapped_axes import AXES_DOUBT
 from mdsd_bounds.dumps.token_map import MAP_DOUBT
 
@@ -79,7 +80,9 @@ def evidence(dump: Dump, limit: int | None = None) -> Evidence:
         lines["log p of the recorded tokens"] = line
         warnings += more
     warnings += _draft_shift(held)
-    warnings += [str(dump.facts.notes[name]) for name in (MAP_DOUBT, AXES_DOUBT) if name in dump.facts.notes]
+    warnings += [
+        str(dump.facts.notes[name]) for name in (MAP_DOUBT, AXES_DOUBT, TWICE_DOUBT) if name in dump.facts.notes
+    ]
     return Evidence(lines, warnings)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns
+from mdsd_bounds.dumps.columns import places_twice
 from mdsd_bounds.dumps.token_map import MAP_DOUBT, TokenColumns, refuse_ids, refuse_unnamed
 from mdsd_bounds.dumps.widths import check_vocabulary
 from mdsd_bounds.problem import InputError
@@ -132,7 +133,7 @@ def pair_sides(target: Side, draft: Side, label: str) -> Dump:
         a, b = getattr(target, name), getattr(draft, name)
         return str(a) if a == b else f"{a}, draft {b}"
 
-    notes: dict[str, Any] = {**common, **doubt}
+    notes: dict[str, Any] = {**common, **doubt, **places_twice(columns)}
     for role, side in (("target", target), ("draft", draft)):
         notes |= {f"{role} {name}": value for name, value in side.notes.items()}
         if side.width is None:

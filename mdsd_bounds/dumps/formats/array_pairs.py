@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
-from mdsd_bounds.dumps.columns import COLUMNS, with_columns
+from mdsd_bounds.dumps.columns import COLUMNS, places_twice, with_columns
 from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
 from mdsd_bounds.dumps.token_map import refuse_unnamed, unnamed_map
 from mdsd_bounds.problem import InputError
@@ -103,7 +103,8 @@ def _dump(path: Path, form: str, pair: tuple[Array, Array], columns: list[tuple[
         return target.rows(start, stop), draft.rows(start, stop), part
 
     facts = Facts(str(path), form, target.shape[0], target.shape[1], draft.shape[1], target.dtype, bytes=size)
-    return Dump(replace(facts, forwards=target.forwards or draft.forwards), read_rows)
+    forwards = target.forwards or draft.forwards
+    return Dump(replace(facts, forwards=forwards, notes=places_twice(held)), read_rows)
 
 
 def held_columns(path: str, columns: list[tuple[str, Array]], rows: int) -> dict[str, Tensor]:
