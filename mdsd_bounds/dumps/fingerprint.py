@@ -17,6 +17,7 @@ from pathlib import Path
 from mdsd_bounds.dumps.columns import COLUMNS
 from mdsd_bounds.dumps.formats.distillkit import SETTINGS
 from mdsd_bounds.dumps.formats.native import MANIFEST
+from mdsd_bounds.dumps.formats.text_rows import TEXTS
 from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.verified import content_of
 from mdsd_bounds.problem import InputError
@@ -25,7 +26,7 @@ from mdsd_bounds.problem import InputError
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
 #: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
 _BESIDE = {
-    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *MAP_FILES)),
+    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *TEXTS, "vocabulary", *MAP_FILES)),
     ".parquet": (SETTINGS,),
 }
 

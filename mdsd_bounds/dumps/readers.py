@@ -19,7 +19,6 @@ from mdsd_bounds.dumps.containers.files import beginning, opening
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.formats.array_pairs import (
     columns_beside,
-    held_columns,
     open_npy_pair,
     open_pair_file,
     open_safetensors_pair,
@@ -29,10 +28,10 @@ from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.formats.named_arrays import (
     FACTS,
     has_pair,
-    mapped_side,
     needs_care,
     open_named,
     read_facts,
+    says_more,
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, open_native
 from mdsd_bounds.dumps.formats.several_heads import has_heads, open_heads
@@ -43,7 +42,6 @@ from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.how_to_read import PLAIN, HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.swapped_axes import refuse_swapped_axes
-from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
@@ -54,16 +52,7 @@ def _is_native(paths: list[Path]) -> bool:
 
 def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
-    maps = [name for name in MAP_FILES if (draft.parent / f"{name}.npy").exists()]
-    columns = columns_beside(target, draft)
-    if not maps:
-        return open_npy_pair(target, draft, label, columns)
-    # A map beside the draft's rows has a file of its own, as every array has.
-    mapped = mapped_side(
-        open_named(draft), {name: open_arrays(draft.parent / f"{name}.npy")["logits"] for name in maps}
-    )
-    side = open_named(target)
-    return pair_sides(replace(side, columns=side.columns | held_columns(label, columns, side.rows)), mapped, label)
+    return open_npy_pair(target, draft, label, columns_beside(target, draft))
 
 
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
@@ -71,6 +60,12 @@ def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
         files = [paths[0] / f"{name}{suffix}" for name in ("target_logits", "draft_logits")]
         return files if all(file.exists() for file in files) else []
     return paths
+
+
+def _pair_of(paths: list[Path]) -> list[Path]:
+    """Target and draft: two paths, or the files of a folder with a file of logits a model."""
+    files = _pair_in_folder(paths, ".npy")
+    return files if len(files) == 2 else _pair_in_folder(paths, ".safetensors")
 
 
 def _all_of(paths: list[Path], form: str, count: int) -> bool:
@@ -82,7 +77,7 @@ def _is_plain(path: Path) -> bool:
     arrays = open_arrays(path)
     named = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
     plain = not named & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
-    return plain and not needs_care(path)
+    return plain and not needs_care(path) and not says_more(path)
 
 
 def _is_named(path: Path) -> bool:
@@ -117,7 +112,7 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str, HowToRead], 
 
 
 def _join(paths: list[Path], label: str, how: HowToRead) -> Dump:
-    paths = _pair_in_folder(paths, ".safetensors")
+    paths = _pair_of(paths)
     target, draft = (open_side(path, role, how) for path, role in zip(paths, ("target", "draft"), strict=True))
     dump = pair_sides(target, draft, label)
     doubt = refuse_swapped_axes(label, target, draft, (dump.facts.target_width, dump.facts.draft_width))
@@ -196,9 +191,7 @@ READERS: dict[str, Reader] = {
     ),
     "joined": Reader(
         "two one-model files, TARGET,DRAFT: llama.cpp, DistillKit, top log-probabilities, arrays",
-        lambda paths: (
-            len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(side_format(path) for path in files)
-        ),
+        lambda paths: len(files := _pair_of(paths)) == 2 and all(side_format(path) for path in files),
         _join,
     ),
 }

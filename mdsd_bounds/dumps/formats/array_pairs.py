@@ -64,6 +64,8 @@ def open_safetensors_pair(files: list[Path], label: str) -> Dump:
     for wanted, file in zip(PAIR, files, strict=True):
         store = open_arrays(file)
         inside = [wanted] if wanted in store else [name for name in store if "logits" in name]
+        if inside and inside[0] in PAIR and inside[0] != wanted:
+            raise InputError(f"{file}: holds {inside[0]}, and {wanted} is wanted here; give TARGET,DRAFT in this order")
         if len(inside) != 1:
             raise InputError(f"{file}: holds {', '.join(store)}; one matrix named {wanted} (or logits) is wanted")
         pair.append(store[inside[0]])

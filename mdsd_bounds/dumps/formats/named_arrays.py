@@ -35,12 +35,12 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.columns import COLUMNS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
-from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
+from mdsd_bounds.dumps.formats.array_files import Array, array_form, arrays_beside, open_arrays
 from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.rounding import FIRST_NUMBERS, Grid, rounding_of_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs
-from mdsd_bounds.dumps.token_map import maps_in, read_maps, token_columns, unnamed_map, widened
+from mdsd_bounds.dumps.token_map import MAP_FILES, maps_in, read_maps, token_columns, unnamed_map, widened
 from mdsd_bounds.dumps.widths import check_vocabulary
 from mdsd_bounds.problem import InputError, rounding_unit
 
@@ -52,8 +52,8 @@ FACTS = "facts.json"
 _SHARED = {*COLUMNS, *TEXTS, "vocabulary", *HEAD}
 
 
-def open_named(path: Path, role: str = "") -> Side:
-    """The rows of one model in a file of named arrays.
+def open_named(path: Path, role: str = "", head: int | None = None) -> Side:
+    """The rows of one model in a file of named arrays, and in those beside it that say more of its rows.
 
     Parameters
     ----------
@@ -61,13 +61,15 @@ def open_named(path: Path, role: str = "") -> Side:
         File, or folder of .safetensors files.
     role : str
         ``"target"`` or ``"draft"``: prefer arrays with that prefix; without them those without prefix are taken.
+    head : int or None
+        Of logits ``[..., heads, V]``: the head whose rows are wanted.
 
     Raises
     ------
     InputError
         If no form is recognised, or the arrays do not fit each other.
     """
-    store = open_arrays(path)
+    store = {**_beside(path, role), **open_arrays(path)}
     mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
@@ -76,6 +78,8 @@ def open_named(path: Path, role: str = "") -> Side:
     elif (ids := _first(mine, _IDS)) and (logprobs := _first(mine, _LOGPROBS)):
         side = _top_k(path, mine, ids, logprobs, size)
     elif logits := _first(mine, LOGITS):
+        if head is not None:
+            mine[logits] = one_head(mine[logits], head)
         side = _full(path, mine, logits, size)
     if side is not None:
         # A map named after the draft says nothing of a target's rows.
@@ -90,16 +94,37 @@ def open_named(path: Path, role: str = "") -> Side:
     )
 
 
+def _beside(path: Path, role: str) -> dict[str, Array]:
+    """What other files say of the rows; a map beside the rows of both models is the draft's."""
+    return arrays_beside(path, (*COLUMNS, *TEXTS, "vocabulary", *(MAP_FILES if role == "draft" else ())))
+
+
+def says_more(path: Path) -> bool:
+    """Whether other files say more of the rows of ``path`` than columns beside two .npy files do."""
+    return bool(set(_beside(path, "draft")) - (set(COLUMNS) if array_form(path) == "npy" else set()))
+
+
+def one_head(array: Array, head: int) -> Array:
+    """The rows of one of several heads, ``[..., heads, V]``.  They lie side by side: those between are read with it."""
+    heads = array.shape[-2]
+    return replace(
+        array,
+        shape=(*array.shape[:-2], array.shape[-1]),
+        rows=lambda a, b: array.rows(a * heads, b * heads)[head::heads],
+        whole=lambda: array.whole()[..., head, :],
+    )
+
+
 def _arrays_of(path: Path, store: Mapping[str, Array], role: str) -> dict[str, Array]:
     """The arrays of one model without their prefix, and those of both that its rows need."""
     prefix = f"{role}_"
     own = {name.removeprefix(prefix): array for name, array in store.items() if role and name.startswith(prefix)}
+    if twice := [name for name in COLUMNS if name in own and name in store]:
+        raise InputError(f"{path}: holds both {twice[0]} and {prefix}{twice[0]}; keep the one that is right")
     if not any(name in own for name in (*LOGITS, *_IDS, "hidden_states")):
         return dict(store) | own
     # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
     shared = {name: array for name, array in store.items() if name in _SHARED}
-    if twice := [name for name in COLUMNS if name in own and name in shared]:
-        raise InputError(f"{path}: holds both {twice[0]} and {prefix}{twice[0]}; keep the one that is right")
     return shared | own | (maps_in(store) if role == "draft" else {})
 
 
@@ -148,7 +173,9 @@ def needs_care(path: Path) -> bool:
     """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
     arrays = open_arrays(path)
     names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
-    return bool(names & {*TEXTS} or maps_in(arrays))
+    # Columns of one model alone are held against those of the other.
+    own = {f"{role}_{name}" for role in ("target", "draft") for name in COLUMNS}
+    return bool(names & {*TEXTS} or own & set(arrays) or maps_in(arrays))
 
 
 def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:

@@ -6,6 +6,7 @@ within one text.  One head is read at a time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,51 +63,46 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     """
     pair = _pair(paths)
     assert pair is not None
-    target, array = open_named(paths[0], "target"), pair[1]
-    heads, steps = array.shape[-2], array.shape[-3]
+    heads, steps = pair[1].shape[-2], pair[1].shape[-3]
     head = how.head or 0
     if head >= heads:
         raise InputError(
             f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"
         )
-    rows = torch.arange(target.rows) if target.kept is None else target.kept
-    doc = target.columns.get("doc", torch.zeros(target.rows, dtype=torch.int64))
-    # The draft's row is k earlier in the same text.
-    kept = (rows % steps >= head).nonzero()[:, 0] if "doc" not in target.columns else _same_text(rows, doc, head)
-    if not len(kept):
+    target, draft = open_named(paths[0], "target"), open_named(paths[-1], "draft", head)
+    # The draft's row is ``head`` rows earlier in the same text; what is stored beside either model's rows counts.
+    of_target, of_draft = (_indices(side, pair[0].shape) for side in (target, draft))
+    rows = ((of_target >= 0) & (of_draft >= 0)).nonzero()[:, 0]
+    whence = rows - head
+    kept = (whence >= 0) & (of_draft[whence] >= 0) & (rows % steps >= head if len(pair[0].shape) == 3 else whence >= 0)
+    for side, index in ((target, of_target), (draft, of_draft)):
+        if "doc" in side.columns:
+            text = torch.where(index >= 0, side.columns["doc"][index], -1)
+            kept &= text[rows] == text[whence]
+    rows, whence = rows[kept], whence[kept]
+    if not len(rows):
         raise InputError(f"{label}: head {head} looks {head} tokens further, and no text is longer; give longer texts")
-    whence = rows[kept] - head
-
-    def read_target(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([target.read(a, b, width)[0] for a, b in runs(kept[start:stop])]), None
-
-    def read_draft(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        # All heads lie side by side: those between are read with it.
-        pieces = [array.rows(a * heads, b * heads)[head::heads] for a, b in runs(whence[start:stop])]
-        return torch.cat(pieces), None
-
-    columns = {name: column[kept] for name, column in target.columns.items()}
-    first = replace(target, rows=len(kept), columns=columns, read=read_target, kept=None)
-    second = Side(
-        str(paths[-1]),
-        target.format,
-        len(kept),
-        array.shape[-1],
-        array.dtype,
-        read_draft,
-        kind=target.kind,
-        shift=target.shift,
-        stage=target.stage,
-        bytes=0 if len(paths) == 1 else paths[1].stat().st_size,
-    )
+    first = _picked(target, of_target[rows], of_target[rows])
+    second = _picked(draft, of_draft[whence], of_draft[rows])
+    if len(paths) == 1:
+        second = replace(second, bytes=0)  # one file counts once
     dump = pair_sides(first, second, label)
     note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
     return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads, skipped=head))
 
 
-def _same_text(rows: Tensor, doc: Tensor, head: int) -> Tensor:
-    """Rows whose place ``head`` rows earlier in the file is of the same text."""
-    text = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
-    text[rows] = doc
-    before = (rows - head).clamp(min=0)
-    return ((rows >= head) & (text[before] == doc)).nonzero()[:, 0]
+def _indices(side: Side, shape: tuple[int, ...]) -> Tensor:
+    """Where each stored row of the target's ``shape`` is among those of the side that are read; -1 for the others."""
+    found = torch.full((math.prod(shape[:-1]),), -1, dtype=torch.int64)
+    found[torch.arange(side.rows) if side.kept is None else side.kept] = torch.arange(side.rows)
+    return found
+
+
+def _picked(side: Side, places: Tensor, said: Tensor) -> Side:
+    """Rows of a side in this order; their columns are those of the rows ``said``, whose tokens they predict."""
+
+    def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        return torch.cat([side.read(a, b, width)[0] for a, b in runs(places[start:stop])]), None
+
+    columns = {name: column[said] for name, column in side.columns.items()}
+    return replace(side, rows=len(places), columns=columns, read=read, kept=None)
