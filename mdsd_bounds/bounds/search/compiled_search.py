@@ -78,8 +78,8 @@ REACHES = (8, 16, 32, 64)
 ROUNDING = 4.5e-9
 #: Sums without replacement whose rounding error would pass the first are made of lots of so many tokens (full strips).
 _LOTS_FROM, _LOT = 1e-9, 1 << 15
-#: ``auto`` takes this route from here on; below, the prefix scan is quick and needs no compiled code.
-WIDE = 8192
+#: ``auto`` takes this route from here on; below, the prefix scan needs no compiled code.
+WIDE = 512
 #: Largest table that is kept for the rows to come.
 _TABLE = 2_000_000
 #: What :func:`_kept_room` keeps for its thread.
