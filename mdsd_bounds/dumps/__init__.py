@@ -108,6 +108,9 @@ def _open_label(label: str, how: HowToRead) -> Dump:
         return replace(fetched, facts=replace(fetched.facts, path=name))
     with reading(label, "path", "give the name of a file or folder"):
         paths = [Path(label)] if Path(label).exists() else [Path(part) for part in label.split(",")]
+    # An empty path is the working folder: what a variable that is not set would name.
+    if not label or (len(paths) > 1 and "" in label.split(",")):
+        raise InputError(f"{label!r}: a name is empty; give the name of a file or folder (. is this folder)")
     if label == "example" and not paths[0].exists():
         paths = [EXAMPLE]
     dump = _open(paths, label, how)

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mdsd_bounds.dumps.containers.files import beginning, open_file
+from mdsd_bounds.dumps.containers.files import beginning, open_file, refuse_repeated
 from mdsd_bounds.problem import InputError
 
 GZIP = b"\x1f\x8b\x08"
@@ -68,15 +68,17 @@ def open_text(path: Path) -> io.BufferedReader:
     Raises
     ------
     InputError
-        If it is no regular file, or is compressed or encoded otherwise.  Damage of compressed data is raised by the
-        library while it is read: read inside
+        If it is no regular file, or is compressed or encoded otherwise; while it is read, if a small file becomes
+        large.  Damage of compressed data is raised by the library while it is read: read inside
         :func:`mdsd_bounds.dumps.boundary.reading`.
     """
     refuse_other_text(path)
-    form, stream = compression(path), open_file(path).stream()
-    if form == "gzip":
-        return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 16)
-    return io.BufferedReader(_Zstd(stream), 1 << 16) if form == "zstd" else stream
+    form, file = compression(path), open_file(path)
+    stream = file.stream()
+    if not form:
+        return stream
+    unpacked: io.RawIOBase = gzip.GzipFile(fileobj=stream) if form == "gzip" else _Zstd(stream)  # type: ignore[assignment]
+    return io.BufferedReader(_Bounded(unpacked, path, file.size), 1 << 16)
 
 
 def text_beginning(path: Path, count: int) -> bytes:
@@ -87,6 +89,22 @@ def text_beginning(path: Path, count: int) -> bytes:
         return open_text(path).read(count)
     except Exception:  # its reader says what is wrong
         return b""
+
+
+class _Bounded(io.RawIOBase):
+    """What is uncompressed of a file, up to the place where it is too much for so few bytes."""
+
+    def __init__(self, inner: io.RawIOBase, path: Path, packed: int) -> None:
+        self._inner, self._path, self._packed, self._count = inner, path, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._inner.readinto(buffer) or 0
+        self._count += count
+        refuse_repeated(self._path, self._packed, self._count)
+        return count
 
 
 class _Zstd(io.RawIOBase):

@@ -175,13 +175,27 @@ def _room(source: Source, count: int) -> None:
     a few compressed bytes become so much: they hold one value again and again, as only a file that is wrong does.
     """
     if count > _LARGE:
-        packed = getattr(source, "packed", source.size)
-        if source.size > _EMPTY * packed:
-            raise InputError(
-                f"{source.path}: {packed} compressed bytes become {source.size / 1e6:.0f} MB of one value; correct the "
-                "file, or write it without compression if that is right"
-            )
+        refuse_repeated(source.path, getattr(source, "packed", source.size), source.size)
         require_memory(4 * count, f"{source.path}: {count / 1e6:.0f} MB read at once", "write a smaller file")
+
+
+def refuse_repeated(path: Path, packed: int, count: int) -> None:
+    """Refuse few compressed bytes that become many: they hold one value again and again.
+
+    Raises
+    ------
+    InputError
+        If ``count`` bytes are more than 64 MiB and more than 500 times ``packed``.
+
+    Examples
+    --------
+    >>> refuse_repeated(Path("a.npz"), 1000, 400_000)
+    """
+    if count > _LARGE and count > _EMPTY * packed:
+        raise InputError(
+            f"{path}: {packed} compressed bytes become {count / 1e6:.0f} MB of one value; correct the file, or write "
+            "it without compression if that is right"
+        )
 
 
 @dataclass(frozen=True)

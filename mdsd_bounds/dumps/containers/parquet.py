@@ -18,7 +18,8 @@ from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.columns import COLUMNS
-from mdsd_bounds.dumps.containers.files import Array, open_file
+from mdsd_bounds.dumps.containers.files import Array, OpenFile, open_file, read_bytes, refuse_repeated
+from mdsd_bounds.dumps.containers.parquet_footer import chunks_of
 from mdsd_bounds.problem import InputError
 
 MAGIC = b"PAR1"
@@ -49,7 +50,29 @@ def open_parquet(path: Path) -> pq.ParquetFile:
                 raise ValueError(f"row group {group} has {rows} rows and {stated} bytes")
             # Encoded pages may hold a value that is repeated without end in a few bytes.
             require_memory(stated + 16 * rows * len(names), f"{path}: row group {group}", "write smaller row groups")
+        _refuse_repeated(held_open, facts)
         return file
+
+
+#: Bytes of a footer that is looked through; a longer one belongs to no small file.
+_FOOTER = 1 << 18
+
+
+def _refuse_repeated(source: OpenFile, facts: Any) -> None:
+    """Refuse columns of which a few bytes become many, as pages do that hold one value again and again.
+
+    Of lists the whole column counts, for its row groups are joined to blocks; of numbers every row group by itself.
+    """
+    length = facts.serialized_size
+    if not 0 < length <= min(_FOOTER, source.size - 8):
+        return
+    stored: dict[str, int] = {}
+    decoded: dict[str, int] = {}
+    rows = max(facts.row_group(group).num_rows for group in range(facts.num_row_groups)) if facts.num_row_groups else 0
+    for chunk in chunks_of(read_bytes(source, source.size - 8 - length, length)):
+        before = (decoded.get(chunk.column, 0), stored.get(chunk.column, 0)) if chunk.values > 2 * rows else (0, 0)
+        decoded[chunk.column], stored[chunk.column] = before[0] + chunk.decoded, before[1] + chunk.stored
+        refuse_repeated(source.path, stored[chunk.column], decoded[chunk.column])
 
 
 #: Rows decoded at once.
