@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -155,3 +157,22 @@ def test_columns_of_each_model_in_a_file_of_both(tmp_path: Path) -> None:
         save_file(arrays | {"target_token": token} | other, tmp_path / "x.safetensors")
         with pytest.raises(InputError, match="token"):
             open_dump(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("values", ["truth", "numbers", "texts"])
+def test_a_mask_in_parquet(values: str, tmp_path: Path) -> None:
+    p, q, mask = rows(N, V), rows(N, V, seed=1), torch.arange(N) < 9
+    held: dict[str, list[object]] = {
+        "truth": mask.tolist(), "numbers": mask.long().tolist(), "texts": ["yes"] * N
+    }  # fmt: skip
+    columns = {"target_logits": p.tolist(), "draft_logits": q.tolist(), "attention_mask": held[values]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    if values == "texts":
+        with pytest.raises(InputError, match="attention_mask is string"):
+            open_dump(tmp_path / "x.parquet")
+        return
+    assert torch.equal(read(tmp_path / "x.parquet").target_logits.float(), p[mask])
+    pq.write_table(pa.table(columns | {"token": held[values]}), tmp_path / "x.parquet")
+    if values == "truth":
+        with pytest.raises(InputError, match="token"):
+            open_dump(tmp_path / "x.parquet")

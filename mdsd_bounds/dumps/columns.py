@@ -11,6 +11,8 @@ from mdsd_bounds.problem import InputError
 
 #: Name in a file -> column of a dump.
 COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
+#: Arrays that say which texts the rows belong to (:mod:`mdsd_bounds.dumps.formats.text_rows`).
+TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
 #: The note of a dump in which places are there twice; a warning in every command.
 TWICE_DOUBT = "places"
 

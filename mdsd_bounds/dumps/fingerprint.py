@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdsd_bounds.dumps.columns import COLUMNS
+from mdsd_bounds.dumps.columns import COLUMNS, TEXTS
 from mdsd_bounds.dumps.formats.distillkit import SETTINGS
 from mdsd_bounds.dumps.formats.native import MANIFEST
-from mdsd_bounds.dumps.formats.text_rows import TEXTS
 from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.verified import content_of
 from mdsd_bounds.problem import InputError

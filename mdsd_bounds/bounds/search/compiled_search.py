@@ -149,18 +149,15 @@ def _bound_of(problem: Problem, results: list[Found]) -> Bound:
     best, low, high = (np.full(shape, np.nan) for _ in range(3))
     size, solved = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
     for found in results:
-        slots, answers = found.slots, found.answers
-        value = 1.0 + answers.best
+        slots, answers, value = found.slots, found.answers, 1.0 + found.answers.best
         best[slots], size[slots], solved[slots] = value, answers.size, answers.usable
         high[slots] = value + answers.error
         low[slots] = np.minimum(value, 1.0 + answers.low) - answers.error
-    if problem.mass_error is not None:
-        error = problem.mass_error.numpy()
-        low, high = low - error, high + error
+    error = 0.0 if problem.mass_error is None else problem.mass_error.numpy()
+    low, high = low - error, high + error
     for numbers in (best, low, high):
         # alpha* is a probability: cutting the interval to [0, 1] only removes values that cannot be.
         np.minimum(np.maximum(numbers, 0.0, out=numbers), 1.0, out=numbers)
-    # Views of the same memory: the scan fills in what is left.
     ends = torch.from_numpy(best), torch.from_numpy(low), torch.from_numpy(high), torch.from_numpy(size)
     scans = [] if solved.all() else scan_rest(problem, torch.from_numpy(solved), *ends)
 

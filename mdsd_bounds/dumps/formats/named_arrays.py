@@ -33,10 +33,10 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
-from mdsd_bounds.dumps.columns import COLUMNS, with_columns
+from mdsd_bounds.dumps.columns import COLUMNS, TEXTS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, array_form, arrays_beside, open_arrays
-from mdsd_bounds.dumps.formats.text_rows import TEXTS, TextRows, text_rows
+from mdsd_bounds.dumps.formats.text_rows import TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.rounding import FIRST_NUMBERS, Grid, rounding_of_rows
 from mdsd_bounds.dumps.single_model import ReadSide, Side, file_size, runs

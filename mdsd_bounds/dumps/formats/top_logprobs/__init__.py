@@ -104,11 +104,19 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
     rows = Rows(path, resolve or _no_tokenizer)
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     forms: dict[str, None] = {}
-    left_out = 0
+    left_out, again = 0, 0
+    prompts: set[bytes] = set()
     unsure: dict[str, None] = {}
     with reading(path, "top-k log-probabilities", _REMEDY) as place:
         try:
-            for where, doc, document in _documents(path, place):
+            doc = -1
+            for where, document in _documents(path, place):
+                if not document.output and (text := document.text()) in prompts:
+                    again += len(document.positions)
+                    continue
+                if not document.output:
+                    prompts.add(text)
+                doc += 1
                 forms[document.form] = None
                 left_out += document.left_out
                 if document.unsure:
@@ -129,16 +137,17 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
             f"{path}: no log-probabilities; ask the server for k of them, k at least 1 (vLLM: prompt_logprobs)"
         )
     rows.refuse_zeros()
-    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure)))
+    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure), again))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Forms of the answers, positions that are not read, and what is left open."""
+    """Forms of the answers, positions that are not read, what is left open, and positions of prompts seen before."""
 
     forms: list[str]
     left_out: int
     unsure: list[str]
+    again: int = 0
 
 
 def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -> Side:
@@ -146,6 +155,11 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
     notes: dict[str, Any] = {"tokens a row": f"at most {max(b - a for a, b in pairwise(ends))}"}
     if facts.left_out:
         notes["left out"] = f"{facts.left_out} positions of the continuations; those of the prompt are read"
+    if facts.again:
+        notes["prompts again"] = (
+            f"{facts.again} positions of prompts that stand in the file before, as every choice of an answer with n of "
+            "2 or more repeats its prompt; each prompt is read once"
+        )
     if rows.dropped:
         notes["texts of several tokens"] = f"in {rows.dropped} positions; their mass counts as unknown"
     if facts.unsure:
@@ -170,8 +184,7 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
     )
 
 
-def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
-    doc = 0
+def _documents(path: Path, place: Place) -> Iterator[tuple[str, Document]]:
     for record in _records(path):
         place.at = record.at
         found = documents(record.value)
@@ -180,8 +193,7 @@ def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
                 "it has the structure of no known answer; remove it, or save the server's answers as they are"
             )
         for document in found:
-            yield record.at, doc, document
-            doc += 1
+            yield record.at, document
 
 
 def _no_tokenizer(token: Text) -> int | None:
