@@ -6,6 +6,7 @@ every definition in use by :func:`acceptance`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from mdsd_bounds.counts.prometheus import is_page, read_pages
 from mdsd_bounds.counts.rates import AcceptanceSummary, acceptance
 from mdsd_bounds.counts.records import Counts, Unit, counts, joined, with_draft_tokens
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.compressed import text_beginning
-from mdsd_bounds.dumps.containers.files import opening
+from mdsd_bounds.dumps.containers.compressed import compression, open_text, text_beginning
+from mdsd_bounds.dumps.containers.files import open_file, opening
 from mdsd_bounds.dumps.containers.text import BOM, lines
 from mdsd_bounds.problem import InputError
 
@@ -124,7 +125,7 @@ def read_counts(
     Raises
     ------
     InputError
-        If a file is of no known form, damaged, or of another kind than the first.
+        If a file is of no known form, damaged, of another kind than the first, or one that is pooled is there twice.
 
     Examples
     --------
@@ -145,6 +146,8 @@ def read_counts(
     with opening():
         files = [Path(path) for path in paths]
         forms = [recognise(file) for file in files]
+        if each or set(forms) != {"metrics"}:
+            _refuse_twice(files)
         if set(forms) == {"metrics"}:
             found = read_pages(files, model, each=each)
         elif "metrics" in forms:
@@ -155,3 +158,17 @@ def read_counts(
         else:
             found = joined([READERS[form](file) for form, file in zip(forms, files, strict=True)])
     return found if draft_tokens is None else with_draft_tokens(found, draft_tokens)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """Refuse files with one content, compressed or not: the same traffic would count twice."""
+    seen: dict[bytes, Path] = {}
+    for file in files if len(files) > 1 else ():
+        with reading(file, "counts", "write the file again"):
+            stream = open_text(file) if compression(file) else open_file(file).stream()
+            content = hashlib.file_digest(stream, "sha256").digest()
+        if (first := seen.setdefault(content, file)) is not file:
+            raise InputError(
+                f"{file}: holds what {first} holds, and the same traffic would count twice; give it once, or, where "
+                "two runs did count the same, the sum of both"
+            )
