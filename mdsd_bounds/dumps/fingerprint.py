@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdsd_bounds.dumps.columns import COLUMNS
+from mdsd_bounds.dumps.columns import COLUMNS, TEXTS
 from mdsd_bounds.dumps.formats.distillkit import SETTINGS
 from mdsd_bounds.dumps.formats.native import MANIFEST
 from mdsd_bounds.dumps.token_map import MAP_FILES
@@ -25,7 +25,10 @@ from mdsd_bounds.problem import InputError
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
 #: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
 _BESIDE = {
-    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *MAP_FILES)),
+    ".npy": tuple(
+        f"{prefix}{name}.npy" for name in (*COLUMNS, *TEXTS, "vocabulary") for prefix in ("", "target_", "draft_")
+    )
+    + tuple(f"{name}.npy" for name in MAP_FILES),
     ".parquet": (SETTINGS,),
 }
 

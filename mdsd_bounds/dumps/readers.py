@@ -19,7 +19,6 @@ from mdsd_bounds.dumps.containers.files import beginning, opening
 from mdsd_bounds.dumps.formats.array_files import array_form, open_arrays
 from mdsd_bounds.dumps.formats.array_pairs import (
     columns_beside,
-    held_columns,
     open_npy_pair,
     open_pair_file,
     open_safetensors_pair,
@@ -28,8 +27,8 @@ from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.formats.named_arrays import (
     FACTS,
+    beside_needs_care,
     has_pair,
-    mapped_side,
     needs_care,
     open_named,
     read_facts,
@@ -43,7 +42,6 @@ from mdsd_bounds.dumps.hidden_states import is_head
 from mdsd_bounds.dumps.how_to_read import PLAIN, HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides
 from mdsd_bounds.dumps.swapped_axes import refuse_swapped_axes
-from mdsd_bounds.dumps.token_map import MAP_FILES
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
@@ -54,22 +52,23 @@ def _is_native(paths: list[Path]) -> bool:
 
 def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
-    maps = [name for name in MAP_FILES if (draft.parent / f"{name}.npy").exists()]
-    columns = columns_beside(target, draft)
-    if not maps:
-        return open_npy_pair(target, draft, label, columns)
-    # A map beside the draft's rows has a file of its own, as every array has.
-    mapped = mapped_side(
-        open_named(draft), {name: open_arrays(draft.parent / f"{name}.npy")["logits"] for name in maps}
-    )
-    side = open_named(target)
-    return pair_sides(replace(side, columns=side.columns | held_columns(label, columns, side.rows)), mapped, label)
+    if beside_needs_care(target, draft):
+        return _join([target, draft], label, how)
+    return open_npy_pair(target, draft, label, columns_beside(target, draft))
 
 
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
     if len(paths) == 1 and paths[0].is_dir():
         files = [paths[0] / f"{name}{suffix}" for name in ("target_logits", "draft_logits")]
-        return files if all(file.exists() for file in files) else []
+        if not all(file.exists() for file in files):
+            return []
+        more = [file for file in sorted(paths[0].glob("*.safetensors")) if file not in files]
+        if suffix == ".safetensors" and more:
+            raise InputError(
+                f"{more[0]}: beside {files[0].name} and {files[1].name}, in which alone rows are looked for; put its "
+                "arrays (columns, texts, a token map) into the file whose rows they belong to, or move it elsewhere"
+            )
+        return files
     return paths
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_arrays
-from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
+from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_head, open_named
 from mdsd_bounds.dumps.how_to_read import HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides, runs
 from mdsd_bounds.problem import InputError
@@ -62,51 +62,43 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     """
     pair = _pair(paths)
     assert pair is not None
-    target, array = open_named(paths[0], "target"), pair[1]
-    heads, steps = array.shape[-2], array.shape[-3]
+    heads = pair[1].shape[-2]
     head = how.head or 0
     if head >= heads:
         raise InputError(
             f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"
         )
-    rows = torch.arange(target.rows) if target.kept is None else target.kept
-    doc = target.columns.get("doc", torch.zeros(target.rows, dtype=torch.int64))
-    # The draft's row is k earlier in the same text.
-    kept = (rows % steps >= head).nonzero()[:, 0] if "doc" not in target.columns else _same_text(rows, doc, head)
+    target, draft = open_named(paths[0], "target"), open_head(paths[-1], head)
+    # As they are stored, row beside row, the two are of one text; whether a map fits is asked of the rows as read.
+    pair_sides(target, replace(draft, map=None, unnamed=""), label)
+    columns = dict(draft.columns) | dict(target.columns)
+    kept, whence = _beside(target, columns.get("doc", torch.zeros(target.rows, dtype=torch.int64)), head)
     if not len(kept):
         raise InputError(f"{label}: head {head} looks {head} tokens further, and no text is longer; give longer texts")
-    whence = rows[kept] - head
-
-    def read_target(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([target.read(a, b, width)[0] for a, b in runs(kept[start:stop])]), None
-
-    def read_draft(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        # All heads lie side by side: those between are read with it.
-        pieces = [array.rows(a * heads, b * heads)[head::heads] for a, b in runs(whence[start:stop])]
-        return torch.cat(pieces), None
-
-    columns = {name: column[kept] for name, column in target.columns.items()}
-    first = replace(target, rows=len(kept), columns=columns, read=read_target, kept=None)
-    second = Side(
-        str(paths[-1]),
-        target.format,
-        len(kept),
-        array.shape[-1],
-        array.dtype,
-        read_draft,
-        kind=target.kind,
-        shift=target.shift,
-        stage=target.stage,
-        bytes=0 if len(paths) == 1 else paths[1].stat().st_size,
-    )
+    first = _only(target, kept, {name: column[kept] for name, column in columns.items()})
+    second = _only(draft, whence, {})
+    if len(paths) == 1:
+        second = replace(second, bytes=0)
     dump = pair_sides(first, second, label)
     note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
     return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads, skipped=head))
 
 
-def _same_text(rows: Tensor, doc: Tensor, head: int) -> Tensor:
-    """Rows whose place ``head`` rows earlier in the file is of the same text."""
-    text = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
-    text[rows] = doc
-    before = (rows - head).clamp(min=0)
-    return ((rows >= head) & (text[before] == doc)).nonzero()[:, 0]
+def _beside(target: Side, doc: Tensor, head: int) -> tuple[Tensor, Tensor]:
+    """The target's rows that have one of the draft ``head`` places earlier in their text, and those of the draft."""
+    places = torch.arange(target.rows) if target.kept is None else target.kept
+    row_at = torch.full((int(places.max()) + 1,), -1, dtype=torch.int64)
+    row_at[places] = torch.arange(target.rows)
+    earlier = places - head
+    before = torch.where(earlier >= 0, row_at[earlier.clamp(min=0)], -1)
+    kept = ((before >= 0) & (doc[before.clamp(min=0)] == doc)).nonzero()[:, 0]
+    return kept, before[kept]
+
+
+def _only(side: Side, kept: Tensor, columns: dict[str, Tensor]) -> Side:
+    """The rows ``kept`` of a side, with these columns."""
+
+    def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
+        return torch.cat([side.read(a, b, width)[0] for a, b in runs(kept[start:stop])]), None
+
+    return replace(side, rows=len(kept), columns=columns, read=read, kept=None, square=0)

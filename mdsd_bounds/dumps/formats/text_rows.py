@@ -16,9 +16,6 @@ from torch import Tensor
 from mdsd_bounds.dumps.formats.array_files import Array
 from mdsd_bounds.problem import InputError
 
-#: Arrays that say what the rows belong to.
-TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
-
 
 @dataclass(frozen=True)
 class TextRows:

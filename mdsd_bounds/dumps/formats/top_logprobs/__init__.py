@@ -8,7 +8,7 @@ structure (:mod:`mdsd_bounds.dumps.formats.top_logprobs.answers`), and each posi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -104,13 +104,14 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
     rows = Rows(path, resolve or _no_tokenizer)
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     forms: dict[str, None] = {}
-    left_out = 0
+    left_out = copies = 0
     unsure: dict[str, None] = {}
     with reading(path, "top-k log-probabilities", _REMEDY) as place:
         try:
             for where, doc, document in _documents(path, place):
                 forms[document.form] = None
                 left_out += document.left_out
+                copies += document.copies
                 if document.unsure:
                     unsure[document.unsure] = None
                 for number, position in enumerate(document.positions):
@@ -129,16 +130,17 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
             f"{path}: no log-probabilities; ask the server for k of them, k at least 1 (vLLM: prompt_logprobs)"
         )
     rows.refuse_zeros()
-    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure)))
+    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure), copies))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Forms of the answers, positions that are not read, and what is left open."""
+    """Forms of the answers, positions that are not read, what is left open, and prompts that were there before."""
 
     forms: list[str]
     left_out: int
     unsure: list[str]
+    copies: int
 
 
 def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -> Side:
@@ -146,6 +148,8 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
     notes: dict[str, Any] = {"tokens a row": f"at most {max(b - a for a, b in pairwise(ends))}"}
     if facts.left_out:
         notes["left out"] = f"{facts.left_out} positions of the continuations; those of the prompt are read"
+    if facts.copies:
+        notes["copies"] = f"{facts.copies} times a prompt once more, as beside each of several continuations; read once"
     if rows.dropped:
         notes["texts of several tokens"] = f"in {rows.dropped} positions; their mass counts as unknown"
     if facts.unsure:
@@ -172,6 +176,7 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
 
 def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
     doc = 0
+    last: Document | None = None
     for record in _records(path):
         place.at = record.at
         found = documents(record.value)
@@ -180,6 +185,11 @@ def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
                 "it has the structure of no known answer; remove it, or save the server's answers as they are"
             )
         for document in found:
+            # Of several continuations each carries the prompt, which is one text.
+            if not document.output and last is not None and document.positions == last.positions:
+                yield record.at, doc - 1, replace(document, positions=[], copies=1)
+                continue
+            last = document
             yield record.at, doc, document
             doc += 1
 
