@@ -6,6 +6,7 @@ every definition in use by :func:`acceptance`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from mdsd_bounds.counts.prometheus import is_page, read_pages
 from mdsd_bounds.counts.rates import AcceptanceSummary, acceptance
 from mdsd_bounds.counts.records import Counts, Unit, counts, joined, with_draft_tokens
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.containers.compressed import text_beginning
-from mdsd_bounds.dumps.containers.files import opening
+from mdsd_bounds.dumps.containers.compressed import compression, open_text, text_beginning
+from mdsd_bounds.dumps.containers.files import open_file, opening
 from mdsd_bounds.dumps.containers.text import BOM, lines
 from mdsd_bounds.problem import InputError
 
@@ -47,6 +48,8 @@ READERS: dict[str, Callable[[Path], Counts]] = {
     "log": read_log,
     "metrics": lambda path: read_pages([path]),
 }
+#: Bytes of a file that are looked at together.
+_PIECE = 1 << 20
 _GIVE = (
     "give a page of /metrics (vLLM, SGLang), a server log with acceptance lines (vLLM, SGLang, llama.cpp), answers "
     "in JSON (SGLang meta_info, llama.cpp timings), or accept counts (.json, .npy, .npz)"
@@ -145,6 +148,8 @@ def read_counts(
     with opening():
         files = [Path(path) for path in paths]
         forms = [recognise(file) for file in files]
+        if each or "metrics" not in forms:
+            _refuse_twice(files)
         if set(forms) == {"metrics"}:
             found = read_pages(files, model, each=each)
         elif "metrics" in forms:
@@ -155,3 +160,20 @@ def read_counts(
         else:
             found = joined([READERS[form](file) for form, file in zip(forms, files, strict=True)])
     return found if draft_tokens is None else with_draft_tokens(found, draft_tokens)
+
+
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """The same content under two names, also compressed, is one traffic."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        digest = hashlib.sha256()
+        with reading(file, "counts", _GIVE):
+            # Archives and arrays are no text, and are not compressed in this sense.
+            stream = open_text(file) if compression(file) else open_file(file).stream()
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+        if (first := seen.setdefault(digest.hexdigest(), file)) is not file:
+            raise InputError(
+                f"{file}: holds the same as {first}, and the same traffic counts once; leave it out (answers that are "
+                "the same by chance belong into one file)"
+            )
