@@ -1,10 +1,7 @@
-"""Traffic counts once, and whole: files given twice, series that come and go, pages that were cut between two lines."""
+"""Traffic counts once, and whole: series that come and go, pages that were cut between two lines, padded arrays."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,32 +49,6 @@ def test_a_page_that_was_cut_between_two_lines(kept: int, tmp_path: Path) -> Non
         return
     with pytest.raises(InputError):
         read_counts([whole])
-
-
-@pytest.mark.parametrize("how", ["name", "link", "copy", "gzip"])
-@pytest.mark.parametrize("form", ["page", "answers", "array"])
-def test_a_file_that_is_given_twice(form: str, how: str, tmp_path: Path) -> None:
-    file = tmp_path / "one"
-    if form == "page":
-        page(file, {0: (1000, 2000, 900)})
-    elif form == "answers":
-        answers = [{"timings": {"draft_n": 10 + place, "draft_n_accepted": 5}} for place in range(6)]
-        file.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
-    else:
-        with file.open("wb") as stream:
-            np.save(stream, np.array([1, 2, 0, 3]))
-    again = file if how == "name" else tmp_path / "again"
-    if how == "link":
-        again.symlink_to(file)
-    elif how == "copy":
-        shutil.copy(file, again)
-    elif how == "gzip":
-        if form == "array":
-            pytest.skip("arrays are not compressed so")
-        again.write_bytes(gzip.compress(file.read_bytes()))
-    assert len(read_counts([file])) > 0
-    with pytest.raises(InputError, match="the same traffic counts once"):
-        read_counts([file, again], each=True)
 
 
 def test_snapshots_may_be_equal(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mdsd_bounds import InputError
@@ -127,3 +129,34 @@ def test_pieces_of_a_stream_are_no_answers(tmp_path: Path, answers: list[dict[st
     file.write_text("\n".join(map(json.dumps, answers)) if lines else json.dumps(answers))
     with pytest.raises(InputError, match=r"pieces? of a stream"):
         read_counts([file])
+
+
+@pytest.mark.parametrize(
+    ("form", "how"),
+    [
+        (form, how)
+        for form in ("page", "answers", "npz")
+        for how in ("same", "link", "copy", "gzip")
+        if (form, how) != ("npz", "gzip")  # archives are not read compressed once more
+    ],
+)
+def test_one_content_given_twice_is_an_error(form: str, how: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", drafts=np.array([10]), accepted=np.array([4]), draft_tokens=np.array([20]))
+        (tmp_path / "a.npz").rename(first)
+    elif form == "page":
+        names = {"num_drafts": 10, "num_draft_tokens": 20, "num_accepted_tokens": 4}
+        first.write_text("".join(f"vllm:spec_decode_{name}_total {count}\n" for name, count in names.items()))
+    else:
+        first.write_text(json.dumps({"timings": {"draft_n": 10, "draft_n_accepted": 4}, "content": "a"}))
+    if how == "link":
+        second.symlink_to(first)
+    elif how == "copy":
+        second.write_bytes(first.read_bytes())
+    elif how == "gzip":
+        second.write_bytes(gzip.compress(first.read_bytes()))
+    else:
+        second = first
+    with pytest.raises(InputError, match="would count twice"):
+        read_counts([first, second], each=True)

@@ -192,7 +192,7 @@ def test_damaged_records(text: str, message: str, tmp_path: Path, monkeypatch: p
 
 def test_a_small_file_that_becomes_large_takes_little_memory(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(b" " * (100 << 20)))
-    with pytest.raises(InputError, match="longer than"):
+    with pytest.raises(InputError, match="of one value"):
         list(records(tmp_path / "x.gz"))
     with pytest.raises(InputError, match="more than 1000 bytes"):
         whole_text(tmp_path / "x.gz", 1000)

@@ -253,3 +253,22 @@ def test_the_form_is_found_after_any_amount_of_text(tmp_path: Path) -> None:
     (tmp_path / "y.json").write_text(json.dumps({"text": '"prompt_logprobs" "logprob" "start_indices"'}))
     with pytest.raises(InputError, match="not recognised"):
         open_side(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("where", ["choices", "answers"])
+def test_a_prompt_that_every_choice_repeats_is_read_once(where: str, known: bool, tmp_path: Path) -> None:
+    value = vllm_completion(ROWS, TOKENS, 4)
+    if not known:
+        value = {name: part for name, part in value.items() if name != "prompt_token_ids"}
+        value["choices"] = [
+            {name: part for name, part in choice.items() if name != "prompt_token_ids"} for choice in value["choices"]
+        ]
+    other = vllm_completion(ROWS, [*TOKENS[:-1], 2], 4)
+    if where == "choices":
+        value["choices"] = value["choices"] * 3
+    (tmp_path / "x.json").write_text("\n".join(map(json.dumps, [value] * (1 + 2 * (where == "answers")) + [other])))
+    side = open_side(tmp_path / "x.json")
+    assert side.rows == 2 * len(TOKENS)
+    assert sorted(set(side.columns["doc"].tolist())) == [0, 1]
+    assert "each prompt is read once" in side.notes["prompts again"]

@@ -59,8 +59,8 @@ class RowSums:
 
     def defect(self) -> Tensor | None:
         """``|1 - sum|`` ``[B]`` of all rows; None where a row is not sound, or would have to be normalised."""
-        defect = torch.from_numpy(np.abs(1.0 - self.total))
-        return defect if self.sound() and bool((defect <= ROUNDED_SUM).all()) else None
+        defect = np.abs(1.0 - self.total)
+        return torch.from_numpy(defect) if self.sound() and bool((defect <= ROUNDED_SUM).all()) else None
 
 
 #: Of p and of q.

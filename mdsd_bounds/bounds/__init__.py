@@ -19,6 +19,8 @@ from mdsd_bounds.samplers import get_sampler
 if TYPE_CHECKING:
     from mdsd_bounds.bounds.gradient import acceptance_loss, differentiable_acceptance
 
+#: On a GPU the outer search is taken from here on.
+_WIDE_ON_CUDA = 8192
 #: Name of a route -> (module, function).  Looked up when used: no route needs the packages of another.
 METHODS: dict[str, tuple[str, str]] = {
     "fast": ("mdsd_bounds.bounds.search.compiled_search", "solve_fast"),
@@ -284,8 +286,8 @@ def _choose(problem: Problem) -> str:
         return rule.method
     if rule.split is None:
         return "maxflow" if importlib.util.find_spec("ortools") else "lp"
-    from mdsd_bounds.bounds.search.compiled_search import WIDE, applies
+    from mdsd_bounds.bounds.search.compiled_search import applies
 
     if applies(problem):
         return "fast"
-    return "outer" if problem.p.is_cuda and problem.p.shape[-1] >= WIDE else "prefix"
+    return "outer" if problem.p.is_cuda and problem.p.shape[-1] >= _WIDE_ON_CUDA else "prefix"

@@ -42,8 +42,6 @@ from mdsd_bounds.bounds import make_problem, solve
 from mdsd_bounds.bounds.search.exponential_race import outside_top, trapezoid_step
 from mdsd_bounds.problem import InputError
 
-#: Columns from which the compiled search answers.
-WIDE = 512
 #: Draft samplers that can be differentiated.
 SAMPLERS = ("with_replacement", "without_replacement")
 #: A token is heavy above this part of the mass outside the n - 1 most probable tokens.
@@ -133,8 +131,7 @@ class _OptimalAcceptance(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, q: Tensor, n: int, sampler: str) -> Tensor:
         """The value by the exact search, and the subset that attains it."""
         problem, _, _ = make_problem(p.detach(), q.detach(), n, sampler)
-        # Without replacement the scan is slow long before it gives way to the search by itself.
-        bound = solve(problem, "fast" if q.shape[-1] >= WIDE else "auto")
+        bound = solve(problem)
         ctx.save_for_backward(q, bound.subset[0])
         ctx.n, ctx.sampler, ctx.dtypes = n, sampler, (p.dtype, q.dtype)
         return bound.value[0]

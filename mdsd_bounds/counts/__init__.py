@@ -48,8 +48,6 @@ READERS: dict[str, Callable[[Path], Counts]] = {
     "log": read_log,
     "metrics": lambda path: read_pages([path]),
 }
-#: Bytes of a file that are looked at together.
-_PIECE = 1 << 20
 _GIVE = (
     "give a page of /metrics (vLLM, SGLang), a server log with acceptance lines (vLLM, SGLang, llama.cpp), answers "
     "in JSON (SGLang meta_info, llama.cpp timings), or accept counts (.json, .npy, .npz)"
@@ -127,7 +125,7 @@ def read_counts(
     Raises
     ------
     InputError
-        If a file is of no known form, damaged, or of another kind than the first.
+        If a file is of no known form, damaged, of another kind than the first, or one that is pooled is there twice.
 
     Examples
     --------
@@ -148,7 +146,7 @@ def read_counts(
     with opening():
         files = [Path(path) for path in paths]
         forms = [recognise(file) for file in files]
-        if each or "metrics" not in forms:
+        if each or set(forms) != {"metrics"}:
             _refuse_twice(files)
         if set(forms) == {"metrics"}:
             found = read_pages(files, model, each=each)
@@ -163,17 +161,14 @@ def read_counts(
 
 
 def _refuse_twice(files: Sequence[Path]) -> None:
-    """The same content under two names, also compressed, is one traffic."""
-    seen: dict[str, Path] = {}
-    for file in files:
-        digest = hashlib.sha256()
-        with reading(file, "counts", _GIVE):
-            # Archives and arrays are no text, and are not compressed in this sense.
+    """Refuse files with one content, compressed or not: the same traffic would count twice."""
+    seen: dict[bytes, Path] = {}
+    for file in files if len(files) > 1 else ():
+        with reading(file, "counts", "write the file again"):
             stream = open_text(file) if compression(file) else open_file(file).stream()
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
-        if (first := seen.setdefault(digest.hexdigest(), file)) is not file:
+            content = hashlib.file_digest(stream, "sha256").digest()
+        if (first := seen.setdefault(content, file)) is not file:
             raise InputError(
-                f"{file}: holds the same as {first}, and the same traffic counts once; leave it out (answers that are "
-                "the same by chance belong into one file)"
+                f"{file}: holds what {first} holds, and the same traffic would count twice; give it once, or, where "
+                "two runs did count the same, the sum of both"
             )

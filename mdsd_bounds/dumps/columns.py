@@ -11,10 +11,8 @@ from mdsd_bounds.problem import InputError
 
 #: Name in a file -> column of a dump.
 COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
-#: Arrays that say what the rows belong to.
+#: Arrays that say which texts the rows belong to (:mod:`mdsd_bounds.dumps.formats.text_rows`).
 TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
-#: What no reader passes over, whatever its type.
-SAID = frozenset((*COLUMNS, *TEXTS, "d2t", "t2d", "target_ids", "vocabulary"))
 #: The note of a dump in which places are there twice; a warning in every command.
 TWICE_DOUBT = "places"
 

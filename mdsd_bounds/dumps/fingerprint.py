@@ -25,10 +25,7 @@ from mdsd_bounds.problem import InputError
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
 #: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
 _BESIDE = {
-    ".npy": tuple(
-        f"{prefix}{name}.npy" for name in (*COLUMNS, *TEXTS, "vocabulary") for prefix in ("", "target_", "draft_")
-    )
-    + tuple(f"{name}.npy" for name in MAP_FILES),
+    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *TEXTS, "vocabulary", *MAP_FILES)),
     ".parquet": (SETTINGS,),
 }
 

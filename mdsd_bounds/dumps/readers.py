@@ -27,11 +27,11 @@ from mdsd_bounds.dumps.formats.distillkit import is_distillkit, open_distillkit
 from mdsd_bounds.dumps.formats.llama_cpp import MAGIC, open_llama_cpp
 from mdsd_bounds.dumps.formats.named_arrays import (
     FACTS,
-    beside_needs_care,
     has_pair,
     needs_care,
     open_named,
     read_facts,
+    says_more,
 )
 from mdsd_bounds.dumps.formats.native import MANIFEST, open_native
 from mdsd_bounds.dumps.formats.several_heads import has_heads, open_heads
@@ -52,24 +52,20 @@ def _is_native(paths: list[Path]) -> bool:
 
 def _open_npy(paths: list[Path], label: str, how: HowToRead) -> Dump:
     target, draft = _pair_in_folder(paths, ".npy")
-    if beside_needs_care(target, draft):
-        return _join([target, draft], label, how)
     return open_npy_pair(target, draft, label, columns_beside(target, draft))
 
 
 def _pair_in_folder(paths: list[Path], suffix: str) -> list[Path]:
     if len(paths) == 1 and paths[0].is_dir():
         files = [paths[0] / f"{name}{suffix}" for name in ("target_logits", "draft_logits")]
-        if not all(file.exists() for file in files):
-            return []
-        more = [file for file in sorted(paths[0].glob("*.safetensors")) if file not in files]
-        if suffix == ".safetensors" and more:
-            raise InputError(
-                f"{more[0]}: beside {files[0].name} and {files[1].name}, in which alone rows are looked for; put its "
-                "arrays (columns, texts, a token map) into the file whose rows they belong to, or move it elsewhere"
-            )
-        return files
+        return files if all(file.exists() for file in files) else []
     return paths
+
+
+def _pair_of(paths: list[Path]) -> list[Path]:
+    """Target and draft: two paths, or the files of a folder with a file of logits a model."""
+    files = _pair_in_folder(paths, ".npy")
+    return files if len(files) == 2 else _pair_in_folder(paths, ".safetensors")
 
 
 def _all_of(paths: list[Path], form: str, count: int) -> bool:
@@ -81,7 +77,7 @@ def _is_plain(path: Path) -> bool:
     arrays = open_arrays(path)
     named = {"hidden_states", "ids", "token_ids", "top_ids", "indices"}
     plain = not named & set(arrays) and all(len(array.shape) <= 2 for array in arrays.values())
-    return plain and not needs_care(path)
+    return plain and not needs_care(path) and not says_more(path)
 
 
 def _is_named(path: Path) -> bool:
@@ -116,7 +112,7 @@ SIDES: dict[str, tuple[Callable[[Path], bool], Callable[[Path, str, HowToRead], 
 
 
 def _join(paths: list[Path], label: str, how: HowToRead) -> Dump:
-    paths = _pair_in_folder(paths, ".safetensors")
+    paths = _pair_of(paths)
     target, draft = (open_side(path, role, how) for path, role in zip(paths, ("target", "draft"), strict=True))
     dump = pair_sides(target, draft, label)
     doubt = refuse_swapped_axes(label, target, draft, (dump.facts.target_width, dump.facts.draft_width))
@@ -195,9 +191,7 @@ READERS: dict[str, Reader] = {
     ),
     "joined": Reader(
         "two one-model files, TARGET,DRAFT: llama.cpp, DistillKit, top log-probabilities, arrays",
-        lambda paths: (
-            len(files := _pair_in_folder(paths, ".safetensors")) == 2 and all(side_format(path) for path in files)
-        ),
+        lambda paths: len(files := _pair_of(paths)) == 2 and all(side_format(path) for path in files),
         _join,
     ),
 }

@@ -88,15 +88,20 @@ class OpenFile:
             except OSError as error:
                 raise InputError(f"{self.path}: cannot be read ({reason(error)}); restore the file") from error
             if not count:
-                raise InputError(
-                    f"{self.path}: ends {len(memory)} bytes early, at byte {place}; the file was cut short, restore it"
-                )
+                raise self._cut_short(len(memory), place)
             memory, place = memory[count:], place + count
         self.refuse_changed()
+
+    def _cut_short(self, missing: int, place: int) -> InputError:
+        return InputError(
+            f"{self.path}: ends {missing} bytes early, at byte {place}; the file was cut short, restore it"
+        )
 
     def refuse_changed(self) -> None:
         """Raise an error if the file was written to since it was opened: what was read before belongs to other rows."""
         now = os.fstat(self._descriptor)
+        if now.st_size < self.size:
+            raise self._cut_short(self.size - now.st_size, now.st_size)
         if (now.st_size, now.st_mtime_ns) != (self.size, self._written):
             raise InputError(f"{self.path}: was changed while it was read; let it be written to its end and run again")
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import torch_name
 from mdsd_bounds._backend.memory import require_memory
 from mdsd_bounds.dumps.boundary import reading
-from mdsd_bounds.dumps.columns import SAID
+from mdsd_bounds.dumps.columns import COLUMNS, TEXTS
 from mdsd_bounds.dumps.containers.files import Array, OpenFile, open_file, read_bytes, refuse_repeated
 from mdsd_bounds.dumps.containers.parquet_footer import chunks_of
+from mdsd_bounds.dumps.token_map import MAPS
 from mdsd_bounds.problem import InputError
 
 MAGIC = b"PAR1"
@@ -77,13 +78,13 @@ def _refuse_repeated(source: OpenFile, facts: Any) -> None:
 
 #: Rows decoded at once.
 _BATCH = 64
-_NUMBERS = (arrow.types.is_integer, arrow.types.is_floating, arrow.types.is_boolean)
 
 
 def open_columns(path: Path) -> dict[str, Array]:
-    """Columns of numbers ``[N]``, of lists of one length ``[N, V]``, or of lists of lists ``[N, K, V]``, as arrays.
+    """Columns of numbers or truth values ``[N]``, of lists of one length ``[N, V]``, or of such lists ``[N, K, V]``.
 
-    They are read forwards: going back to earlier rows starts a column again.  Other columns are left out.
+    They are read forwards: going back to earlier rows starts a column again.  Other columns are left out, unless their
+    name says that the rows cannot be read without them.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def open_columns(path: Path) -> dict[str, Array]:
             place.at = f"column {field.name!r}"
             if (column := _Column.of(path, file, field)) is not None:
                 found[field.name] = Array(column.shape, torch_name(column.dtype), column.rows, column.whole, True)
-            elif field.name.removeprefix("target_").removeprefix("draft_") in SAID:
+            elif field.name.removeprefix("target_").removeprefix("draft_") in (*COLUMNS, *TEXTS, *MAPS):
                 found[field.name] = _refused(path, field, file.metadata.num_rows)
     return found
 
@@ -128,7 +129,8 @@ class _Column:
         kind, depth = field.type, 0
         while arrow.types.is_list(kind) or arrow.types.is_large_list(kind) or arrow.types.is_fixed_size_list(kind):
             kind, depth = kind.value_type, depth + 1
-        if depth > 2 or not any(a_number(kind) for a_number in _NUMBERS):
+        numbers = arrow.types.is_integer(kind) or arrow.types.is_floating(kind) or arrow.types.is_boolean(kind)
+        if depth > 2 or not numbers:
             return None
         # Unsigned integers, whose range no type of torch has, become int64 where they fit.
         dtype = kind.to_pandas_dtype() if not arrow.types.is_unsigned_integer(kind) else np.int64

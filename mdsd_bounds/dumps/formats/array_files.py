@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mdsd_bounds.dumps.containers.files import Array, beginning, once
@@ -16,7 +16,10 @@ from mdsd_bounds.dumps.containers.zip_members import open_zip
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
-__all__ = ["Array", "array_form", "open_arrays"]
+__all__ = ["Array", "array_form", "arrays_beside", "open_arrays"]
+
+#: Files of a folder that hold the rows of one model each.
+ROWS = ("target_logits", "draft_logits")
 
 
 def array_form(path: Path) -> str:
@@ -78,3 +81,30 @@ def _store(path: Path) -> dict[str, Array]:
     if form == "parquet":
         return open_columns(path)
     raise InputError(f"{path}: not recognised as .safetensors, .npz, .npy, .pt or .parquet; {described(path)}")
+
+
+def arrays_beside(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """The arrays of these names in other files of the folder of ``path``, as people save what belongs to its rows.
+
+    Beside a ``.npy`` file each has a file of its own (``token.npy``); beside ``target_logits.safetensors`` and
+    ``draft_logits.safetensors`` any other file of the folder may hold some.  Other files are never looked beside.
+
+    Raises
+    ------
+    InputError
+        If one is damaged, or two files hold the same name.
+    """
+    form = array_form(path)
+    if form == "npy":
+        files = {name: path.parent / f"{name}.npy" for name in names}
+        return {name: open_arrays(file)["logits"] for name, file in files.items() if file.is_file() and file != path}
+    found: dict[str, Array] = {}
+    if form == "safetensors" and path.stem in ROWS:
+        for file in sorted(path.parent.glob("*.safetensors")):
+            if file.stem in ROWS:
+                continue
+            held = {name: array for name, array in open_arrays(file).items() if name in names}
+            if both := sorted(set(found) & set(held)):
+                raise InputError(f"{file}: {both[0]} is in another file of the folder too; keep one of them")
+            found |= held
+    return found

@@ -61,14 +61,11 @@ def open_safetensors_pair(files: list[Path], label: str) -> Dump:
         return open_pair_file(files[0], "safetensors")
     pair: list[Array] = []
     columns: list[tuple[str, Array]] = []
-    for wanted, other, file in zip(PAIR, reversed(PAIR), files, strict=True):
+    for wanted, file in zip(PAIR, files, strict=True):
         store = open_arrays(file)
-        if wanted not in store and other in store:
-            raise InputError(
-                f"{file}: holds {other}, and is given as the {wanted.partition('_')[0]}; give the target first, or "
-                "name the rows logits where the models are meant so"
-            )
         inside = [wanted] if wanted in store else [name for name in store if "logits" in name]
+        if inside and inside[0] in PAIR and inside[0] != wanted:
+            raise InputError(f"{file}: holds {inside[0]}, and {wanted} is wanted here; give TARGET,DRAFT in this order")
         if len(inside) != 1:
             raise InputError(f"{file}: holds {', '.join(store)}; one matrix named {wanted} (or logits) is wanted")
         pair.append(store[inside[0]])

@@ -35,7 +35,7 @@ from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
 from mdsd_bounds.dumps.columns import COLUMNS, TEXTS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
-from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_arrays
+from mdsd_bounds.dumps.formats.array_files import Array, array_form, arrays_beside, open_arrays
 from mdsd_bounds.dumps.formats.text_rows import TextRows, text_rows
 from mdsd_bounds.dumps.hidden_states import HEAD, head_of, hidden_rows
 from mdsd_bounds.dumps.rounding import FIRST_NUMBERS, Grid, rounding_of_rows
@@ -52,8 +52,8 @@ FACTS = "facts.json"
 _SHARED = {*COLUMNS, *TEXTS, "vocabulary", *HEAD}
 
 
-def open_named(path: Path, role: str = "") -> Side:
-    """The rows of one model in a file of named arrays.
+def open_named(path: Path, role: str = "", head: int | None = None) -> Side:
+    """The rows of one model in a file of named arrays, and in those beside it that say more of its rows.
 
     Parameters
     ----------
@@ -61,13 +61,15 @@ def open_named(path: Path, role: str = "") -> Side:
         File, or folder of .safetensors files.
     role : str
         ``"target"`` or ``"draft"``: prefer arrays with that prefix; without them those without prefix are taken.
+    head : int or None
+        Of logits ``[..., heads, V]``: the head whose rows are wanted.
 
     Raises
     ------
     InputError
         If no form is recognised, or the arrays do not fit each other.
     """
-    store = {**open_arrays(path), **arrays_beside(path, role)}
+    store = {**_beside(path, role), **open_arrays(path)}
     mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
@@ -76,62 +78,53 @@ def open_named(path: Path, role: str = "") -> Side:
     elif (ids := _first(mine, _IDS)) and (logprobs := _first(mine, _LOGPROBS)):
         side = _top_k(path, mine, ids, logprobs, size)
     elif logits := _first(mine, LOGITS):
+        if head is not None:
+            mine[logits] = one_head(mine[logits], head)
         side = _full(path, mine, logits, size)
     if side is not None:
-        return _with_map(side, mine, store, role)
+        # A map named after the draft says nothing of a target's rows.
+        stated = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
+        if maps_in(stated):
+            return mapped_side(side, stated)
+        other = {name: array for name, array in store.items() if name not in _SHARED}
+        return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
     raise InputError(
         f"{path}: holds {', '.join(store) or 'nothing'}; wanted logits, or ids and logprobs, or hidden_states and "
         "lm_head, with target_ or draft_ before them in a file for a pair"
     )
 
 
-def open_head(path: Path, head: int) -> Side:
-    """One head of a draft whose logits are ``[N, K, V]`` or ``[B, S, K, V]``, as any draft: with its columns and map.
-
-    Raises
-    ------
-    InputError
-        As :func:`open_named`.
-    """
-    store = {**open_arrays(path), **arrays_beside(path, "draft")}
-    mine = _arrays_of(path, store, "draft")
-    name = _first(mine, LOGITS)
-    side = _full(path, mine | {name: _one_head(mine[name], head)}, name, file_size(path))
-    return _with_map(side, mine, store, "draft")
+def _beside(path: Path, role: str) -> dict[str, Array]:
+    """What other files say of the rows; a map beside the rows of both models is the draft's."""
+    return arrays_beside(path, (*COLUMNS, *TEXTS, "vocabulary", *(MAP_FILES if role == "draft" else ())))
 
 
-def _one_head(array: Array, head: int) -> Array:
-    """Rows of one head; all of them lie side by side, so that those between are read with it."""
+def says_more(path: Path) -> bool:
+    """Whether other files say more of the rows of ``path`` than columns beside two .npy files do."""
+    return bool(set(_beside(path, "draft")) - (set(COLUMNS) if array_form(path) == "npy" else set()))
+
+
+def one_head(array: Array, head: int) -> Array:
+    """The rows of one of several heads, ``[..., heads, V]``.  They lie side by side: those between are read with it."""
     heads = array.shape[-2]
-
-    def rows(start: int, stop: int) -> Tensor:
-        return array.rows(start * heads, stop * heads)[head::heads]
-
     return replace(
-        array, shape=(*array.shape[:-2], array.shape[-1]), rows=rows, whole=lambda: array.whole()[..., head, :]
+        array,
+        shape=(*array.shape[:-2], array.shape[-1]),
+        rows=lambda a, b: array.rows(a * heads, b * heads)[head::heads],
+        whole=lambda: array.whole()[..., head, :],
     )
-
-
-def _with_map(side: Side, mine: Mapping[str, Array], store: Mapping[str, Array], role: str) -> Side:
-    """The side over the target's vocabulary where its file holds a map of its columns."""
-    # A map named after the draft says nothing of a target's rows.
-    stated = mine if role != "target" else {name: mine[name] for name in mine if not name.startswith("draft_")}
-    if maps_in(stated):
-        return mapped_side(side, stated)
-    other = {name: array for name, array in store.items() if name not in _SHARED}
-    return replace(side, unnamed=unnamed_map(other, side.width, side.rows) if side.width else "")
 
 
 def _arrays_of(path: Path, store: Mapping[str, Array], role: str) -> dict[str, Array]:
     """The arrays of one model without their prefix, and those of both that its rows need."""
     prefix = f"{role}_"
     own = {name.removeprefix(prefix): array for name, array in store.items() if role and name.startswith(prefix)}
-    # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
-    shared = {name: array for name, array in store.items() if name in _SHARED}
-    if twice := [name for name in (*COLUMNS, *TEXTS) if name in own and name in shared]:
+    if twice := [name for name in COLUMNS if name in own and name in store]:
         raise InputError(f"{path}: holds both {twice[0]} and {prefix}{twice[0]}; keep the one that is right")
     if not any(name in own for name in (*LOGITS, *_IDS, "hidden_states")):
         return dict(store) | own
+    # In a file for a pair, columns, texts and a head that both models share carry no prefix; a map is the draft's.
+    shared = {name: array for name, array in store.items() if name in _SHARED}
     return shared | own | (maps_in(store) if role == "draft" else {})
 
 
@@ -180,29 +173,9 @@ def needs_care(path: Path) -> bool:
     """Whether a file with target_logits and draft_logits says more of its rows than two matrices and columns do."""
     arrays = open_arrays(path)
     names = {name.removeprefix("target_").removeprefix("draft_") for name in arrays}
-    # Columns of one model each: they may contradict each other.
-    apart = any(name not in COLUMNS and name.partition("_")[2] in COLUMNS for name in arrays)
-    return bool(names & {*TEXTS} or apart or maps_in(arrays))
-
-
-def beside_needs_care(target: Path, draft: Path) -> bool:
-    """The same of two ``.npy`` files: what they do not hold lies in files of its own beside them."""
-    found = arrays_beside(target, "target").keys() | arrays_beside(draft, "draft").keys()
-    return bool(found - {*COLUMNS})
-
-
-def arrays_beside(path: Path, role: str) -> dict[str, Array]:
-    """What the folder of a ``.npy`` file holds of its rows, each array in a file of its own: columns, texts, maps.
-
-    A map is the draft's, also where both models lie in one folder.
-    """
-    if path.is_dir() or array_form(path) != "npy":
-        return {}
-    prefixes = ("", f"{role}_") if role else ("",)
-    wanted = [f"{prefix}{name}" for prefix in prefixes for name in (*COLUMNS, *TEXTS, "vocabulary")]
-    wanted += MAP_FILES if role == "draft" else ()
-    files = {name: path.parent / f"{name}.npy" for name in wanted}
-    return {name: open_arrays(file)["logits"] for name, file in files.items() if file.is_file() and file != path}
+    # Columns of one model alone are held against those of the other.
+    own = {f"{role}_{name}" for role in ("target", "draft") for name in COLUMNS}
+    return bool(names & {*TEXTS} or own & set(arrays) or maps_in(arrays))
 
 
 def mapped_side(side: Side, arrays: Mapping[str, Array]) -> Side:

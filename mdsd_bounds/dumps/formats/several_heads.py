@@ -6,6 +6,7 @@ within one text.  One head is read at a time.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.base import Dump
 from mdsd_bounds.dumps.formats.array_files import Array, array_form, open_arrays
-from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_head, open_named
+from mdsd_bounds.dumps.formats.named_arrays import LOGITS, open_named
 from mdsd_bounds.dumps.how_to_read import HowToRead
 from mdsd_bounds.dumps.single_model import Side, pair_sides, runs
 from mdsd_bounds.problem import InputError
@@ -62,43 +63,46 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     """
     pair = _pair(paths)
     assert pair is not None
-    heads = pair[1].shape[-2]
+    heads, steps = pair[1].shape[-2], pair[1].shape[-3]
     head = how.head or 0
     if head >= heads:
         raise InputError(
             f"{label}: head {head} is asked for, and the draft has heads 0 to {heads - 1}; give one of them"
         )
-    target, draft = open_named(paths[0], "target"), open_head(paths[-1], head)
-    # As they are stored, row beside row, the two are of one text; whether a map fits is asked of the rows as read.
-    pair_sides(target, replace(draft, map=None, unnamed=""), label)
-    columns = dict(draft.columns) | dict(target.columns)
-    kept, whence = _beside(target, columns.get("doc", torch.zeros(target.rows, dtype=torch.int64)), head)
-    if not len(kept):
+    target, draft = open_named(paths[0], "target"), open_named(paths[-1], "draft", head)
+    # The draft's row is ``head`` rows earlier in the same text; what is stored beside either model's rows counts.
+    of_target, of_draft = (_indices(side, pair[0].shape) for side in (target, draft))
+    rows = ((of_target >= 0) & (of_draft >= 0)).nonzero()[:, 0]
+    whence = rows - head
+    kept = (whence >= 0) & (of_draft[whence] >= 0) & (rows % steps >= head if len(pair[0].shape) == 3 else whence >= 0)
+    for side, index in ((target, of_target), (draft, of_draft)):
+        if "doc" in side.columns:
+            text = torch.where(index >= 0, side.columns["doc"][index], -1)
+            kept &= text[rows] == text[whence]
+    rows, whence = rows[kept], whence[kept]
+    if not len(rows):
         raise InputError(f"{label}: head {head} looks {head} tokens further, and no text is longer; give longer texts")
-    first = _only(target, kept, {name: column[kept] for name, column in columns.items()})
-    second = _only(draft, whence, {})
+    first = _picked(target, of_target[rows], of_target[rows])
+    second = _picked(draft, of_draft[whence], of_draft[rows])
     if len(paths) == 1:
-        second = replace(second, bytes=0)
+        second = replace(second, bytes=0)  # one file counts once
     dump = pair_sides(first, second, label)
     note = {"head": f"{head} of 0 to {heads - 1}: its row i predicts what the target's row i + {head} predicts"}
     return replace(dump, facts=replace(dump.facts, notes=dump.facts.notes | note, heads=heads, skipped=head))
 
 
-def _beside(target: Side, doc: Tensor, head: int) -> tuple[Tensor, Tensor]:
-    """The target's rows that have one of the draft ``head`` places earlier in their text, and those of the draft."""
-    places = torch.arange(target.rows) if target.kept is None else target.kept
-    row_at = torch.full((int(places.max()) + 1,), -1, dtype=torch.int64)
-    row_at[places] = torch.arange(target.rows)
-    earlier = places - head
-    before = torch.where(earlier >= 0, row_at[earlier.clamp(min=0)], -1)
-    kept = ((before >= 0) & (doc[before.clamp(min=0)] == doc)).nonzero()[:, 0]
-    return kept, before[kept]
+def _indices(side: Side, shape: tuple[int, ...]) -> Tensor:
+    """Where each stored row of the target's ``shape`` is among those of the side that are read; -1 for the others."""
+    found = torch.full((math.prod(shape[:-1]),), -1, dtype=torch.int64)
+    found[torch.arange(side.rows) if side.kept is None else side.kept] = torch.arange(side.rows)
+    return found
 
 
-def _only(side: Side, kept: Tensor, columns: dict[str, Tensor]) -> Side:
-    """The rows ``kept`` of a side, with these columns."""
+def _picked(side: Side, places: Tensor, said: Tensor) -> Side:
+    """Rows of a side in this order; their columns are those of the rows ``said``, whose tokens they predict."""
 
     def read(start: int, stop: int, width: int) -> tuple[Tensor, Tensor | None]:
-        return torch.cat([side.read(a, b, width)[0] for a, b in runs(kept[start:stop])]), None
+        return torch.cat([side.read(a, b, width)[0] for a, b in runs(places[start:stop])]), None
 
-    return replace(side, rows=len(kept), columns=columns, read=read, kept=None, square=0)
+    columns = {name: column[said] for name, column in side.columns.items()}
+    return replace(side, rows=len(places), columns=columns, read=read, kept=None)

@@ -8,7 +8,7 @@ structure (:mod:`mdsd_bounds.dumps.formats.top_logprobs.answers`), and each posi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,21 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
     rows = Rows(path, resolve or _no_tokenizer)
     columns: dict[str, list[int]] = {"doc": [], "position": [], "token": []}
     forms: dict[str, None] = {}
-    left_out = copies = 0
+    left_out, again = 0, 0
+    prompts: set[bytes] = set()
     unsure: dict[str, None] = {}
     with reading(path, "top-k log-probabilities", _REMEDY) as place:
         try:
-            for where, doc, document in _documents(path, place):
+            doc = -1
+            for where, document in _documents(path, place):
+                if not document.output and (text := document.text()) in prompts:
+                    again += len(document.positions)
+                    continue
+                if not document.output:
+                    prompts.add(text)
+                doc += 1
                 forms[document.form] = None
                 left_out += document.left_out
-                copies += document.copies
                 if document.unsure:
                     unsure[document.unsure] = None
                 for number, position in enumerate(document.positions):
@@ -130,17 +137,17 @@ def open_top_logprobs(path: Path, resolve: Resolve | None = None) -> Side:
             f"{path}: no log-probabilities; ask the server for k of them, k at least 1 (vLLM: prompt_logprobs)"
         )
     rows.refuse_zeros()
-    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure), copies))
+    return _side(path, rows, columns, Facts(list(forms), left_out, list(unsure), again))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Forms of the answers, positions that are not read, what is left open, and prompts that were there before."""
+    """Forms of the answers, positions that are not read, what is left open, and positions of prompts seen before."""
 
     forms: list[str]
     left_out: int
     unsure: list[str]
-    copies: int
+    again: int = 0
 
 
 def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -> Side:
@@ -148,8 +155,11 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
     notes: dict[str, Any] = {"tokens a row": f"at most {max(b - a for a, b in pairwise(ends))}"}
     if facts.left_out:
         notes["left out"] = f"{facts.left_out} positions of the continuations; those of the prompt are read"
-    if facts.copies:
-        notes["copies"] = f"{facts.copies} times a prompt once more, as beside each of several continuations; read once"
+    if facts.again:
+        notes["prompts again"] = (
+            f"{facts.again} positions of prompts that stand in the file before, as every choice of an answer with n of "
+            "2 or more repeats its prompt; each prompt is read once"
+        )
     if rows.dropped:
         notes["texts of several tokens"] = f"in {rows.dropped} positions; their mass counts as unknown"
     if facts.unsure:
@@ -174,9 +184,7 @@ def _side(path: Path, rows: Rows, columns: dict[str, list[int]], facts: Facts) -
     )
 
 
-def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
-    doc = 0
-    last: Document | None = None
+def _documents(path: Path, place: Place) -> Iterator[tuple[str, Document]]:
     for record in _records(path):
         place.at = record.at
         found = documents(record.value)
@@ -185,13 +193,7 @@ def _documents(path: Path, place: Place) -> Iterator[tuple[str, int, Document]]:
                 "it has the structure of no known answer; remove it, or save the server's answers as they are"
             )
         for document in found:
-            # Of several continuations each carries the prompt, which is one text.
-            if not document.output and last is not None and document.positions == last.positions:
-                yield record.at, doc - 1, replace(document, positions=[], copies=1)
-                continue
-            last = document
-            yield record.at, doc, document
-            doc += 1
+            yield record.at, document
 
 
 def _no_tokenizer(token: Text) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,7 @@ class Document:
     """The positions of one text.
 
     ``form`` names the server's form; ``output`` says that the tokens were sampled, and are no prompt's; ``left_out``
-    counts positions of the same answer that are not read, ``unsure`` says what the form leaves open, and ``copies``
-    counts texts that were read before.
+    counts positions of the same answer that are not read, and ``unsure`` says what the form leaves open.
     """
 
     form: str
@@ -36,7 +36,13 @@ class Document:
     output: bool = True
     left_out: int = 0
     unsure: str = ""
-    copies: int = 0
+
+    def text(self) -> bytes:
+        """A digest of the tokens, or of all that is listed where they are not known: the same for the same prompt."""
+        own = [held and held.own for held in self.positions[1:]]
+        known = bool(own) and all(token is not None for token in own)
+        first = self.positions[0].own if self.positions and self.positions[0] is not None else None
+        return hashlib.sha256(repr((first, own if known else self.positions)).encode()).digest()
 
 
 #: What is said where a form leaves open whether its values are the model's own.
