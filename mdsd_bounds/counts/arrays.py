@@ -38,6 +38,11 @@ def read_npy(path: Path) -> Counts:
                 f"{path}: entries from {int(table.min())} to {int(table.max())}; give the accepted draft tokens of "
                 "every step (-1 pads), or accept_count and draft_count of the positions in an .npz"
             )
+        if array.dtype.startswith("uint") and bool((table == torch.iinfo(getattr(torch, array.dtype)).max).any()):
+            raise InputError(
+                f"{path}: {array.dtype} with its largest number, which is -1 where entries were padded; write signed "
+                "integers (numpy.int16)"
+            )
         units = [unit_of_lengths([length for length in row if length >= 0]) for row in table.tolist()]
         note = "the array is read as accepted draft tokens of every step, without the bonus token"
         found = counts("steps", "total" if len(units) == 1 else "request", units, [note])

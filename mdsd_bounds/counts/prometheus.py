@@ -14,7 +14,6 @@ between them; a counter that went down was reset, and what it holds then was add
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -127,10 +126,13 @@ def read_pages(paths: Sequence[Path], model: str | None = None, *, each: bool = 
             pages[0], "total", [whole], [*notes, "counted since the engine started; two snapshots count between them"]
         )
     units, notes = [], []
-    for before, after in itertools.pairwise(pages):
+    before = pages[0]
+    for after in pages[1:]:
         found, more = _between(before, after)
         units.append(found)
         notes += more
+        # A series that is missing here may come back: what it held is not added again.
+        before = after if _restarted(before, after) else replace(after, series=before.series | after.series)
     return _counts(pages[0], "snapshot period", units, list(dict.fromkeys(notes)))
 
 
@@ -176,7 +178,23 @@ def _of_one_model(
     sglang = any(dict(key)[""] == "sglang" for key in speculating)
     if sglang:
         speculating = _with_tokens(path, speculating, series)
+    else:
+        _refuse_unlike(path, speculating)
     return speculating, "SGLang" if sglang else "vLLM"
+
+
+def _refuse_unlike(path: Path, series: dict[Series, dict[tuple[str, int], float]]) -> None:
+    """The engines of a page count the same things; a page that was cut, or filtered, lacks some of one of them."""
+    every = {one for held in series.values() for one in held}
+    for key, held in series.items():
+        if lacking := every - set(held):
+            what, place = min(lacking)
+            name = next(name for name, known in _VLLM.items() if known == what)
+            labels = ", ".join(f"{label}={value}" for label, value in key if label) or "no labels"
+            raise InputError(
+                f"{path}: {name}{f' at position {place}' if place >= 0 else ''} is counted by one series and not by "
+                f"that of {labels}: a page that was cut short, or filtered; save it whole"
+            )
 
 
 def _with_tokens(
@@ -223,7 +241,7 @@ def _between(before: Page, after: Page) -> tuple[dict[tuple[str, int], float], l
             f"{after.path}: counts other series than {before.path}; snapshots are of the same server (pages of "
             "different servers are summed with --sum)"
         )
-    restarted = before.started is not None and after.started is not None and after.started > before.started
+    restarted = _restarted(before, after)
     if not restarted and _fell(before, after) and not _fell(after, before):
         same = before.started is not None and before.started == after.started
         if same:
@@ -251,6 +269,10 @@ def _between(before: Page, after: Page) -> tuple[dict[tuple[str, int], float], l
     if gone:
         notes.append(f"{len(gone)} series of {before.path} are gone in {after.path} and are not counted")
     return _sum(total), notes
+
+
+def _restarted(before: Page, after: Page) -> bool:
+    return before.started is not None and after.started is not None and after.started > before.started
 
 
 def _fell(before: Page, after: Page) -> bool:

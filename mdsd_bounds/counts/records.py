@@ -233,6 +233,9 @@ def _check(one: Unit, where: str) -> None:
         # Recovered counts of a log line are rounded.
         if after > before + 1:
             raise ValueError(f"{where}: position {place} accepted {before:g} times, the next one {after:g} times")
+    for place, (before, after) in enumerate(itertools.pairwise(one.drafted_at), 1):
+        if after > before + 1:
+            raise ValueError(f"{where}: position {place} drafted {before:g} times, the next one {after:g} times")
     for place, (taken, given) in enumerate(zip(one.accepted_at, one.drafted_at, strict=False), 1):
         if taken > given:
             raise ValueError(f"{where}: position {place} accepted {taken:g} times but drafted {given:g} times")

@@ -72,10 +72,13 @@ def open_distillkit(path: Path) -> Side:
             if lacking := [name for name in ("input_ids", *form) if name not in held.schema_arrow.names]:
                 raise InputError(f"{file}: lacks the columns {', '.join(lacking)}; write them")
             for group in range(held.num_row_groups):
-                table = held.read_row_group(group, columns=["input_ids", form[0]])
+                masks = sorted({"attention_mask"} & set(held.schema_arrow.names))
+                table = held.read_row_group(group, columns=["input_ids", form[0], *masks])
                 for text in range(table.num_rows):
                     place.at = f"text {len(starts)}"
                     ids = [integer(token) for token in table["input_ids"][text].as_py()]
+                    if masks:
+                        _refuse_padding(f"{file} text {len(starts)}", table[masks[0]][text].as_py())
                     rows = min(len(table[form[0]][text]), len(ids) - 1)
                     if len(table[form[0]][text]) not in (len(ids), len(ids) - 1):
                         raise InputError(
@@ -132,6 +135,11 @@ def open_distillkit(path: Path) -> Side:
         bytes=sum(file_size(file) for file in _files(path)),
         notes={"texts": len(starts)} | ({"compressed": "only exactly stored values are used"} if settings else {}),
     )
+
+
+def _refuse_padding(where: str, mask: list[Any] | None) -> None:
+    if not all(mask or ()):
+        raise InputError(f"{where}: attention_mask marks padding; write the texts without it")
 
 
 def _raw(ids: list[list[int]], values: list[list[float]], where: str) -> tuple[Tensor, Tensor]:

@@ -280,12 +280,18 @@ def _outputs(answer: dict[str, Any]) -> list[Document] | None:
 def _teacher(answer: dict[str, Any]) -> list[Document] | None:
     """Data sets for distillation: positions as lists of entries, or ids and log-probabilities as two lists of lists."""
     lists = {name: value for name, value in answer.items() if isinstance(value, list) and value}
+    masked = [name for name, value in lists.items() if "mask" in name and 0 in value]
     entries = [name for name, value in lists.items() if _first(value) and is_position(_first(value))]
     numbers = {name: type(_first(_first(value))) for name, value in lists.items() if isinstance(_first(value), list)}
     ids = [name for name, kind in numbers.items() if kind is int and "mask" not in name]
     logprobs = [name for name, kind in numbers.items() if kind is float and ("logprob" in name or "value" in name)]
     if not entries and not (ids and logprobs):
         return None
+    if masked:
+        raise UnreadableError(
+            f"{masked[0]} marks positions that are padding; leave them out of the lists, for which token each predicts "
+            "is not stated"
+        )
     if len(entries) > 1 or (not entries and (len(ids) > 1 or len(logprobs) > 1)):
         raise UnreadableError(
             f"several lists of log-probabilities, {', '.join(entries or ids + logprobs)}; keep one model's"
