@@ -13,6 +13,8 @@ from mdsd_bounds.problem import InputError
 COLUMNS = {"tokens": "token", "token": "token", "doc": "doc", "position": "position"}
 #: Arrays that say which texts the rows belong to (:mod:`mdsd_bounds.dumps.formats.text_rows`).
 TEXTS = ("input_ids", "sequences", "attention_mask", "beam_indices", "sequences_scores")
+#: What may be said of rows, in their file or in others beside it.
+SAID = (*COLUMNS, *TEXTS, "vocabulary")
 #: The note of a dump in which places are there twice; a warning in every command.
 TWICE_DOUBT = "places"
 

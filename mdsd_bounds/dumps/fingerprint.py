@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdsd_bounds.dumps.columns import COLUMNS, TEXTS
+from mdsd_bounds.dumps.columns import SAID
 from mdsd_bounds.dumps.formats.distillkit import SETTINGS
 from mdsd_bounds.dumps.formats.native import MANIFEST
 from mdsd_bounds.dumps.token_map import MAP_FILES
@@ -25,7 +25,7 @@ from mdsd_bounds.problem import InputError
 _KINDS = (("*.safetensors", (".safetensors", ".json")), ("*.npy", (".npy",)), ("*.parquet", (".parquet", ".json")))
 #: What readers look for beside a file that is named alone: columns and token maps, and how rows are compressed.
 _BESIDE = {
-    ".npy": tuple(f"{name}.npy" for name in (*COLUMNS, *TEXTS, "vocabulary", *MAP_FILES)),
+    ".npy": tuple(f"{name}.npy" for name in (*SAID, *MAP_FILES)),
     ".parquet": (SETTINGS,),
 }
 

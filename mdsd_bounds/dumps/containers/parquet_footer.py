@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 #: Bytes of a value by the physical type's number; of others (texts) a length is kept.
@@ -25,17 +26,18 @@ class Chunk:
     stored: int
 
 
-def chunks_of(footer: bytes) -> Iterator[Chunk]:
-    """The columns of every row group.
+@lru_cache(maxsize=8)
+def chunks_of(footer: bytes) -> tuple[Chunk, ...]:
+    """The columns of every row group.  Kept for the files that were opened last: each column of a file opens it anew.
 
     Parameters
     ----------
     footer : bytes
         The file's metadata, in Thrift's compact protocol.
 
-    Yields
-    ------
-    Chunk
+    Returns
+    -------
+    tuple of Chunk
         Those whose numbers are there.
 
     Raises
@@ -43,6 +45,10 @@ def chunks_of(footer: bytes) -> Iterator[Chunk]:
     ValueError
         If the bytes are no such structure.
     """
+    return tuple(_chunks(footer))
+
+
+def _chunks(footer: bytes) -> Iterator[Chunk]:
     for group in _list(_Thrift(footer).struct(0).get(4)):
         for column in _list(group.get(1) if isinstance(group, dict) else None):
             facts = column.get(3) if isinstance(column, dict) else None

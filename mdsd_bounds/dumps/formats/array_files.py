@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mdsd_bounds.dumps.containers.files import Array, beginning, once
@@ -16,10 +16,10 @@ from mdsd_bounds.dumps.containers.zip_members import open_zip
 from mdsd_bounds.dumps.unrecognised import described
 from mdsd_bounds.problem import InputError
 
-__all__ = ["Array", "array_form", "arrays_beside", "open_arrays"]
+__all__ = ["PAIR", "Array", "array_form", "arrays_beside", "open_arrays"]
 
-#: Files of a folder that hold the rows of one model each.
-ROWS = ("target_logits", "draft_logits")
+#: Names of the rows of both models: of arrays in one file, or of files in a folder.
+PAIR = ("target_logits", "draft_logits")
 
 
 def array_form(path: Path) -> str:
@@ -60,13 +60,7 @@ def open_arrays(path: Path) -> Mapping[str, Array]:
 
 def _store(path: Path) -> dict[str, Array]:
     if path.is_dir():
-        arrays: dict[str, Array] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            held = open_arrays(file)
-            if both := sorted(set(arrays) & set(held)):
-                raise InputError(f"{file}: {both[0]} is in another file of the folder too; keep one of them")
-            arrays |= held
-        return arrays
+        return _together(path.glob("*.safetensors"))
     if not path.exists():
         raise InputError(f"{path}: no such file; give .safetensors, .npz, .npy or .pt")
     form = array_form(path)
@@ -98,13 +92,17 @@ def arrays_beside(path: Path, names: Sequence[str]) -> dict[str, Array]:
     if form == "npy":
         files = {name: path.parent / f"{name}.npy" for name in names}
         return {name: open_arrays(file)["logits"] for name, file in files.items() if file.is_file() and file != path}
+    if form == "safetensors" and path.stem in PAIR:
+        return _together((file for file in path.parent.glob("*.safetensors") if file.stem not in PAIR), names)
+    return {}
+
+
+def _together(files: Iterable[Path], names: Sequence[str] | None = None) -> dict[str, Array]:
+    """The arrays of several files, or those of certain names; no name may be in two of them."""
     found: dict[str, Array] = {}
-    if form == "safetensors" and path.stem in ROWS:
-        for file in sorted(path.parent.glob("*.safetensors")):
-            if file.stem in ROWS:
-                continue
-            held = {name: array for name, array in open_arrays(file).items() if name in names}
-            if both := sorted(set(found) & set(held)):
-                raise InputError(f"{file}: {both[0]} is in another file of the folder too; keep one of them")
-            found |= held
+    for file in sorted(files):
+        held = {name: array for name, array in open_arrays(file).items() if names is None or name in names}
+        if both := sorted(set(found) & set(held)):
+            raise InputError(f"{file}: {both[0]} is in another file of the folder too; keep one of them")
+        found |= held
     return found

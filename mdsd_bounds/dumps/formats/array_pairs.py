@@ -16,11 +16,9 @@ from torch import Tensor
 from mdsd_bounds._backend.dtypes import LOGITS
 from mdsd_bounds.dumps.base import Dump, Facts, check_columns, check_pair, size_on_disk
 from mdsd_bounds.dumps.columns import COLUMNS, places_twice, with_columns
-from mdsd_bounds.dumps.formats.array_files import Array, open_arrays
+from mdsd_bounds.dumps.formats.array_files import PAIR, Array, arrays_beside, open_arrays
 from mdsd_bounds.dumps.token_map import refuse_unnamed, unnamed_map
 from mdsd_bounds.problem import InputError
-
-PAIR = ("target_logits", "draft_logits")
 
 
 def open_pair_file(path: Path, form: str) -> Dump:
@@ -44,9 +42,9 @@ def open_pair_file(path: Path, form: str) -> Dump:
 
 def columns_beside(target: Path, draft: Path) -> list[tuple[str, Array]]:
     """Columns in files of their own beside two ``.npy`` files; those of both where they lie in two folders."""
-    folders = dict.fromkeys((target.parent, draft.parent))
-    files = [(name, folder / f"{name}.npy") for name in COLUMNS for folder in folders]
-    return [(name, open_arrays(file)["logits"]) for name, file in files if file.is_file()]
+    folders = {file.parent: file for file in (target, draft)}
+    beside = [arrays_beside(file, tuple(COLUMNS)) for file in folders.values()]
+    return [(name, held[name]) for name in COLUMNS for held in beside if name in held]
 
 
 def open_npy_pair(target: Path, draft: Path, label: str, columns: list[tuple[str, Array]]) -> Dump:

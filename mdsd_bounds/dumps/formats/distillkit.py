@@ -71,14 +71,15 @@ def open_distillkit(path: Path) -> Side:
             form = RAW if RAW[0] in held.schema_arrow.names else PACKED
             if lacking := [name for name in ("input_ids", *form) if name not in held.schema_arrow.names]:
                 raise InputError(f"{file}: lacks the columns {', '.join(lacking)}; write them")
+            masked = "attention_mask" in held.schema_arrow.names
+            wanted = ["input_ids", form[0]] + ["attention_mask"] * masked
             for group in range(held.num_row_groups):
-                masks = sorted({"attention_mask"} & set(held.schema_arrow.names))
-                table = held.read_row_group(group, columns=["input_ids", form[0], *masks])
+                table = held.read_row_group(group, columns=wanted)
                 for text in range(table.num_rows):
                     place.at = f"text {len(starts)}"
                     ids = [integer(token) for token in table["input_ids"][text].as_py()]
-                    if masks:
-                        _refuse_padding(f"{file} text {len(starts)}", table[masks[0]][text].as_py())
+                    if masked:
+                        _refuse_padding(f"{file} text {len(starts)}", table["attention_mask"][text].as_py())
                     rows = min(len(table[form[0]][text]), len(ids) - 1)
                     if len(table[form[0]][text]) not in (len(ids), len(ids) - 1):
                         raise InputError(

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mdsd_bounds.dumps.boundary import reading
 from mdsd_bounds.dumps.checks import Rest, dense_top_k
-from mdsd_bounds.dumps.columns import COLUMNS, TEXTS, with_columns
+from mdsd_bounds.dumps.columns import COLUMNS, SAID, TEXTS, with_columns
 from mdsd_bounds.dumps.containers.text import parse, whole_text
 from mdsd_bounds.dumps.formats.array_files import Array, array_form, arrays_beside, open_arrays
 from mdsd_bounds.dumps.formats.text_rows import TextRows, text_rows
@@ -49,7 +49,7 @@ _IDS = ("ids", "top_ids", "token_ids", "indices")
 _LOGPROBS = ("logprobs", "top_logprobs", "top_values")
 #: Beside the arrays of a capture: models, settings, versions.
 FACTS = "facts.json"
-_SHARED = {*COLUMNS, *TEXTS, "vocabulary", *HEAD}
+_SHARED = {*SAID, *HEAD}
 
 
 def open_named(path: Path, role: str = "", head: int | None = None) -> Side:
@@ -96,7 +96,7 @@ def open_named(path: Path, role: str = "", head: int | None = None) -> Side:
 
 def _beside(path: Path, role: str) -> dict[str, Array]:
     """What other files say of the rows; a map beside the rows of both models is the draft's."""
-    return arrays_beside(path, (*COLUMNS, *TEXTS, "vocabulary", *(MAP_FILES if role == "draft" else ())))
+    return arrays_beside(path, (*SAID, *(MAP_FILES if role == "draft" else ())))
 
 
 def says_more(path: Path) -> bool:

@@ -74,7 +74,7 @@ def open_heads(paths: list[Path], label: str, how: HowToRead) -> Dump:
     of_target, of_draft = (_indices(side, pair[0].shape) for side in (target, draft))
     rows = ((of_target >= 0) & (of_draft >= 0)).nonzero()[:, 0]
     whence = rows - head
-    kept = (whence >= 0) & (of_draft[whence] >= 0) & (rows % steps >= head if len(pair[0].shape) == 3 else whence >= 0)
+    kept = (rows % steps >= head) & (of_draft[whence] >= 0)
     for side, index in ((target, of_target), (draft, of_draft)):
         if "doc" in side.columns:
             text = torch.where(index >= 0, side.columns["doc"][index], -1)

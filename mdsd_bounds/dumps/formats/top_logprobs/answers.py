@@ -289,8 +289,8 @@ def _teacher(answer: dict[str, Any]) -> list[Document] | None:
         return None
     if masked:
         raise UnreadableError(
-            f"{masked[0]} marks positions that are padding; leave them out of the lists, for which token each predicts "
-            "is not stated"
+            f"{masked[0]} marks positions, and whether they are padding or only not trained on is not stated; leave "
+            "padding out of the lists, and then the mask as well"
         )
     if len(entries) > 1 or (not entries and (len(ids) > 1 or len(logprobs) > 1)):
         raise UnreadableError(
