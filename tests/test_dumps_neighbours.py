@@ -176,3 +176,30 @@ def test_a_mask_in_parquet(values: str, tmp_path: Path) -> None:
     if values == "truth":
         with pytest.raises(InputError, match="token"):
             open_dump(tmp_path / "x.parquet")
+
+
+def test_a_column_in_the_file_of_the_rows_and_in_another(tmp_path: Path) -> None:
+    token = torch.arange(N) % V
+    save_file({"target_logits": rows(N, V), "token": token}, tmp_path / "target_logits.safetensors")
+    save_file({"draft_logits": rows(N, V, seed=1)}, tmp_path / "draft_logits.safetensors")
+    assert read(tmp_path).token is not None
+    save_file({"token": token.roll(1)}, tmp_path / "columns.safetensors")
+    with pytest.raises(InputError, match="token is in another file of the folder too"):
+        open_dump(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+@pytest.mark.parametrize("named", ["folder", "files"])
+def test_what_lies_beside_rows_is_part_of_their_fingerprint(form: str, named: str, tmp_path: Path) -> None:
+    pair = {"target_logits": rows(N, V), "draft_logits": rows(N, 6, seed=1)}
+    seen = set()
+    for turn in range(2):
+        tokens = TOKENS.flip(0) if turn else TOKENS
+        for name, array in (pair | {"target_ids": tokens.contiguous()}).items():
+            if form == "npy":
+                np.save(tmp_path / f"{name}.npy", array.numpy())
+            else:
+                save_file({name: array}, tmp_path / f"{name}.safetensors")
+        files = ",".join(str(tmp_path / f"{name}.{form}") for name in pair)
+        seen.add(open_dump(str(tmp_path) if named == "folder" else files).fingerprint())
+    assert len(seen) == 2

@@ -79,3 +79,10 @@ def test_text_of_ordinary_repetition_is_read(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(text, 1))
     with open_text(path) as stream:
         assert sum(len(line) for line in stream) == len(text) > 1 << 26
+
+
+def test_an_answer_that_repeats_without_end_is_refused_for_that(tmp_path: Path) -> None:
+    text = b'{"prompt_logprobs": [null' + b",{}" * (24 << 20) + b"]}"
+    (tmp_path / "answer.json").write_bytes(gzip.compress(text))
+    with pytest.raises(InputError, match="compressed bytes become"):
+        open_dump(tmp_path / "answer.json")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mdsd_bounds.dumps.containers.compressed import compression, other_text, text_beginning
 from mdsd_bounds.dumps.containers.files import beginning
-from mdsd_bounds.dumps.containers.records import first_record
+from mdsd_bounds.dumps.containers.records import first_record, records
+from mdsd_bounds.problem import InputError
 
 _PICKLE = (
     "a pickle (torch.save before torch 1.6, or pickle.dump), which is never loaded, as it may run code; write it again "
@@ -75,7 +76,7 @@ def _json(path: Path) -> str:
     """A JSON text by the fields of its first record, and what to ask for instead."""
     first = first_record(path)
     if first is None:
-        return "JSON (or text that begins so) that is damaged or ends early; fetch it again"
+        return f"JSON (or text that begins so) that is damaged or ends early; {_reason(path) or 'fetch it again'}"
     if isinstance(first, dict):
         names = [str(name) for name in first]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -86,3 +87,14 @@ def _json(path: Path) -> str:
         f"{fields}, which no reader knows; for bounds ask the server for the log-probabilities of the k most probable "
         "tokens with their ids, of one text by both models (docs/howto/my_server_answers.md)"
     )
+
+
+def _reason(path: Path) -> str:
+    """What the first record is refused for; empty where a library stopped without words of ours."""
+    try:
+        next(records(path), None)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
+    except (ValueError, EOFError, OSError, RecursionError):
+        pass
+    return ""

@@ -69,7 +69,10 @@ def open_named(path: Path, role: str = "", head: int | None = None) -> Side:
     InputError
         If no form is recognised, or the arrays do not fit each other.
     """
-    store = {**_beside(path, role), **open_arrays(path)}
+    beside, held = _beside(path, role), open_arrays(path)
+    if both := sorted(set(beside) & set(held)):
+        raise InputError(f"{path}: {both[0]} is in another file of the folder too; keep one of them")
+    store = {**beside, **held}
     mine = _arrays_of(path, store, role)
     size = file_size(path) if path.is_file() else sum(file_size(file) for file in path.glob("*.safetensors"))
     side = None
