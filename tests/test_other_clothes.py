@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,11 @@ def test_a_small_file_that_becomes_large_takes_little_memory(tmp_path: Path) -> 
     (tmp_path / "x.gz").write_bytes(gzip.compress(b" " * (100 << 20)))
     with pytest.raises(InputError, match="of one value"):
         list(records(tmp_path / "x.gz"))
+    # A line that is too long is none of one value.
+    piece = random.Random(0).randbytes(1 << 19).hex().encode()
+    (tmp_path / "long.gz").write_bytes(gzip.compress(b" " + piece * 80, 1))
+    with pytest.raises(InputError, match="longer than"):
+        list(records(tmp_path / "long.gz"))
     with pytest.raises(InputError, match="more than 1000 bytes"):
         whole_text(tmp_path / "x.gz", 1000)
     (tmp_path / "y.gz").write_bytes(gzip.compress(b"[1]")[:-4])
